@@ -1,0 +1,53 @@
+"""TensorFlow on first use, without its log noise.
+
+Importing TensorFlow takes seconds and prints start-up messages that no setting silences. Every
+module here takes ``tf`` from this one, so that ``--help`` answers at once and the terminal stays
+clean; what TensorFlow printed is shown only if the import fails.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["tf"]
+
+
+@contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """Hold back what native code writes to standard error; show it if the body raises."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+class _LazyTensorFlow:
+    """Stands for the module ``tensorflow`` and imports it at the first attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with _held_back_stderr():
+            import tensorflow
+        value = getattr(tensorflow, name)
+        setattr(self, name, value)  # the next access does not come here
+        return value
+
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+else:
+    tf = _LazyTensorFlow()

@@ -1,0 +1,69 @@
+"""Checks of arguments, each with an error that names the argument, the rule and the value found."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["choice", "integer", "number"]
+
+
+def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
+    """Return ``value`` as an int.
+
+    Raises:
+        TypeError: ``value`` is not a whole number (a bool is none either).
+        ValueError: ``value`` is below ``minimum``.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    value = operator.index(value)
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return value
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Return ``value`` as a finite float within ``[minimum, maximum]`` and ``(above, below)``.
+
+    Raises:
+        TypeError: ``value`` is not a real number.
+        ValueError: ``value`` is not finite or outside the range.
+    """
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    rules = [
+        (math.isfinite(result), "finite"),
+        (minimum is None or result >= minimum, f"at least {minimum}"),
+        (maximum is None or result <= maximum, f"at most {maximum}"),
+        (above is None or result > above, f"greater than {above}"),
+        (below is None or result < below, f"less than {below}"),
+    ]
+    for holds, rule in rules:
+        if not holds:
+            raise ValueError(f"{name} must be {rule}, got {value!r}")
+    return result
+
+
+def choice(name: str, value: Any, options: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``options``.
+
+    Raises:
+        ValueError: it is not; the message lists the options.
+    """
+    options = list(options)
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(options)}; got {value!r}")
+    return value
