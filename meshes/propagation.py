@@ -1,0 +1,161 @@
+"""Light through a mesh: one entry, two engines.
+
+Here arguments are checked and brought to the one form that the engines take: float32 or float64
+phases theta, phi [P, L, M] and gamma [P, N], and fields [P or 1, B, N].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from meshes._tensorflow import tf
+from meshes.validation import choice
+
+if TYPE_CHECKING:
+    from meshes.model import Phases, RectangularMesh
+
+__all__ = ["ENGINES", "intensities", "propagate", "resolve_engine"]
+
+ENGINES = ("auto", "native", "xla")
+
+
+def propagate(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str = "auto") -> Any:
+    """Propagate fields through a mesh.
+
+        out = in @ U(theta, phi, gamma)
+
+    Differentiable in the phases and the fields.
+
+    Args:
+        mesh: the mesh, of N ports, L columns and M = N // 2 interferometers a column.
+        phases: theta, phi [L, M] and gamma [N], rad; or P sets of them, with a leading axis P.
+            They set the precision: float64 phases give complex128 fields.
+        fields: real or complex amplitudes [B, N], or [P, B, N] for one batch per set of phases,
+            or [1, B, N].
+        engine: "native" (compiled for the CPU, float32), "xla" (TensorFlow, any device) or
+            "auto": native, but XLA where TensorFlow sees a GPU and for float64 phases.
+
+    Returns:
+        Complex fields [B, N], or [P, B, N] if the phases or the fields have a leading axis: a
+        tensor if any argument is one, else a NumPy array.
+
+    Raises:
+        ValueError: shapes do not fit the mesh or each other, or the engine is unknown or does
+            not compute in the phases' precision.
+    """
+    return _run(mesh, phases, fields, engine, "propagate")
+
+
+def intensities(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str = "auto") -> Any:
+    """Propagate fields through a mesh and detect them.
+
+        I = |in @ U(theta, phi, gamma)|^2
+
+    The native engine squares before it writes, which saves a pass over the fields. Arguments,
+    axes and errors are those of :func:`propagate`.
+
+    Returns:
+        Real intensities [B, N] or [P, B, N].
+    """
+    return _run(mesh, phases, fields, engine, "intensities")
+
+
+def resolve_engine(engine: str, dtype: Any = np.float32) -> str:
+    """The engine that a name stands for: "native" or "xla".
+
+    Args:
+        engine: one of ENGINES.
+        dtype: precision of the phases.
+
+    Raises:
+        ValueError: the name is unknown, or that engine does not compute in this precision.
+    """
+    choice("engine", engine, ENGINES)
+    double = np.dtype(dtype) == np.float64
+    if engine == "native" and double:
+        raise ValueError("engine must be xla or auto for float64 phases, got native")
+    if engine == "auto":
+        return "xla"
+    return engine
+
+
+def _run(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str, quantity: str) -> Any:
+    """Bring the arguments to the engines' form, run one, and give back the caller's axes."""
+    symbolic = any(tf.is_tensor(x) for x in (*phases, fields))
+    theta, phi, gamma, fields = _one_precision(phases, fields, symbolic)
+    _check_shapes(mesh, theta, phi, gamma, fields)
+    stacked = len(theta.shape) == 3 or len(fields.shape) == 3
+    theta, phi, fields = (x if len(x.shape) == 3 else x[None] for x in (theta, phi, fields))
+    gamma = gamma if len(gamma.shape) == 2 else gamma[None]
+    function = _engine_function(resolve_engine(engine, _dtype(theta)), quantity)
+    result = _broadcast(function, mesh, theta, phi, gamma, fields)
+    result = result if stacked else result[0]
+    return result if symbolic else np.asarray(result)
+
+
+def _engine_function(engine: str, quantity: str) -> Callable[..., Any]:
+    """The engine's module is imported at its first use."""
+    return getattr(import_module(f"meshes.engine_{engine}"), quantity)
+
+
+def _broadcast(function: Callable[..., Any], mesh: RectangularMesh, *arguments: Any) -> Any:
+    """Run one set of phases over several batches of fields as over one large batch."""
+    theta, phi, gamma, fields = arguments
+    if theta.shape[0] != 1 or fields.shape[0] == 1:
+        return function(mesh, theta, phi, gamma, fields)
+    xp = tf if tf.is_tensor(fields) else np
+    result = function(mesh, theta, phi, gamma, xp.reshape(fields, (1, -1, mesh.units)))
+    xp = tf if tf.is_tensor(result) else np
+    return xp.reshape(result, xp.shape(fields))
+
+
+def _one_precision(phases: Phases, fields: Any, symbolic: bool) -> list[Any]:
+    """Tensors or arrays theta, phi, gamma, fields; float64 if any phase is, else float32."""
+    convert = tf.convert_to_tensor if symbolic else np.asarray
+    arrays = [convert(x) for x in (*phases, fields)]
+    double = any(_dtype(x) == np.float64 for x in arrays[:3])
+    real, complex_ = (np.float64, np.complex128) if double else (np.float32, np.complex64)
+    types = [complex_ if _dtype(x).kind == "c" else real for x in arrays]
+    cast = tf.cast if symbolic else np.asarray
+    return [cast(x, dtype) for x, dtype in zip(arrays, types, strict=True)]
+
+
+def _dtype(x: Any) -> np.dtype:
+    return np.dtype(x.dtype.as_numpy_dtype if tf.is_tensor(x) else x.dtype)
+
+
+def _check_shapes(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> None:
+    L, M, N = mesh.num_columns, mesh.num_interferometers, mesh.units
+    sets = [
+        _leading_axes("phases.theta", theta, (L, M), "[L, M] or [P, L, M]", 0),
+        _leading_axes("phases.phi", phi, (L, M), "[L, M] or [P, L, M]", 0),
+        _leading_axes("phases.gamma", gamma, (N,), "[N] or [P, N]", 0),
+    ]
+    if any(x != sets[0] for x in sets):
+        found = ", ".join(str(tuple(x.shape)) for x in (theta, phi, gamma))
+        raise ValueError(f"phases must all lead with the same axis P or with none, got {found}")
+    batches = _leading_axes("fields", fields, (N,), "[B, N] or [P, B, N]", 1)[:-1]
+    if len({*batches, *sets[0]} - {1, None}) > 1:
+        raise ValueError(
+            f"fields must lead with 1 or as many batches as there are sets of phases,"
+            f" {sets[0][0]}, got {tuple(fields.shape)}"
+        )
+
+
+def _leading_axes(
+    name: str, value: Any, last: tuple[int, ...], form: str, required: int
+) -> tuple[int | None, ...]:
+    """The axes before ``last``: ``required`` ones or one more. A length of None fits any."""
+    shape = tuple(value.shape)
+    lead = len(shape) - len(last)
+    fits = lead in (required, required + 1) and all(
+        found in (None, expected) for found, expected in zip(shape[lead:], last, strict=True)
+    )
+    if not fits:
+        sizes = ", ".join(map(str, last))
+        raise ValueError(f"{name} must be {form}, ending in ({sizes}) here, got shape {shape}")
+    return shape[:lead]
