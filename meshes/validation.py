@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
-__all__ = ["choice", "integer", "number"]
+__all__ = ["choice", "from_spec", "integer", "number"]
 
 
 def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
@@ -67,3 +68,27 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     if value not in options:
         raise ValueError(f"{name} must be one of {', '.join(options)}; got {value!r}")
     return value
+
+
+def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any]]) -> Any:
+    """Build one of the registry's dataclasses from ``"name"`` or ``"name:key=value,..."``.
+
+    Args:
+        argument: What the text is given for; named in the errors.
+        text: The name of a class and, behind a colon, values for some of its fields.
+        registry: Names and dataclasses whose fields are numbers.
+
+    Raises:
+        ValueError: the name or a key is unknown, or the class refuses a value.
+        TypeError: a value is not a number.
+    """
+    name, _, rest = text.partition(":")
+    cls: Any = registry[choice(argument, name.strip(), registry)]
+    given = {}
+    for item in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals:
+            raise ValueError(f"{argument} is written NAME:key=value,...; got {item!r}")
+        choice(f"a parameter of {argument} {name}", key, [field.name for field in fields(cls)])
+        given[key] = number(f"{argument} {name}: {key}", value)
+    return cls(**given)

@@ -1,0 +1,8 @@
+"""The main job: train a photonic network on MNIST from forward passes alone."""
+
+import sys
+
+from photonic_ffzero.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Random directions in parameter space, and the step to take along them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshes._tensorflow import tf
+from meshes.validation import choice, integer, number
+
+__all__ = ["LAWS", "Directions", "draw"]
+
+
+class Directions(NamedTuple):
+    """K directions for a structure of parameters.
+
+    Attributes:
+        v: As the parameters, each array with a leading K, float32, E[v v^T] = 1. Entries that
+            are no parameters (idle interferometers) are zero.
+        step: As the parameters, one number an array: w moves to w + step v.
+    """
+
+    v: Any
+    step: Any
+
+
+def draw(
+    law: str, epsilon: float, count: int, trainable: Any, rng: np.random.Generator
+) -> Directions:
+    r"""Draw K directions with unit covariance over the D trainable parameters.
+
+    =====================  ==========================================================
+    ``rademacher``         every entry -1 or +1
+    ``gaussian``           every entry normal
+    ``orthonormal``        K orthogonal vectors of length sqrt(D), Haar-random
+    ``gaussian-unit``      normal, then scaled to length sqrt(D)
+    ``gaussian-unit-each`` the same for each array (theta, phi, gamma) on its own
+    =====================  ==========================================================
+
+    The last two are the published ones, which speak of a unit vector u = v / sqrt(D) and
+    multiply the estimate by D: for them ``epsilon`` is the length of the whole step, so that
+    every parameter moves by about epsilon / sqrt(D); for the others it is the step of each
+    parameter.
+
+    Args:
+        law: One of the above.
+        epsilon: Step of the finite difference, in units of the parameters (rad), above 0.
+        count: Number of directions K, at least 1.
+        trainable: As the parameters, boolean arrays; false marks entries that do not count.
+        rng: Source of the draws.
+
+    Returns:
+        Directions and steps.
+
+    Raises:
+        ValueError: an argument is out of range, or more orthonormal directions are asked for
+            than there are parameters.
+
+    Reference:
+        Guo et al., arXiv 2603.24790, eq. 9 (directional derivative along a unit vector).
+    """
+    sample = LAWS[choice("law", law, LAWS)]
+    count = integer("directions", count, minimum=1)
+    epsilon = number("epsilon", epsilon, above=0)
+    masks = tf.nest.flatten(trainable)
+    sizes = [int(np.count_nonzero(mask)) for mask in masks]
+    flat, steps = sample(rng, count, sizes)
+    arrays = [_scatter(*pair) for pair in zip(flat, masks, strict=True)]
+    return Directions(
+        tf.nest.pack_sequence_as(trainable, arrays),
+        tf.nest.pack_sequence_as(trainable, [np.float32(epsilon * step) for step in steps]),
+    )
+
+
+def _scatter(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Put values [K, D] at the true places of the mask."""
+    if mask.all():
+        return values.reshape(len(values), *mask.shape)
+    out = np.zeros((len(values), mask.size), np.float32)
+    out[:, np.flatnonzero(mask)] = values
+    return out.reshape(len(values), *mask.shape)
+
+
+def _split(flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    return np.split(flat, np.cumsum(sizes)[:-1], axis=1)
+
+
+# A law maps (generator, K, sizes of the arrays) to directions [K, size] for each array and the
+# factor by which epsilon becomes that array's step.
+Law = Callable[[np.random.Generator, int, list[int]], tuple[list[np.ndarray], list[float]]]
+
+
+def _rademacher(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
+    total = count * sum(sizes)
+    bits = np.unpackbits(np.frombuffer(rng.bytes(-(-total // 8)), np.uint8), count=total)
+    signs = (2 * bits.view(np.int8) - 1).astype(np.float32)
+    return _split(signs.reshape(count, -1), sizes), [1.0] * len(sizes)
+
+
+def _gaussian(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
+    flat = rng.standard_normal((count, sum(sizes)), np.float32)
+    return _split(flat, sizes), [1.0] * len(sizes)
+
+
+def _orthonormal(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
+    total = sum(sizes)
+    if count > total:
+        raise ValueError(
+            f"directions must be at most the number of parameters, {total}, for the orthonormal "
+            f"law; got {count}"
+        )
+    q, r = np.linalg.qr(rng.standard_normal((total, count)))
+    rows = (q * np.sign(np.diag(r))).T * math.sqrt(total)  # the signs make q Haar-distributed
+    return _split(rows.astype(np.float32), sizes), [1.0] * len(sizes)
+
+
+def _normalised(rows: np.ndarray) -> np.ndarray:
+    """Scale rows [K, D] to length sqrt(D)."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows * (math.sqrt(rows.shape[1]) / length)
+
+
+def _gaussian_unit(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
+    total = sum(sizes)
+    rows = _normalised(rng.standard_normal((count, total), np.float32))
+    return _split(rows, sizes), [1 / math.sqrt(total)] * len(sizes)
+
+
+def _gaussian_unit_each(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
+    arrays = [_normalised(rng.standard_normal((count, size), np.float32)) for size in sizes]
+    return arrays, [1 / math.sqrt(size) for size in sizes]
+
+
+LAWS: dict[str, Law] = {
+    "rademacher": _rademacher,
+    "gaussian": _gaussian,
+    "orthonormal": _orthonormal,
+    "gaussian-unit": _gaussian_unit,
+    "gaussian-unit-each": _gaussian_unit_each,
+}

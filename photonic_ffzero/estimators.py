@@ -1,0 +1,126 @@
+r"""Gradient estimators: all see an objective and its parameters, none sees the model.
+
+An objective maps parameters whose arrays lead with P (P sets evaluated side by side) to losses
+[P, G]. With G = 1 there is one loss a set. With G > 1 loss g depends only on the entries [:, g]
+of every array, so that one pair of evaluations serves all groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from meshes._tensorflow import tf
+from photonic_ffzero.directions import Directions
+
+__all__ = ["ESTIMATORS", "Autodiff", "CentralDifference", "Estimate", "ForwardDifference"]
+
+Objective = Callable[[Any], Any]
+
+
+class Estimate(NamedTuple):
+    """A gradient, structured as the parameters, and the loss it belongs to."""
+
+    gradient: Any
+    loss: Any
+
+
+def _moved(params: Any, directions: Directions, sign: float) -> Any:
+    """The K parameter sets w + sign * step * v."""
+    return tf.nest.map_structure(
+        lambda w, v, step: w + sign * step * v, params, directions.v, directions.step
+    )
+
+
+def _stacked(*sets: Any) -> Any:
+    return tf.nest.map_structure(lambda *arrays: tf.concat(arrays, axis=0), *sets)
+
+
+def _combine(differences: Any, directions: Directions) -> Any:
+    """(1/K) sum_k difference_k v_k / step: differences [K, G], arrays [K, ...] or [K, G, ...]."""
+
+    def gradient(v: Any, step: Any) -> Any:
+        scalars = tf.reshape(differences, [*differences.shape, *[1] * (len(v.shape) - 2)])
+        return tf.reduce_mean(scalars * v, axis=0) / step
+
+    return tf.nest.map_structure(gradient, directions.v, directions.step)
+
+
+@dataclass(frozen=True)
+class CentralDifference:
+    r"""Central directional derivatives: two evaluations a direction, error O(epsilon^2).
+
+    .. math::
+        d_k = \frac{\ell(w + \epsilon v_k) - \ell(w - \epsilon v_k)}{2 \epsilon}, \qquad
+        g = \frac{1}{K} \sum_k d_k v_k, \qquad
+        \mathrm{E}[g] = \nabla \ell + O(\epsilon^2)
+
+    The loss reported is the mean of the 2K evaluations.
+
+    Reference:
+        Guo et al., arXiv 2603.24790, eq. 9 and 10.
+    """
+
+    needs_directions: ClassVar[bool] = True
+
+    def parameter_sets(self, directions: int) -> int:
+        """Parameter sets evaluated in one step: 2K."""
+        return 2 * directions
+
+    def __call__(self, objective: Objective, params: Any, directions: Directions) -> Estimate:
+        both = _stacked(_moved(params, directions, 1.0), _moved(params, directions, -1.0))
+        losses = objective(both)
+        plus, minus = tf.split(losses, 2, axis=0)
+        return Estimate(_combine((plus - minus) / 2, directions), _total(losses))
+
+
+@dataclass(frozen=True)
+class ForwardDifference:
+    r"""Forward directional derivatives: K + 1 evaluations, error O(epsilon).
+
+    .. math:: d_k = \frac{\ell(w + \epsilon v_k) - \ell(w)}{\epsilon}
+    """
+
+    needs_directions: ClassVar[bool] = True
+
+    def parameter_sets(self, directions: int) -> int:
+        """Parameter sets evaluated in one step: K + 1."""
+        return directions + 1
+
+    def __call__(self, objective: Objective, params: Any, directions: Directions) -> Estimate:
+        here = tf.nest.map_structure(lambda w: w[tf.newaxis], params)
+        losses = objective(_stacked(here, _moved(params, directions, 1.0)))
+        return Estimate(_combine(losses[1:] - losses[:1], directions), _total(losses[:1]))
+
+
+@dataclass(frozen=True)
+class Autodiff:
+    """The exact gradient, by reverse-mode automatic differentiation: the upper bound."""
+
+    needs_directions: ClassVar[bool] = False
+
+    def parameter_sets(self, directions: int) -> int:
+        """Parameter sets evaluated in one step: 1."""
+        return 1
+
+    def __call__(self, objective: Objective, params: Any, directions: None = None) -> Estimate:
+        flat = tf.nest.flatten(params)
+        with tf.GradientTape() as tape:
+            tape.watch(flat)
+            here = tf.nest.map_structure(lambda w: w[tf.newaxis], params)
+            loss = _total(objective(here))
+        gradient = tape.gradient(loss, flat, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return Estimate(tf.nest.pack_sequence_as(params, gradient), loss)
+
+
+def _total(losses: Any) -> Any:
+    """Mean over the parameter sets of the sum over the groups."""
+    return tf.reduce_mean(tf.reduce_sum(losses, axis=-1))
+
+
+ESTIMATORS = {
+    "central": CentralDifference,
+    "forward": ForwardDifference,
+    "autodiff": Autodiff,
+}

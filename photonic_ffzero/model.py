@@ -1,0 +1,102 @@
+"""A network with all that is known of it: configuration, parameters, history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from photonic_ffzero.blocks import Block, build_blocks
+from photonic_ffzero.recipes import Config
+
+__all__ = ["EpochRecord", "Model", "Usage"]
+
+
+@dataclass
+class Usage:
+    """What a run would ask of a chip.
+
+    Attributes:
+        forward_passes: Samples sent through one mesh, summed over meshes.
+        phase_writes: Sets of phases written to one mesh, summed over meshes.
+    """
+
+    forward_passes: int = 0
+    phase_writes: int = 0
+
+    def add(self, meshes: int, samples: int, parameter_sets: int = 1) -> None:
+        """Count ``samples`` sent through ``meshes`` meshes under each parameter set."""
+        self.forward_passes += meshes * samples * parameter_sets
+        self.phase_writes += meshes * parameter_sets
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One row of the history; passes, writes and seconds add up over the run.
+
+    Attributes:
+        mesh: The mesh or meshes in training, counted from 1.
+        epoch: The epoch, counted from 1.
+        loss: Mean over the epoch's steps.
+        train_accuracy: Accuracy of the readout behind these meshes on the first training images.
+        validation_accuracy: The same on the images held out, or None.
+        forward_passes: See `Usage`.
+        phase_writes: See `Usage`.
+        seconds: Time since training began.
+    """
+
+    mesh: str
+    epoch: int
+    loss: float
+    train_accuracy: float
+    validation_accuracy: float | None
+    forward_passes: int
+    phase_writes: int
+    seconds: float
+
+
+@dataclass
+class Model:
+    """A photonic network, new or trained.
+
+    Attributes:
+        config: Every choice of the run.
+        units: Number of ports N.
+        classes: Number of classes C.
+        blocks: The blocks, in the order of the light.
+        params: The parameters of each block; random at first.
+        history: One record an epoch.
+        usage: Forward passes and phase writes of the training.
+        seconds: Time of the training.
+
+    Raises:
+        ValueError: there are more classes than ports.
+    """
+
+    config: Config
+    units: int
+    classes: int
+    blocks: list[Block] = field(init=False)
+    params: list[Any] = field(init=False)
+    history: list[EpochRecord] = field(init=False, default_factory=list)
+    usage: Usage = field(init=False, default_factory=Usage)
+    seconds: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self.blocks, self.params = build_blocks(self.config, self.units, self.classes)
+
+    def scores(self, x: Any) -> np.ndarray:
+        """Scores of every block's readout [blocks, n, C] for fields [n, N].
+
+        Raises:
+            ValueError: ``x`` has other than N ports.
+        """
+        if np.ndim(x) != 2 or x.shape[-1] != self.units:
+            raise ValueError(f"x must have shape [n, {self.units}], got {list(np.shape(x))}")
+        scores = []
+        for block, params in zip(self.blocks, self.params, strict=True):
+            scores.append(block.all_scores(params, x))
+            if block is not self.blocks[-1]:
+                x = block.all_outputs(params, x)
+        return np.stack(scores)

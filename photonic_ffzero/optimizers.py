@@ -1,0 +1,115 @@
+"""Optimizers as pure (init, update) pairs, and learning-rate schedules.
+
+``init(params)`` makes the state; ``update(gradient, state)`` returns the direction to step along
+and the next state. The step itself, w - rate * direction, is taken in one place (`descend`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from meshes._tensorflow import tf
+from meshes.validation import number
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Optimizer",
+    "adam",
+    "constant",
+    "cosine",
+    "descend",
+    "momentum",
+    "sgd",
+]
+
+
+class Optimizer(NamedTuple):
+    """A pair of pure functions."""
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any], tuple[Any, Any]]
+
+
+def _zeros(params: Any) -> Any:
+    return tf.nest.map_structure(tf.zeros_like, params)
+
+
+def sgd() -> Optimizer:
+    """Follow the gradient as it is: the most robust choice for noisy estimates."""
+    return Optimizer(lambda params: (), lambda gradient, state: (gradient, state))
+
+
+def momentum(decay: float = 0.9) -> Optimizer:
+    r"""Heavy ball: :math:`m \leftarrow \mu m + g`; the direction is (1 - mu) m.
+
+    The factor keeps the learning rate comparable with plain SGD.
+    """
+    decay = number("decay", decay, minimum=0, below=1)
+
+    def update(gradient: Any, state: Any) -> tuple[Any, Any]:
+        state = tf.nest.map_structure(lambda m, g: decay * m + g, state, gradient)
+        return tf.nest.map_structure(lambda m: (1 - decay) * m, state), state
+
+    return Optimizer(_zeros, update)
+
+
+def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
+    r"""Adam.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
+        s \leftarrow \beta_2 s + (1 - \beta_2) g^2, \quad
+        u = \frac{m / (1 - \beta_1^t)}{\sqrt{s / (1 - \beta_2^t)} + \varepsilon}
+
+    Reference:
+        Kingma and Ba, arXiv 1412.6980, algorithm 1.
+    """
+    b1 = number("b1", b1, minimum=0, below=1)
+    b2 = number("b2", b2, minimum=0, below=1)
+
+    def init(params: Any) -> Any:
+        return tf.constant(0.0), _zeros(params), _zeros(params)
+
+    def update(gradient: Any, state: Any) -> tuple[Any, Any]:
+        step, mean, square = state
+        step = step + 1
+        mean = tf.nest.map_structure(lambda m, g: b1 * m + (1 - b1) * g, mean, gradient)
+        square = tf.nest.map_structure(lambda s, g: b2 * s + (1 - b2) * g * g, square, gradient)
+        first, second = 1 - tf.pow(b1, step), 1 - tf.pow(b2, step)
+        direction = tf.nest.map_structure(
+            lambda m, s: (m / first) / (tf.sqrt(s / second) + eps), mean, square
+        )
+        return direction, (step, mean, square)
+
+    return Optimizer(init, update)
+
+
+OPTIMIZERS = {"sgd": sgd, "momentum": momentum, "adam": adam}
+
+
+def descend(params: Any, direction: Any, rate: Any) -> Any:
+    """Take the step w - rate * direction."""
+    return tf.nest.map_structure(lambda w, u: w - rate * u, params, direction)
+
+
+def constant(progress: float) -> float:
+    """Keep the learning rate."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    r"""Let the learning rate fall to zero along half a cosine.
+
+    .. math:: \tfrac{1}{2} (1 + \cos \pi t), \qquad t \in [0, 1]
+
+    Reference:
+        Loshchilov and Hutter, arXiv 1608.03983, eq. 5 without restarts.
+    """
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+# A schedule maps the part of the training done, 0 to 1, to a factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}

@@ -1,0 +1,79 @@
+"""What a person sees while a network trains."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from photonic_ffzero.model import EpochRecord, Model
+from photonic_ffzero.training import Observer
+
+__all__ = ["LiveProgress"]
+
+_INTERVAL = 0.1  # seconds between updates: the bar must not cost what it shows
+
+
+class LiveProgress(Observer):
+    """A live bar on a terminal; elsewhere (a pipe, a log) one line an epoch.
+
+    Args:
+        console: Where to write.
+        steps: Steps of the whole run.
+        label: What is in training, in front of every line.
+    """
+
+    def __init__(self, console: Console, steps: int, label: str) -> None:
+        self._console, self._steps, self._label = console, steps, label
+        self._drawn = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            refresh_per_second=4,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(label, total=steps, figures="compiling")
+        self._validation = ""
+
+    def __enter__(self) -> LiveProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def on_step(self, step: int, mesh: str, loss: float) -> None:
+        """Move the bar, a few times a second."""
+        now = time.perf_counter()
+        if now - self._drawn < _INTERVAL and step < self._steps:
+            return
+        self._drawn = now
+        self._bar.update(
+            self._task,
+            completed=step,
+            description=f"{self._label}mesh {mesh}",
+            figures=f"loss {loss:.3f}{self._validation}",
+        )
+
+    def on_epoch(self, record: EpochRecord, model: Model) -> None:
+        """Show the accuracy on the images held out."""
+        accuracy = record.validation_accuracy
+        self._validation = "" if accuracy is None else f", validation {100 * accuracy:.1f} %"
+        if not self._console.is_terminal:
+            self._console.print(
+                f"{self._label}mesh {record.mesh}, epoch {record.epoch}: "
+                f"loss {record.loss:.3f}{self._validation}, {record.seconds:.0f} s",
+                highlight=False,
+            )

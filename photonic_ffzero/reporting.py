@@ -1,0 +1,149 @@
+"""The run directory: what a run leaves behind, and its figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from photonic_ffzero.model import EpochRecord, Model
+from photonic_ffzero.storage import save_model, write_whole
+from photonic_ffzero.training import Observer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "RunDirectory",
+    "check_new_directory",
+    "plot_confusion",
+    "plot_training_curves",
+    "save_figure",
+    "versions",
+]
+
+_PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "scipy", "numba")
+
+# Okabe and Ito's colours: told apart by colour-blind readers, and by their greys.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def check_new_directory(path: Path) -> None:
+    """Check that a run directory can be made without touching what is there.
+
+    Raises:
+        ValueError: the path is a file, or a folder that is not empty, or cannot be written.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"output must be a new or empty directory, found files in {path}")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"output must be a directory, found a file: {path}")
+    parent = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"output must be a place that can be written, found {parent} read-only")
+
+
+class RunDirectory(Observer):
+    """A new directory that fills as the run goes on.
+
+    ``config.json`` at the start; ``history.csv`` and ``model.npz`` after every epoch, so that an
+    interrupted run keeps what it learned; ``results.json`` and the figures at the end.
+
+    Args:
+        path: The directory; made with its parents.
+
+    Raises:
+        ValueError: there are files in it already.
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_new_directory(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file; a number that is not finite is an error, not a NaN."""
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_whole(self.path / name, lambda file: file.write(text.encode()))
+
+    def on_epoch(self, record: EpochRecord, model: Model) -> None:
+        """Append a row to the history and keep the model as it is now."""
+        path = self.path / "history.csv"
+        new = not path.exists()
+        with open(path, "a", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(record)])
+            if new:
+                writer.writeheader()
+            writer.writerow({name: _cell(value) for name, value in asdict(record).items()})
+        save_model(model, self.path / "model.npz")
+
+    def write_figures(self, model: Model, confusion: np.ndarray) -> None:
+        """Write ``training_curves.png`` and ``confusion.png``."""
+        save_figure(
+            self.path / "training_curves.png",
+            lambda axes: plot_training_curves(axes, model.history),
+        )
+        save_figure(self.path / "confusion.png", lambda axes: plot_confusion(axes, confusion))
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that figures depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def save_figure(path: Path, draw: Any) -> None:
+    """Let ``draw(axes)`` fill a figure and write it as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
+    draw(figure.subplots())
+    write_whole(path, lambda file: figure.savefig(file, format="png"))
+
+
+def plot_training_curves(axes: Axes, history: Sequence[EpochRecord]) -> None:
+    """Draw training and validation accuracy over the epochs, mesh after mesh."""
+    meshes = list(dict.fromkeys(record.mesh for record in history))
+    start = 0
+    for mesh, colour in zip(meshes, _COLOURS * len(meshes), strict=False):
+        rows = [record for record in history if record.mesh == mesh]
+        epochs = start + np.arange(1, len(rows) + 1)
+        train = [100 * row.train_accuracy for row in rows]
+        axes.plot(epochs, train, "--", color=colour, label=f"mesh {mesh}, training")
+        if rows[0].validation_accuracy is not None:
+            validation = [100 * (row.validation_accuracy or 0) for row in rows]
+            axes.plot(
+                epochs, validation, "o-", ms=3, color=colour, label=f"mesh {mesh}, validation"
+            )
+        start += len(rows)
+    axes.set_xlabel("epoch (all meshes)")
+    axes.set_ylabel("accuracy of the mesh's own readout (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+
+
+def plot_confusion(axes: Axes, confusion: np.ndarray) -> None:
+    """Draw a confusion matrix: counts, shaded by the share of each true class."""
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    classes = len(confusion)
+    for row, column in np.ndindex(classes, classes):
+        colour = "white" if share[row, column] > 0.5 else "black"
+        text = str(confusion[row, column])
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    axes.set_xticks(range(classes))
+    axes.set_yticks(range(classes))
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
