@@ -1,0 +1,479 @@
+"""Data sets as arrays: MNIST, Fashion-MNIST, scikit-learn's digits, and the user's own.
+
+A location that was named, as an argument or in ``PHOTONIC_FFZERO_DATA``, is binding: what is not
+there is an error and never a reason to look or download elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshes.validation import choice, integer
+from photonic_ffzero.formats import (
+    IMAGE_SUFFIXES,
+    MAX_BYTES,
+    DataError,
+    read_idx,
+    read_image,
+    read_npz,
+)
+
+__all__ = [
+    "DATASETS",
+    "DATA_VARIABLE",
+    "DataError",
+    "Dataset",
+    "check_arrays",
+    "load_dataset",
+    "load_image_folder",
+    "require_finite",
+    "split",
+]
+
+DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
+DATA_VARIABLE = "PHOTONIC_FFZERO_DATA"
+"""Environment variable with the folder that holds mnist/ and fashion-mnist/."""
+
+_DIGITS_TEST = 500  # images of the digits' 1,797 that are the test set
+_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+class _Published(NamedTuple):
+    """Where a data set is published, and the SHA-256 of its four files, decompressed."""
+
+    url: str
+    sha256: tuple[str, str, str, str]
+
+
+_PUBLISHED = {
+    "mnist": _Published(
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        (
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    ),
+    "fashion-mnist": _Published(
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+        (
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    ),
+}
+_NPZ_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+class _DownloadError(DataError):
+    """A data set that no location holds and that cannot be downloaded."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels for training and testing, and where they came from.
+
+    Args:
+        name: the data set: "mnist", "fashion-mnist" or "digits".
+        source: what it was read from, in words.
+        train_images: [n, H, W] float32 in [0, 1].
+        train_labels: [n] int64 in 0..num_classes-1.
+        test_images: [m, H, W] float32 in [0, 1].
+        test_labels: [m] int64 in 0..num_classes-1.
+        num_classes: C.
+        note: one line for the user if the data are not those first looked for, else empty.
+    """
+
+    name: str
+    source: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+    note: str = ""
+
+
+class _Part(NamedTuple):
+    """An array as it was read, and the words that say where."""
+
+    where: str
+    array: np.ndarray
+
+
+def load_dataset(name: str = "auto", data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Load a data set by name.
+
+    MNIST and Fashion-MNIST are taken from IDX files (compressed or not) or Keras's ``.npz``, in
+    ``data_dir``, else in the folder that ``PHOTONIC_FFZERO_DATA`` names, else in
+    ``~/.keras/datasets`` or this package's cache; else they are downloaded into the cache and
+    checked against their published content. The digits come with scikit-learn.
+
+    Args:
+        name: "mnist", "fashion-mnist", "digits", or "auto": MNIST, and the digits only where no
+            location was named and MNIST cannot be downloaded (``note`` then says so).
+        data_dir: the folder that holds mnist/ and fashion-mnist/, or directly the files.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: ``name`` is unknown.
+        DataError: the location named does not hold the data, a file is damaged, or the download
+            failed.
+    """
+    choice("name", name, DATASETS)
+    if name == "digits":
+        return _load_digits()
+    if name != "auto":
+        return _load_published(name, data_dir)
+    try:
+        return _load_published("mnist", data_dir)
+    except _DownloadError as error:
+        return _load_digits(note=f"{error}; using scikit-learn's 8 x 8 digits instead")
+
+
+def split(count: int, validation: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Hold images out of training for validation, at random.
+
+    Args:
+        count: number of images.
+        validation: how many of them to hold out; at least one image must be left to train on.
+        seed: of the draw.
+
+    Returns:
+        Sorted, disjoint index arrays: training [count - validation] and validation [validation].
+
+    Raises:
+        TypeError: an argument is not a whole number.
+        ValueError: ``validation`` is negative or not below ``count``.
+    """
+    count = integer("count", count, minimum=1)
+    validation = integer("validation", validation, minimum=0)
+    if validation >= count:
+        raise ValueError(
+            f"validation must leave at least one of {count} images to train on, got {validation}"
+        )
+    order = np.random.default_rng(integer("seed", seed, minimum=0)).permutation(count)
+    return np.sort(order[validation:]), np.sort(order[:validation])
+
+
+def check_arrays(
+    x: Any, y: Any, num_classes: int | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Check the user's own arrays and bring them into the types used for training.
+
+    Args:
+        x: images [n, H, W], real, or fields [n, N], real or complex.
+        y: labels [n], integers 0..C-1.
+        num_classes: C; None takes it from ``y``, in which every class must then occur.
+
+    Returns:
+        ``x`` as float32 or complex64, ``y`` as int64, and C.
+
+    Raises:
+        DataError: an array breaks a rule; the message names the argument, the rule and the value.
+        TypeError, ValueError: ``num_classes`` is not a whole number of at least 2.
+    """
+    x, y = _checked_inputs(_as_array("x", x)), _as_array("y", y)
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise DataError(f"y must be integers of shape [n], got {y.dtype} of shape {y.shape}")
+    if len(x) != len(y):
+        raise DataError(f"x and y must have equal lengths, got {len(x)} and {len(y)}")
+    if num_classes is None:
+        num_classes = _count_classes(y)
+    num_classes = integer("num_classes", num_classes, minimum=2)
+    return x, _checked_labels(_Part("y", y), num_classes), num_classes
+
+
+def require_finite(name: str, array: np.ndarray) -> None:
+    """Raise a :class:`DataError` that names the first NaN or infinity in ``array``."""
+    finite = np.isfinite(array)
+    if not finite.all():
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise DataError(f"{name} must be finite, got {array[index]} at index {index}")
+
+
+def load_image_folder(
+    path: str | os.PathLike[str], size: int | None = None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Load PNG or JPEG files from a folder with one sub-folder for each class.
+
+    Colours become grey; classes and files are taken in the order of their names; names that begin
+    with a dot are passed over.
+
+    Args:
+        path: the folder.
+        size: pixels; every image is resized to size x size by area averaging. None demands that
+            all have the same size.
+
+    Returns:
+        Images [n, H, W] float32 in [0, 1], labels [n] int64, and the names of the classes.
+
+    Raises:
+        DataError: fewer than two classes, an empty class, a file that is no PNG or JPEG, is
+            damaged, is larger than 2**24 pixels or has another size than the first.
+    """
+    if size is not None:
+        size = integer("size", size, minimum=1)
+    folder = Path(path)
+    classes = [entry for entry in _visible(folder) if entry.is_dir()]
+    if len(classes) < 2:
+        raise DataError(
+            f"{folder}: must hold a sub-folder for each of 2 or more classes, found {len(classes)}"
+        )
+    files = [(file, label) for label, entry in enumerate(classes) for file in _image_files(entry)]
+    images = _read_images([file for file, _ in files], size)
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    return images, labels, tuple(entry.name for entry in classes)
+
+
+# --- MNIST and Fashion-MNIST: find, download, read --------------------------------------------
+
+
+def _load_published(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
+    if data_dir is not None:
+        return _read_named("data_dir", data_dir, name)
+    if named := os.environ.get(DATA_VARIABLE):
+        return _read_named(DATA_VARIABLE, named, name)
+    cache = _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "photonic_ffzero"
+    for folder in (_expanded("~/.keras/datasets"), cache):
+        if (dataset := _read_from(folder, name)) is not None:
+            return dataset
+    _download(name, cache / name)
+    return _read_idx_files(name, _idx_files(cache / name))
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def _read_named(argument: str, location: str | os.PathLike[str], name: str) -> Dataset:
+    folder = _expanded(location)
+    dataset = _read_from(folder, name)
+    if dataset is None:
+        raise DataError(f"{argument} {_not_there(folder, name)}")
+    return dataset
+
+
+def _read_from(folder: Path, name: str) -> Dataset | None:
+    """Read the data set from a folder, or return None if it is not there."""
+    for place in _places(folder, name):
+        files = _idx_files(place)
+        if len(files) == len(_FILES):
+            return _read_idx_files(name, files)
+        if os.path.isfile(npz := place / f"{name}.npz"):
+            return _read_npz_file(name, npz)
+    return None
+
+
+def _places(folder: Path, name: str) -> list[Path]:
+    """List where in a folder the files may be.
+
+    The two data sets' files have the same names: a folder mnist/ is never read as Fashion-MNIST.
+    """
+    belongs_to_another = folder.name in _PUBLISHED and folder.name != name
+    return [folder / name] if belongs_to_another else [folder / name, folder]
+
+
+def _idx_files(place: Path) -> dict[str, Path]:
+    """Map those of the four file names that a folder holds to the files found."""
+    spellings = {
+        file: (file, f"{file}.gz", dotted := file.replace("-idx", ".idx"), f"{dotted}.gz")
+        for file in _FILES
+    }
+    return {
+        file: place / names[0]
+        for file in _FILES
+        if (names := [name for name in spellings[file] if os.path.isfile(place / name)])
+    }
+
+
+def _not_there(folder: Path, name: str) -> str:
+    found = [str(path) for place in _places(folder, name) for path in _idx_files(place).values()]
+    if not os.path.isdir(folder):
+        found = ["no such folder"]
+    return (
+        f"{folder}: must hold {name} as {', '.join(_FILES)} (plain or .gz) or as {name}.npz, "
+        f"directly or in {name}/; found {', '.join(found) or 'none of them'}"
+    )
+
+
+def _download(name: str, folder: Path) -> None:
+    from photonic_ffzero.download import download  # most runs need no network code
+
+    published = _PUBLISHED[name]
+    for file, sha256 in zip(_FILES, published.sha256, strict=True):
+        url = f"{published.url}{file}.gz"
+        try:
+            download(url, folder / f"{file}.gz", sha256)
+        except DataError as error:
+            raise _DownloadError(f"{name} cannot be downloaded from {url}: {error}") from error
+
+
+def _read_idx_files(name: str, files: Mapping[str, Path]) -> Dataset:
+    parts = [
+        _Part(str(files[file]), read_idx(files[file], 3 if "images" in file else 1))
+        for file in _FILES
+    ]
+    return _dataset(name, f"IDX files in {files[_FILES[0]].parent}", *parts)
+
+
+def _read_npz_file(name: str, path: Path) -> Dataset:
+    arrays = read_npz(path, _NPZ_ARRAYS)
+    parts = [_Part(f"{path}, array {key}", arrays[key]) for key in _NPZ_ARRAYS]
+    return _dataset(name, f"NumPy file {path}", *parts)
+
+
+def _dataset(
+    name: str, source: str, x_train: _Part, y_train: _Part, x_test: _Part, y_test: _Part
+) -> Dataset:
+    """Check the four parts, alone and against each other."""
+    for images, labels in ((x_train, y_train), (x_test, y_test)):
+        if images.array.ndim != 3 or labels.array.shape != images.array.shape[:1]:
+            raise DataError(
+                f"{labels.where}: must have shape [n] for the images [n, H, W] of {images.where}, "
+                f"found {labels.array.shape} for {images.array.shape}"
+            )
+    if x_train.array.shape[1:] != x_test.array.shape[1:]:
+        raise DataError(
+            f"{x_test.where}: must have images of the training set's size "
+            f"{x_train.array.shape[1:]}, found {x_test.array.shape[1:]}"
+        )
+    return Dataset(
+        name=name,
+        source=source,
+        train_images=_checked_images(x_train),
+        train_labels=_checked_labels(y_train, 10),
+        test_images=_checked_images(x_test),
+        test_labels=_checked_labels(y_test, 10),
+        num_classes=10,
+    )
+
+
+def _checked_images(part: _Part) -> np.ndarray:
+    """Return images as float32 in [0, 1]: bytes divided by 255, or floats that already are."""
+    where, images = part
+    if images.dtype == np.uint8:
+        return np.divide(images, 255, dtype=np.float32)
+    if images.dtype.kind != "f":
+        raise DataError(f"{where}: must be uint8, or float in [0, 1]; found {images.dtype}")
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= 1):  # NaN compares false
+        raise DataError(f"{where}: floats must be finite and in [0, 1], found {low} to {high}")
+    return images.astype(np.float32)
+
+
+def _checked_labels(part: _Part, num_classes: int) -> np.ndarray:
+    where, labels = part
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{where}: labels must be integers, found {labels.dtype}")
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+        raise DataError(
+            f"{where}: labels must be in 0..{num_classes - 1}, "
+            f"found {labels[outside][0]} at index {outside.argmax()}"
+        )
+    return labels.astype(np.int64)
+
+
+# --- scikit-learn's digits --------------------------------------------------------------------
+
+
+def _load_digits(note: str = "") -> Dataset:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = (digits.images / 16).astype(np.float32)
+    labels = digits.target.astype(np.int64)
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=_DIGITS_TEST, stratify=labels, random_state=0
+    )
+    return Dataset(
+        "digits", "scikit-learn", images[train], labels[train], images[test], labels[test], 10, note
+    )
+
+
+# --- the user's own arrays and images ---------------------------------------------------------
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise DataError(f"{name} must be an array, got {type(value).__name__}: {error}") from None
+    if array.dtype.kind not in "biufc":
+        raise DataError(f"{name} must hold numbers, got {array.dtype}")
+    return array
+
+
+def _checked_inputs(x: np.ndarray) -> np.ndarray:
+    if x.ndim not in (2, 3) or x.size == 0:
+        raise DataError(f"x must be images [n, H, W] or fields [n, N], not empty; got {x.shape}")
+    if x.ndim == 3 and x.dtype.kind == "c":
+        raise DataError(f"x of shape [n, H, W] are images and must be real, got {x.dtype}")
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused below
+        x = x.astype(np.complex64 if x.dtype.kind == "c" else np.float32)
+    require_finite("x", x)
+    return x
+
+
+def _count_classes(y: np.ndarray) -> int:
+    classes = np.unique(y)
+    if not np.array_equal(classes, np.arange(len(classes))):
+        raise DataError(f"y must use every label from 0 to C-1, got {classes[:12].tolist()}")
+    if len(classes) < 2:
+        raise DataError(f"y must have at least 2 classes, got {len(classes)}")
+    return len(classes)
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: must be a readable folder: {error.strerror}") from None
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = _visible(folder)
+    if not files:
+        raise DataError(f"{folder}: must hold at least one image, found none")
+    for file in files:
+        if file.suffix.lower() not in IMAGE_SUFFIXES:
+            raise DataError(
+                f"{file}: must be a PNG or JPEG file, found {file.suffix or 'no suffix'}"
+            )
+    return files
+
+
+def _read_images(files: list[Path], size: int | None) -> np.ndarray:
+    first = read_image(files[0], size)
+    if len(files) * first.size > MAX_BYTES:
+        raise DataError(
+            f"{files[0].parent.parent}: must hold at most {MAX_BYTES} pixels, "
+            f"found {len(files)} images of {first.shape}"
+        )
+    images = np.empty((len(files), *first.shape), dtype=np.float32)
+    for index, file in enumerate(files):
+        image = read_image(file, size)
+        if image.shape != first.shape:
+            raise DataError(
+                f"{file}: must have the size {first.shape} of {files[0]}, found {image.shape}"
+            )
+        images[index] = image
+    return images
