@@ -132,7 +132,7 @@ def build_blocks(config: Config, units: int, classes: int) -> tuple[list[Block],
 def _readout(config: Config, taps: int, classes: int, index: int) -> Callable[[Any], Any]:
     if classes > taps:
         raise ValueError(f"{classes} classes need at least as many ports, got {taps}")
-    if config.readout == "ports":
+    if config.detection is None:
         return Ports(classes)
     rng = generator(config.seed, "prototypes", index)
     prototypes = simplex(classes, taps, rng, zero_mean=config.detection == "balanced")

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from meshes._tensorflow import tf
 from photonic_ffzero.directions import Directions
 
-__all__ = ["ESTIMATORS", "Autodiff", "CentralDifference", "Estimate", "ForwardDifference"]
+__all__ = [
+    "ESTIMATORS",
+    "Autodiff",
+    "CentralDifference",
+    "Estimate",
+    "Estimator",
+    "ForwardDifference",
+]
 
 Objective = Callable[[Any], Any]
 
@@ -24,6 +31,18 @@ class Estimate(NamedTuple):
 
     gradient: Any
     loss: Any
+
+
+class Estimator(Protocol):
+    """The contract of every estimator."""
+
+    needs_directions: ClassVar[bool]
+
+    def parameter_sets(self, directions: int) -> int:
+        """Parameter sets evaluated in one step with K directions."""
+
+    def __call__(self, objective: Objective, params: Any, directions: Any) -> Estimate:
+        """Estimate the gradient of the objective at ``params``."""
 
 
 def _moved(params: Any, directions: Directions, sign: float) -> Any:
@@ -119,7 +138,7 @@ def _total(losses: Any) -> Any:
     return tf.reduce_mean(tf.reduce_sum(losses, axis=-1))
 
 
-ESTIMATORS = {
+ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "central": CentralDifference,
     "forward": ForwardDifference,
     "autodiff": Autodiff,

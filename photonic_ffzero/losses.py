@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,4 +80,8 @@ class CrossEntropy:
         return tf.reduce_mean(tf.reduce_logsumexp(logits, axis=-1) - true[..., 0], axis=-1)
 
 
-LOSSES = {"cross-entropy": CrossEntropy, "margin": Margin, "cosine": Cosine}
+LOSSES: dict[str, Callable[..., Callable[[Any, Any], Any]]] = {
+    "cross-entropy": CrossEntropy,
+    "margin": Margin,
+    "cosine": Cosine,
+}

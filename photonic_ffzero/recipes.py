@@ -185,5 +185,5 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **given: Any) -> 
     for name in given:
         if name not in values:
             raise ValueError(f"{name} does not apply to method {method} with readout {readout}")
-    blank = dict.fromkeys(field.name for field in fields(Config))
+    blank: dict[str, Any] = dict.fromkeys(field.name for field in fields(Config))
     return Config(**(blank | values | given | {"recipe": recipe, "method": method}))

@@ -54,7 +54,8 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_whole(Path(path), lambda file: np.savez_compressed(file, **_arrays(model)))
+    arrays: dict[str, Any] = _arrays(model)
+    write_whole(Path(path), lambda file: np.savez_compressed(file, **arrays))
 
 
 def _arrays(model: Model) -> dict[str, np.ndarray]:

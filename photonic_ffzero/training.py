@@ -13,7 +13,7 @@ from meshes._tensorflow import tf
 from meshes.validation import from_spec
 from photonic_ffzero.blocks import Block
 from photonic_ffzero.data import check_arrays, split
-from photonic_ffzero.directions import draw
+from photonic_ffzero.directions import Directions, draw
 from photonic_ffzero.estimators import ESTIMATORS
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.model import EpochRecord, Model
@@ -166,14 +166,15 @@ class Trainer:
         order = generator(config.seed, "shuffle", index, epoch).permutation(len(self.train.y))
         for step in range(self.steps_per_epoch):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            directions = (
-                draw(config.law, config.epsilon, config.directions, block.trainable, rng)
-                if config.law
-                else None
-            )
             progress = (epoch + step / self.steps_per_epoch) / config.epochs
             rate = config.learning_rate * SCHEDULES[config.schedule](progress)
-            yield batch.astype(np.int32), directions, np.float32(rate)
+            yield batch.astype(np.int32), self._directions(block, rng), np.float32(rate)
+
+    def _directions(self, block: Block, rng: np.random.Generator) -> Directions | None:
+        law, epsilon, count = self.config.law, self.config.epsilon, self.config.directions
+        if law is None or epsilon is None or count is None:  # AD perturbs nothing
+            return None
+        return draw(law, epsilon, count, block.trainable, rng)
 
     def _report(self, index: int, epoch: int, losses: list[float]) -> None:
         """Count a step, tell the observer, and stop at a loss that is not finite."""
@@ -253,9 +254,9 @@ def fit(
 def _prepared(
     x: Any, y: Any, validation: int | tuple[Any, Any], seed: int
 ) -> tuple[Samples, Samples | None]:
-    x, y = check_arrays(x, y)
+    x, y, classes = check_arrays(x, y)
     if isinstance(validation, tuple):
-        return Samples(x, y), Samples(*check_arrays(*validation))
+        return Samples(x, y), Samples(*check_arrays(*validation, classes)[:2])
     if validation == 0:
         return Samples(x, y), None
     kept, held_out = split(len(y), validation, seed)
