@@ -130,10 +130,8 @@ class Trainer:
         train, validation = self.train, self.validation
         for index in range(len(self.model.blocks)):
             if index > 0:
-                train, validation = (
-                    self._behind(index - 1, train),
-                    self._behind(index - 1, validation),
-                )
+                train = self._behind(index - 1, train)
+                validation = self._behind(index - 1, validation) if validation else None
             self._train_block(index, train, validation)
         self.model.seconds = time.perf_counter() - self._started
         return self.model
