@@ -50,7 +50,7 @@ def cosine(z: Any, prototypes: Any) -> Any:
     # The cosine does not depend on the scale, but the square of dim light underflows in float32.
     z = z / tf.stop_gradient(tf.where(peak > 0, peak, tf.ones_like(peak)))
     squared = tf.reduce_sum(z * z, axis=-1, keepdims=True)
-    norm = tf.sqrt(tf.where(squared > 0, squared, tf.ones_like(squared)))
+    norm = tf.sqrt(tf.where(squared > 0, squared, np.inf))  # in the dark score and slope are 0
     return tf.matmul(z / norm, prototypes, transpose_b=True)
 
 

@@ -1,0 +1,132 @@
+"""Goodness is a cosine, also in the dark and in dim light."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from meshes._tensorflow import tf
+from photonic_ffzero.goodness import DETECTIONS, READOUTS, Goodness, Ports, balanced, cosine, raw
+from photonic_ffzero.prototypes import simplex
+from photonic_ffzero.seeds import generator
+
+N, C = 6, 4
+PROTOTYPES = simplex(C, N, generator(0, "prototypes"))
+TAPS = arrays(np.float64, (3, N), elements=st.floats(-10, 10).filter(lambda x: abs(x) > 1e-3))
+
+
+def textbook(z):
+    z = np.asarray(z, np.float64)
+    return z @ PROTOTYPES.astype(np.float64).T / np.linalg.norm(z, axis=-1, keepdims=True)
+
+
+def gradient(function, z):
+    z = tf.constant(z)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        value = function(z)
+    return tape.gradient(value, z).numpy()
+
+
+@given(TAPS)
+@settings(deadline=None, derandomize=True, max_examples=50)
+def test_is_the_textbook_cosine(z):
+    np.testing.assert_allclose(cosine(tf.constant(z), PROTOTYPES), textbook(z), atol=1e-12)
+    single = cosine(tf.constant(z, tf.float32), PROTOTYPES)
+    assert single.dtype == tf.float32
+    np.testing.assert_allclose(single, textbook(z), atol=1e-6)
+
+
+def test_takes_any_leading_axes():
+    z = np.random.default_rng(0).normal(size=(2, 3, N))
+    found = cosine(tf.constant(z), PROTOTYPES)
+    assert found.shape == (2, 3, C)
+    np.testing.assert_allclose(found, textbook(z), atol=1e-12)
+
+
+@pytest.mark.parametrize("detection", DETECTIONS)
+@pytest.mark.parametrize("power", [1e-30, 1e-22, 1e-10, 1.0, 1e20])
+def test_does_not_depend_on_the_power(power, detection):
+    """Light behind four electro-optic layers has intensities near 1e-22, whose squares are 0."""
+    readout = Goodness(PROTOTYPES, detection)
+    intensities = np.random.default_rng(1).exponential(size=(5, N)).astype(np.float32)
+    dim = intensities * np.float32(power)
+    expected = readout(tf.constant(intensities))
+    np.testing.assert_allclose(readout(tf.constant(dim)), expected, atol=1e-6)
+    # G(a z) = G(z), so its derivative is a^-1 times that at z.
+    slope = gradient(lambda z: readout(z)[..., 0], intensities)
+    np.testing.assert_allclose(
+        gradient(lambda z: readout(z)[..., 0], dim) * np.float32(power), slope, atol=1e-5
+    )
+
+
+def test_one_bright_port_among_dark_ones_keeps_the_dim_ones_signs():
+    z = np.array([[1e-30, 1e-30, 0, 0, 0, 0], [1e-30, 1.0, 0, 0, 0, 0]], np.float32)
+    expected = [PROTOTYPES[:, :2].sum(axis=1) / np.sqrt(2), PROTOTYPES[:, 1]]
+    np.testing.assert_allclose(cosine(tf.constant(z), PROTOTYPES), expected, atol=1e-6)
+
+
+def test_the_dark_has_goodness_and_gradient_zero():
+    z = np.stack([np.zeros(N), np.arange(N)]).astype(np.float32)
+    np.testing.assert_array_equal(cosine(tf.constant(z), PROTOTYPES)[0], np.zeros(C))
+    compiled = tf.function(cosine, jit_compile=True, autograph=False)
+    for score in (cosine, compiled):
+        slope = gradient(lambda z, score=score: score(z, PROTOTYPES)[..., 0], z)
+        np.testing.assert_array_equal(slope[0], np.zeros(N))
+        assert np.any(slope[1])  # dark samples do not touch the others
+        assert np.all(np.isfinite(slope))
+
+
+@given(TAPS, st.integers(0, C - 1), st.sampled_from(sorted(DETECTIONS)))
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_gradient_is_the_derivative(z, c, detection):
+    assume(np.ptp(z, axis=-1).min() > 0.1)  # near z = 0 the cosine bends too sharply for a step
+    readout = Goodness(PROTOTYPES, detection)
+    step = 1e-6
+    moves = step * np.eye(N)[:, np.newaxis]  # every sample moves along one port after the other
+    up, down = (readout(tf.constant(z + sign * moves)).numpy()[..., c] for sign in (1, -1))
+    found = gradient(lambda z: readout(z)[..., c], z)
+    np.testing.assert_allclose(found, ((up - down) / (2 * step)).T, atol=1e-7, rtol=1e-6)
+
+
+def test_gradient_is_orthogonal_to_the_signal():
+    """More light alone does not make a sample better."""
+    z = np.random.default_rng(2).normal(size=(20, N))
+    for c in range(C):
+        slope = gradient(lambda z, c=c: cosine(z, PROTOTYPES)[..., c], z)
+        np.testing.assert_allclose(np.sum(slope * z, axis=-1), 0, atol=1e-12)
+
+
+@given(TAPS, st.floats(-100, 100))
+@settings(deadline=None, derandomize=True, max_examples=50)
+def test_balanced_detection_kills_constants(z, background):
+    found = balanced(tf.constant(z + background)).numpy()
+    np.testing.assert_allclose(found, balanced(tf.constant(z)), atol=1e-10)
+    np.testing.assert_allclose(found.sum(axis=-1), 0, atol=1e-10)
+    np.testing.assert_allclose(balanced(found), found, atol=1e-10)  # a projection
+    np.testing.assert_array_equal(raw(z), z)
+
+
+def test_balanced_detection_reaches_prototypes_that_raw_intensities_cannot():
+    prototypes = simplex(C, 64, generator(0, "prototypes"), zero_mean=True)
+    best = prototypes - prototypes.min(axis=1, keepdims=True)  # intensities: never negative
+    reached = Goodness(prototypes, "balanced")(tf.constant(best))
+    np.testing.assert_allclose(np.diag(reached), 1, atol=1e-6)
+    anywhere = simplex(C, 64, generator(0, "prototypes"))
+    # Among vectors without negative entries the positive part has the largest cosine.
+    ceiling = Goodness(anywhere, "raw")(tf.constant(np.maximum(anywhere, 0)))
+    assert np.diag(ceiling).max() < 0.85
+
+
+def test_ports_reads_the_first_intensities_as_they_are():
+    z = np.random.default_rng(3).exponential(size=(2, 5, N)).astype(np.float32)
+    np.testing.assert_array_equal(Ports(C)(tf.constant(z)), z[..., :C])
+
+
+def test_every_readout_maps_taps_to_a_score_for_each_class():
+    examples = {"goodness": Goodness(PROTOTYPES, "raw"), "ports": Ports(C)}
+    assert examples.keys() == READOUTS.keys()  # a new readout needs an example here
+    for name, readout in examples.items():
+        assert isinstance(readout, READOUTS[name])
+        assert readout(tf.ones((2, 5, N))).shape == (2, 5, C)
