@@ -1,0 +1,153 @@
+"""Optimizers against hand-written references, schedules against their shape."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshes import Phases
+from meshes._tensorflow import tf
+from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, adam, descend, momentum, sgd
+
+STEPS, RATE = 6, 0.05
+GRADIENTS = np.random.default_rng(0).normal(size=(STEPS, 3)).astype(np.float32)
+
+
+def path(optimizer, gradients=GRADIENTS, rate=RATE):
+    """The parameters after each step, from 1 on."""
+    w = tf.ones(gradients.shape[1:])
+    state, seen = optimizer.init(w), []
+    for gradient in gradients:
+        direction, state = optimizer.update(tf.constant(gradient), state)
+        w = descend(w, direction, np.float32(rate))
+        seen.append(w.numpy())
+    return np.array(seen)
+
+
+def test_sgd_follows_the_gradient():
+    np.testing.assert_allclose(path(sgd()), 1 - RATE * np.cumsum(GRADIENTS, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
+def test_momentum_is_the_heavy_ball(decay):
+    w, m, expected = np.ones(3), np.zeros(3), []
+    for g in GRADIENTS.astype(np.float64):
+        m = decay * m + g
+        w = w - RATE * (1 - decay) * m
+        expected.append(w)
+    np.testing.assert_allclose(path(momentum(decay)), expected, rtol=1e-5)
+
+
+def test_momentum_has_the_rate_of_sgd_in_the_long_run():
+    steady = np.ones((200, 1), np.float32)
+    steps = np.diff(path(momentum(0.9), steady)[:, 0])
+    np.testing.assert_allclose(steps[-1], -RATE, rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"b1": 0.0, "b2": 0.9}, {"b1": 0.5, "eps": 0.1}])
+def test_adam_is_algorithm_1(settings):
+    b1, b2, eps = ({"b1": 0.9, "b2": 0.999, "eps": 1e-8} | settings).values()
+    w, m, v, expected = np.ones(3), 0.0, 0.0, []
+    for t, g in enumerate(GRADIENTS.astype(np.float64), start=1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        w = w - RATE * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+        expected.append(w)
+    # 1 - b2^t is 1e-3 at first, known to 6e-5 in single precision, and enters by its root.
+    np.testing.assert_allclose(path(adam(**settings)), expected, atol=1e-4 * RATE * STEPS)
+
+
+def test_adam_is_keras_s():
+    variable = tf.Variable(tf.ones(3))
+    reference, expected = tf.keras.optimizers.Adam(RATE, epsilon=1e-8), []
+    for gradient in GRADIENTS:
+        reference.apply_gradients([(tf.constant(gradient), variable)])
+        expected.append(variable.numpy())
+    np.testing.assert_allclose(path(adam()), expected, atol=1e-4 * RATE * STEPS)
+
+
+def test_adam_s_first_step_is_the_rate_whatever_the_gradient():
+    gradient = np.array([[1e-3, -1.0, 1e3]], np.float32)
+    np.testing.assert_allclose(path(adam(), gradient), 1 - RATE * np.sign(gradient), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+class TestEveryOptimizer:
+    def test_converges_on_a_quadratic(self, name):
+        optimizer, goal = OPTIMIZERS[name](), tf.constant([3.0, -2.0, 0.5])
+        curvature = tf.constant([1.0, 4.0, 10.0])
+        w = tf.zeros(3)
+        state = optimizer.init(w)
+        for step in range(300):
+            direction, state = optimizer.update(curvature * (w - goal), state)
+            w = descend(w, direction, 0.1 * SCHEDULES["cosine"](step / 300))
+        np.testing.assert_allclose(w, goal, atol=1e-2)
+
+    def test_is_pure_and_keeps_the_structure(self, name):
+        params = (Phases(tf.ones((2, 3)), tf.ones((2, 3)), tf.ones(4)),)
+        gradient = tf.nest.map_structure(lambda w: 0.5 * w, params)
+        optimizer = OPTIMIZERS[name]()
+        state = optimizer.init(params)
+        _, state = optimizer.update(gradient, state)
+        first, after_first = optimizer.update(gradient, state)
+        again, after_again = optimizer.update(gradient, state)
+        tf.nest.assert_same_structure(first, params)
+        tf.nest.assert_same_structure(after_first, state)
+        for one, other in zip(
+            tf.nest.flatten((first, after_first)),
+            tf.nest.flatten((again, after_again)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, other)
+
+    def test_moves_nothing_where_the_gradient_is_always_zero(self, name):
+        """Idle interferometers keep their phases."""
+        gradients = GRADIENTS * np.array([1, 0, 1], np.float32)
+        np.testing.assert_array_equal(path(OPTIMIZERS[name](), gradients)[:, 1], 1)
+
+    def test_parameters_do_not_feel_each_other(self, name):
+        together = path(OPTIMIZERS[name]())
+        for index in range(3):
+            alone = path(OPTIMIZERS[name](), GRADIENTS[:, [index]])
+            np.testing.assert_allclose(together[:, [index]], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: momentum(1.0), "decay must be less than 1, got 1.0"),
+        (lambda: momentum(-0.1), "decay must be at least 0, got -0.1"),
+        (lambda: adam(b1=1.0), "b1 must be less than 1, got 1.0"),
+        (lambda: adam(b2=math.nan), "b2 must be finite, got nan"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_step_is_the_rate_times_the_direction():
+    params = (tf.constant([1.0, 2.0]), tf.constant(3.0))
+    moved = descend(params, (tf.constant([10.0, 20.0]), tf.constant(-10.0)), 0.1)
+    np.testing.assert_allclose(moved[0], [0.0, 0.0], atol=1e-7)
+    np.testing.assert_allclose(moved[1], 4.0)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@given(one=st.floats(0, 1), other=st.floats(0, 1))
+@settings(deadline=None, derandomize=True)
+def test_every_schedule_starts_at_one_and_never_rises(name, one, other):
+    schedule = SCHEDULES[name]
+    assert schedule(0.0) == 1.0
+    assert 1 >= schedule(min(one, other)) >= schedule(max(one, other)) >= 0
+
+
+def test_the_cosine_schedule_is_half_a_cosine():
+    found = [SCHEDULES["cosine"](t) for t in (0, 1 / 3, 0.5, 2 / 3, 1)]
+    np.testing.assert_allclose(found, [1, 0.75, 0.5, 0.25, 0], atol=1e-15)
+
+
+def test_the_constant_schedule_is_constant():
+    assert {SCHEDULES["constant"](t) for t in (0.0, 0.5, 1.0)} == {1.0}
