@@ -89,6 +89,6 @@ def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
             raise ValueError(f"{argument} is written NAME:key=value,...; got {item!r}")
-        choice(f"a parameter of {argument} {name}", key, [field.name for field in fields(cls)])
+        choice(f"{argument} {name}'s parameter", key, [field.name for field in fields(cls)])
         given[key] = number(f"{argument} {name}: {key}", value)
     return cls(**given)

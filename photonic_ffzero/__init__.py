@@ -5,8 +5,9 @@ from photonic_ffzero.encoding import encode
 from photonic_ffzero.inference import Evaluation, evaluate, predict
 from photonic_ffzero.model import EpochRecord, Model, Usage
 from photonic_ffzero.recipes import Config, configure
+from photonic_ffzero.steps import Samples
 from photonic_ffzero.storage import load_model, save_model
-from photonic_ffzero.training import NonFiniteLossError, Observer, Samples, Trainer, fit
+from photonic_ffzero.training import NonFiniteLossError, Observer, Trainer, fit
 
 __all__ = [
     "Config",

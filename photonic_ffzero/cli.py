@@ -23,7 +23,8 @@ from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.recipes import METHODS, RECIPES, Config, configure
 from photonic_ffzero.reporting import check_new_directory
-from photonic_ffzero.training import NonFiniteLossError, Samples
+from photonic_ffzero.steps import Samples
+from photonic_ffzero.training import NonFiniteLossError
 
 __all__ = ["build_parser", "main"]
 

@@ -16,7 +16,8 @@ from photonic_ffzero.model import Model
 from photonic_ffzero.progress import LiveProgress
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.reporting import RunDirectory, versions
-from photonic_ffzero.training import Samples, Trainer
+from photonic_ffzero.steps import Samples
+from photonic_ffzero.training import Trainer
 
 __all__ = ["Job"]
 

@@ -27,7 +27,7 @@ class LiveProgress(Observer):
 
     def __init__(self, console: Console, steps: int, label: str) -> None:
         self._console, self._steps, self._label = console, steps, label
-        self._drawn = 0.0
+        self._done, self._drawn = 0, 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -54,15 +54,16 @@ class LiveProgress(Observer):
     ) -> None:
         self._bar.stop()
 
-    def on_step(self, step: int, mesh: str, loss: float) -> None:
+    def on_step(self, mesh: str, loss: float) -> None:
         """Move the bar, a few times a second."""
+        self._done += 1
         now = time.perf_counter()
-        if now - self._drawn < _INTERVAL and step < self._steps:
+        if now - self._drawn < _INTERVAL and self._done < self._steps:
             return
         self._drawn = now
         self._bar.update(
             self._task,
-            completed=step,
+            completed=self._done,
             description=f"{self._label}mesh {mesh}",
             figures=f"loss {loss:.3f}{self._validation}",
         )

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.validation import from_spec
-from photonic_ffzero.blocks import Block
 from photonic_ffzero.data import check_arrays, split
-from photonic_ffzero.directions import Directions, draw
-from photonic_ffzero.estimators import ESTIMATORS
-from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.model import EpochRecord, Model
-from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.recipes import Config, configure
-from photonic_ffzero.seeds import generator
+from photonic_ffzero.steps import BlockTraining, Samples
 
-__all__ = ["NonFiniteLossError", "Observer", "Samples", "Trainer", "fit", "make_step"]
+__all__ = ["NonFiniteLossError", "Observer", "Trainer", "fit"]
 
 MONITORED = 5000  # training images on which the training accuracy is measured each epoch
 
@@ -30,53 +23,14 @@ class NonFiniteLossError(ArithmeticError):
     """Training met a loss that is not a finite number."""
 
 
-class Samples(NamedTuple):
-    """Inputs [n, ...] and labels [n]."""
-
-    x: np.ndarray
-    y: np.ndarray
-
-
 class Observer:
     """What a training run reports to; override what you want to hear of."""
 
-    def on_step(self, step: int, mesh: str, loss: float) -> None:
-        """Hear of every step: its number in the whole run, from 1, and its loss."""
+    def on_step(self, mesh: str, loss: float) -> None:
+        """Hear of every step: the mesh or meshes in training and the loss."""
 
     def on_epoch(self, record: EpochRecord, model: Model) -> None:
         """Hear of the end of every epoch, with the model as it is then."""
-
-
-def make_step(block: Block, config: Config) -> Callable[..., Any]:
-    """Compile a block's training step.
-
-    The step maps (params, optimizer state, inputs [n, ...], labels [n], indices of the batch
-    [B], directions, learning rate) to (params, optimizer state, loss). Random numbers come from
-    outside: drawn inside, they would differ between engines.
-    """
-    estimate = ESTIMATORS[config.estimator]()
-    optimizer = OPTIMIZERS[config.optimizer]()
-    loss = from_spec("loss", config.loss, LOSSES)
-
-    def step(
-        params: Any,
-        state: Any,
-        x: Any,
-        y: Any,
-        batch: Any,
-        directions: Directions | None,
-        rate: Any,
-    ) -> tuple[Any, Any, Any]:
-        x, y = tf.gather(x, batch), tf.gather(y, batch)
-
-        def objective(stacked: Any) -> Any:
-            return loss(block.scores(stacked, x), y)[:, tf.newaxis]
-
-        gradient, value = estimate(objective, params, directions)
-        direction, state = optimizer.update(gradient, state)
-        return descend(params, direction, rate), state, value
-
-    return tf.function(step, autograph=False, jit_compile=block.compilable)
 
 
 @dataclass
@@ -105,19 +59,10 @@ class Trainer:
         self.model = Model(self.config, self.train.x.shape[-1], classes)
 
     @property
-    def batch_size(self) -> int:
-        """Images a step: at most all there are."""
-        return min(self.config.batch_size, len(self.train.y))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches in an epoch; what is left over comes first into another epoch's shuffle."""
-        return len(self.train.y) // self.batch_size
-
-    @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return len(self.model.blocks) * self.config.epochs * self.steps_per_epoch
+        batch = min(self.config.batch_size, len(self.train.y))
+        return len(self.model.blocks) * self.config.epochs * (len(self.train.y) // batch)
 
     def run(self) -> Model:
         """Train every block in turn, freeze it, and hand its outputs to the next.
@@ -143,49 +88,26 @@ class Trainer:
         return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
 
     def _train_block(self, index: int, train: Samples, validation: Samples | None) -> None:
-        block, epochs = self.model.blocks[index], self.config.epochs
-        step = make_step(block, self.config)
-        x, y = tf.constant(train.x), tf.constant(train.y)
-        params = tf.nest.map_structure(tf.constant, self.model.params[index])
-        state = OPTIMIZERS[self.config.optimizer]().init(params)
-        for epoch in range(epochs):
+        block = self.model.blocks[index]
+        training = BlockTraining(self.config, block, index, self.model.params[index], train)
+        for epoch in range(self.config.epochs):
             losses = []
-            for batch, directions, rate in self._plan(index, epoch):
-                params, state, loss = step(params, state, x, y, batch, directions, rate)
-                losses.append(float(loss))
+            for loss in training.epoch(epoch):
+                self.model.usage.add(block.meshes, training.batch_size, training.parameter_sets)
+                losses.append(loss)
                 self._report(index, epoch, losses)
-            self.model.params[index] = tf.nest.map_structure(lambda w: w.numpy(), params)
+            self.model.params[index] = tf.nest.map_structure(lambda w: w.numpy(), training.params)
             self._record(index, epoch, float(np.mean(losses)), train, validation)
 
-    def _plan(self, index: int, epoch: int) -> Iterator[tuple[np.ndarray, Any, np.float32]]:
-        """Draw an epoch: every step's batch, directions and learning rate."""
-        config, block = self.config, self.model.blocks[index]
-        rng = generator(config.seed, "directions", index, epoch)
-        order = generator(config.seed, "shuffle", index, epoch).permutation(len(self.train.y))
-        for step in range(self.steps_per_epoch):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            progress = (epoch + step / self.steps_per_epoch) / config.epochs
-            rate = config.learning_rate * SCHEDULES[config.schedule](progress)
-            yield batch.astype(np.int32), self._directions(block, rng), np.float32(rate)
-
-    def _directions(self, block: Block, rng: np.random.Generator) -> Directions | None:
-        law, epsilon, count = self.config.law, self.config.epsilon, self.config.directions
-        if law is None or epsilon is None or count is None:  # AD perturbs nothing
-            return None
-        return draw(law, epsilon, count, block.trainable, rng)
-
     def _report(self, index: int, epoch: int, losses: list[float]) -> None:
-        """Count a step, tell the observer, and stop at a loss that is not finite."""
-        sets = ESTIMATORS[self.config.estimator]().parameter_sets(self.config.directions or 0)
-        self.model.usage.add(self.model.blocks[index].meshes, self.batch_size, sets)
+        """Stop at a loss that is not finite; tell the observers of any other."""
         if not np.isfinite(losses[-1]):
             raise NonFiniteLossError(
                 f"the loss of mesh {self._name(index)} became {losses[-1]} in epoch {epoch + 1}, "
                 f"step {len(losses)}; try a learning rate below {self.config.learning_rate:g}"
             )
-        step = (index * self.config.epochs + epoch) * self.steps_per_epoch + len(losses)
         for observer in self.observers:
-            observer.on_step(step, self._name(index), losses[-1])
+            observer.on_step(self._name(index), losses[-1])
 
     def _record(
         self, index: int, epoch: int, loss: float, train: Samples, validation: Samples | None

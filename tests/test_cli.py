@@ -1,0 +1,247 @@
+"""The command line: what a person types, reads, and finds on the disk."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from photonic_ffzero.cli import build_parser, main
+from photonic_ffzero.training import NonFiniteLossError, Observer, Trainer
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "experiments" / "mnist_photonic.py"
+QUICK = ["--dataset", "digits", "--size", "4", "--limit", "120", "--epochs", "2"]
+QUICK += ["--batch-size", "60", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in a folder of its own, so that "nothing written" can be checked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PHOTONIC_FFZERO_DATA", raising=False)
+    return tmp_path
+
+
+def results(folder):
+    return json.loads((Path(folder) / "results.json").read_text())
+
+
+class TestRun:
+    @pytest.fixture
+    def finished(self, capsys):
+        assert main([*QUICK, "--output", "run"]) == 0
+        return capsys.readouterr()
+
+    def test_leaves_all_files(self, finished):
+        names = {path.name for path in Path("run").iterdir()}
+        assert names == {
+            "config.json",
+            "history.csv",
+            "model.npz",
+            "results.json",
+            "training_curves.png",
+            "confusion.png",
+        }
+
+    def test_quiet_prints_the_result_in_one_line(self, finished):
+        assert finished.out.startswith("digits, ff-dd, seed 0: test accuracy ")
+        assert len(finished.out.splitlines()) == 1
+        assert finished.err == ""
+
+    def test_results_name_all_that_matters(self, finished):
+        found = results("run")
+        expected = {
+            "dataset": "digits",
+            "method": "ff-dd",
+            "recipe": "balanced",
+            "encoding": "average",
+            "ports": 16,
+            "meshes": 2,
+            "epochs": 2,
+            "seed": 0,
+        }
+        assert expected.items() <= found.items()
+        assert len(found["layer_test_accuracy"]) == 2
+        for name in ("test_accuracy", "vote_accuracy", "goodness_sum_accuracy"):
+            assert 0 <= found[name] <= 1
+        assert found["test_accuracy"] == found["goodness_sum_accuracy"]
+        assert found["engine"] in ("native", "xla")
+        assert {"tensorflow", "neurophox", "numpy"} <= found["versions"].keys()
+        # 2 steps of 60 images and 32 sets, 120 + 129 images monitored, 2 epochs, 2 meshes; then
+        # the first mesh hands 120 + 129 images on.
+        assert found["forward_passes"] == 2 * 2 * (2 * 60 * 32 + 120 + 129) + 120 + 129
+
+    def test_history_has_a_row_for_each_mesh_and_epoch(self, finished):
+        with open("run/history.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["mesh"], row["epoch"]) for row in rows] == [
+            ("1", "1"),
+            ("1", "2"),
+            ("2", "1"),
+            ("2", "2"),
+        ]
+        for name in ("loss", "train_accuracy", "validation_accuracy", "seconds"):
+            assert all(np.isfinite(float(row[name])) for row in rows)
+
+    def test_the_same_seed_gives_the_same_figures(self, finished):
+        main([*QUICK, "--output", "again"])
+        first, again = results("run"), results("again")
+        del first["train_seconds"], again["train_seconds"]
+        assert first == again
+
+    def test_a_directory_with_files_is_never_touched(self, finished, capsys):
+        before = {path: path.stat().st_mtime_ns for path in Path("run").iterdir()}
+        with pytest.raises(SystemExit) as stop:
+            main([*QUICK, "--output", "run"])
+        assert stop.value.code == 2
+        assert "argument --output must be a new or empty directory" in capsys.readouterr().err
+        assert before == {path: path.stat().st_mtime_ns for path in Path("run").iterdir()}
+
+
+def test_what_a_method_does_not_have_is_null():
+    assert main([*QUICK, "--method", "bp-ad", "--output", "run"]) == 0
+    found = results("run")
+    for name in ("directions", "rule", "vote_accuracy", "goodness_sum_accuracy"):
+        assert found[name] is None
+
+
+def test_several_seeds_end_in_mean_and_spread(capsys):
+    assert main([*QUICK, "--seeds", "2", "--seed", "5", "--output", "run"]) == 0
+    accuracies = [results(f"run/seed-{seed}")["test_accuracy"] for seed in (5, 6)]
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["seeds"] == [5, 6]
+    assert summary["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert summary["test_accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert f"mean of 2 seeds: test accuracy {100 * np.mean(accuracies):.2f} %" in (
+        capsys.readouterr().out
+    )
+
+
+BAD = [
+    (["--size", "0"], "argument --size: must be at least 1, got 0"),
+    (["--size", "9"], "9"),  # larger than the image
+    (["--size", "x"], "argument --size: must be a whole number, got 'x'"),
+    (["--directions", "0"], "argument --directions: must be at least 1, got 0"),
+    (["--epsilon", "0"], "argument --epsilon: must be greater than 0, got 0"),
+    (["--epsilon", "nan"], "argument --epsilon: must be finite, got nan"),
+    (["--learning-rate", "-1"], "argument --learning-rate: must be greater than 0"),
+    (["--epochs", "1.5"], "argument --epochs: must be a whole number, got '1.5'"),
+    (["--batch-size", "0"], "argument --batch-size: must be at least 1"),
+    (["--meshes", "0"], "argument --meshes: must be at least 1"),
+    (["--columns", "-3"], "argument --columns: must be at least 1"),
+    (["--seed", "-1"], "argument --seed: must be at least 0"),
+    (["--dataset", "cifar"], "argument --dataset: invalid choice: 'cifar'"),
+    (["--method", "ff"], "argument --method: invalid choice: 'ff'"),
+    (["--loss", "hinge"], "argument --loss must be one of cross-entropy, margin, cosine"),
+    (["--loss", "margin:m=1"], "argument --loss margin's parameter must be one of margin; got 'm'"),
+    (["--nonlinearity", "relu"], "argument --nonlinearity must be one of"),
+    (["--nonlinearity", "electro-optic:alpha=2"], "alpha"),
+    (["--method", "ff-ad", "--directions", "3"], "argument --directions does not apply to"),
+    (["--method", "bp-dd", "--rule", "sum"], "argument --rule does not apply to"),
+    (["--readout", "ports", "--detection", "raw"], "argument --detection does not apply to"),
+    (["--method", "ff-ad", "--estimator", "central"], "argument --estimator central does not fit"),
+    (["--validation", "1297"], "argument --validation must leave at least one of 1297 images"),
+    (["--size", "3"], "10 classes need at least as many ports, got 9"),
+    (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
+def test_bad_input_is_one_line_exit_2_and_nothing_written(flags, message, capsys, elsewhere):
+    arguments = [*flags] if "--dataset" in flags else ["--dataset", "digits", *flags]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in errors
+    assert errors.startswith("mnist_photonic.py: error: ")
+    assert errors.count("\n") == 1
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_nan_in_the_data_is_refused_by_name(tmp_path, capsys):
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    images = np.full((20, 28, 28), np.nan)
+    labels = np.arange(20) % 10
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(folder / "mnist.npz", **arrays)
+    with pytest.raises(SystemExit) as stop:
+        main(["--dataset", "mnist", "--data-dir", str(tmp_path / "data")])
+    assert stop.value.code == 2
+    assert "mnist.npz" in capsys.readouterr().err
+
+
+class Stop(Observer):
+    """Raise an error in the second epoch."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def on_epoch(self, record, model):
+        if record.epoch == 2:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (NonFiniteLossError("the loss became nan"), 1, "the loss became nan"),
+        (OSError("No space left on device"), 1, "No space left on device"),
+    ],
+)
+def test_a_run_that_stops_keeps_what_it_learned(monkeypatch, capsys, error, code, text):
+    run = Trainer.run
+
+    def run_and_stop(self):
+        self.observers = (Stop(error), *self.observers)
+        return run(self)
+
+    monkeypatch.setattr(Trainer, "run", run_and_stop)
+    assert main([*QUICK, "--output", "run"]) == code
+    message = capsys.readouterr().err
+    assert text in message
+    assert "run" in message
+    assert {path.name for path in Path("run").iterdir()} == {
+        "config.json",
+        "history.csv",
+        "model.npz",
+    }
+
+
+def test_help_teaches_within_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert max(map(len, text.splitlines())) <= 100
+    for word in ("rad", "ports", "ff-dd", "examples:"):
+        assert word in text
+
+
+def test_every_flag_has_help():
+    assert all(action.help for action in build_parser()._actions)
+
+
+def test_a_newcomer_sees_no_noise(tmp_path):
+    """In a process of its own: TensorFlow's messages come from native code."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *QUICK[:-1], "--output", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == 1
+    lines = done.stderr.splitlines()
+    assert lines[0] == "digits (scikit-learn)"
+    assert lines[-1] == "results in run"
+    assert len(lines) == 3 + 4 + 1  # what will be done, an epoch a line, where the results are

@@ -1,0 +1,118 @@
+"""Saved models: exact, whole, and refused by name where they are not models."""
+
+import json
+
+import numpy as np
+import pytest
+
+from photonic_ffzero import DataError, Model, configure, load_model, predict, save_model
+from photonic_ffzero.storage import write_whole
+
+PORTS, CLASSES = 6, 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = Model(configure(columns=4, seed=3), PORTS, CLASSES)
+    # Trained phases differ from those that the seed gives.
+    model.params[1] = tuple(type(p)(*(array + 0.1 for array in p)) for p in model.params[1])
+    return model
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    save_model(model, tmp_path / "model.npz")
+    return tmp_path / "model.npz"
+
+
+def changed(path, **arrays):
+    with np.load(path, allow_pickle=False) as file:
+        content = dict(file) | arrays
+    np.savez(path, **{name: value for name, value in content.items() if value is not None})
+
+
+def test_a_loaded_model_predicts_exactly_as_the_saved_one(model, saved):
+    x = np.random.default_rng(0).random((20, PORTS), dtype=np.float32)
+    loaded = load_model(saved)
+    np.testing.assert_array_equal(model.scores(x), loaded.scores(x))
+    np.testing.assert_array_equal(predict(model, x), predict(loaded, x))
+    assert loaded.config == model.config
+
+
+def test_prototypes_come_from_the_file_not_from_the_seed(saved):
+    """NumPy may change its streams; what was trained against must not change with them."""
+    other = np.eye(CLASSES, PORTS, dtype=np.float32)
+    changed(saved, prototypes_2=other)
+    np.testing.assert_array_equal(load_model(saved).blocks[1].readout.prototypes, other)
+
+
+@pytest.mark.parametrize("method", ["bp-ad", "bp-dd"])
+@pytest.mark.parametrize("readout", ["ports", "goodness"])
+def test_global_networks_too(tmp_path, method, readout):
+    model = Model(configure(method=method, readout=readout), PORTS, CLASSES)
+    save_model(model, tmp_path / "m.npz")
+    x = np.ones((2, PORTS), np.float32)
+    np.testing.assert_array_equal(load_model(tmp_path / "m.npz").scores(x), model.scores(x))
+
+
+def test_nothing_is_pickled(saved):
+    with np.load(saved, allow_pickle=False) as file:
+        assert all(array.dtype.kind in "fu" for array in file.values())
+
+
+class TestRefused:
+    def test_missing(self, tmp_path):
+        with pytest.raises(DataError, match=r"no\.npz"):
+            load_model(tmp_path / "no.npz")
+
+    def test_truncated(self, saved):
+        saved.write_bytes(saved.read_bytes()[:-200])
+        with pytest.raises(DataError, match=r"model\.npz"):
+            load_model(saved)
+
+    def test_foreign(self, tmp_path):
+        np.savez(tmp_path / "data.npz", x=np.ones(3))
+        with pytest.raises(DataError, match="description"):
+            load_model(tmp_path / "data.npz")
+
+    def test_wrong_shape(self, saved):
+        changed(saved, mesh_1_theta=np.zeros((4, 2), np.float32))
+        with pytest.raises(DataError, match=r"mesh_1_theta must have shape \(4, 3\)"):
+            load_model(saved)
+
+    def test_lacking_an_array(self, saved):
+        changed(saved, mesh_2_gamma=None)
+        with pytest.raises(DataError, match="mesh_2_gamma"):
+            load_model(saved)
+
+    @pytest.mark.parametrize(
+        "description", [b"\xff", b"[]", b"{}", b'{"config": {"meshes": 2}}', b'{"config": 7}']
+    )
+    def test_description_that_describes_nothing(self, saved, description):
+        changed(saved, description=np.frombuffer(description, np.uint8))
+        with pytest.raises(DataError, match="must describe a model"):
+            load_model(saved)
+
+    def test_a_description_that_lies_about_the_size_costs_nothing(self, saved):
+        with np.load(saved) as file:
+            about = json.loads(bytes(file["description"]))
+        about["units"] = 10**9
+        about["config"]["columns"] = 10**9
+        changed(saved, description=np.frombuffer(json.dumps(about).encode(), np.uint8))
+        with pytest.raises(DataError, match="must have shape"):
+            load_model(saved)
+
+
+class TestWholeFiles:
+    def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path):
+        path = tmp_path / "file"
+        path.write_bytes(b"old")
+
+        def fail(file):
+            file.write(b"half")
+            raise OSError("disk full")
+
+        with pytest.raises(OSError, match="disk full"):
+            write_whole(path, fail)
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]

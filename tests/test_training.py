@@ -1,0 +1,192 @@
+"""The training loop: what is learned, counted, frozen, and repeated exactly."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from photonic_ffzero import (
+    NonFiniteLossError,
+    Observer,
+    Samples,
+    Trainer,
+    configure,
+    encode,
+    evaluate,
+    fit,
+    load_dataset,
+    predict,
+)
+from photonic_ffzero.optimizers import SCHEDULES
+from photonic_ffzero.recipes import METHODS
+
+PORTS = 16
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_dataset("digits")
+    x = encode(data.train_images, "average", 4)
+    return Samples(x[:400], data.train_labels[:400]), Samples(
+        x[400:600], data.train_labels[400:600]
+    )
+
+
+def settings(**given):
+    return {"epochs": 3, "directions": 8, "batch_size": 50} | given
+
+
+def without_time(history):
+    return [dataclasses.replace(record, seconds=0.0) for record in history]
+
+
+@pytest.mark.parametrize("method", METHODS)
+class TestEveryMethod:
+    def trained(self, method, digits, **given):
+        chosen = settings(**given)
+        if method.endswith("-ad"):
+            del chosen["directions"]
+        train, validation = digits
+        return fit(*train, validation=validation, method=method, **chosen)
+
+    def test_learns(self, method, digits):
+        model = self.trained(method, digits)
+        by_mesh = {record.mesh: [] for record in model.history}
+        for record in model.history:
+            by_mesh[record.mesh].append(record.loss)
+        for losses in by_mesh.values():
+            assert losses[-1] < losses[0]
+        assert evaluate(model, *digits[1]).accuracy > 0.25  # guessing: 0.1
+
+    def test_same_seed_same_figures_other_seed_others(self, method, digits):
+        first, again = (
+            self.trained(method, digits, epochs=1),
+            self.trained(method, digits, epochs=1),
+        )
+        other = self.trained(method, digits, epochs=1, seed=1)
+        assert without_time(first.history) == without_time(again.history)
+        np.testing.assert_array_equal(first.scores(digits[1].x), again.scores(digits[1].x))
+        assert without_time(first.history) != without_time(other.history)
+
+
+class TestAccounting:
+    def expected(self, meshes_a_block, blocks, sets, frozen):
+        """Passes and writes of one epoch of 8 batches of 50, 400 and 200 images monitored."""
+        passes = blocks * meshes_a_block * (8 * 50 * sets + 400 + 200) + frozen * (400 + 200)
+        writes = blocks * meshes_a_block * (8 * sets + 2) + frozen * 2
+        return passes, writes
+
+    @pytest.mark.parametrize(
+        ("method", "estimator", "counts"),
+        [
+            ("ff-dd", "central", (1, 2, 2 * 8, 1)),
+            ("ff-dd", "forward", (1, 2, 8 + 1, 1)),
+            ("bp-dd", "central", (2, 1, 2 * 8, 0)),
+            ("ff-ad", None, (1, 2, 1, 1)),
+            ("bp-ad", None, (2, 1, 1, 0)),
+        ],
+    )
+    def test_every_mesh_that_light_crosses_and_every_write_counts(
+        self, digits, method, estimator, counts
+    ):
+        given = settings(epochs=1, estimator=estimator)
+        if estimator is None:
+            del given["directions"]
+        model = fit(*digits[0], validation=digits[1], method=method, **given)
+        expected = self.expected(*counts)
+        assert (model.usage.forward_passes, model.usage.phase_writes) == expected
+        assert model.history[-1].forward_passes == expected[0]
+
+    @pytest.mark.parametrize(("count", "batch", "steps"), [(400, 150, 2), (30, 50, 1)])
+    def test_only_full_batches_count_but_a_batch_is_at_most_all(self, digits, count, batch, steps):
+        train = Samples(*(array[:count] for array in digits[0]))
+        config = configure(**settings(batch_size=batch, epochs=1, meshes=1))
+        trainer = Trainer(config, train)
+        assert trainer.steps == steps
+        usage = trainer.run().usage
+        assert usage.phase_writes == steps * 16 + 1
+
+
+class TestLocalLearning:
+    def test_a_trained_block_stays_as_it_is_while_the_next_learns(self, digits):
+        kept = []
+
+        class Keep(Observer):
+            def on_epoch(self, record, model):
+                kept.append((record.mesh, model.params[0][0].theta.copy()))
+
+        fit(*digits[0], observers=(Keep(),), **settings(epochs=2))
+        assert [mesh for mesh, _ in kept] == ["1", "1", "2", "2"]
+        assert not np.array_equal(kept[0][1], kept[1][1])
+        np.testing.assert_array_equal(kept[1][1], kept[3][1])
+
+    def test_idle_interferometers_keep_their_phases(self, digits):
+        trainer = Trainer(configure(**settings(epochs=1)), digits[0])
+        before = trainer.model.params[0][0]
+        after = trainer.run().params[0][0]
+        mask = trainer.model.blocks[0].layers[0].mesh.mask
+        np.testing.assert_array_equal(before.theta[~mask], after.theta[~mask])
+        assert (before.theta[mask] != after.theta[mask]).all()
+
+    def test_history_reports_the_readout_behind_the_mesh_in_training(self, digits):
+        model = fit(*digits[0], validation=digits[1], **settings(epochs=1))
+        alone = evaluate(model, *digits[1]).layer_accuracy
+        assert [record.validation_accuracy for record in model.history] == alone
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_epoch_before(digits, monkeypatch):
+    """The rate becomes infinite half-way, and the phases with it."""
+    monkeypatch.setitem(SCHEDULES, "constant", lambda done: 1.0 if done < 0.5 else np.inf)
+    trainer = Trainer(configure(**settings(epochs=2, schedule="constant")), digits[0])
+    with pytest.raises(NonFiniteLossError, match=r"mesh 1 became nan in epoch 2, step 2; .* 0\.07"):
+        trainer.run()
+    assert [record.epoch for record in trainer.model.history] == [1]
+    assert np.isfinite(trainer.model.params[0][0].theta).all()
+
+
+class TestFit:
+    def test_holds_out_images_of_its_own(self, digits):
+        model = fit(*digits[0], validation=100, **settings(epochs=1))
+        assert model.history[0].validation_accuracy is not None
+
+    def test_needs_no_validation(self, digits):
+        model = fit(*digits[0], **settings(epochs=1))
+        assert model.history[0].validation_accuracy is None
+
+    def test_complex_fields(self, digits):
+        train = digits[0]
+        phase = np.exp(2j * np.pi * np.random.default_rng(0).random(PORTS))
+        model = fit(train.x * phase, train.y, **settings(epochs=1))
+        assert predict(model, train.x * phase).shape == (400,)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"epochs": 0}, "epochs must be at least 1, got 0"),
+            ({"directions": 0}, "directions must be at least 1, got 0"),
+            ({"loss": "hinge"}, "loss must be one of cross-entropy, margin, cosine; got 'hinge'"),
+            ({"loss": "margin:margin=-1"}, "margin must be at least 0"),
+            ({"recipe": "best"}, "recipe must be one of balanced, paper, published; got 'best'"),
+            ({"method": "ff"}, "method must be one of"),
+            ({"temperature": 1}, "unknown setting temperature"),
+            ({"validation": 400}, "validation must leave at least one of 400 images"),
+        ],
+    )
+    def test_refuses_what_it_cannot_do_by_name(self, digits, change, message):
+        with pytest.raises((ValueError, TypeError), match=message):
+            fit(*digits[0], **settings(**change))
+
+    def test_refuses_nan(self, digits):
+        x = digits[0].x.copy()
+        x[3, 2] = np.nan
+        with pytest.raises(ValueError, match="x"):
+            fit(x, digits[0].y, **settings())
+
+    def test_refuses_more_classes_than_ports(self, digits):
+        with pytest.raises(ValueError, match="10 classes need at least as many ports, got 8"):
+            fit(digits[0].x[:, :8], digits[0].y, **settings())
+
+    def test_prediction_needs_the_ports_of_the_training(self, digits):
+        model = fit(*digits[0], **settings(epochs=1))
+        with pytest.raises(ValueError, match=r"x must have shape \[n, 16\], got \[3, 9\]"):
+            predict(model, np.ones((3, 9)))
