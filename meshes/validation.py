@@ -44,7 +44,9 @@ def number(
     try:
         result = float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
+        result = None
+    if result is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")
     rules = [
         (math.isfinite(result), "finite"),
         (minimum is None or result >= minimum, f"at least {minimum}"),
