@@ -60,7 +60,8 @@ def _combine(differences: Any, directions: Directions) -> Any:
     """(1/K) sum_k difference_k v_k / step: differences [K, G], arrays [K, ...] or [K, G, ...]."""
 
     def gradient(v: Any, step: Any) -> Any:
-        scalars = tf.reshape(differences, [*differences.shape, *[1] * (len(v.shape) - 2)])
+        lead = differences.shape[: len(v.shape)]  # a single number's directions have no G
+        scalars = tf.reshape(differences, [*lead, *[1] * (len(v.shape) - 2)])
         return tf.reduce_mean(scalars * v, axis=0) / step
 
     return tf.nest.map_structure(gradient, directions.v, directions.step)

@@ -1,0 +1,269 @@
+"""Gradient estimators on objectives whose gradient is known: order, bias, variance, cost."""
+
+import numpy as np
+import pytest
+
+from meshes._tensorflow import tf
+from photonic_ffzero.directions import LAWS, Directions, draw
+from photonic_ffzero.estimators import (
+    ESTIMATORS,
+    Autodiff,
+    CentralDifference,
+    ForwardDifference,
+)
+from photonic_ffzero.seeds import generator
+
+# Parameters of two arrays, so that the laws by array differ from the others.
+SHAPES = {"a": (2, 3), "b": (4,)}
+D = 10
+POINT = {name: np.random.default_rng(1).uniform(-1, 1, shape) for name, shape in SHAPES.items()}
+TRAINABLE = {name: np.ones(shape, bool) for name, shape in SHAPES.items()}
+SLOPE = np.random.default_rng(2).normal(size=D)
+DIFFERENCES = {"central": CentralDifference, "forward": ForwardDifference}
+
+
+def joined(params):
+    """[..., D] from the arrays, whatever axes they lead with."""
+    lead = params["a"].shape[:-2]
+    return tf.concat([tf.reshape(params[name], [*lead, -1]) for name in SHAPES], axis=-1)
+
+
+def by_group(params):
+    """sum_i sin(w_i + i) + (sum_i w_i)^2 / 10: every derivative differs from zero."""
+    w = joined(params)
+    return tf.reduce_sum(tf.sin(w + np.arange(D)), axis=-1) + tf.reduce_sum(w, axis=-1) ** 2 / 10
+
+
+def smooth(params):
+    return by_group(params)[:, tf.newaxis]
+
+
+def linear_by_group(params):
+    return tf.reduce_sum(joined(params) * SLOPE, axis=-1)
+
+
+W = joined(POINT).numpy()
+GRADIENT = np.cos(W + np.arange(D)) + W.sum() / 5  # of the smooth objective at POINT
+
+
+def rng(seed=0):
+    return generator(seed, "directions")
+
+
+def tensors(params):
+    return tf.nest.map_structure(tf.convert_to_tensor, params)
+
+
+def doubles(directions):
+    """In double precision only the method's own error is seen."""
+    return tf.nest.map_structure(np.float64, directions)
+
+
+def along_all(epsilon, trainable=TRAINABLE):
+    """As many orthonormal directions as parameters: no sampling error is left."""
+    return doubles(draw("orthonormal", epsilon, D, trainable, rng()))
+
+
+def estimates(estimator, objective, law, count, repeats, epsilon=1e-5):
+    """Independent estimates [repeats, D]: every repetition is a group with its own directions."""
+    source = rng()
+    draws = [draw(law, epsilon, count, TRAINABLE, source) for _ in range(repeats)]
+    v = {name: np.stack([d.v[name] for d in draws], axis=1) for name in SHAPES}
+    params = {name: np.stack([POINT[name]] * repeats) for name in SHAPES}
+    found = estimator(objective, params, doubles(Directions(v, draws[0].step)))
+    return joined(found.gradient).numpy()
+
+
+def counted(objective):
+    """The objective, and a list of the numbers of parameter sets it was asked for."""
+    asked = []
+
+    def counting(params):
+        asked.append(params["a"].shape[0])
+        assert params["b"].shape[0] == asked[-1]
+        return objective(params)
+
+    return counting, asked
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+class TestEveryEstimator:
+    def estimate(self, name, objective, params=POINT, trainable=TRAINABLE, count=4):
+        estimator = ESTIMATORS[name]()
+        along = None
+        if estimator.needs_directions:
+            along = doubles(draw("gaussian", 1e-3, count, trainable, rng()))
+        return estimator(objective, tensors(params), along)
+
+    def test_has_a_row_of_its_own_in_these_tests(self, name):
+        assert name in {*DIFFERENCES, "autodiff"}
+
+    def test_gradient_is_structured_as_the_parameters(self, name):
+        gradient, loss = self.estimate(name, smooth)
+        assert {key: tuple(value.shape) for key, value in gradient.items()} == SHAPES
+        assert loss.shape == ()
+        assert np.all(np.isfinite(joined(gradient)))
+
+    def test_also_for_single_numbers(self, name):
+        """A parameter may have no axis at all, as a nonlinearity's bias has."""
+        params = {"x": np.float64(0.3), "w": np.array([0.1, 0.2])}
+        trainable = {"x": np.array(True), "w": np.ones(2, bool)}
+
+        def objective(p):
+            return (tf.sin(p["x"]) + tf.reduce_sum(p["w"], axis=1))[:, tf.newaxis]
+
+        along = doubles(draw("orthonormal", 1e-4, 3, trainable, rng()))
+        along = along if ESTIMATORS[name]().needs_directions else None
+        gradient = ESTIMATORS[name]()(objective, tensors(params), along).gradient
+        assert gradient["x"].shape == ()
+        np.testing.assert_allclose(gradient["x"], np.cos(0.3), rtol=1e-3)
+        np.testing.assert_allclose(gradient["w"], np.ones(2), rtol=1e-3)
+
+    def test_evaluates_as_many_parameter_sets_as_it_says_in_one_go(self, name):
+        for count in (1, 3):
+            objective, asked = counted(smooth)
+            self.estimate(name, objective, count=count)
+            assert asked == [ESTIMATORS[name]().parameter_sets(count)]
+
+    def test_loss_is_that_of_the_parameters(self, name):
+        here = smooth(tf.nest.map_structure(lambda w: w[np.newaxis], POINT))[0, 0]
+        # The mean over w +- eps v differs by eps^2 |v|^2 / 2 times the curvature.
+        np.testing.assert_allclose(self.estimate(name, smooth).loss, here, atol=1e-4)
+
+    def test_groups_are_as_good_as_estimates_of_their_own(self, name):
+        """Losses [P, G] that share no parameters: one pair of evaluations serves all."""
+        groups, scale = 3, np.array([1.0, -2.0, 0.5])
+        params = {"u": np.random.default_rng(3).normal(size=(groups, 4))}
+        trainable = {"u": np.ones((groups, 4), bool)}
+
+        def objective(p, scale=scale):
+            return scale * tf.reduce_sum(tf.sin(p["u"]), axis=-1)
+
+        estimator = ESTIMATORS[name]()
+        along = None
+        if estimator.needs_directions:
+            along = doubles(draw("gaussian", 1e-3, 5, trainable, rng()))
+        together = estimator(objective, tensors(params), along)
+        losses = []
+        for g in range(groups):
+            own = tensors({"u": params["u"][[g]]})
+            part = along and Directions({"u": along.v["u"][:, [g]]}, along.step)
+            alone = estimator(lambda p, g=g: objective(p, scale[[g]]), own, part)
+            np.testing.assert_allclose(together.gradient["u"][g], alone.gradient["u"][0])
+            losses.append(alone.loss)
+        np.testing.assert_allclose(together.loss, sum(losses))
+
+    def test_compiled_it_gives_the_same(self, name):
+        eager = self.estimate(name, smooth)
+
+        @tf.function(jit_compile=True, autograph=False)
+        def compiled(params):
+            return self.estimate(name, smooth, params)
+
+        found = compiled(tensors(POINT))
+        np.testing.assert_allclose(joined(found.gradient), joined(eager.gradient), rtol=1e-8)
+
+
+class TestAutodiff:
+    def test_is_exact(self):
+        gradient = Autodiff()(smooth, tensors(POINT)).gradient
+        np.testing.assert_allclose(joined(gradient), GRADIENT, rtol=1e-12)
+
+    def test_what_does_not_enter_has_gradient_zero(self):
+        def objective(params):
+            return tf.reduce_sum(params["a"], [1, 2])[:, tf.newaxis]
+
+        gradient = Autodiff()(objective, tensors(POINT)).gradient
+        np.testing.assert_array_equal(gradient["b"], np.zeros(4))
+
+
+@pytest.mark.parametrize(("name", "order"), [("central", 2), ("forward", 1)])
+def test_error_falls_with_the_order_of_the_difference(name, order):
+    """Measured by regression of log error on log epsilon."""
+    steps = np.array([1e-3, 3e-3, 1e-2, 3e-2])
+    errors = []
+    for epsilon in steps:
+        found = DIFFERENCES[name]()(smooth, POINT, along_all(epsilon)).gradient
+        errors.append(np.linalg.norm(joined(found) - GRADIENT))
+    slope, _ = np.polyfit(np.log(steps), np.log(errors), 1)
+    assert abs(slope - order) < 0.05
+
+
+def test_a_quadratic_is_exact_for_the_central_difference():
+    """Its error begins with the third derivative, whatever the step."""
+
+    def quadratic(params):
+        return tf.reduce_sum(joined(params) ** 2, axis=-1, keepdims=True)
+
+    found = CentralDifference()(quadratic, POINT, along_all(0.5)).gradient
+    np.testing.assert_allclose(joined(found), 2 * W, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize("law", LAWS)
+def test_the_expected_estimate_is_the_gradient(law, name):
+    """Also where every array has a step of its own. Every average is judged by its own spread."""
+    found = estimates(DIFFERENCES[name](), by_group, law, 2, 4000)
+    standard_error = found.std(axis=0) / np.sqrt(len(found))
+    assert np.all(standard_error < 0.1)  # small enough to tell: the gradient's entries are near 1
+    assert np.all(np.abs(found.mean(axis=0) - GRADIENT) < 4.5 * standard_error)
+
+
+def crosstalk():
+    r"""Relative squared error at K = 1 where the step is epsilon / sqrt(D_a) for array a.
+
+    d v_a / step_a = v_a (v_a \cdot s_a) + (step_b / step_a) v_a (v_b \cdot s_b): the second term
+    makes D_a (D_a / D_b) |s_b|^2 where equal steps would make D_a |s_b|^2.
+    """
+    (size_a, size_b), (a, b) = (6, 4), (np.sum(SLOPE[:6] ** 2), np.sum(SLOPE[6:] ** 2))
+    own = (size_a - 1) * a + (size_b - 1) * b
+    return (own + size_a**2 / size_b * b + size_b**2 / size_a * a) / (a + b)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("law", "expected"),
+    [
+        ("gaussian", lambda K: (D + 1) / K),
+        ("rademacher", lambda K: (D - 1) / K),
+        ("gaussian-unit", lambda K: (D - 1) / K),
+        ("gaussian-unit-each", lambda K: crosstalk() / K),
+        ("orthonormal", lambda K: D / K - 1),
+    ],
+)
+def test_mean_squared_error_falls_with_the_directions_as_predicted(law, expected, count):
+    """On a linear objective, where directions are the only source of error."""
+    found = estimates(CentralDifference(), linear_by_group, law, count, 2500)
+    errors = np.sum((found - SLOPE) ** 2, axis=1) / np.sum(SLOPE**2)
+    standard_error = errors.std() / np.sqrt(len(errors))
+    assert standard_error < 0.05 * expected(count)  # tells D + 1 from D - 1
+    assert abs(errors.mean() - expected(count)) < 4.5 * standard_error
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_all_orthonormal_directions_give_the_exact_gradient(name):
+    found = estimates(DIFFERENCES[name](), linear_by_group, "orthonormal", D, 3)
+    np.testing.assert_allclose(found, np.tile(SLOPE, (3, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_entries_without_direction_have_gradient_zero(name):
+    trainable = {"a": np.array([[True, False, True], [True] * 3]), "b": TRAINABLE["b"]}
+    along = doubles(draw("rademacher", 1e-3, 6, trainable, rng()))
+    gradient = DIFFERENCES[name]()(smooth, POINT, along).gradient
+    np.testing.assert_array_equal(gradient["a"].numpy() == 0, ~trainable["a"])
+
+
+def test_the_central_difference_reports_the_mean_of_its_evaluations():
+    """And the forward one the loss at the point itself."""
+    along = doubles(draw("gaussian", 0.3, 4, TRAINABLE, rng()))
+    values = []
+
+    def recorded(params):
+        values.append(smooth(params))
+        return values[-1]
+
+    found = CentralDifference()(recorded, POINT, along).loss
+    np.testing.assert_allclose(found, np.mean(values[0]))
+    found = ForwardDifference()(recorded, POINT, along).loss
+    np.testing.assert_allclose(found, np.sum(np.sin(W + np.arange(D))) + W.sum() ** 2 / 10)
