@@ -112,7 +112,7 @@ class Job:
         outcome = evaluate(model, *self.test)
         results = self._results(model, outcome)
         directory.write_json("results.json", results)
-        directory.write_figures(model, outcome.confusion)
+        directory.write_figures(model, outcome.confusion, _one_line(results))
         return results
 
     def _settings(self, trainer: Trainer) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "RunDirectory",
     "check_new_directory",
+    "plot_accuracy",
     "plot_confusion",
-    "plot_training_curves",
+    "plot_loss",
     "save_figure",
     "versions",
 ]
@@ -86,13 +87,17 @@ class RunDirectory(Observer):
             writer.writerow({name: _cell(value) for name, value in asdict(record).items()})
         save_model(model, self.path / "model.npz")
 
-    def write_figures(self, model: Model, confusion: np.ndarray) -> None:
+    def write_figures(self, model: Model, confusion: np.ndarray, title: str) -> None:
         """Write ``training_curves.png`` and ``confusion.png``."""
+
+        def curves(loss: Axes, accuracy: Axes) -> None:
+            plot_loss(loss, model.history)
+            plot_accuracy(accuracy, model.history)
+
+        save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
         save_figure(
-            self.path / "training_curves.png",
-            lambda axes: plot_training_curves(axes, model.history),
+            self.path / "confusion.png", lambda axes: plot_confusion(axes, confusion), title=title
         )
-        save_figure(self.path / "confusion.png", lambda axes: plot_confusion(axes, confusion))
 
 
 def _cell(value: Any) -> Any:
@@ -104,34 +109,55 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def save_figure(path: Path, draw: Any) -> None:
-    """Let ``draw(axes)`` fill a figure and write it as PNG."""
+def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: str = "") -> None:
+    """Let ``draw(axes, ...)`` fill the panels of a figure and write it as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
-    draw(figure.subplots())
+    figure = Figure(figsize=(1.4 + 4.2 * panels, 4.4), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    draw(*np.ravel(figure.subplots(1, panels)))
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
-def plot_training_curves(axes: Axes, history: Sequence[EpochRecord]) -> None:
-    """Draw training and validation accuracy over the epochs, mesh after mesh."""
-    meshes = list(dict.fromkeys(record.mesh for record in history))
+def _by_mesh(history: Sequence[EpochRecord]) -> Iterator[tuple[str, str, np.ndarray, Any]]:
+    """Every mesh with its colour, its epochs (one mesh after another) and its records."""
     start = 0
-    for mesh, colour in zip(meshes, _COLOURS * len(meshes), strict=False):
+    for index, mesh in enumerate(dict.fromkeys(record.mesh for record in history)):
         rows = [record for record in history if record.mesh == mesh]
-        epochs = start + np.arange(1, len(rows) + 1)
-        train = [100 * row.train_accuracy for row in rows]
-        axes.plot(epochs, train, "--", color=colour, label=f"mesh {mesh}, training")
-        if rows[0].validation_accuracy is not None:
-            validation = [100 * (row.validation_accuracy or 0) for row in rows]
-            axes.plot(
-                epochs, validation, "o-", ms=3, color=colour, label=f"mesh {mesh}, validation"
-            )
+        yield mesh, _COLOURS[index % len(_COLOURS)], start + np.arange(1, len(rows) + 1), rows
         start += len(rows)
-    axes.set_xlabel("epoch (all meshes)")
-    axes.set_ylabel("accuracy of the mesh's own readout (%)")
+
+
+def plot_loss(axes: Axes, history: Sequence[EpochRecord]) -> None:
+    """Draw the mean loss of every epoch, mesh after mesh."""
+    for mesh, colour, epochs, rows in _by_mesh(history):
+        axes.plot(
+            epochs, [row.loss for row in rows], "o-", ms=3, color=colour, label=f"mesh {mesh}"
+        )
+    axes.set_ylabel("loss")
+    _finish_curves(axes)
+
+
+def plot_accuracy(axes: Axes, history: Sequence[EpochRecord]) -> None:
+    """Draw training and validation accuracy of every epoch, mesh after mesh."""
+    for mesh, colour, epochs, rows in _by_mesh(history):
+        train = [100 * row.train_accuracy for row in rows]
+        axes.plot(epochs, train, "x--", ms=4, color=colour, label=f"mesh {mesh}, training")
+        held_out = [100 * row.validation_accuracy for row in rows if row.validation_accuracy]
+        if len(held_out) == len(rows):
+            label = f"mesh {mesh}, validation"
+            axes.plot(epochs, held_out, "o-", ms=3, color=colour, label=label)
+    axes.set_ylabel("accuracy of the readout behind the mesh (%)")
+    _finish_curves(axes)
+
+
+def _finish_curves(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch, one mesh after another")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend()
 
 
 def plot_confusion(axes: Axes, confusion: np.ndarray) -> None:
