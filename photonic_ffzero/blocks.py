@@ -50,11 +50,11 @@ class Block:
         """Whether XLA may compile the whole block."""
         return all(layer.compilable for layer in self.layers)
 
-    def scores(self, params: Sequence[Any], x: Any) -> Any:
-        """Scores [P, B, C] of inputs [B, ...] under parameters [P, ...]."""
+    def measure(self, params: Sequence[Any], x: Any) -> Any:
+        """Tapped values [P, B, n] of inputs [B, ...] under parameters [P, ...]."""
         for layer, own in zip(self.layers[:-1], params, strict=False):
             x = layer.transmit(own, x)
-        return self.readout(self.layers[-1].measure(params[-1], x))
+        return self.layers[-1].measure(params[-1], x)
 
     def transmit(self, params: Sequence[Any], x: Any) -> Any:
         """The next block's inputs [P, B, ...]."""
@@ -72,7 +72,7 @@ class Block:
 
     @cached_property
     def _scores_once(self) -> Callable[..., Any]:
-        return self._compiled(lambda params, x: self.scores(_one_set(params), x)[0])
+        return self._compiled(lambda params, x: self.readout(self.measure(_one_set(params), x))[0])
 
     @cached_property
     def _transmit_once(self) -> Callable[..., Any]:

@@ -97,9 +97,9 @@ class Job:
         return (
             f"{data.name} ({data.source})\n"
             f"{kept} training, {self.validation} validation, {len(self.test.y)} test images\n"
-            f"{config.method}, recipe {config.recipe}{steps}: {config.meshes} x "
-            f"{ports} ports, {config.columns or ports} columns, "
-            f"{config.epochs} epochs; {resolve_engine(config.engine)} engine"
+            f"{config.method}, recipe {config.recipe}{steps}, {config.epochs} epochs\n"
+            f"{config.meshes} x {ports} ports, {config.columns or ports} columns, "
+            f"{resolve_engine(config.engine)} engine"
         )
 
     def _run_seed(self, seed: int, directory: RunDirectory, console: Console) -> dict[str, Any]:
