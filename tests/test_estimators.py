@@ -203,7 +203,7 @@ def test_a_quadratic_is_exact_for_the_central_difference():
 @pytest.mark.parametrize("law", LAWS)
 def test_the_expected_estimate_is_the_gradient(law, name):
     """Also where every array has a step of its own. Every average is judged by its own spread."""
-    found = estimates(DIFFERENCES[name](), by_group, law, 2, 4000)
+    found = estimates(DIFFERENCES[name](), by_group, law, 2, 2500)
     standard_error = found.std(axis=0) / np.sqrt(len(found))
     assert np.all(standard_error < 0.1)  # small enough to tell: the gradient's entries are near 1
     assert np.all(np.abs(found.mean(axis=0) - GRADIENT) < 4.5 * standard_error)
@@ -220,7 +220,7 @@ def crosstalk():
     return (own + size_a**2 / size_b * b + size_b**2 / size_a * a) / (a + b)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("count", [1, 4, 8])
 @pytest.mark.parametrize(
     ("law", "expected"),
     [

@@ -60,13 +60,13 @@ def test_among_tied_classes_the_last_layer_s_goodness_decides_not_the_number_of_
 
 
 @given(goodness(2))
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True, max_examples=40)
 def test_two_layers_vote_as_the_last_alone(scores):
     np.testing.assert_array_equal(majority_vote(scores), scores[-1].argmax(axis=-1))
 
 
 @given(st.integers(1, 6).flatmap(goodness))
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True, max_examples=40)
 def test_the_vote_is_equation_6(scores):
     for sample, found in enumerate(majority_vote(scores)):
         votes = Counter(layer.argmax() for layer in scores[:, sample])
@@ -76,7 +76,7 @@ def test_the_vote_is_equation_6(scores):
 
 
 @given(st.integers(1, 6).flatmap(goodness), st.randoms(use_true_random=False))
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True, max_examples=40)
 def test_the_sum_does_not_depend_on_the_order_of_the_layers(scores, random):
     order = random.sample(range(len(scores)), len(scores))
     total = sum(scores[i] for i in range(len(scores)))
@@ -86,7 +86,7 @@ def test_the_sum_does_not_depend_on_the_order_of_the_layers(scores, random):
 
 @pytest.mark.parametrize("rule", RULES)
 @given(scores=goodness(1))
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True, max_examples=40)
 def test_every_rule_leaves_a_single_layer_its_choice(rule, scores):
     np.testing.assert_array_equal(RULES[rule](scores), scores[0].argmax(axis=-1))
 

@@ -27,7 +27,7 @@ LENSES = {"lens": Lens, "mirror": Lens}
 
 class TestInteger:
     @given(st.integers(), st.integers())
-    @settings(deadline=None, derandomize=True)
+    @settings(deadline=None, derandomize=True, max_examples=40)
     def test_passes_what_is_not_below_the_minimum_and_nothing_else(self, value, minimum):
         if value >= minimum:
             assert integer("ports", value, minimum=minimum) == value
@@ -47,7 +47,7 @@ class TestInteger:
 
 class TestNumber:
     @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(-1e9, 1e9))
-    @settings(deadline=None, derandomize=True)
+    @settings(deadline=None, derandomize=True, max_examples=40)
     def test_every_bound_is_the_inequality_it_is_named_for(self, value, bound):
         rules = {
             "minimum": (value >= bound, f"at least {bound}"),
@@ -108,7 +108,7 @@ class TestFromSpec:
         assert from_spec("optics", text, LENSES) == expected
 
     @given(focus=st.floats(-1e300, 1e300), width=st.floats(1e-300, 1e300))
-    @settings(deadline=None, derandomize=True)
+    @settings(deadline=None, derandomize=True, max_examples=40)
     def test_values_survive_the_way_through_text(self, focus, width):
         text = f"lens:focus={focus!r},width={width!r}"
         assert from_spec("optics", text, LENSES) == Lens(focus, width)
