@@ -38,7 +38,7 @@ def photonic_block(meshes, precision):
 
 def objective_of(block, precision):
     loss, x = CrossEntropy(), tf.constant(X, precision)
-    return lambda stacked: loss(block.scores(stacked, x), Y)[:, tf.newaxis]
+    return lambda stacked: loss(block.readout(block.measure(stacked, x)), Y)[:, tf.newaxis]
 
 
 def axes(block, epsilon):
