@@ -1,34 +1,68 @@
 """Nonlinear elements between meshes: one frozen dataclass each, complex fields to complex fields.
 
-A new one is a class here and a row in NONLINEARITIES. All its fields are numbers.
+A new one is a class here and a row in NONLINEARITIES; all its fields are numbers. Powers are in
+units of |E|^2. BlackBox stands apart: it wraps a function, which no text can name.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.validation import choice, number
+from meshes.validation import number
 
-__all__ = ["NONLINEARITIES", "ElectroOptic", "Linear", "parse_nonlinearity"]
+__all__ = [
+    "NONLINEARITIES",
+    "BlackBox",
+    "CReLU",
+    "ElectroOptic",
+    "Kerr",
+    "Linear",
+    "ModReLU",
+    "Modulus",
+    "Nonlinearity",
+    "SaturableAbsorber",
+    "SquareLaw",
+    "ZReLU",
+]
 
 
-@dataclasses.dataclass(frozen=True)
-class Linear:
+class Nonlinearity(ABC):
+    """An element that every port's field passes, each port on its own.
+
+    Attributes:
+        passive: no field leaves with more power than it came with.
+        compilable: XLA can compile it.
+        differentiable: a gradient passes through it.
+    """
+
+    passive: ClassVar[bool]
+    compilable: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, fields: Any) -> Any:
+        """Apply to complex fields [..., N]; array in, array out, and the same for tensors."""
+
+
+@dataclass(frozen=True)
+class Linear(Nonlinearity):
     """No nonlinearity: f(E) = E."""
 
+    passive: ClassVar[bool] = True
+
     def __call__(self, fields: Any) -> Any:
-        """Return the fields [..., N] as they are."""
         return fields
 
 
-@dataclasses.dataclass(frozen=True)
-class ElectroOptic:
+@dataclass(frozen=True)
+class ElectroOptic(Nonlinearity):
     """A modulator driven by the light it modulates.
 
         f(E) = sqrt(1 - alpha) exp(-i psi) cos(psi) E,    psi = (g |E|^2 + phi_b) / 2
@@ -54,16 +88,55 @@ class ElectroOptic:
     alpha: float = 0.1
     g: float = 0.05 * math.pi
     phi_b: float = math.pi
+    passive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         number("alpha", self.alpha, minimum=0.0, maximum=1.0)
         number("g", self.g)
         number("phi_b", self.phi_b)
 
+    @classmethod
+    def from_physical(
+        cls,
+        *,
+        tap: float,
+        responsivity_a_per_w: float,
+        gain_ohm: float,
+        v_pi_v: float,
+        bias_v: float,
+        unit_power_w: float,
+    ) -> ElectroOptic:
+        """Build one from the parts it is made of.
+
+            g = pi tap gain responsivity unit_power / V_pi,    phi_b = pi V_b / V_pi
+
+        The paper's phase gain (its equations 5 and 7) is in rad per watt; ``unit_power_w`` makes
+        it rad per unit of |E|^2.
+
+        Args:
+            tap: power share of the tap, in [0, 1].
+            responsivity_a_per_w: current of the detector per power of light, A/W.
+            gain_ohm: voltage of the transimpedance amplifier per current, ohm; negative if it
+                inverts.
+            v_pi_v: voltage for a phase of pi in the modulator, V.
+            bias_v: voltage of the bias, V.
+            unit_power_w: power of a field with |E|^2 = 1, W.
+
+        Raises:
+            TypeError, ValueError: a parameter is not a finite number or out of range.
+        """
+        number("tap", tap, minimum=0.0, maximum=1.0)
+        number("responsivity_a_per_w", responsivity_a_per_w, minimum=0.0)
+        number("gain_ohm", gain_ohm)
+        number("v_pi_v", v_pi_v, above=0.0)
+        number("bias_v", bias_v)
+        number("unit_power_w", unit_power_w, above=0.0)
+        drive_v = tap * unit_power_w * responsivity_a_per_w * gain_ohm
+        return cls(alpha=tap, g=math.pi * drive_v / v_pi_v, phi_b=math.pi * bias_v / v_pi_v)
+
     def __call__(self, fields: Any) -> Any:
-        """Apply to complex fields [..., N]; array in, array out, and the same for tensors."""
-        xp = tf.math if tf.is_tensor(fields) else np
-        x = (xp.square(xp.real(fields)) + xp.square(xp.imag(fields))) * (0.5 * self.g)
+        xp, real, imag = _parts(fields)
+        x = (real * real + imag * imag) * (0.5 * self.g)
         # Adding x to phi_b would lose a dim field's x next to pi: expand cos(psi) and sin(psi),
         # with a cos(phi_b / 2) that is exactly 0 at phi_b = pi.
         cos_b, sin_b = math.sin(0.5 * (math.pi - self.phi_b)), math.sin(0.5 * self.phi_b)
@@ -73,36 +146,250 @@ class ElectroOptic:
         return fields * _complex(amplitude * cos_psi, -amplitude * sin_psi)
 
 
-NONLINEARITIES: dict[str, Callable[..., Any]] = {
+@dataclass(frozen=True)
+class SaturableAbsorber(Nonlinearity):
+    """A thin absorber that bright light bleaches, such as graphene.
+
+        f(E) = sqrt(1 - l - d / (1 + |E|^2 / I_s)) E
+
+    Args:
+        modulation_depth: d, power share that only dim light loses, in [0, 1).
+        nonsaturable_loss: l, power share that all light loses, in [0, 1); l + d is below 1.
+        saturation_intensity: I_s, where half of the modulation depth is left, in units of
+            |E|^2, above 0.
+
+    Raises:
+        TypeError, ValueError: a parameter is not a finite number or out of range.
+
+    Reference:
+        Bao et al., "Atomic-layer graphene as a saturable absorber for ultrafast pulsed lasers",
+        Adv. Funct. Mater. 19 (2009) 3077, arXiv 0910.5820, for the law; Shen et al., "Deep
+        learning with coherent nanophotonic circuits", Nature Photonics 11 (2017) 441, for the
+        place behind a mesh.
+    """
+
+    modulation_depth: float = 0.9
+    nonsaturable_loss: float = 0.0
+    saturation_intensity: float = 1.0
+    passive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        number("modulation_depth", self.modulation_depth, minimum=0.0)
+        number("nonsaturable_loss", self.nonsaturable_loss, minimum=0.0)
+        number("saturation_intensity", self.saturation_intensity, above=0.0)
+        # At 1 the root would have no derivative in the dark.
+        total = self.modulation_depth + self.nonsaturable_loss
+        number("modulation_depth + nonsaturable_loss", total, below=1.0)
+
+    def __call__(self, fields: Any) -> Any:
+        xp, real, imag = _parts(fields)
+        x = (real * real + imag * imag) / self.saturation_intensity
+        # A sum of positive terms, which rounding cannot make negative.
+        in_the_dark = 1.0 - (self.modulation_depth + self.nonsaturable_loss)
+        amplitude = xp.sqrt(in_the_dark + self.modulation_depth * (x / (1.0 + x)))
+        return _complex(amplitude * real, amplitude * imag)
+
+
+@dataclass(frozen=True)
+class Kerr(Nonlinearity):
+    """Self-phase modulation in a waveguide without loss.
+
+        f(E) = exp(i phi_nl |E|^2) E
+
+    Args:
+        phi_nl: phase per unit of intensity, rad: the waveguide's gamma (rad / (W m)) times its
+            length (m) times the power of a field with |E|^2 = 1 (W).
+
+    Raises:
+        TypeError, ValueError: phi_nl is not a finite number.
+
+    Reference:
+        Agrawal, "Nonlinear Fiber Optics", Academic Press, chapter "Self-phase modulation".
+    """
+
+    phi_nl: float = 1.0
+    passive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        number("phi_nl", self.phi_nl)
+
+    def __call__(self, fields: Any) -> Any:
+        xp, real, imag = _parts(fields)
+        phase = (real * real + imag * imag) * self.phi_nl
+        return fields * _complex(xp.cos(phase), xp.sin(phase))
+
+
+@dataclass(frozen=True)
+class ModReLU(Nonlinearity):
+    """A dead zone in the modulus; the phase stays.
+
+        f(E) = max(|E| + bias, 0) E / |E|
+
+    Args:
+        bias: minus the radius of the dead zone, in units of |E|, at most 0. (A positive one
+            would be gain, with a jump at E = 0.)
+
+    Raises:
+        TypeError, ValueError: bias is not a finite number or above 0.
+
+    Reference:
+        Arjovsky, Shah and Bengio, "Unitary evolution recurrent neural networks", ICML 2016,
+        arXiv 1511.06464.
+    """
+
+    bias: float = -0.1
+    passive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        number("bias", self.bias, maximum=0.0)
+
+    def __call__(self, fields: Any) -> Any:
+        xp, real, imag = _parts(fields)
+        # The same without a division by a dark field: 1 - radius / max(|E|, radius). For a
+        # radius of 0 the divisor has a floor, whose square (in the gradient) does not underflow.
+        modulus = xp.maximum(xp.abs(fields), max(-self.bias, 1e-18))
+        share = 1.0 + self.bias / modulus
+        return _complex(share * real, share * imag)
+
+
+@dataclass(frozen=True)
+class ZReLU(Nonlinearity):
+    """Passes the first quadrant and nothing else: f(E) = E if Re E >= 0 and Im E >= 0, else 0.
+
+    It depends on the phase of the light, not only on its power.
+
+    Reference:
+        Guberman, "On complex valued convolutional neural networks", arXiv 1602.09046 (2016).
+    """
+
+    passive: ClassVar[bool] = True
+
+    def __call__(self, fields: Any) -> Any:
+        xp, real, imag = _parts(fields)
+        passes = (real >= 0.0) & (imag >= 0.0)
+        return _complex(xp.where(passes, real, 0.0), xp.where(passes, imag, 0.0))
+
+
+@dataclass(frozen=True)
+class CReLU(Nonlinearity):
+    """Rectifies both quadratures: f(E) = max(Re E, 0) + i max(Im E, 0).
+
+    It depends on the phase of the light, not only on its power.
+
+    Reference:
+        Trabelsi et al., "Deep complex networks", ICLR 2018, arXiv 1705.09792.
+    """
+
+    passive: ClassVar[bool] = True
+
+    def __call__(self, fields: Any) -> Any:
+        xp, real, imag = _parts(fields)
+        return _complex(xp.maximum(real, 0.0), xp.maximum(imag, 0.0))
+
+
+@dataclass(frozen=True)
+class Modulus(Nonlinearity):
+    """Forgets the phase and keeps the power: f(E) = |E|.
+
+    Reference:
+        Bruna and Mallat, "Invariant scattering convolution networks", IEEE Trans. Pattern Anal.
+        Mach. Intell. 35 (2013) 1872, arXiv 1203.1513.
+    """
+
+    passive: ClassVar[bool] = True
+
+    def __call__(self, fields: Any) -> Any:
+        xp, _, imag = _parts(fields)
+        return _complex(xp.abs(fields), xp.zeros_like(imag))
+
+
+@dataclass(frozen=True)
+class SquareLaw(Nonlinearity):
+    """A detector whose signal is the amplitude of fresh light: f(E) = |E|^2.
+
+    A field of amplitude 1 leaves as it came, a brighter one with more power. The phase is
+    forgotten.
+
+    Reference:
+        Saleh and Teich, "Fundamentals of Photonics", Wiley, chapter on photodetectors.
+    """
+
+    passive: ClassVar[bool] = False
+
+    def __call__(self, fields: Any) -> Any:
+        xp, real, imag = _parts(fields)
+        return _complex(real * real + imag * imag, xp.zeros_like(real))
+
+
+@dataclass(frozen=True)
+class BlackBox(Nonlinearity):
+    """Any function of NumPy arrays, for instance a measured table or an instrument.
+
+    Nothing is known about it: it counts as active, has no gradient, and XLA cannot compile it.
+
+    Args:
+        function: from complex fields [..., N] to an array of the same shape.
+
+    Raises:
+        TypeError: function cannot be called.
+        ValueError: function returns another shape, or a gradient is asked for.
+    """
+
+    function: Callable[[np.ndarray], Any]
+    passive: ClassVar[bool] = False
+    compilable: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"function must be callable, got {self.function!r}")
+
+    def __call__(self, fields: Any) -> Any:
+        return self._through_tensorflow(fields) if tf.is_tensor(fields) else self._evaluate(fields)
+
+    def _through_tensorflow(self, fields: Any) -> Any:
+        @tf.custom_gradient
+        def apply(x: Any) -> tuple[Any, Callable[..., Any]]:
+            y = tf.ensure_shape(tf.numpy_function(self._evaluate, [x], x.dtype), x.shape)
+            return y, self._refuse_gradient
+
+        return apply(tf.convert_to_tensor(fields))
+
+    def _evaluate(self, fields: np.ndarray) -> np.ndarray:
+        # The function gets a copy: TensorFlow owns the memory of what it passes.
+        result = np.asarray(self.function(np.array(fields)))
+        if result.shape != np.shape(fields):
+            raise ValueError(
+                f"{self} must keep the shape {np.shape(fields)} of the fields, got {result.shape}"
+            )
+        return result.astype(np.result_type(fields, np.complex64), copy=False)
+
+    def _refuse_gradient(self, *upstream: Any) -> Any:
+        raise ValueError(
+            f"{self} has no gradient; train with directional derivatives instead of automatic "
+            "differentiation"
+        )
+
+
+NONLINEARITIES: dict[str, type[Nonlinearity]] = {
     "electro-optic": ElectroOptic,
+    "saturable-absorber": SaturableAbsorber,
+    "kerr": Kerr,
+    "modrelu": ModReLU,
+    "zrelu": ZReLU,
+    "crelu": CReLU,
+    "modulus": Modulus,
+    "square-law": SquareLaw,
     "linear": Linear,
 }
 
 
-def parse_nonlinearity(text: str) -> Any:
-    """Build a nonlinearity from its name and parameters.
-
-    Args:
-        text: "name" or "name:parameter=value,...", e.g. "electro-optic:g=0.1,phi_b=1.57".
-
-    Raises:
-        ValueError: an unknown name or parameter, or a value that is none or out of range.
-    """
-    name, _, settings = text.partition(":")
-    cls = NONLINEARITIES[choice("nonlinearity", name, NONLINEARITIES)]
-    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    values = {}
-    for setting in filter(None, settings.split(",")):
-        key, _, value = (part.strip() for part in setting.partition("="))
-        if key not in known:
-            parameters = ", ".join(known) or "none"
-            raise ValueError(f"{name} takes the parameters {parameters}; got {setting.strip()!r}")
-        try:
-            values[key] = number(key, value)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
-    return cls(**values)
+def _parts(fields: Any) -> tuple[Any, Any, Any]:
+    """The library that computes with the fields, and their real and imaginary parts."""
+    if tf.is_tensor(fields):
+        return tf, tf.math.real(fields), tf.math.imag(fields)
+    return np, np.real(fields), np.imag(fields)
 
 
-def _complex(real: Any, imaginary: Any) -> Any:
-    return tf.complex(real, imaginary) if tf.is_tensor(real) else real + 1j * imaginary
+def _complex(real: Any, imag: Any) -> Any:
+    return tf.complex(real, imag) if tf.is_tensor(real) else real + 1j * imag

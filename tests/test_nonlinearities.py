@@ -1,86 +1,167 @@
-"""Every registered nonlinearity, and the electro-optic one against its equation."""
+"""Every registered nonlinearity against its equation, the laws it obeys, and the black box."""
 
-import dataclasses
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 
-from meshes import NONLINEARITIES, ElectroOptic, Linear, parse_nonlinearity
+import meshes.nonlinearities as module
+from meshes import (
+    NONLINEARITIES,
+    BlackBox,
+    ElectroOptic,
+    Linear,
+    ModReLU,
+    Modulus,
+    Nonlinearity,
+    SaturableAbsorber,
+)
 from meshes._tensorflow import tf
+from meshes.validation import from_spec
 
 
-def random_fields(shape=(5, 6), scale=2.0):
-    real, imaginary = np.random.default_rng(0).normal(scale=scale, size=(2, *shape))
-    return (real + 1j * imaginary).astype(np.complex64)
+def electro_optic(E, alpha=0.1, g=0.05 * np.pi, phi_b=np.pi):
+    """The paper's interferometer: the mean of its two arms."""
+    arms = (1 + np.exp(-1j * (g * np.abs(E) ** 2 + phi_b))) / 2
+    return np.sqrt(1 - alpha) * arms * E
 
 
-@pytest.fixture(params=NONLINEARITIES)
-def nonlinearity(request):
-    return NONLINEARITIES[request.param]()
+def saturable_absorber(E, modulation_depth=0.9, nonsaturable_loss=0.0, saturation_intensity=1.0):
+    bleaching = 1 + np.abs(E) ** 2 / saturation_intensity
+    return np.sqrt(1 - nonsaturable_loss - modulation_depth / bleaching) * E
 
 
+def kerr(E, phi_nl=1.0):
+    return np.abs(E) * np.exp(1j * (np.angle(E) + phi_nl * np.abs(E) ** 2))
+
+
+def modrelu(E, bias=-0.1):
+    return np.where(np.abs(E) > -bias, np.abs(E) + bias, 0) * np.exp(1j * np.angle(E))
+
+
+def zrelu(E):
+    return E * ((np.angle(E) >= 0) & (np.angle(E) <= np.pi / 2))
+
+
+def crelu(E):
+    return E.real * (E.real > 0) + 1j * E.imag * (E.imag > 0)
+
+
+EQUATIONS = {
+    "electro-optic": electro_optic,
+    "saturable-absorber": saturable_absorber,
+    "kerr": kerr,
+    "modrelu": modrelu,
+    "zrelu": zrelu,
+    "crelu": crelu,
+    "modulus": lambda E: np.sqrt(E * E.conj()),
+    "square-law": lambda E: E * E.conj(),
+    "linear": lambda E: E,
+}
+FOLLOWS_THE_PHASE = {"electro-optic", "saturable-absorber", "kerr", "modrelu", "linear"}
+SPECS = [
+    *NONLINEARITIES,
+    "electro-optic:alpha=0.3,g=0.4,phi_b=1.5707963",
+    "electro-optic:alpha=1,g=-2,phi_b=0",
+    "saturable-absorber:modulation_depth=0.3,nonsaturable_loss=0.2,saturation_intensity=2.5",
+    "saturable-absorber:modulation_depth=0.9999999",
+    "kerr:phi_nl=-3",
+    "modrelu:bias=0",
+    "modrelu:bias=-1.5",
+]
+
+
+def random_fields(shape=(5, 6), scale=2.0, dtype=np.complex64):
+    real, imag = np.random.default_rng(0).normal(scale=scale, size=(2, *shape))
+    return (real + 1j * imag).astype(dtype)
+
+
+def gradient(function, fields):
+    """d loss / d Re E + i d loss / d Im E of a loss that sees amplitude and phase."""
+    fields = tf.convert_to_tensor(fields)
+    with tf.GradientTape() as tape:
+        tape.watch(fields)
+        loss = tf.reduce_sum(tf.abs(function(fields) + (0.6 - 0.3j)) ** 2)
+    return tape.gradient(loss, fields)
+
+
+def compiled(function):
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def test_every_nonlinearity_is_registered_and_has_its_equation_here():
+    classes = {c for c in vars(module).values() if isinstance(c, type)}
+    classes = {c for c in classes if issubclass(c, Nonlinearity)}
+    assert classes - {Nonlinearity, BlackBox} == set(NONLINEARITIES.values())
+    assert set(EQUATIONS) == set(NONLINEARITIES)
+
+
+@pytest.mark.parametrize("spec", SPECS)
 class TestEveryNonlinearity:
-    def test_is_a_frozen_value(self, nonlinearity):
-        assert nonlinearity == type(nonlinearity)()
-        assert hash(nonlinearity) == hash(type(nonlinearity)())
-        assert dataclasses.is_dataclass(nonlinearity)
+    @pytest.fixture
+    def f(self, spec):
+        return from_spec("nonlinearity", spec, NONLINEARITIES)
 
-    def test_takes_any_leading_axes_and_keeps_the_type(self, nonlinearity):
+    def test_obeys_its_equation(self, spec, f):
+        E = random_fields(dtype=np.complex128)
+        expected = EQUATIONS[spec.partition(":")[0]](E, **vars(f))
+        np.testing.assert_allclose(f(E), expected, rtol=1e-9, atol=1e-15)
+
+    def test_is_a_frozen_value(self, spec, f):
+        twin = from_spec("nonlinearity", spec, NONLINEARITIES)
+        assert f == twin
+        assert hash(f) == hash(twin)
+        with pytest.raises(FrozenInstanceError):
+            f.passive = False
+
+    def test_takes_any_leading_axes_and_keeps_the_type(self, f):
         for shape in [(6,), (5, 6), (2, 5, 6)]:
-            out = nonlinearity(tf.constant(random_fields(shape)))
-            assert out.shape == shape
-            assert out.dtype == tf.complex64
-        assert nonlinearity(random_fields()).dtype == np.complex64
-        assert nonlinearity(random_fields().astype(np.complex128)).dtype == np.complex128
+            for dtype in (np.complex64, np.complex128):
+                fields = random_fields(shape, dtype=dtype)
+                for out in (f(fields), f(tf.constant(fields)).numpy()):
+                    assert out.shape == shape
+                    assert out.dtype == dtype
 
-    def test_arrays_tensors_and_compiled_functions_agree(self, nonlinearity):
+    def test_arrays_tensors_and_compiled_functions_agree(self, f):
         fields = random_fields()
-        expected = nonlinearity(fields)
-        compiled = tf.function(nonlinearity, jit_compile=True, autograph=False)
-        for result in (nonlinearity(tf.constant(fields)), compiled(tf.constant(fields))):
-            np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+        for result in (f(tf.constant(fields)), compiled(f)(tf.constant(fields))):
+            np.testing.assert_allclose(result, f(fields), rtol=1e-5, atol=1e-6)
 
-    def test_is_passive(self, nonlinearity):
-        fields = random_fields()
-        assert np.all(np.abs(nonlinearity(fields)) <= np.abs(fields) * (1 + 1e-6))
+    def test_is_passive_if_it_says_so(self, f):
+        E = random_fields()
+        assert np.all(np.abs(f(E)) <= np.abs(E) * (1 + 1e-6)) == f.passive
 
-    def test_follows_the_phase_of_the_field(self, nonlinearity):
+    def test_follows_the_phase_of_the_field_unless_it_rectifies_or_detects(self, spec, f):
         """f(e^{i a} E) = e^{i a} f(E): nothing but the power drives it."""
-        fields, turn = random_fields(), np.complex64(np.exp(0.7j))
-        np.testing.assert_allclose(
-            nonlinearity(turn * fields), turn * nonlinearity(fields), atol=1e-5
-        )
+        E, turn = random_fields(), np.complex64(np.exp(0.7j))
+        follows = np.allclose(f(turn * E), turn * f(E), atol=1e-5)
+        assert follows == (spec.partition(":")[0] in FOLLOWS_THE_PHASE)
 
-    def test_has_finite_gradients_also_in_the_dark(self, nonlinearity):
-        fields = tf.Variable(np.concatenate([random_fields(), np.zeros((1, 6), np.complex64)]))
-        with tf.GradientTape() as tape:
-            power = tf.reduce_sum(tf.abs(nonlinearity(fields) + 1.0) ** 2)
-        assert np.all(np.isfinite(tape.gradient(power, fields)))
+    def test_gradient_is_the_slope(self, f):
+        E, step = random_fields(dtype=np.complex128), 1e-6
 
-    def test_is_parsed_from_its_name(self, nonlinearity):
-        names = [name for name, cls in NONLINEARITIES.items() if isinstance(nonlinearity, cls)]
-        assert parse_nonlinearity(names[0]) == nonlinearity
+        def loss(fields):
+            return np.abs(f(fields) + (0.6 - 0.3j)) ** 2
 
+        slope = loss(E + step) - loss(E - step) + 1j * (loss(E + 1j * step) - loss(E - 1j * step))
+        np.testing.assert_allclose(gradient(f, E), slope / (2 * step), rtol=1e-5, atol=1e-6)
 
-def test_every_nonlinearity_is_registered():
-    import meshes.nonlinearities as module
+    def test_the_dark_and_dim_light_stay_finite(self, f):
+        dim = random_fields(scale=1e-20)
+        E = np.concatenate([0 * dim, dim, dim.real, 1j * dim.imag]).astype(np.complex64)
+        slope = compiled(lambda fields: gradient(f, fields))
+        for result in (f(E), f(tf.constant(E)), gradient(f, E), slope(E)):
+            assert np.all(np.isfinite(result))
+        if f.passive:
+            assert np.all(np.abs(f(E)) <= np.abs(E) * (1 + 1e-6))
 
-    classes = {value for value in vars(module).values() if dataclasses.is_dataclass(value)}
-    assert classes == set(NONLINEARITIES.values())
+    def test_is_compilable_and_differentiable(self, f):
+        assert f.compilable
+        assert f.differentiable
 
 
 class TestElectroOptic:
-    @pytest.mark.parametrize(
-        "parameters", [{}, {"alpha": 0.3, "g": 0.4, "phi_b": 0.5 * math.pi}, {"phi_b": 0.0}]
-    )
-    def test_equation(self, parameters):
-        f = ElectroOptic(**parameters)
-        E = random_fields().astype(np.complex128)
-        psi = (f.g * np.abs(E) ** 2 + f.phi_b) / 2
-        expected = np.sqrt(1 - f.alpha) * np.exp(-1j * psi) * np.cos(psi) * E
-        np.testing.assert_allclose(f(E), expected, rtol=1e-12)
-
     def test_published_defaults(self):
         f = ElectroOptic()
         assert (f.alpha, f.g, f.phi_b) == (0.1, 0.05 * math.pi, math.pi)
@@ -92,30 +173,159 @@ class TestElectroOptic:
         expected = np.sqrt(0.9) * f.g / 2 * np.abs(E) ** 3
         np.testing.assert_allclose(np.abs(f(E)), expected, rtol=1e-5)
 
+    def test_physical_parameters_of_the_paper(self):
+        """Its 10 % tap, 1 A/W and V_pi = 10 V: 5 kilo-ohm give its g at 1 mW per unit."""
+        f = ElectroOptic.from_physical(**PHYSICAL)
+        assert (f.alpha, f.phi_b) == (0.1, math.pi)
+        assert f.g == pytest.approx(0.05 * math.pi, rel=1e-12)
+
+    def test_power_in_watts_is_all_that_counts(self):
+        """Light of 4 mW leaves with the same power in every unit."""
+        for unit_power_w in (1e-3, 1e-6, 2.0):
+            f = ElectroOptic.from_physical(**{**PHYSICAL, "unit_power_w": unit_power_w})
+            power_w = abs(f(np.array([np.sqrt(4e-3 / unit_power_w)])))[0] ** 2 * unit_power_w
+            voltage = 0.1 * 4e-3 * 1.0 * 5000.0 + 10.0
+            expected_w = 0.9 * 4e-3 * np.cos(np.pi / 2 * voltage / 10.0) ** 2
+            assert power_w == pytest.approx(expected_w, rel=1e-9)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("tap", 1.1, "tap must be at most 1.0, got 1.1"),
+            ("responsivity_a_per_w", -1, "responsivity_a_per_w must be at least 0.0, got -1"),
+            ("gain_ohm", math.inf, "gain_ohm must be finite"),
+            ("v_pi_v", 0.0, "v_pi_v must be greater than 0.0, got 0.0"),
+            ("bias_v", math.nan, "bias_v must be finite"),
+            ("unit_power_w", 0.0, "unit_power_w must be greater than 0.0, got 0.0"),
+        ],
+    )
+    def test_errors(self, name, value, message):
+        with pytest.raises(ValueError, match=message):
+            ElectroOptic.from_physical(**{**PHYSICAL, name: value})
+
+
+PHYSICAL = {
+    "tap": 0.1,
+    "responsivity_a_per_w": 1.0,
+    "gain_ohm": 5000.0,
+    "v_pi_v": 10.0,
+    "bias_v": 10.0,
+    "unit_power_w": 1e-3,
+}
+
+
+class TestSaturableAbsorber:
+    """d = 0.5, l = 0.2 and I_s = 4: 30 % pass in the dark, 80 % in the brightest light."""
+
+    f = SaturableAbsorber(modulation_depth=0.5, nonsaturable_loss=0.2, saturation_intensity=4.0)
+
+    @pytest.mark.parametrize(("power", "passes"), [(1e-12, 0.3), (4.0, 0.55), (1e12, 0.8)])
+    def test_limits(self, power, passes):
+        assert abs(self.f(np.sqrt([power + 0j]))[0]) ** 2 / power == pytest.approx(passes, rel=1e-9)
+
+    def test_total_absorption_is_refused(self):
+        message = r"modulation_depth \+ nonsaturable_loss must be less than 1.0, got 1.0"
+        with pytest.raises(ValueError, match=message):
+            SaturableAbsorber(modulation_depth=0.75, nonsaturable_loss=0.25)
+
+
+def test_modrelu_opens_at_its_radius():
+    E = np.array([0.0, 0.0999, 0.1001, 1e6]) * np.exp(2j)
+    np.testing.assert_allclose(abs(ModReLU(bias=-0.1)(E)), [0, 0, 1e-4, 1e6 - 0.1], atol=1e-9)
+
+
+def test_the_modulus_of_dim_light_does_not_underflow():
+    """Its square would: 1e-40 is no normal number in single precision."""
+    E = np.array([3e-20 + 4e-20j, 5e-20j], np.complex64)
+    for f in (Modulus(), compiled(Modulus())):
+        np.testing.assert_allclose(f(tf.constant(E)), [5e-20, 5e-20], rtol=1e-5)
+
 
 def test_linear_is_the_identity():
     fields = random_fields()
-    np.testing.assert_array_equal(Linear()(fields), fields)
+    assert Linear()(fields) is fields
+
+
+class TestBlackBox:
+    @staticmethod
+    def twice(fields):
+        return 2 * fields.astype(np.complex128)
+
+    @pytest.fixture
+    def f(self):
+        return BlackBox(self.twice)
+
+    def test_is_the_function_for_arrays_tensors_and_graphs(self, f):
+        fields = random_fields()
+        graph = tf.function(f, autograph=False)
+        for result in (f(fields), f(tf.constant(fields)), graph(tf.constant(fields))):
+            assert result.dtype == np.complex64
+            np.testing.assert_array_equal(result, 2 * fields)
+
+    def test_keeps_the_static_shape(self, f):
+        traced = tf.function(f, autograph=False).get_concrete_function(
+            tf.TensorSpec([None, 6], tf.complex64)
+        )
+        assert traced.output_shapes.as_list() == [None, 6]
+
+    def test_says_what_cannot_be_done_with_it(self, f):
+        assert not f.compilable
+        assert not f.differentiable
+        assert not f.passive
+
+    def test_has_no_gradient_rather_than_a_gradient_of_zero(self, f):
+        inside = tf.function(lambda x: gradient(f, x), autograph=False)
+        outside = tf.function(f, autograph=False)
+        for ask in (inside, lambda x: gradient(outside, x), lambda x: gradient(f, x)):
+            with pytest.raises(ValueError, match=r"BlackBox\(.*twice.*\) has no gradient"):
+                ask(random_fields())
+
+    def test_passes_beside_a_tape_that_asks_for_something_else(self, f):
+        weight = tf.Variable(3.0)
+        with tf.GradientTape() as tape:
+            loss = weight * tf.math.real(f(tf.constant(random_fields())))[0, 0]
+        assert np.isfinite(tape.gradient(loss, weight))
+
+    def test_may_write_to_its_argument(self):
+        def clear(fields):
+            fields[:] = 0
+            return fields
+
+        fields = random_fields()
+        for given in (fields, tf.constant(fields)):
+            assert not np.any(BlackBox(clear)(given))
+            np.testing.assert_array_equal(given, random_fields())
+
+    def test_must_keep_the_shape(self):
+        f = BlackBox(lambda fields: fields[0])
+        with pytest.raises(ValueError, match=r"must keep the shape \(5, 6\) .*, got \(6,\)"):
+            f(random_fields())
+
+    def test_must_be_callable(self):
+        with pytest.raises(TypeError, match="function must be callable, got 3"):
+            BlackBox(3)
 
 
 class TestParsing:
     def test_with_parameters(self):
         expected = ElectroOptic(g=0.1, phi_b=1.57)
-        assert parse_nonlinearity("electro-optic:g=0.1, phi_b=1.57") == expected
+        assert from_spec("nonlinearity", "electro-optic:g=0.1, phi_b=1.57", NONLINEARITIES) == (
+            expected
+        )
 
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("relu", "nonlinearity must be one of electro-optic, linear; got 'relu'"),
-            ("", "nonlinearity must be one of electro-optic, linear; got ''"),
-            ("electro-optic:h=1", "takes the parameters alpha, g, phi_b; got 'h=1'"),
-            ("linear:g=1", "linear takes the parameters none; got 'g=1'"),
-            ("electro-optic:g=big", "g must be a number, got 'big'"),
-            ("electro-optic:g", "g must be a number, got ''"),
-            ("electro-optic:g=inf", "g must be finite"),
+            ("relu", f"nonlinearity must be one of {', '.join(NONLINEARITIES)}; got 'relu'"),
+            ("electro-optic:h=1", "parameter must be one of alpha, g, phi_b; got 'h'"),
             ("electro-optic:alpha=1.5", "alpha must be at most 1.0, got 1.5"),
+            ("modrelu:bias=0.1", "bias must be at most 0.0, got 0.1"),
+            ("kerr:phi_nl=inf", "phi_nl must be finite"),
+            ("saturable-absorber:modulation_depth=-1", "modulation_depth must be at least 0.0"),
+            ("saturable-absorber:nonsaturable_loss=-1", "nonsaturable_loss must be at least 0.0"),
+            ("saturable-absorber:saturation_intensity=0", "saturation_intensity must be greater"),
         ],
     )
     def test_errors(self, text, message):
         with pytest.raises(ValueError, match=message):
-            parse_nonlinearity(text)
+            from_spec("nonlinearity", text, NONLINEARITIES)
