@@ -30,8 +30,9 @@ from meshes._tensorflow import tf
 from meshes.validation import integer
 from photonic_ffzero.model import Model
 from photonic_ffzero.recipes import configure
-from photonic_ffzero.reporting import RunDirectory, save_figure, versions
+from photonic_ffzero.reporting import check_new_directory, save_figure, versions
 from photonic_ffzero.steps import BlockTraining, Samples
+from photonic_ffzero.storage import write_json
 
 BATCH, CLASSES = 128, 10
 SIZES = (64, 100, 196, 784)
@@ -424,7 +425,8 @@ def main(argv: list[str] | None = None) -> int:
         run_child(contender, int(ports), task, arguments.reference)
         return 0
     output = arguments.output or Path("results") / f"bench-{time.strftime('%Y%m%d-%H%M%S')}"
-    directory = RunDirectory(output)
+    check_new_directory(output)
+    output.mkdir(parents=True, exist_ok=True)
     contenders = [*CONTENDERS, *(["published"] if arguments.reference else [])]
     cells, rates = [], {}
     for ports in arguments.ports:
@@ -454,8 +456,8 @@ def main(argv: list[str] | None = None) -> int:
         f"a whole training run, 64 ports, K = 8: {1e3 * step:.3g} ms a step"
         + (f", {step / bare:.2f} of the step above" if bare else "")
     )
-    directory.write_json(
-        "bench.json",
+    write_json(
+        output / "bench.json",
         {
             "cells": [vars(cell) for cell in cells],
             "matrix_product_gflops": rates,

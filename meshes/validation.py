@@ -45,7 +45,7 @@ def number(
         result = float(value)
     except (TypeError, ValueError):
         result = None
-    if result is None or isinstance(value, bool):
+    if result is None or isinstance(value, (bool, str, bytes)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     rules = [
         (math.isfinite(result), "finite"),
@@ -81,9 +81,11 @@ def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any
         registry: Names and dataclasses whose fields are numbers.
 
     Raises:
-        ValueError: the name or a key is unknown, or the class refuses a value.
-        TypeError: a value is not a number.
+        ValueError: the name or a key is unknown, or a value is no number or out of range.
+        TypeError: ``text`` is no text.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"{argument} must be written NAME or NAME:key=value,...; got {text!r}")
     name, _, rest = text.partition(":")
     cls: Any = registry[choice(argument, name.strip(), registry)]
     given = {}
@@ -92,5 +94,9 @@ def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any
         if not equals:
             raise ValueError(f"{argument} is written NAME:key=value,...; got {item!r}")
         choice(f"{argument} {name}'s parameter", key, [field.name for field in fields(cls)])
-        given[key] = number(f"{argument} {name}: {key}", value)
+        where = f"{argument} {name}: {key}"
+        try:
+            given[key] = number(where, float(value))
+        except ValueError:
+            raise ValueError(f"{where} must be a finite number, got {value!r}") from None
     return cls(**given)

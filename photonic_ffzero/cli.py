@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from meshes import NONLINEARITIES
 from meshes.propagation import ENGINES
 from meshes.validation import integer, number
-from photonic_ffzero.data import DATA_VARIABLE, DATASETS, load_dataset
+from photonic_ffzero.data import DATA_VARIABLE, DATASETS
 from photonic_ffzero.directions import LAWS
-from photonic_ffzero.encoding import ENCODINGS, encode
+from photonic_ffzero.encoding import ENCODINGS
+from photonic_ffzero.formats import DataError
 from photonic_ffzero.goodness import DETECTIONS, READOUTS
 from photonic_ffzero.inference import RULES
-from photonic_ffzero.jobs import Job
+from photonic_ffzero.jobs import Job, Plan
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.recipes import METHODS, RECIPES, Config, configure
 from photonic_ffzero.reporting import check_new_directory
-from photonic_ffzero.steps import Samples
-from photonic_ffzero.training import NonFiniteLossError
+from photonic_ffzero.storage import read_json
+from photonic_ffzero.training import NonFiniteLossError, Observer, StoppedError
 
 __all__ = ["build_parser", "main"]
 
@@ -47,6 +50,7 @@ examples:
   mnist_photonic.py --method ff-ad
   mnist_photonic.py --dataset digits --epochs 5 --quiet
   mnist_photonic.py --recipe paper --nonlinearity electro-optic:phi_b=1.57
+  mnist_photonic.py --resume results/mnist-photonic-ff-dd-20260101-120000
 """
 
 
@@ -104,7 +108,7 @@ def _add_data(group: Any) -> None:
         "--dataset",
         choices=DATASETS,
         default="auto",
-        help="auto: MNIST, or scikit-learn's 8 x 8 digits where MNIST cannot be had (default)",
+        help="auto: MNIST, or scikit-learn's 8 x 8 digits where it cannot be had (default: auto)",
     )
     group.add_argument(
         "--data-dir",
@@ -220,6 +224,9 @@ def _add_run(group: Any) -> None:
         metavar="DIR",
         help="new directory for the results (default: one in results/, named by date)",
     )
+    group.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with the stopped run in DIR"
+    )
     group.add_argument("--quiet", action="store_true", help="print the final result only")
 
 
@@ -227,27 +234,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job; return the exit code.
 
     0: done; 1: training or writing failed, what was saved stands; 2: bad input, nothing was
-    written; 130: interrupted, what was saved stands.
+    written; 130 or 143: stopped by SIGINT or SIGTERM, what was learned is saved.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        job = prepare(arguments)
+        job = resumed(arguments, parser) if arguments.resume else prepare(arguments)
     except (ValueError, TypeError, OSError) as error:
         parser.error(_as_flag(str(error), parser))
-    try:
-        job.run()
-    except KeyboardInterrupt:
-        print(f"interrupted; what was learned is in {job.output}", file=sys.stderr)
-        return 130
-    except (NonFiniteLossError, OSError) as error:
-        print(f"{parser.prog}: {error}; what was saved is in {job.output}", file=sys.stderr)
-        return 1
+    if job.dataset.note:
+        print(job.dataset.note, file=sys.stderr)
+    how = f"go on with: {parser.prog} --resume {job.output}"
+    with StopSignals() as signals:
+        try:
+            job.run((signals,))
+        except StoppedError:
+            print(f"stopped, all is saved; {how}", file=sys.stderr)
+            return 128 + signals.received
+        except KeyboardInterrupt:
+            print(f"interrupted; {how}", file=sys.stderr)
+            return 130
+        except (NonFiniteLossError, DataError, OSError) as error:
+            print(f"{parser.prog}: {error}; what was saved is in {job.output}", file=sys.stderr)
+            return 1
     return 0
 
 
 def prepare(arguments: argparse.Namespace) -> Job:
-    """Check every argument and load the data; write nothing.
+    """Check every argument of a new run and load the data; write nothing.
 
     Raises:
         TypeError, ValueError, OSError: an argument or a file breaks a rule.
@@ -256,27 +270,69 @@ def prepare(arguments: argparse.Namespace) -> Job:
     config = configure(arguments.recipe, arguments.method, **settings)
     output = arguments.output or _dated_directory(arguments.method)
     check_new_directory(output)
-    dataset = load_dataset(arguments.dataset, arguments.data_dir)
-    if dataset.note:
-        print(dataset.note, file=sys.stderr)
     inputs = RECIPES[arguments.recipe]["input"]
-    encoding, size = arguments.encoding or inputs["encoding"], arguments.size or inputs["size"]
-    count = len(dataset.train_labels)
-    job = Job(
+    plan = Plan(
         config=config,
-        dataset=dataset,
-        encoding=encoding,
-        size=size,
-        train=Samples(encode(dataset.train_images, encoding, size), dataset.train_labels),
-        test=Samples(encode(dataset.test_images, encoding, size), dataset.test_labels),
-        validation=min(5000, count // 10) if arguments.validation is None else arguments.validation,
+        dataset=arguments.dataset,
+        encoding=arguments.encoding or inputs["encoding"],
+        size=arguments.size or inputs["size"],
+        validation=arguments.validation,
         limit=arguments.limit,
         seeds=arguments.seeds,
-        output=output,
-        quiet=arguments.quiet,
     )
-    job.trainer(config.seed)  # raises what would be raised later
+    return Job.load(plan, arguments.data_dir, output, arguments.quiet)
+
+
+def resumed(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Job:
+    """Take a run up again from its directory; every setting comes from there.
+
+    Raises:
+        TypeError, ValueError, OSError: the directory holds no such run, the data are others, or
+            a setting was given besides.
+    """
+    for name, value in vars(arguments).items():
+        if value != parser.get_default(name) and name not in ("resume", "data_dir", "quiet"):
+            raise ValueError(f"resume takes every setting from the run; leave out --{name}")
+    written = read_json(arguments.resume / "config.json")
+    if written is None:
+        raise ValueError(
+            f"resume must name a run's directory, no config.json in {arguments.resume}"
+        )
+    plan = Plan.from_json(written)
+    job = Job.load(plan, arguments.data_dir, arguments.resume, arguments.quiet)
+    job.check_same(written)
     return job
+
+
+class StopSignals(Observer):
+    """Lets SIGINT and SIGTERM end a run after the step in progress; a second one ends it at once.
+
+    Attributes:
+        received: The number of the signal; 0 if none came.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def __enter__(self) -> StopSignals:
+        self._before = {which: signal.signal(which, self._receive) for which in self._SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+
+    def _receive(self, which: int, frame: FrameType | None) -> None:
+        self.received = which
+        self.__exit__()
+        print("stopping after this step", file=sys.stderr)
+
+    def on_step(self, mesh: str, loss: float) -> None:
+        """Stop here if a signal came."""
+        if self.received:
+            raise StoppedError
 
 
 def _dated_directory(method: str) -> Path:

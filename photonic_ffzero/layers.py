@@ -15,13 +15,13 @@ Every array of ``params`` leads with P, the number of parameter sets evaluated s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from meshes import Phases, RectangularMesh
+from meshes.nonlinearities import Nonlinearity
 from meshes.propagation import resolve_engine
 
 __all__ = ["Layer", "Photonic"]
@@ -56,7 +56,7 @@ class Photonic:
     """
 
     mesh: RectangularMesh
-    nonlinearity: Callable[[Any], Any]
+    nonlinearity: Nonlinearity
     engine: str = "auto"
     meshes: ClassVar[int] = 1
 
@@ -67,8 +67,8 @@ class Photonic:
 
     @property
     def compilable(self) -> bool:
-        """Whether XLA may compile the layer: not with the native engine."""
-        return resolve_engine(self.engine) == "xla"
+        """Whether XLA may compile the layer: not the native engine, nor a black box."""
+        return resolve_engine(self.engine) == "xla" and self.nonlinearity.compilable
 
     @property
     def trainable(self) -> Phases:

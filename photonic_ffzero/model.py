@@ -10,7 +10,7 @@ import numpy as np
 from photonic_ffzero.blocks import Block, build_blocks
 from photonic_ffzero.recipes import Config
 
-__all__ = ["EpochRecord", "Model", "Usage"]
+__all__ = ["EpochRecord", "Model", "Position", "Usage"]
 
 
 @dataclass
@@ -54,6 +54,27 @@ class EpochRecord:
     forward_passes: int
     phase_writes: int
     seconds: float
+
+
+@dataclass
+class Position:
+    """Where a training stands. Random states need no place: they follow from it and the seed.
+
+    Attributes:
+        block: The block in training, from 0.
+        epoch: Its epoch, from 0.
+        losses: The losses of the steps taken in that epoch.
+        optimizer: The optimizer's state as a flat list; empty at a block's start.
+    """
+
+    block: int = 0
+    epoch: int = 0
+    losses: list[float] = field(default_factory=list)
+    optimizer: list[np.ndarray] = field(default_factory=list)
+
+    def has_begun(self, block: int) -> bool:
+        """Whether any step of a block was taken. (The last epoch of one may be done.)"""
+        return (self.block, self.epoch, len(self.losses)) > (block, 0, 0)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from photonic_ffzero.model import EpochRecord, Model
+from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.training import Observer
 
 __all__ = ["LiveProgress"]
@@ -22,12 +22,13 @@ class LiveProgress(Observer):
     Args:
         console: Where to write.
         steps: Steps of the whole run.
+        done: How many of them were taken before.
         label: What is in training, in front of every line.
     """
 
-    def __init__(self, console: Console, steps: int, label: str) -> None:
+    def __init__(self, console: Console, steps: int, done: int, label: str) -> None:
         self._console, self._steps, self._label = console, steps, label
-        self._done, self._drawn = 0, 0.0
+        self._done, self._drawn = done, 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -39,7 +40,7 @@ class LiveProgress(Observer):
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task(label, total=steps, figures="compiling")
+        self._task = self._bar.add_task(label, total=steps, completed=done, figures="compiling")
         self._validation = ""
 
     def __enter__(self) -> LiveProgress:
@@ -68,7 +69,7 @@ class LiveProgress(Observer):
             figures=f"loss {loss:.3f}{self._validation}",
         )
 
-    def on_epoch(self, record: EpochRecord, model: Model) -> None:
+    def on_epoch(self, record: EpochRecord) -> None:
         """Show the accuracy on the images held out."""
         accuracy = record.validation_accuracy
         self._validation = "" if accuracy is None else f", validation {100 * accuracy:.1f} %"

@@ -142,6 +142,13 @@ class Config:
                 "central and forward are for -dd methods, autodiff for -ad"
             )
 
+        needed = ["law", "directions", "epsilon"] if self.method.endswith("-dd") else []
+        needed += ["rule"] if self.local else []
+        needed += ["detection"] if self.readout == "goodness" else []
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} must be set for {self.method} with {self.readout}")
+
     @property
     def local(self) -> bool:
         """Whether every layer learns by its own loss (FF)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from photonic_ffzero.model import EpochRecord, Model
-from photonic_ffzero.storage import save_model, write_whole
+from photonic_ffzero.model import EpochRecord, Model, Position
+from photonic_ffzero.storage import save_checkpoint, write_whole
 from photonic_ffzero.training import Observer
 
 if TYPE_CHECKING:
@@ -53,39 +53,41 @@ def check_new_directory(path: Path) -> None:
 
 
 class RunDirectory(Observer):
-    """A new directory that fills as the run goes on.
+    """A directory that fills as the run goes on.
 
-    ``config.json`` at the start; ``history.csv`` and ``model.npz`` after every epoch, so that an
-    interrupted run keeps what it learned; ``results.json`` and the figures at the end.
+    ``config.json`` at the start; ``history.csv`` and ``model.npz``, the checkpoint, after every
+    epoch, so that an interrupted run can go on; ``results.json`` and the figures at the end.
 
     Args:
         path: The directory; made with its parents.
 
     Raises:
-        ValueError: there are files in it already.
         OSError: it cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
-        check_new_directory(path)
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
 
-    def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file; a number that is not finite is an error, not a NaN."""
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        write_whole(self.path / name, lambda file: file.write(text.encode()))
+    @property
+    def checkpoint(self) -> Path:
+        """The file to resume from, and to load the model from."""
+        return self.path / "model.npz"
 
-    def on_epoch(self, record: EpochRecord, model: Model) -> None:
-        """Append a row to the history and keep the model as it is now."""
-        path = self.path / "history.csv"
-        new = not path.exists()
-        with open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(record)])
-            if new:
-                writer.writeheader()
+    @property
+    def results(self) -> Path:
+        """The file that marks a finished run."""
+        return self.path / "results.json"
+
+    def on_checkpoint(self, model: Model, position: Position) -> None:
+        """Keep the history as a table, and the model with the state of its training."""
+        rows = io.StringIO(newline="")
+        writer = csv.DictWriter(rows, [field.name for field in fields(EpochRecord)])
+        writer.writeheader()
+        for record in model.history:
             writer.writerow({name: _cell(value) for name, value in asdict(record).items()})
-        save_model(model, self.path / "model.npz")
+        write_whole(self.path / "history.csv", lambda file: file.write(rows.getvalue().encode()))
+        save_checkpoint(model, position, self.checkpoint)
 
     def write_figures(self, model: Model, confusion: np.ndarray, title: str) -> None:
         """Write ``training_curves.png`` and ``confusion.png``."""

@@ -19,7 +19,7 @@ from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
 
-__all__ = ["BlockTraining", "Samples", "make_step"]
+__all__ = ["BlockTraining", "Samples", "as_arrays", "make_step"]
 
 
 class Samples(NamedTuple):
@@ -27,6 +27,11 @@ class Samples(NamedTuple):
 
     x: np.ndarray
     y: np.ndarray
+
+
+def as_arrays(tensors: Any) -> Any:
+    """The same structure with NumPy arrays."""
+    return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
 
 
 def make_step(block: Block, config: Config) -> Callable[..., Any]:
@@ -105,17 +110,30 @@ class BlockTraining:
         """Parameter sets evaluated in a step."""
         return ESTIMATORS[self.config.estimator]().parameter_sets(self.config.directions or 0)
 
-    def epoch(self, epoch: int) -> Iterator[float]:
-        """Go through the samples once, in full batches of a new order; yield every step's loss."""
+    def restore(self, optimizer: list[np.ndarray]) -> None:
+        """Put back the optimizer's state, as a flat list; an empty one is a new start."""
+        if optimizer:
+            self.state = tf.nest.pack_sequence_as(self.state, [tf.constant(a) for a in optimizer])
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[float]:
+        """Go through the samples once, in full batches of a new order; yield every step's loss.
+
+        Args:
+            epoch: Which epoch, from 0.
+            start: Steps of it that were taken before: drawn again, not taken again.
+        """
         config, steps = self.config, len(self.train.y) // self.batch_size
         order = generator(config.seed, "shuffle", self.index, epoch).permutation(len(self.train.y))
         rng = generator(config.seed, "directions", self.index, epoch)
         for step in range(steps):
+            directions = self._directions(rng)
+            if step < start:
+                continue
             batch = order[step * self.batch_size : (step + 1) * self.batch_size].astype(np.int32)
             part_done = (epoch + step / steps) / config.epochs
             rate = np.float32(config.learning_rate * SCHEDULES[config.schedule](part_done))
             self.params, self.state, loss = self._step(
-                self.params, self.state, self._x, self._y, batch, self._directions(rng), rate
+                self.params, self.state, self._x, self._y, batch, directions, rate
             )
             yield float(loss)
 

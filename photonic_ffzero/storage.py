@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,13 +13,23 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from meshes import Phases
+from meshes._tensorflow import tf
 from meshes.validation import integer
 from photonic_ffzero.formats import DataError, read_npz
 from photonic_ffzero.goodness import Goodness
-from photonic_ffzero.model import Model
+from photonic_ffzero.model import EpochRecord, Model, Position, Usage
+from photonic_ffzero.optimizers import OPTIMIZERS
 from photonic_ffzero.recipes import Config
 
-__all__ = ["load_model", "save_model", "write_whole"]
+__all__ = [
+    "load_checkpoint",
+    "load_model",
+    "read_json",
+    "save_checkpoint",
+    "save_model",
+    "write_json",
+    "write_whole",
+]
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -45,6 +56,34 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file; a number that is not finite is an error, not a NaN.
+
+    Raises:
+        ValueError: a number is not finite.
+        OSError: the file cannot be written.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if there is no such file.
+
+    Raises:
+        DataError: the file is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: must be JSON, found {error}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: must be a JSON object, found a {type(content).__name__}")
+    return content
+
+
 def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     """Save a model as a ``.npz`` file of plain numbers (nothing pickled).
 
@@ -54,13 +93,46 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    arrays: dict[str, Any] = _arrays(model)
-    write_whole(Path(path), lambda file: np.savez_compressed(file, **arrays))
+    _save(path, _arrays(model))
+
+
+def save_checkpoint(model: Model, position: Position, path: str | os.PathLike[str]) -> None:
+    """Save a model with all that is needed to train on: such a file loads as a model, too.
+
+    It holds besides ``training`` (position, history, usage and time, as the bytes of a JSON
+    text) and the optimizer's state as ``optimizer_1``, ....
+
+    Raises:
+        OSError: the file cannot be written; an older one stands.
+    """
+    training = {
+        "block": position.block,
+        "epoch": position.epoch,
+        "losses": position.losses,
+        "history": [asdict(record) for record in model.history],
+        "usage": asdict(model.usage),
+        "seconds": model.seconds,
+    }
+    arrays = _arrays(model) | {"training": _as_bytes(training)}
+    arrays |= {_optimizer(i): state for i, state in enumerate(position.optimizer)}
+    _save(path, arrays)
+
+
+def _save(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
+    write_whole(Path(path), lambda file: np.savez(file, **arrays))
+
+
+def _as_bytes(content: Any) -> np.ndarray:
+    return np.frombuffer(json.dumps(content, allow_nan=False).encode(), np.uint8)
+
+
+def _optimizer(index: int) -> str:
+    return f"optimizer_{index + 1}"
 
 
 def _arrays(model: Model) -> dict[str, np.ndarray]:
     about = {"config": asdict(model.config), "units": model.units, "classes": model.classes}
-    arrays = {"description": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    arrays = {"description": _as_bytes(about)}
     for index, phases in enumerate((own for block in model.params for own in block), start=1):
         arrays |= {_phases(index)[i]: np.asarray(values) for i, values in enumerate(phases)}
     for index, block in enumerate(model.blocks, start=1):
@@ -74,32 +146,73 @@ def _phases(index: int) -> list[str]:
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
-    """Load a model that `save_model` saved; it predicts as it did, without its history.
+    """Load a model from a file of `save_model` or `save_checkpoint`; it predicts as it did.
 
     Raises:
         DataError: the file is missing, damaged, or not such a model.
     """
-    description = read_npz(path, ["description"])["description"]
-    try:
-        about = json.loads(bytes(description.astype(np.uint8)))
+    with _described(path, "description", "a model of this package") as about:
         config = Config(**about["config"])
         units = integer("units", about["units"], minimum=2)
         classes = integer("classes", about["classes"], minimum=2)
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: must describe a model of this package, found {error}") from None
-    columns = config.columns or units
-    shapes: dict[str, Any] = {}
+    # Before anything of the size that the text claims is built, the arrays must have it.
+    arrays = _read_shaped(path, _model_shapes(config, units, classes))
+    return _restored(Model(config, units, classes), arrays)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Model, Position]:
+    """Load a model and the position of its training from a file of `save_checkpoint`.
+
+    Raises:
+        DataError: the file is missing, damaged, or no checkpoint.
+    """
+    model = load_model(path)
+    with _described(path, "training", "the state of a training") as about:
+        position = Position(int(about["block"]), int(about["epoch"]), about["losses"])
+        model.history = [EpochRecord(**record) for record in about["history"]]
+        model.usage, model.seconds = Usage(**about["usage"]), float(about["seconds"])
+    if position.block < len(model.blocks):
+        state = OPTIMIZERS[model.config.optimizer]().init(model.params[position.block])
+        leaves = enumerate(tf.nest.flatten(state))
+        arrays = _read_shaped(path, {_optimizer(i): tuple(leaf.shape) for i, leaf in leaves})
+        position.optimizer = [array.astype(np.float32) for array in arrays.values()]
+    return model, position
+
+
+@contextmanager
+def _described(path: str | os.PathLike[str], name: str, what: str) -> Iterator[dict[str, Any]]:
+    """Read a JSON text; whatever is wrong with it in the body is an error of the file."""
+    text = read_npz(path, [name])[name]
+    try:
+        about = json.loads(bytes(text.astype(np.uint8)))
+        if not isinstance(about, dict):
+            raise TypeError(f"a {type(about).__name__}")
+        yield about
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise DataError(f"{path}: {name} must describe {what}, found {error}") from None
+
+
+def _model_shapes(config: Config, units: int, classes: int) -> dict[str, tuple[int, ...]]:
+    columns, pairs = config.columns or units, units // 2
+    shapes: dict[str, tuple[int, ...]] = {}
     for index in range(config.meshes):
-        theta, phi, gamma = _phases(index + 1)
-        shapes |= {theta: (columns, units // 2), phi: (columns, units // 2), gamma: (units,)}
+        shapes |= zip(
+            _phases(index + 1), [(columns, pairs), (columns, pairs), (units,)], strict=True
+        )
     if config.readout == "goodness":
         blocks = config.meshes if config.local else 1
         shapes |= {f"prototypes_{index + 1}": (classes, units) for index in range(blocks)}
-    arrays = read_npz(path, shapes)  # before building anything of the size that the text claims
+    return shapes
+
+
+def _read_shaped(
+    path: str | os.PathLike[str], shapes: dict[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    arrays = read_npz(path, shapes)
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise DataError(f"{path}: {name} must have shape {shape}, found {arrays[name].shape}")
-    return _restored(Model(config, units, classes), arrays)
+    return arrays
 
 
 def _restored(model: Model, arrays: dict[str, np.ndarray]) -> Model:

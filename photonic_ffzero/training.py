@@ -10,27 +10,39 @@ import numpy as np
 
 from meshes._tensorflow import tf
 from photonic_ffzero.data import check_arrays, split
-from photonic_ffzero.model import EpochRecord, Model
+from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.recipes import Config, configure
-from photonic_ffzero.steps import BlockTraining, Samples
+from photonic_ffzero.steps import BlockTraining, Samples, as_arrays
 
-__all__ = ["NonFiniteLossError", "Observer", "Trainer", "fit"]
+__all__ = ["NonFiniteLossError", "Observer", "StoppedError", "Trainer", "fit"]
 
 MONITORED = 5000  # training images on which the training accuracy is measured each epoch
+CHECKPOINT_SECONDS = 60.0  # a slow epoch is kept this often besides at its end
 
 
 class NonFiniteLossError(ArithmeticError):
     """Training met a loss that is not a finite number."""
 
 
+class StoppedError(Exception):
+    """An observer stops the run; the trainer lets its observers keep a checkpoint first."""
+
+
 class Observer:
     """What a training run reports to; override what you want to hear of."""
 
     def on_step(self, mesh: str, loss: float) -> None:
-        """Hear of every step: the mesh or meshes in training and the loss."""
+        """Hear of every step: the mesh or meshes in training and the loss.
 
-    def on_epoch(self, record: EpochRecord, model: Model) -> None:
-        """Hear of the end of every epoch, with the model as it is then."""
+        Raises:
+            StoppedError: the run is to stop here, in good order.
+        """
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Hear of the end of every epoch."""
+
+    def on_checkpoint(self, model: Model, position: Position) -> None:
+        """Keep what is needed to go on: called after every epoch, now and then, and at a stop."""
 
 
 @dataclass
@@ -38,66 +50,95 @@ class Trainer:
     """Trains a photonic network on one data set.
 
     Attributes:
-        config: Every choice of the run.
+        model: The network in training; its parameters, history and usage change.
         train: Training samples; fields [n, N], real or complex.
         validation: Held-out training samples, or None.
-        observers: Told of every step and epoch.
-        model: The network in training, its history and usage.
-
-    Raises:
-        ValueError: the classes do not fit the ports.
+        observers: Told of every step, epoch and checkpoint.
+        position: Where the training stands; at its start unless given. A model and a position
+            from a checkpoint go on to exactly the figures of a run that never stopped.
     """
 
-    config: Config
+    model: Model
     train: Samples
     validation: Samples | None = None
     observers: tuple[Observer, ...] = ()
-    model: Model = field(init=False)
+    position: Position = field(default_factory=Position)
 
-    def __post_init__(self) -> None:
-        classes = int(self.train.y.max()) + 1
-        self.model = Model(self.config, self.train.x.shape[-1], classes)
+    @property
+    def config(self) -> Config:
+        """Every choice of the run."""
+        return self.model.config
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training samples."""
+        return len(self.train.y) // min(self.config.batch_size, len(self.train.y))
 
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        batch = min(self.config.batch_size, len(self.train.y))
-        return len(self.model.blocks) * self.config.epochs * (len(self.train.y) // batch)
+        return len(self.model.blocks) * self.config.epochs * self.steps_per_epoch
+
+    @property
+    def steps_done(self) -> int:
+        """Steps taken so far."""
+        epochs = self.position.block * self.config.epochs + self.position.epoch
+        return epochs * self.steps_per_epoch + len(self.position.losses)
 
     def run(self) -> Model:
         """Train every block in turn, freeze it, and hand its outputs to the next.
 
         Raises:
-            NonFiniteLossError: a loss was not finite; what was learned up to the epoch before
-                stands in ``model``.
+            NonFiniteLossError: a loss was not finite; the last checkpoint is from before it.
+            StoppedError: an observer stopped the run.
         """
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() - self.model.seconds
         train, validation = self.train, self.validation
         for index in range(len(self.model.blocks)):
             if index > 0:
                 train = self._behind(index - 1, train)
                 validation = self._behind(index - 1, validation) if validation else None
-            self._train_block(index, train, validation)
-        self.model.seconds = time.perf_counter() - self._started
+            if index >= self.position.block:
+                self._train_block(index, train, validation)
+        self.model.seconds = self._elapsed()
         return self.model
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
 
     def _behind(self, index: int, samples: Samples) -> Samples:
         """Send samples through a frozen block: once for the whole of the next block's training."""
         block = self.model.blocks[index]
-        self.model.usage.add(block.meshes, len(samples.y))
+        if not self.position.has_begun(index + 1):  # else it was counted before the checkpoint
+            self.model.usage.add(block.meshes, len(samples.y))
         return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
 
     def _train_block(self, index: int, train: Samples, validation: Samples | None) -> None:
-        block = self.model.blocks[index]
+        block, position = self.model.blocks[index], self.position
         training = BlockTraining(self.config, block, index, self.model.params[index], train)
-        for epoch in range(self.config.epochs):
-            losses = []
-            for loss in training.epoch(epoch):
-                self.model.usage.add(block.meshes, training.batch_size, training.parameter_sets)
-                losses.append(loss)
-                self._report(index, epoch, losses)
-            self.model.params[index] = tf.nest.map_structure(lambda w: w.numpy(), training.params)
-            self._record(index, epoch, float(np.mean(losses)), train, validation)
+        training.restore(position.optimizer)
+        for epoch in range(position.epoch, self.config.epochs):
+            self._train_epoch(training, epoch)
+            self.model.params[index] = as_arrays(training.params)
+            self._record(index, epoch, train, validation)
+            position.epoch, position.losses = epoch + 1, []
+            self._checkpoint(training)
+        position.block, position.epoch, position.optimizer = index + 1, 0, []
+
+    def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
+        losses, saved = self.position.losses, time.perf_counter()
+        for loss in training.epoch(epoch, start=len(losses)):
+            block = training.block
+            self.model.usage.add(block.meshes, training.batch_size, training.parameter_sets)
+            losses.append(loss)
+            try:
+                self._report(training.index, epoch, losses)
+            except StoppedError:
+                self._checkpoint(training)
+                raise
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                self._checkpoint(training)
+                saved = time.perf_counter()
 
     def _report(self, index: int, epoch: int, losses: list[float]) -> None:
         """Stop at a loss that is not finite; tell the observers of any other."""
@@ -109,22 +150,28 @@ class Trainer:
         for observer in self.observers:
             observer.on_step(self._name(index), losses[-1])
 
-    def _record(
-        self, index: int, epoch: int, loss: float, train: Samples, validation: Samples | None
-    ) -> None:
+    def _checkpoint(self, training: BlockTraining) -> None:
+        """Take what the compiled step holds into model and position; let the observers keep it."""
+        self.model.params[training.index] = as_arrays(training.params)
+        self.position.optimizer = tf.nest.flatten(as_arrays(training.state))
+        self.model.seconds = self._elapsed()
+        for observer in self.observers:
+            observer.on_checkpoint(self.model, self.position)
+
+    def _record(self, index: int, epoch: int, train: Samples, validation: Samples | None) -> None:
         monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
         record = EpochRecord(
             mesh=self._name(index),
             epoch=epoch + 1,
-            loss=loss,
+            loss=float(np.mean(self.position.losses)),
             train_accuracy=self._accuracy(index, monitored),
             validation_accuracy=self._accuracy(index, validation) if validation else None,
             **asdict(self.model.usage),
-            seconds=time.perf_counter() - self._started,
+            seconds=self._elapsed(),
         )
         self.model.history.append(record)
         for observer in self.observers:
-            observer.on_epoch(record, self.model)
+            observer.on_epoch(record)
 
     def _accuracy(self, index: int, samples: Samples) -> float:
         block = self.model.blocks[index]
@@ -168,7 +215,8 @@ def fit(
     """
     config = configure(recipe, method, **settings)
     train, held_out = _prepared(x, y, validation, config.seed)
-    return Trainer(config, train, held_out, observers).run()
+    model = Model(config, train.x.shape[-1], int(train.y.max()) + 1)
+    return Trainer(model, train, held_out, observers).run()
 
 
 def _prepared(

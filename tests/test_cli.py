@@ -178,20 +178,21 @@ def test_nan_in_the_data_is_refused_by_name(tmp_path, capsys):
 
 
 class Stop(Observer):
-    """Raise an error in the second epoch."""
+    """Raise an error in the second epoch's first step."""
 
     def __init__(self, error):
-        self.error = error
+        self.error, self.steps = error, 0
 
-    def on_epoch(self, record, model):
-        if record.epoch == 2:
+    def on_step(self, mesh, loss):
+        self.steps += 1
+        if self.steps == 3:
             raise self.error
 
 
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "go on with: mnist_photonic.py --resume run"),
         (NonFiniteLossError("the loss became nan"), 1, "the loss became nan"),
         (OSError("No space left on device"), 1, "No space left on device"),
     ],
@@ -244,4 +245,4 @@ def test_a_newcomer_sees_no_noise(tmp_path):
     lines = done.stderr.splitlines()
     assert lines[0] == "digits (scikit-learn)"
     assert lines[-1] == "results in run"
-    assert len(lines) == 3 + 4 + 1  # what will be done, an epoch a line, where the results are
+    assert len(lines) == 4 + 4 + 1  # what will be done, an epoch a line, where the results are

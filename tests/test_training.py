@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from photonic_ffzero import (
+    Model,
     NonFiniteLossError,
     Observer,
     Samples,
@@ -36,6 +37,10 @@ def settings(**given):
     return {"epochs": 3, "directions": 8, "batch_size": 50} | given
 
 
+def new_trainer(train, **given):
+    return Trainer(Model(configure(**settings(**given)), PORTS, 10), train)
+
+
 def without_time(history):
     return [dataclasses.replace(record, seconds=0.0) for record in history]
 
@@ -50,13 +55,13 @@ class TestEveryMethod:
         return fit(*train, validation=validation, method=method, **chosen)
 
     def test_learns(self, method, digits):
-        model = self.trained(method, digits)
+        model = self.trained(method, digits, epochs=20)
         by_mesh = {record.mesh: [] for record in model.history}
         for record in model.history:
             by_mesh[record.mesh].append(record.loss)
         for losses in by_mesh.values():
             assert losses[-1] < losses[0]
-        assert evaluate(model, *digits[1]).accuracy > 0.25  # guessing: 0.1
+        assert evaluate(model, *digits[1]).accuracy > 0.4  # guessing: 0.1
 
     def test_same_seed_same_figures_other_seed_others(self, method, digits):
         first, again = (
@@ -100,8 +105,7 @@ class TestAccounting:
     @pytest.mark.parametrize(("count", "batch", "steps"), [(400, 150, 2), (30, 50, 1)])
     def test_only_full_batches_count_but_a_batch_is_at_most_all(self, digits, count, batch, steps):
         train = Samples(*(array[:count] for array in digits[0]))
-        config = configure(**settings(batch_size=batch, epochs=1, meshes=1))
-        trainer = Trainer(config, train)
+        trainer = new_trainer(train, batch_size=batch, epochs=1, meshes=1)
         assert trainer.steps == steps
         usage = trainer.run().usage
         assert usage.phase_writes == steps * 16 + 1
@@ -112,8 +116,8 @@ class TestLocalLearning:
         kept = []
 
         class Keep(Observer):
-            def on_epoch(self, record, model):
-                kept.append((record.mesh, model.params[0][0].theta.copy()))
+            def on_checkpoint(self, model, position):
+                kept.append((model.history[-1].mesh, model.params[0][0].theta.copy()))
 
         fit(*digits[0], observers=(Keep(),), **settings(epochs=2))
         assert [mesh for mesh, _ in kept] == ["1", "1", "2", "2"]
@@ -121,7 +125,7 @@ class TestLocalLearning:
         np.testing.assert_array_equal(kept[1][1], kept[3][1])
 
     def test_idle_interferometers_keep_their_phases(self, digits):
-        trainer = Trainer(configure(**settings(epochs=1)), digits[0])
+        trainer = new_trainer(digits[0], epochs=1)
         before = trainer.model.params[0][0]
         after = trainer.run().params[0][0]
         mask = trainer.model.blocks[0].layers[0].mesh.mask
@@ -137,7 +141,7 @@ class TestLocalLearning:
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_epoch_before(digits, monkeypatch):
     """The rate becomes infinite half-way, and the phases with it."""
     monkeypatch.setitem(SCHEDULES, "constant", lambda done: 1.0 if done < 0.5 else np.inf)
-    trainer = Trainer(configure(**settings(epochs=2, schedule="constant")), digits[0])
+    trainer = new_trainer(digits[0], epochs=2, schedule="constant")
     with pytest.raises(NonFiniteLossError, match=r"mesh 1 became nan in epoch 2, step 2; .* 0\.07"):
         trainer.run()
     assert [record.epoch for record in trainer.model.history] == [1]
