@@ -1,5 +1,6 @@
 """Meshes of Mach-Zehnder interferometers: physics, usable alone."""
 
+from meshes.decomposition import SVDMeshes, decompose, svd_decompose
 from meshes.model import Phases, RectangularMesh
 from meshes.nonlinearities import (
     NONLINEARITIES,
@@ -30,10 +31,13 @@ __all__ = [
     "Nonlinearity",
     "Phases",
     "RectangularMesh",
+    "SVDMeshes",
     "SaturableAbsorber",
     "SquareLaw",
     "ZReLU",
+    "decompose",
     "intensities",
     "propagate",
     "resolve_engine",
+    "svd_decompose",
 ]
