@@ -1,0 +1,438 @@
+"""Pictures of meshes, of light in them and of nonlinearities, each on axes of the caller.
+
+    python -m meshes.plotting --output pictures      one picture of every kind
+
+Imported on demand. Colours are safe for the colour-blind and legible in grey (where x and 2 pi - x
+look alike on the cyclic scale of phi and gamma); lines have the colour of the axes' labels, so that
+they fit light and dark styles.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from meshes.model import Phases, RectangularMesh
+from meshes.nonlinearities import NONLINEARITIES
+from meshes.validation import choice
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+__all__ = [
+    "fields_by_column",
+    "main",
+    "plot_light",
+    "plot_matrix",
+    "plot_phase_distribution",
+    "plot_phases",
+    "plot_transfer",
+]
+
+_BLUE, _ORANGE = "#56B4E9", "#D55E00"  # Okabe and Ito's, apart in grey, on black and on white
+_SEQUENTIAL, _CYCLIC = "viridis", "twilight"
+_SYMBOLS = {"theta": "θ", "phi": "φ", "gamma": "γ"}
+_TURN = 2 * np.pi
+
+
+def fields_by_column(mesh: RectangularMesh, phases: Phases, fields: Any) -> np.ndarray:
+    """Fields at every place in a mesh, in NumPy and double precision.
+
+    Args:
+        mesh: a mesh of N ports and L columns, with its splitter errors and losses.
+        phases: theta, phi [L, M] and gamma [N], rad.
+        fields: real or complex amplitudes [B, N] at the input.
+
+    Returns:
+        Complex fields [L + 1, B, N]: behind the phase screen gamma, then behind every column.
+
+    Raises:
+        ValueError: shapes do not fit the mesh.
+    """
+    phases = _one_set("phases", phases, mesh)
+    fields = np.asarray(fields)
+    if fields.ndim != 2 or fields.shape[1] != mesh.units:
+        raise ValueError(f"fields must be [B, {mesh.units}], got shape {fields.shape}")
+    places = [fields * np.exp(1j * phases.gamma)]
+    for column in range(mesh.num_columns):
+        places.append(_behind_column(places[-1], mesh, phases, column))
+    return np.stack(places)
+
+
+def _behind_column(x: np.ndarray, mesh: RectangularMesh, phases: Phases, column: int) -> np.ndarray:
+    """Coupler, internal phases, coupler, external phase shifter: the parts in light's order."""
+    active = mesh.mask[column]
+    theta, phi = (np.where(active, angle[column], np.pi) for angle in (phases.theta, phases.phi))
+    errors = mesh.splitter_errors
+    first, second = (0.0, 0.0) if errors is None else errors[:, column].astype(np.float64)
+    upper, lower = _ports(mesh, column)
+    u, v = _coupler(x[:, upper], x[:, lower], first)
+    u, v = _coupler(u * np.exp(0.5j * theta), v * np.exp(-0.5j * theta), second)
+    x = x.copy()
+    x[:, upper], x[:, lower] = u * np.exp(1j * phi), v
+    return x if mesh.transmission is None else x * mesh.transmission[column].astype(np.float64)
+
+
+def _coupler(u: np.ndarray, v: np.ndarray, error: Any) -> tuple[np.ndarray, np.ndarray]:
+    keep, cross = np.cos(np.pi / 4 - error), 1j * np.sin(np.pi / 4 - error)
+    return keep * u + cross * v, cross * u + keep * v
+
+
+def _ports(mesh: RectangularMesh, column: int) -> tuple[np.ndarray, np.ndarray]:
+    """Upper and lower ports [M] of a column's interferometers; an idle pair is (N - 1, 0)."""
+    upper = 2 * np.arange(mesh.num_interferometers) + column % 2
+    return upper, (upper + 1) % mesh.units
+
+
+def plot_phases(axes: Axes, mesh: RectangularMesh, phases: Phases, which: str = "theta") -> Axes:
+    """Draw the phases of the interferometers, each at its place between two ports.
+
+    Light runs from left to right. Crosses mark the two ports of a column's idle pair.
+
+    Args:
+        axes: the axes to draw on.
+        mesh: a mesh of N ports and L columns.
+        phases: theta, phi [L, M] and gamma [N], rad.
+        which: "theta"; or "phi", with gamma in front of the first column, both modulo 2 pi.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: shapes do not fit the mesh, or ``which`` is neither of the two.
+    """
+    choice("which", which, ("theta", "phi"))
+    phases = _one_set("phases", phases, mesh)
+    columns, index = np.nonzero(mesh.mask)
+    tops = 2 * index + columns % 2
+    boxes = _boxes(columns, tops, tops + 1)
+    if which == "theta":
+        values = phases.theta[mesh.mask]
+        limits = min(0.0, values.min()), max(np.pi, values.max())
+        _draw_phases(axes, boxes, values, limits, _SEQUENTIAL, "θ (rad)")
+    else:
+        screen = np.arange(mesh.units)
+        boxes = np.concatenate([boxes, _boxes(np.full(mesh.units, -1), screen, screen)])
+        values = np.mod(np.concatenate([phases.phi[mesh.mask], phases.gamma]), _TURN)
+        _draw_phases(axes, boxes, values, (0, _TURN), _CYCLIC, "φ (rad), and γ in front")
+    _draw_waveguides(axes, mesh, start=0 if which == "theta" else -1)
+    return axes
+
+
+def _boxes(columns: np.ndarray, tops: np.ndarray, bottoms: np.ndarray) -> np.ndarray:
+    """Corners [K, 4, 2] of boxes around the ports from ``tops`` to ``bottoms``, both included."""
+    left, right, top, bottom = columns - 0.33, columns + 0.33, tops - 0.33, bottoms + 0.33
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    return np.moveaxis(np.array(corners), -1, 0)
+
+
+def _draw_phases(
+    axes: Axes,
+    polygons: np.ndarray,
+    phases: np.ndarray,
+    limits: tuple[float, float],
+    colours: str,
+    label: str,
+) -> None:
+    """Polygons [K, 4, 2] in the colours of their phases [K], and the colour bar."""
+    from matplotlib.collections import PolyCollection
+
+    edge = min(0.5, 6 / np.sqrt(len(polygons)))
+    drawn = PolyCollection(list(polygons), array=phases, cmap=colours, clim=limits)
+    drawn.set(edgecolor=_ink(axes), linewidth=edge, zorder=2)
+    axes.add_collection(drawn)
+    _label_in_pi(axes.figure.colorbar(drawn, ax=axes, label=label).ax.yaxis)
+
+
+def _draw_waveguides(axes: Axes, mesh: RectangularMesh, start: int) -> None:
+    """Lines along the ports, crosses where a pair is idle, and the labelled grid."""
+    ink, end = _ink(axes), mesh.num_columns - 0.5
+    axes.hlines(range(mesh.units), start - 0.5, end, colors=ink, linewidths=0.5, zorder=1)
+    idle = np.flatnonzero(~mesh.mask[:, -1])
+    x, y = np.tile(idle, 2), np.repeat([0, mesh.units - 1], len(idle))
+    axes.plot(x, y, "x", color=ink, markersize=min(5.0, 80 / mesh.units))
+    axes.set(xlim=(start - 0.5, end), ylim=(mesh.units - 0.4, -0.6))
+    _label_grid(axes, "column (×: idle pair)" if len(idle) else "column", "port")
+    axes.xaxis.set_major_formatter(lambda value, _: "γ" if value == -1 else f"{value:g}")
+
+
+def plot_light(axes: Axes, mesh: RectangularMesh, phases: Phases, fields: Any) -> Axes:
+    """Draw the intensity in front of, between and behind the columns of a mesh.
+
+        I_l = mean over the batch of |E_l|^2
+
+    Args:
+        axes: the axes to draw on.
+        mesh: a mesh of N ports and L columns.
+        phases: theta, phi [L, M] and gamma [N], rad.
+        fields: real or complex amplitudes [B, N] or [N] at the input.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: shapes do not fit the mesh.
+    """
+    places = fields_by_column(mesh, phases, np.atleast_2d(fields))
+    intensity = np.mean(np.abs(places) ** 2, axis=1)
+    image = axes.imshow(intensity.T, cmap=_SEQUENTIAL, vmin=0.0, aspect="auto")
+    axes.figure.colorbar(image, ax=axes, label="intensity |E|² (arb. units)")
+    _label_grid(axes, "columns passed", "port")
+    return axes
+
+
+def plot_matrix(axes: Axes, matrix: Any, show_phase: bool = False) -> Axes:
+    """Draw a transfer matrix, with out = in @ matrix.
+
+    Args:
+        axes: the axes to draw on.
+        matrix: real or complex matrix [K, N] of K input and N output ports.
+        show_phase: draw squares whose sides are the magnitudes, coloured by the phase, in place
+            of an image of the magnitudes; for matrices of up to some 30 ports.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: the matrix has not two axes, is empty or not finite.
+    """
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ValueError(f"matrix must be [K, N] with an entry, got shape {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise ValueError("matrix must be finite, got inf or nan")
+    if show_phase:
+        _draw_squares(axes, matrix)
+    else:
+        image = axes.imshow(np.abs(matrix), cmap=_SEQUENTIAL, vmin=0.0)
+        axes.figure.colorbar(image, ax=axes, label="amplitude |U|")
+    _label_grid(axes, "output port", "input port")
+    return axes
+
+
+def _draw_squares(axes: Axes, matrix: np.ndarray) -> None:
+    rows, columns = (index.ravel() for index in np.indices(matrix.shape))
+    magnitude, phase = np.abs(matrix).ravel(), np.mod(np.angle(matrix), _TURN).ravel()
+    side = 0.95 * magnitude / max(magnitude.max(), np.finfo(float).tiny)
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    squares = np.stack([columns, rows], axis=-1)[:, None] + side[:, None, None] * corners
+    _draw_phases(axes, squares, phase, (0, _TURN), _CYCLIC, "phase arg U (rad); side: |U|")
+    height, width = matrix.shape
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal")
+
+
+def plot_phase_distribution(
+    axes: Axes, before: Phases, after: Phases, mesh: RectangularMesh, which: str = "theta"
+) -> Axes:
+    """Draw histograms of the phases before and after training, idle ones left out.
+
+    Args:
+        axes: the axes to draw on.
+        before, after: theta, phi [L, M] and gamma [N], rad.
+        mesh: the mesh that they belong to.
+        which: "theta"; or "phi" or "gamma", modulo 2 pi.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: shapes do not fit the mesh, or ``which`` is none of the three.
+    """
+    choice("which", which, _SYMBOLS)
+    values = [
+        _active(_one_set(name, phases, mesh), mesh, which)
+        for name, phases in (("before", before), ("after", after))
+    ]
+    low, high = (0.0, _TURN) if which != "theta" else (0.0, np.pi)
+    low, high = min(low, *map(np.min, values)), max(high, *map(np.max, values))
+    bins = np.linspace(low, high, 25).tolist()
+    axes.hist(values[0], bins, color=_BLUE, alpha=0.6, label="before")
+    axes.hist(values[1], bins, color=_ORANGE, histtype="step", linewidth=2, label="after")
+    counted = "ports" if which == "gamma" else "interferometers"
+    _label_grid(axes, f"{_SYMBOLS[which]} (rad)", f"number of {counted}")
+    axes.legend()
+    _label_in_pi(axes.xaxis)
+    return axes
+
+
+def _active(phases: Phases, mesh: RectangularMesh, which: str) -> np.ndarray:
+    values = getattr(phases, which)
+    values = values if which == "gamma" else values[mesh.mask]
+    return values if which == "theta" else np.mod(values, _TURN)
+
+
+def plot_transfer(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> Axes:
+    """Draw the output intensity and the phase of a nonlinearity over the input intensity.
+
+        |f(E)|^2 and arg(f(E) / E) over |E|^2
+
+    The curves are those of E > 0; a band spans the output intensities over all input phases
+    where they matter. The phase has an ordinate of its own, at the right, and is not drawn
+    where no light leaves.
+
+    Args:
+        axes: the axes to draw on.
+        nonlinearity: from complex fields [..., N] to fields of the same shape.
+        name: the title.
+
+    Returns:
+        The axes; those of the phase are its twin.
+    """
+    power, out = _transfer(nonlinearity)
+    intensity, dark = np.abs(out) ** 2, out[:, 0] == 0.0
+    axes.set(xscale="log", yscale="log", xlabel="input intensity |E|² (arb. units)", title=name)
+    axes.set_ylabel("output intensity |f(E)|² (arb. units)")
+    shown = np.ma.masked_where(dark, intensity[:, 0])
+    handles = {
+        "f(E) = E": axes.plot(power, power, ":", color=_ink(axes), linewidth=1)[0],
+        "intensity": axes.plot(power, shown, color=_BLUE, linewidth=2)[0],
+        "phase": _plot_unwrapped(axes.twinx(), power, np.angle(out[:, 0]), dark),
+    }
+    if not np.allclose(intensity, intensity[:, :1], rtol=1e-6, atol=0.0):
+        handles["any input phase"] = _plot_band(axes, power, intensity)
+    axes.legend(handles.values(), handles.keys())
+    return axes
+
+
+def _transfer(nonlinearity: Callable[[Any], Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Input intensities [K] and output fields [K, 16], for as many input phases from 0 on."""
+    power = np.logspace(-3, 2, 1001)
+    turns = np.exp(1j * np.linspace(0, _TURN, 16, endpoint=False))
+    fields = np.sqrt(power)[:, None, None] * turns[:, None]  # each the only port of a sample
+    return power, np.asarray(nonlinearity(fields))[..., 0]
+
+
+def _plot_band(axes: Axes, x: np.ndarray, values: np.ndarray) -> Any:
+    """The range of values [K, any], down to the edge of the picture where they reach zero."""
+    bottom = axes.get_ylim()[0]
+    band = axes.fill_between(
+        x, np.maximum(values.min(axis=1), bottom), values.max(axis=1), color=_BLUE, alpha=0.3
+    )
+    axes.set_ylim(bottom=bottom)
+    return band
+
+
+def _plot_unwrapped(axes: Axes, x: np.ndarray, phase: np.ndarray, hidden: np.ndarray) -> Any:
+    phase = np.unwrap(phase)
+    axes.set_ylabel("phase arg f(E)/E (rad)")
+    axes.set_ylim(min(-np.pi, phase.min()) - 0.3, max(np.pi, phase.max()) + 0.3)
+    if np.ptp(phase) < 2 * _TURN:
+        _label_in_pi(axes.yaxis)
+    shown = np.ma.masked_where(hidden, phase)
+    return axes.plot(x, shown, "--", color=_ORANGE, linewidth=2)[0]
+
+
+def _one_set(name: str, phases: Phases, mesh: RectangularMesh) -> Phases:
+    """Phases as float64 arrays."""
+    arrays = Phases(*(np.asarray(x, np.float64) for x in phases))
+    expected = (mesh.mask.shape, mesh.mask.shape, (mesh.units,))
+    found = tuple(x.shape for x in arrays)
+    if found != expected:
+        raise ValueError(f"{name} must be one set, of the shapes {expected} here, got {found}")
+    return arrays
+
+
+def _ink(axes: Axes) -> Any:
+    return axes.xaxis.label.get_color()
+
+
+def _label_grid(axes: Axes, across: str, down: str) -> None:
+    """Labels, and ticks at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis, label in ((axes.xaxis, across), (axes.yaxis, down)):
+        axis.set_label_text(label)
+        axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _label_in_pi(axis: Axis) -> None:
+    """Ticks at multiples of pi / 2."""
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    axis.set_major_locator(MultipleLocator(np.pi / 2))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _in_pi(round(2 * value / np.pi))))
+
+
+def _in_pi(halves: int) -> str:
+    """halves * pi / 2 in words of a tick label."""
+    count, unit = (halves // 2, "π") if halves % 2 == 0 else (halves, "π/2")
+    if count == 0:
+        return "0"
+    return {1: "", -1: "−"}.get(count, f"{count}".replace("-", "−")) + unit
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m meshes.plotting",
+        description="Write a picture of every kind as PNG: a small mesh with random phases, light "
+        "in it, its matrix, and the transfer curves of all nonlinearities.",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to")
+    parser.add_argument(
+        "--ports", type=_ports_of, default=8, metavar="N", help="of the mesh, 2 to 128 (default: 8)"
+    )
+    parser.add_argument("--dark", action="store_true", help="on a dark background")
+    return parser
+
+
+def _ports_of(text: str) -> int:
+    if not (text.isdecimal() and 2 <= int(text) <= 128):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 2 to 128, got {text!r}")
+    return int(text)
+
+
+def _pictures(ports: int) -> dict[str, Callable[[Axes], Axes]]:
+    """A drawing function for every file."""
+    mesh = RectangularMesh(ports)
+    phases = mesh.initial_phases()
+    matrix = fields_by_column(mesh, phases, np.eye(ports))[-1]
+    light = np.eye(ports)[ports // 2]
+    before = mesh.initial_phases(1)
+    pictures: dict[str, Callable[[Axes], Axes]] = {
+        "phases_theta": lambda axes: plot_phases(axes, mesh, phases),
+        "phases_phi": lambda axes: plot_phases(axes, mesh, phases, "phi"),
+        "light": lambda axes: plot_light(axes, mesh, phases, light),
+        "matrix": lambda axes: plot_matrix(axes, matrix),
+        "matrix_phase": lambda axes: plot_matrix(axes, matrix, show_phase=True),
+        "phase_distribution": lambda axes: plot_phase_distribution(axes, before, phases, mesh),
+    }
+    for name, nonlinearity in NONLINEARITIES.items():
+        pictures[f"transfer_{name}"] = partial(
+            plot_transfer, nonlinearity=nonlinearity(), name=name
+        )
+    return pictures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the pictures that the command line asks for; errors end it with status 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        with style.context("dark_background" if options.dark else "default"):
+            for name, draw in _pictures(options.ports).items():
+                figure = Figure(figsize=(6.0, 4.4), dpi=150, layout="constrained")
+                draw(figure.subplots())
+                figure.savefig(options.output / f"{name}.png")
+    except OSError as error:
+        parser.error(f"--output {options.output}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""What the pictures show is what the mesh computes."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.style import context
+
+from meshes import NONLINEARITIES, ElectroOptic, Phases, RectangularMesh
+from meshes.plotting import (
+    fields_by_column,
+    main,
+    plot_light,
+    plot_matrix,
+    plot_phase_distribution,
+    plot_phases,
+    plot_transfer,
+)
+
+
+@pytest.fixture
+def axes():
+    return Figure().subplots()
+
+
+@pytest.fixture(params=[6, 5])
+def mesh(request):
+    return RectangularMesh(request.param, 4)
+
+
+def colour_bar(axes):
+    (bar,) = (other for other in axes.figure.axes if other is not axes)
+    return bar
+
+
+def centres(collection):
+    return np.array([path.vertices[:4].mean(axis=0) for path in collection.get_paths()])
+
+
+def random_fields(shape):
+    real, imaginary = np.random.default_rng(0).normal(size=(2, *shape))
+    return real + 1j * imaginary
+
+
+class TestFieldsByColumn:
+    @pytest.mark.parametrize("settings", [{}, {"splitter_error": 0.2, "insertion_loss_db": 0.5}])
+    @pytest.mark.parametrize("units", [2, 5, 6])
+    def test_ends_in_what_the_mesh_propagates(self, units, settings):
+        mesh = RectangularMesh(units, 5, **settings)
+        phases, fields = mesh.initial_phases(2), random_fields((3, units))
+        expected = mesh.propagate(fields, phases)
+        np.testing.assert_allclose(fields_by_column(mesh, phases, fields)[-1], expected, atol=1e-5)
+
+    def test_every_place_is_the_end_of_a_shorter_mesh(self):
+        mesh = RectangularMesh(5, 4)
+        phases, fields = mesh.initial_phases(), random_fields((2, 5))
+        places = fields_by_column(mesh, phases, fields)
+        assert places.shape == (5, 2, 5)
+        np.testing.assert_allclose(places[0], fields * np.exp(1j * phases.gamma), atol=1e-6)
+        for columns in (1, 2, 3):
+            head = Phases(phases.theta[:columns], phases.phi[:columns], phases.gamma)
+            shorter = RectangularMesh(5, columns)
+            expected = fields_by_column(shorter, head, fields)[-1]
+            np.testing.assert_allclose(places[columns], expected, atol=1e-12)
+
+    def test_ignores_the_phases_of_idle_pairs(self):
+        mesh = RectangularMesh(4, 2)
+        phases = mesh.initial_phases()
+        before = fields_by_column(mesh, phases, np.eye(4))
+        phases.theta[~mesh.mask] = phases.phi[~mesh.mask] = 0.3
+        np.testing.assert_array_equal(fields_by_column(mesh, phases, np.eye(4)), before)
+
+    def test_errors(self):
+        mesh = RectangularMesh(4)
+        with pytest.raises(ValueError, match=r"fields must be \[B, 4\], got shape \(2, 3\)"):
+            fields_by_column(mesh, mesh.initial_phases(), np.ones((2, 3)))
+        stacked = Phases(*(np.stack([x, x]) for x in mesh.initial_phases()))
+        with pytest.raises(ValueError, match=r"phases must be one set, .* got \(\(2, 4, 2\), "):
+            fields_by_column(mesh, stacked, np.eye(4))
+
+
+class TestLight:
+    def test_shows_the_intensity_behind_every_column(self, axes, mesh):
+        phases, fields = mesh.initial_phases(), random_fields((3, mesh.units))
+        assert plot_light(axes, mesh, phases, fields) is axes
+        shown = axes.images[0].get_array()
+        assert shown.shape == (mesh.units, mesh.num_columns + 1)
+        np.testing.assert_allclose(shown[:, 0], np.mean(np.abs(fields) ** 2, axis=0), rtol=1e-6)
+        out = mesh.intensities(fields, phases)
+        np.testing.assert_allclose(shown[:, -1], np.mean(out, axis=0), rtol=1e-4)
+        np.testing.assert_allclose(shown.sum(axis=0), shown[:, 0].sum(), rtol=1e-6)  # no loss
+
+    def test_takes_one_vector_and_labels(self, axes):
+        mesh = RectangularMesh(4)
+        plot_light(axes, mesh, mesh.initial_phases(), np.ones(4))
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("columns passed", "port")
+        assert "|E|² (arb. units)" in colour_bar(axes).get_ylabel()
+
+
+class TestPhases:
+    def test_every_interferometer_is_at_its_place(self, axes, mesh):
+        phases = mesh.initial_phases()
+        assert plot_phases(axes, mesh, phases) is axes
+        boxes = axes.collections[0]
+        places = {
+            (column, 2 * index + column % 2 + 0.5): phases.theta[column, index]
+            for column, index in np.argwhere(mesh.mask)
+        }
+        shown = dict(zip(map(tuple, centres(boxes).round(6)), boxes.get_array(), strict=True))
+        assert shown == pytest.approx(places)
+
+    def test_idle_pairs_are_crossed_out(self, axes, mesh):
+        plot_phases(axes, mesh, mesh.initial_phases())
+        crosses = axes.lines[0].get_xydata().tolist()
+        even = [[1, 0], [3, 0], [1, 5], [3, 5]]  # odd columns, first and last port
+        assert crosses == (even if mesh.units == 6 else [])
+        assert ("idle" in axes.get_xlabel()) == (mesh.units == 6)
+
+    def test_phi_comes_with_gamma_and_modulo_a_turn(self, axes, mesh):
+        phases = mesh.initial_phases()
+        turned = phases._replace(phi=phases.phi - 2 * np.pi, gamma=phases.gamma + 4 * np.pi)
+        plot_phases(axes, mesh, turned, which="phi")
+        boxes = axes.collections[0]
+        expected = np.concatenate([phases.phi[mesh.mask], phases.gamma])
+        np.testing.assert_allclose(boxes.get_array(), expected, atol=1e-5)
+        screen = centres(boxes)[-mesh.units :]
+        np.testing.assert_allclose(screen, [(-1, port) for port in range(mesh.units)], atol=1e-12)
+        assert boxes.get_clim() == (0, 2 * np.pi)
+
+    @pytest.mark.parametrize(("which", "symbol"), [("theta", "θ (rad)"), ("phi", "φ (rad)")])
+    def test_labels(self, axes, mesh, which, symbol):
+        plot_phases(axes, mesh, mesh.initial_phases(), which)
+        bar = colour_bar(axes)
+        assert bar.get_ylabel().startswith(symbol)
+        axes.figure.canvas.draw()
+        assert {"0", "π/2", "π"} <= {label.get_text() for label in bar.get_yticklabels()}
+        assert axes.get_xlabel().startswith("column")
+        assert axes.get_ylabel() == "port"
+        assert axes.yaxis_inverted()  # port 0 at the top
+
+    def test_phases_out_of_the_usual_range_have_colours(self, axes):
+        mesh = RectangularMesh(4)
+        phases = mesh.initial_phases()
+        phases.theta[0, 0], phases.theta[2, 1] = -0.5, 4.0
+        plot_phases(axes, mesh, phases)
+        assert axes.collections[0].get_clim() == (-0.5, 4.0)
+
+    def test_lines_have_the_colour_of_the_style(self):
+        mesh = RectangularMesh(4)
+        for style, colour in (("default", "black"), ("dark_background", "white")):
+            with context(style):
+                axes = plot_phases(Figure().subplots(), mesh, mesh.initial_phases())
+            for collection in axes.collections:
+                np.testing.assert_array_equal(collection.get_edgecolor()[0], to_rgba(colour))
+
+    def test_errors(self, axes, mesh):
+        with pytest.raises(ValueError, match="which must be one of theta, phi; got 'psi'"):
+            plot_phases(axes, mesh, mesh.initial_phases(), "psi")
+        with pytest.raises(ValueError, match="phases must be one set, of the shapes"):
+            plot_phases(axes, mesh, RectangularMesh(8).initial_phases())
+
+
+class TestMatrix:
+    def test_magnitudes(self, axes):
+        matrix = random_fields((3, 5))
+        assert plot_matrix(axes, matrix) is axes
+        np.testing.assert_array_equal(axes.images[0].get_array(), np.abs(matrix))
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("output port", "input port")
+        assert "|U|" in colour_bar(axes).get_ylabel()
+
+    def test_squares_show_magnitude_and_phase(self, axes):
+        matrix = random_fields((3, 5))
+        plot_matrix(axes, matrix, show_phase=True)
+        squares = axes.collections[0]
+        np.testing.assert_allclose(
+            np.exp(1j * squares.get_array()), np.exp(1j * np.angle(matrix)).ravel(), atol=1e-12
+        )
+        places = [(column, row) for row in range(3) for column in range(5)]
+        np.testing.assert_allclose(centres(squares), places, atol=1e-12)
+        sides = np.array([np.ptp(path.vertices[:, 0]) for path in squares.get_paths()])
+        expected = np.abs(matrix).ravel()
+        np.testing.assert_allclose(sides / sides.max(), expected / expected.max(), atol=1e-12)
+        assert "(rad)" in colour_bar(axes).get_ylabel()
+
+    def test_zeros_can_be_drawn(self, axes):
+        plot_matrix(axes, np.zeros((2, 2)), show_phase=True)
+        axes.figure.canvas.draw()
+
+    @pytest.mark.parametrize("matrix", [np.ones(3), np.ones((0, 2)), [[np.nan]]])
+    def test_errors(self, axes, matrix):
+        with pytest.raises(ValueError, match="matrix must be"):
+            plot_matrix(axes, matrix)
+
+
+class TestPhaseDistribution:
+    @pytest.mark.parametrize("which", ["theta", "phi", "gamma"])
+    def test_counts_all_phases_but_idle_ones(self, axes, mesh, which):
+        before, after = mesh.initial_phases(0), mesh.initial_phases(1)
+        after = Phases(*(x + np.float32(2.5) for x in after))  # out of the usual range
+        assert plot_phase_distribution(axes, before, after, mesh, which) is axes
+        count = mesh.units if which == "gamma" else mesh.mask.sum()
+        assert sum(bar.get_height() for bar in axes.containers[0]) == count
+        outline = axes.patches[-1].get_xy()
+        assert outline[1:-1:2, 1].sum() == count
+
+    def test_labels(self, axes, mesh):
+        plot_phase_distribution(axes, mesh.initial_phases(0), mesh.initial_phases(1), mesh)
+        assert axes.get_xlabel() == "θ (rad)"
+        assert axes.get_ylabel() == "number of interferometers"
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert labels == ["before", "after"]
+
+    def test_errors_name_the_argument(self, axes, mesh):
+        other = RectangularMesh(8).initial_phases()
+        with pytest.raises(ValueError, match="after must be one set"):
+            plot_phase_distribution(axes, mesh.initial_phases(), other, mesh)
+        with pytest.raises(ValueError, match="which must be one of theta, phi, gamma; got 'x'"):
+            plot_phase_distribution(axes, other, other, mesh, "x")
+
+
+class TestTransfer:
+    @pytest.mark.parametrize("name", NONLINEARITIES)
+    def test_every_nonlinearity_has_its_curve(self, axes, name):
+        f = NONLINEARITIES[name]()
+        assert plot_transfer(axes, f, name) is axes
+        axes.figure.canvas.draw()
+        power, shown = axes.lines[1].get_data()
+        out = f(np.sqrt(power)[:, None].astype(np.complex128))[:, 0]
+        np.testing.assert_allclose(np.ma.filled(shown, 0.0), np.abs(out) ** 2, rtol=1e-9)
+        phase = axes.figure.axes[1].lines[0].get_ydata()
+        turns = np.ma.filled(np.exp(1j * phase), 0.0)
+        np.testing.assert_allclose(np.abs(out) * turns, out, atol=1e-9 * np.abs(out).max())
+
+    def test_scales_and_labels(self, axes):
+        plot_transfer(axes, ElectroOptic(), "electro-optic")
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+        assert axes.get_xlabel() == "input intensity |E|² (arb. units)"
+        assert axes.get_ylabel() == "output intensity |f(E)|² (arb. units)"
+        assert axes.figure.axes[1].get_ylabel() == "phase arg f(E)/E (rad)"
+        assert axes.get_title() == "electro-optic"
+
+    def test_a_band_where_the_input_phase_matters(self, axes):
+        plot_transfer(axes, lambda E: np.maximum(E.real, 0.0) + 0j, "real part")
+        assert [x.get_text() for x in axes.get_legend().get_texts()][-1] == "any input phase"
+        (band,) = axes.collections
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert heights.max() == pytest.approx(100.0)
+        assert heights.min() == axes.get_ylim()[0] > 0
+
+    def test_darkness_can_be_drawn(self, axes):
+        plot_transfer(axes, np.zeros_like, "nothing")
+        axes.figure.canvas.draw()
+
+
+class TestCommandLine:
+    def test_writes_a_picture_of_each(self, tmp_path):
+        main(["--output", str(tmp_path / "new"), "--ports", "3", "--dark"])
+        names = {path.stem for path in (tmp_path / "new").glob("*.png")}
+        kinds = {"phases_theta", "phases_phi", "light", "matrix", "matrix_phase"}
+        curves = {f"transfer_{name}" for name in NONLINEARITIES}
+        assert names == kinds | curves | {"phase_distribution"}
+
+    def test_help_answers_without_a_directory(self, capsys):
+        with pytest.raises(SystemExit, match="0"):
+            main(["--help"])
+        assert "--output DIR" in capsys.readouterr().out
+
+    def test_a_file_in_the_way_is_a_clear_error(self, tmp_path, capsys):
+        (tmp_path / "file").touch()
+        with pytest.raises(SystemExit, match="2"):
+            main(["--output", str(tmp_path / "file")])
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "--output" in error
+        assert "File exists" in error
+
+    @pytest.mark.parametrize("ports", ["1", "129", "x", "-3", "2.5"])
+    def test_bad_ports_are_an_error_in_one_line(self, tmp_path, capsys, ports):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--output", str(tmp_path), "--ports", ports])
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"must be a whole number from 2 to 128, got '{ports}'" in error
+
+    def test_matplotlib_is_loaded_on_demand(self):
+        code = "import sys, meshes.plotting; print(*sys.modules)"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        assert not {"matplotlib", "tensorflow"} & set(run.stdout.split())
