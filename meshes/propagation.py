@@ -6,6 +6,7 @@ phases theta, phi [P, L, M] and gamma [P, N], and fields [P or 1, B, N].
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,13 @@ def resolve_engine(engine: str, dtype: Any = np.float32) -> str:
     if engine == "native" and double:
         raise ValueError("engine must be xla or auto for float64 phases, got native")
     if engine == "auto":
-        return "xla"
+        return "xla" if double or _sees_gpu() else "native"
     return engine
+
+
+@functools.cache
+def _sees_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _run(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str, quantity: str) -> Any:

@@ -1,0 +1,195 @@
+"""Propagation by kernels compiled for the CPU, in single precision, with their own gradient.
+
+Inside a ``tf.function`` the kernels run as a ``tf.numpy_function``, which cannot be compiled by
+XLA. Imported on demand, by :mod:`meshes.propagation`, since it loads Numba.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from meshes import kernels
+from meshes._tensorflow import tf
+from meshes._threads import run_on_threads, threads
+
+if TYPE_CHECKING:
+    from meshes.model import RectangularMesh
+
+__all__ = ["intensities", "propagate"]
+
+_SCRATCH_BYTES = 32 * 2**20  # of coefficients; sets of phases that need more come one after another
+_GROUPS = 8  # sums of gradients that are kept apart, however many threads there are
+_SMALL_WORK = 1e6  # operations that are done before a second thread has woken up
+
+
+def propagate(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
+    """Fields [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
+    return _run(mesh, theta, phi, gamma, fields, power=False)
+
+
+def intensities(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
+    """Intensities [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
+    return _run(mesh, theta, phi, gamma, fields, power=True)
+
+
+def _run(
+    mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any, *, power: bool
+) -> Any:
+    arguments = (theta, phi, gamma, fields)
+    if not tf.is_tensor(fields):
+        return _forward(mesh, power, *arguments)
+
+    @tf.custom_gradient
+    def apply(*arguments: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            like = [(x.dtype, x.shape) for x in arguments]
+            return _call(functools.partial(_backward, mesh, power), (*arguments, upstream), like)
+
+        shape = (theta.shape[0], *fields.shape[1:])
+        like = [(tf.float32 if power else tf.complex64, shape)]
+        return _call(functools.partial(_forward, mesh, power), arguments, like)[0], gradient
+
+    return apply(*arguments)
+
+
+def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[Any]:
+    """Call a function of arrays with tensors; its results have the types and shapes ``like``."""
+    if tf.executing_eagerly():
+        results = function(*(np.asarray(x) for x in arguments))
+        results = results if isinstance(results, tuple) else (results,)
+        return [tf.convert_to_tensor(x) for x in results]
+    types = [dtype for dtype, _ in like]
+    results = tf.numpy_function(function, arguments, types, stateful=False)
+    for result, (_, shape) in zip(results, like, strict=True):
+        result.set_shape(shape)
+    return results
+
+
+def _forward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> np.ndarray:
+    """Fields or intensities [P, B, N]."""
+    fixed = _constants(mesh)
+    P, (_, B, N) = len(arrays[0]), arrays[3].shape
+    out = _aligned_empty((P, B, N), np.float32 if power else np.complex64)
+    kernel = kernels.forward_ideal if fixed.ideal else kernels.forward_general
+    for sets in _blocks(P, fixed.rows * arrays[0][:1].nbytes):
+        job = _job(mesh, fixed.rows, arrays, power, sets)
+        *phases, fields = (_flat(_of_sets(x, sets)) for x in arrays)
+        mesh_arrays = (fixed.couplers, fixed.loss, fixed.edges)
+        _launch(kernel, job, *phases, *mesh_arrays, fields, *_scratch(job), _flat_out(out[sets]))
+    return out
+
+
+def _backward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Gradients with respect to theta, phi, gamma and the fields."""
+    fixed = _constants(mesh)
+    theta, phi, gamma, fields, _ = arrays
+    sizes = [x[0].size for x in (theta, phi, gamma)]
+    gradients = np.empty((len(theta), sum(sizes)), np.float32)
+    out = np.empty((len(theta), *fields.shape[1:]), fields.dtype)
+    kernel = kernels.backward_ideal if fixed.ideal else kernels.backward_general
+    for sets in _blocks(len(theta), fixed.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes):
+        job = _job(mesh, fixed.rows, arrays, power, sets)
+        *phases, inputs, upstream = (_flat(_of_sets(x, sets)) for x in arrays)
+        mesh_arrays = (fixed.couplers, fixed.loss, _flat(np.ones_like(fixed.edges)))
+        slopes = np.zeros((job.sets, _GROUPS, sum(sizes)), np.float32)
+        results = (slopes.reshape(-1), _flat_out(out[sets]))
+        _launch(kernel, job, *phases, *mesh_arrays, inputs, upstream, *_scratch(job), *results)
+        slopes.sum(axis=1, out=gradients[sets])
+    parts = np.split(gradients, np.cumsum(sizes)[:-1], axis=1)
+    shaped = [part.reshape(x.shape) for part, x in zip(parts, arrays, strict=False)]
+    return *shaped, out if len(fields) == len(out) else out.sum(axis=0, keepdims=True)
+
+
+class _Constants(NamedTuple):
+    """What a mesh's fabrication sets, as the kernels want it."""
+
+    ideal: bool
+    rows: int  # of coefficients
+    couplers: np.ndarray  # [6, L, M], empty if ideal
+    loss: np.ndarray  # [L, N], empty if none
+    edges: np.ndarray  # [L, 2]
+
+
+@functools.lru_cache(maxsize=32)
+def _constants(mesh: RectangularMesh) -> _Constants:
+    none = np.empty(0, np.float32)
+    delta, loss = mesh.splitter_errors, mesh.transmission
+    edges = np.ones((mesh.num_columns, 2), np.float32) if loss is None else loss[:, [0, -1]]
+    if delta is None and loss is None:
+        return _Constants(True, kernels.IDEAL_ROWS, _flat(none), _flat(none), _flat(edges))
+    a, b = np.zeros((2, *mesh.mask.shape)) if delta is None else delta.astype(np.float64)
+    couplers = np.stack(
+        [np.sin(a + b), np.cos(a - b), np.cos(a + b), np.sin(a - b), np.sin(2 * b), np.cos(2 * b)]
+    )
+    arrays = (_flat(x) for x in (couplers, none if loss is None else loss, edges))
+    return _Constants(False, kernels.GENERAL_ROWS, *arrays)
+
+
+def _job(
+    mesh: RectangularMesh, rows: int, arrays: tuple[np.ndarray, ...], power: bool, sets: slice
+) -> kernels.Job:
+    fields = arrays[3]
+    return kernels.Job(
+        sets=sets.stop - sets.start,
+        batches=1 if len(fields) == 1 else sets.stop - sets.start,
+        samples=fields.shape[1],
+        ports=mesh.units,
+        columns=mesh.num_columns,
+        rows=rows,
+        real=int(fields.dtype.kind != "c"),
+        power=int(power),
+        groups=_GROUPS,
+    )
+
+
+def _blocks(P: int, bytes_a_set: int) -> Iterator[slice]:
+    """Sets of phases whose scratch memory is bounded."""
+    step = max(1, _SCRATCH_BYTES // bytes_a_set)
+    for first in range(0, P, step):
+        yield slice(first, min(first + step, P))
+
+
+def _scratch(job: kernels.Job) -> tuple[np.ndarray, np.ndarray]:
+    interferometers = job.sets * job.columns * (job.ports // 2)
+    return (
+        np.empty(job.rows * interferometers, np.float32),
+        np.empty(job.sets * 2 * job.ports, np.float32),
+    )
+
+
+def _launch(kernel: Any, job: kernels.Job, *arrays: np.ndarray) -> None:
+    """Run a kernel on all threads that are worth waking for it."""
+    operations = 9 * job.sets * job.samples * job.ports * job.columns
+    count = threads() if operations > _SMALL_WORK else 1
+    counters = np.zeros(3, np.int64)
+    run_on_threads(lambda: kernel(counters, job, *arrays), count)
+
+
+def _of_sets(x: np.ndarray, sets: slice) -> np.ndarray:
+    return x if len(x) == 1 else x[sets]
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    """Floats to read from: always of one Numba type, so that no kernel is compiled twice."""
+    dtype = np.complex64 if x.dtype.kind == "c" else np.float32
+    flat = np.ascontiguousarray(x, dtype).reshape(-1).view(np.float32)
+    flat.flags.writeable = False
+    return flat
+
+
+def _flat_out(x: np.ndarray) -> np.ndarray:
+    """A contiguous array's floats, to write to."""
+    return x.reshape(-1).view(np.float32)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array that starts at a cache line, as TensorFlow wants it to take it over uncopied."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer = np.empty(size + 64, np.uint8)
+    skip = -buffer.ctypes.data % 64
+    return buffer[skip : skip + size].view(dtype).reshape(shape)
