@@ -1,0 +1,233 @@
+"""Runs that stop and go on: exactly the figures of a run that never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from photonic_ffzero import DataError, Model, Observer, Trainer, configure
+from photonic_ffzero.cli import main
+from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
+from photonic_ffzero.training import StoppedError
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "mnist_photonic.py"
+RUN = ["--dataset", "digits", "--size", "4", "--limit", "200", "--batch-size", "40"]
+RUN += ["--directions", "2", "--epochs", "3", "--quiet"]
+KILLS = int(os.environ.get("PHOTONIC_FFZERO_KILLS", "3"))  # the long form: 200
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def figures(folder):
+    """All of a run's results but its time."""
+    found = json.loads((Path(folder) / "results.json").read_text())
+    del found["train_seconds"]
+    return found
+
+
+def history(folder):
+    return [row.rsplit(",", 1)[0] for row in (Path(folder) / "history.csv").read_text().split()]
+
+
+class StopAt(Observer):
+    def __init__(self, step):
+        self.left = step
+
+    def on_step(self, mesh, loss):
+        self.left -= 1
+        if self.left == 0:
+            raise StoppedError
+
+
+def stopped_at(monkeypatch, step, arguments, output):
+    """Start a run that stops itself after a step, as by a signal."""
+    run = Trainer.run
+
+    def run_and_stop(self):
+        self.observers = (*self.observers, StopAt(step))
+        return run(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", run_and_stop)
+        main([*arguments, "--output", output])
+
+
+@pytest.mark.parametrize(
+    ("flags", "step"),
+    [
+        *[([], step) for step in (1, 5, 7, 15, 16, 23)],
+        *[(["--optimizer", "adam"], step) for step in (7, 23)],
+        *[(["--method", "bp-ad"], step) for step in (5, 7)],
+    ],
+)
+def test_a_resumed_run_ends_as_one_that_never_stopped(monkeypatch, tmp_path_factory, flags, step):
+    """5 steps an epoch, 3 epochs a mesh: within an epoch, at its end, at a mesh's end."""
+    given = [flag for flag in RUN if "bp-ad" not in flags or flag not in ("--directions", "2")]
+    arguments = [*given, *flags]
+    whole = whole_run(tmp_path_factory, arguments)
+    stopped_at(monkeypatch, step, arguments, "run")
+    assert not Path("run/results.json").exists()
+    assert main(["--resume", "run", "--quiet"]) == 0
+    assert figures("run") == figures(whole)
+    assert history("run") == history(whole)
+
+
+_WHOLE: dict[tuple, Path] = {}
+
+
+def whole_run(factory, arguments):
+    """The uninterrupted run, once for all steps."""
+    key = tuple(arguments)
+    if key not in _WHOLE:
+        folder = factory.mktemp("whole") / "run"
+        assert main([*arguments, "--output", str(folder)]) == 0
+        _WHOLE[key] = folder
+    return _WHOLE[key]
+
+
+def test_several_seeds_go_on_where_they_stopped(monkeypatch, tmp_path_factory):
+    arguments = [*RUN, "--seeds", "2"]
+    whole = tmp_path_factory.mktemp("whole") / "run"
+    assert main([*arguments, "--output", str(whole)]) == 0
+    stopped_at(monkeypatch, 29, arguments, "run")
+    assert main(["--resume", "run", "--quiet"]) == 0
+    for seed in ("seed-0", "seed-1"):
+        assert figures(f"run/{seed}") == figures(whole / seed)
+
+
+def test_a_finished_run_is_reported_again_and_not_trained(capsys):
+    main([*RUN, "--output", "run"])
+    first, before = capsys.readouterr().out, Path("run/model.npz").stat().st_mtime_ns
+    assert main(["--resume", "run", "--quiet"]) == 0
+    assert capsys.readouterr().out == first
+    assert Path("run/model.npz").stat().st_mtime_ns == before
+
+
+def wait_for(path, process):
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_finish_the_step_and_say_how_to_go_on(which, code):
+    command = [sys.executable, str(SCRIPT), *RUN, "--epochs", "4000", "--output", "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(Path("run/model.npz"), process)
+        process.send_signal(which)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors.splitlines()[-1].endswith("go on with: mnist_photonic.py --resume run")
+    assert load_checkpoint("run/model.npz")[1].block == 0
+
+
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_figures(tmp_path_factory):
+    """SIGKILL at a random time of a run; PHOTONIC_FFZERO_KILLS sets how often."""
+    whole = whole_run(tmp_path_factory, RUN)
+    begun = time.perf_counter()
+    assert finished(start("run-0"), "run-0", whole)
+    duration = time.perf_counter() - begun
+    rng, run = random.Random(0), 1
+    process = start("run-1")
+    for _ in range(KILLS):
+        if killed_after(process, rng.uniform(0, duration)):
+            process = start(f"run-{run}", resume=Path(f"run-{run}/config.json").exists())
+        else:
+            assert finished(process, f"run-{run}", whole)
+            run += 1
+            process = start(f"run-{run}")
+    assert finished(process, f"run-{run}", whole)
+
+
+def start(output, resume=False):
+    flags = ["--resume", output, "--quiet"] if resume else [*RUN, "--output", output]
+    command = [sys.executable, str(SCRIPT), *flags]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def killed_after(process, seconds):
+    """Kill a process if it still runs then; whatever it left must load."""
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        for checkpoint in Path().glob("run-*/model.npz"):
+            load_checkpoint(checkpoint)
+        return True
+    return False
+
+
+def finished(process, output, whole):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return figures(output) == figures(whole) and history(output) == history(whole)
+
+
+class TestRefused:
+    @pytest.fixture
+    def run(self, monkeypatch):
+        stopped_at(monkeypatch, 7, RUN, "run")
+        return Path("run")
+
+    def refused(self, capsys, *flags):
+        with pytest.raises(SystemExit) as stop:
+            main(["--resume", "run", *flags])
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    def test_a_setting_besides(self, run, capsys):
+        assert "--resume takes every setting from the run; leave out --epochs" in self.refused(
+            capsys, "--epochs", "9"
+        )
+
+    def test_no_run(self, capsys):
+        assert "argument --resume must name a run's directory" in self.refused(capsys)
+        assert not Path("run").exists()
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"epochs": 3}', "{" * 100000])
+    def test_a_damaged_configuration(self, run, capsys, text):
+        (run / "config.json").write_text(text)
+        assert "config.json" in self.refused(capsys)
+
+    def test_other_data(self, run, capsys):
+        config = json.loads((run / "config.json").read_text())
+        config["training_data_crc32"] += 1
+        (run / "config.json").write_text(json.dumps(config))
+        assert "the training data must have the checksum" in self.refused(capsys)
+
+    def test_a_checkpoint_of_another_run(self, run, capsys):
+        save_checkpoint(*load_changed(run / "model.npz"), run / "model.npz")
+        assert main(["--resume", "run"]) == 1
+        assert "is a checkpoint of another run" in capsys.readouterr().err
+
+    def test_a_damaged_checkpoint(self, run, capsys):
+        damaged = bytearray((run / "model.npz").read_bytes())
+        damaged[len(damaged) // 2] ^= 0xFF
+        (run / "model.npz").write_bytes(damaged)
+        assert main(["--resume", "run"]) == 1
+        assert "model.npz" in capsys.readouterr().err
+
+    def test_a_model_that_is_no_checkpoint(self, run):
+        with np.load(run / "model.npz") as file:
+            arrays = {name: array for name, array in file.items() if name != "training"}
+        np.savez(run / "model.npz", **arrays)
+        assert load_model(run / "model.npz").units == 16
+        with pytest.raises(DataError, match="training"):
+            load_checkpoint(run / "model.npz")
+
+
+def load_changed(path):
+    """The checkpoint of a run with another seed."""
+    _, position = load_checkpoint(path)
+    other = Model(configure(seed=9, epochs=3, directions=2, batch_size=40), 16, 10)
+    return other, position
