@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["tf"]
+__all__ = ["fused", "tf"]
 
 
 @contextmanager
@@ -51,3 +51,14 @@ if TYPE_CHECKING:
     import tensorflow as tf
 else:
     tf = _LazyTensorFlow()
+
+
+def fused(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of tensors; where a graph is being built, XLA compiles it as one piece.
+
+    A graph that calls the native engine cannot be compiled as a whole, and many small operations
+    around the engine would cost more than the light.
+    """
+    if tf.executing_eagerly():
+        return function(*arguments)
+    return tf.function(function, autograph=False, jit_compile=True)(*arguments)

@@ -11,7 +11,7 @@ import numpy as np
 from meshes._tensorflow import tf
 from meshes.validation import choice, integer, number
 
-__all__ = ["LAWS", "Directions", "draw"]
+__all__ = ["LAWS", "Directions", "Sampler", "draw"]
 
 
 class Directions(NamedTuple):
@@ -20,17 +20,15 @@ class Directions(NamedTuple):
     Attributes:
         v: As the parameters, each array with a leading K, float32, E[v v^T] = 1. Entries that
             are no parameters (idle interferometers) are zero.
-        step: As the parameters, one number an array: w moves to w + step v.
+        step: As the parameters, one float an array: w moves to w + step v.
     """
 
     v: Any
     step: Any
 
 
-def draw(
-    law: str, epsilon: float, count: int, trainable: Any, rng: np.random.Generator
-) -> Directions:
-    r"""Draw K directions with unit covariance over the D trainable parameters.
+class Sampler:
+    r"""Draws K directions with unit covariance over the D trainable parameters.
 
     =====================  ==========================================================
     ``rademacher``         every entry -1 or +1
@@ -50,10 +48,6 @@ def draw(
         epsilon: Step of the finite difference, in units of the parameters (rad), above 0.
         count: Number of directions K, at least 1.
         trainable: As the parameters, boolean arrays; false marks entries that do not count.
-        rng: Source of the draws.
-
-    Returns:
-        Directions and steps.
 
     Raises:
         ValueError: an argument is out of range, or more orthonormal directions are asked for
@@ -62,26 +56,47 @@ def draw(
     Reference:
         Guo et al., arXiv 2603.24790, eq. 9 (directional derivative along a unit vector).
     """
-    sample = LAWS[choice("law", law, LAWS)]
-    count = integer("directions", count, minimum=1)
-    epsilon = number("epsilon", epsilon, above=0)
-    masks = tf.nest.flatten(trainable)
-    sizes = [int(np.count_nonzero(mask)) for mask in masks]
-    flat, steps = sample(rng, count, sizes)
-    arrays = [_scatter(*pair) for pair in zip(flat, masks, strict=True)]
-    return Directions(
-        tf.nest.pack_sequence_as(trainable, arrays),
-        tf.nest.pack_sequence_as(trainable, [np.float32(epsilon * step) for step in steps]),
-    )
+
+    def __init__(self, law: str, epsilon: float, count: int, trainable: Any) -> None:
+        self._law = LAWS[choice("law", law, LAWS)]
+        self._epsilon = number("epsilon", epsilon, above=0)
+        self._count = integer("directions", count, minimum=1)
+        self._structure = trainable
+        masks = [np.asarray(mask) for mask in tf.nest.flatten(trainable)]
+        self._shapes = [mask.shape for mask in masks]
+        self._places = [None if mask.all() else np.flatnonzero(mask) for mask in masks]
+        self._sizes = [int(np.count_nonzero(mask)) for mask in masks]
+        if law == "orthonormal" and self._count > sum(self._sizes):
+            raise ValueError(
+                f"directions must be at most the number of parameters, {sum(self._sizes)}, for "
+                f"the orthonormal law; got {count}"
+            )
+
+    def draw(self, rng: np.random.Generator) -> Directions:
+        """Draw once more from the generator."""
+        flat, steps = self._law(rng, self._count, self._sizes)
+        arrays = map(self._scatter, flat, self._shapes, self._places)
+        return Directions(
+            tf.nest.pack_sequence_as(self._structure, list(arrays)),
+            tf.nest.pack_sequence_as(self._structure, [self._epsilon * step for step in steps]),
+        )
+
+    def _scatter(
+        self, values: np.ndarray, shape: tuple[int, ...], places: np.ndarray | None
+    ) -> np.ndarray:
+        """Put values [K, D] where the mask is true."""
+        if places is not None:
+            out = np.zeros((self._count, math.prod(shape)), np.float32)
+            out[:, places] = values
+            values = out
+        return values.reshape(self._count, *shape)
 
 
-def _scatter(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Put values [K, D] at the true places of the mask."""
-    if mask.all():
-        return values.reshape(len(values), *mask.shape)
-    out = np.zeros((len(values), mask.size), np.float32)
-    out[:, np.flatnonzero(mask)] = values
-    return out.reshape(len(values), *mask.shape)
+def draw(
+    law: str, epsilon: float, count: int, trainable: Any, rng: np.random.Generator
+) -> Directions:
+    """Draw directions once: ``Sampler(law, epsilon, count, trainable).draw(rng)``."""
+    return Sampler(law, epsilon, count, trainable).draw(rng)
 
 
 def _split(flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
@@ -93,10 +108,13 @@ def _split(flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 Law = Callable[[np.random.Generator, int, list[int]], tuple[list[np.ndarray], list[float]]]
 
 
+# The eight signs in a byte, for every byte.
+_SIGNS = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
+
+
 def _rademacher(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
     total = count * sum(sizes)
-    bits = np.unpackbits(np.frombuffer(rng.bytes(-(-total // 8)), np.uint8), count=total)
-    signs = (2 * bits.view(np.int8) - 1).astype(np.float32)
+    signs = _SIGNS[np.frombuffer(rng.bytes(-(-total // 8)), np.uint8)].reshape(-1)[:total]
     return _split(signs.reshape(count, -1), sizes), [1.0] * len(sizes)
 
 
@@ -107,11 +125,6 @@ def _gaussian(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
 
 def _orthonormal(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
     total = sum(sizes)
-    if count > total:
-        raise ValueError(
-            f"directions must be at most the number of parameters, {total}, for the orthonormal "
-            f"law; got {count}"
-        )
     q, r = np.linalg.qr(rng.standard_normal((total, count)))
     rows = (q * np.sign(np.diag(r))).T * math.sqrt(total)  # the signs make q Haar-distributed
     return _split(rows.astype(np.float32), sizes), [1.0] * len(sizes)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from meshes._tensorflow import tf
+from meshes._tensorflow import fused, tf
 from photonic_ffzero.directions import Directions
 
 __all__ = [
@@ -89,10 +89,15 @@ class CentralDifference:
         return 2 * directions
 
     def __call__(self, objective: Objective, params: Any, directions: Directions) -> Estimate:
-        both = _stacked(_moved(params, directions, 1.0), _moved(params, directions, -1.0))
-        losses = objective(both)
+        losses = objective(fused(self._points, params, directions))
+        return Estimate(*fused(self._estimate, losses, directions))
+
+    def _points(self, params: Any, directions: Directions) -> Any:
+        return _stacked(_moved(params, directions, 1.0), _moved(params, directions, -1.0))
+
+    def _estimate(self, losses: Any, directions: Directions) -> tuple[Any, Any]:
         plus, minus = tf.split(losses, 2, axis=0)
-        return Estimate(_combine((plus - minus) / 2, directions), _total(losses))
+        return _combine((plus - minus) / 2, directions), _total(losses)
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,15 @@ class ForwardDifference:
         return directions + 1
 
     def __call__(self, objective: Objective, params: Any, directions: Directions) -> Estimate:
+        losses = objective(fused(self._points, params, directions))
+        return Estimate(*fused(self._estimate, losses, directions))
+
+    def _points(self, params: Any, directions: Directions) -> Any:
         here = tf.nest.map_structure(lambda w: w[tf.newaxis], params)
-        losses = objective(_stacked(here, _moved(params, directions, 1.0)))
-        return Estimate(_combine(losses[1:] - losses[:1], directions), _total(losses[:1]))
+        return _stacked(here, _moved(params, directions, 1.0))
+
+    def _estimate(self, losses: Any, directions: Directions) -> tuple[Any, Any]:
+        return _combine(losses[1:] - losses[:1], directions), _total(losses[:1])
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes._tensorflow import tf
+from meshes._tensorflow import fused, tf
 from meshes.validation import from_spec
 from photonic_ffzero.blocks import Block
-from photonic_ffzero.directions import Directions, draw
+from photonic_ffzero.directions import Directions, Sampler
 from photonic_ffzero.estimators import ESTIMATORS
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
@@ -45,10 +44,12 @@ def make_step(block: Block, config: Config) -> Callable[..., Any]:
     optimizer = OPTIMIZERS[config.optimizer]()
     loss = from_spec("loss", config.loss, LOSSES)
 
-    # The second half of the objective is always ours to compile, whatever the layers are.
-    @partial(tf.function, autograph=False, jit_compile=True)
     def losses(z: Any, y: Any) -> Any:
         return loss(block.readout(z), y)[:, tf.newaxis]
+
+    def move(params: Any, gradient: Any, state: Any, rate: Any) -> tuple[Any, Any]:
+        direction, state = optimizer.update(gradient, state)
+        return descend(params, direction, rate), state
 
     def step(
         params: Any,
@@ -62,11 +63,10 @@ def make_step(block: Block, config: Config) -> Callable[..., Any]:
         x, y = tf.gather(x, batch), tf.gather(y, batch)
 
         def objective(stacked: Any) -> Any:
-            return losses(block.measure(stacked, x), y)
+            return fused(losses, block.measure(stacked, x), y)
 
         gradient, value = estimate(objective, params, directions)
-        direction, state = optimizer.update(gradient, state)
-        return descend(params, direction, rate), state, value
+        return *fused(move, params, gradient, state, rate), value
 
     return tf.function(step, autograph=False, jit_compile=block.compilable)
 
@@ -99,6 +99,7 @@ class BlockTraining:
         self._x, self._y = tf.constant(self.train.x), tf.constant(self.train.y)
         self.params = tf.nest.map_structure(tf.constant, self.params)
         self.state = OPTIMIZERS[self.config.optimizer]().init(self.params)
+        self._sampler = self._build_sampler()
 
     @property
     def batch_size(self) -> int:
@@ -126,7 +127,7 @@ class BlockTraining:
         order = generator(config.seed, "shuffle", self.index, epoch).permutation(len(self.train.y))
         rng = generator(config.seed, "directions", self.index, epoch)
         for step in range(steps):
-            directions = self._directions(rng)
+            directions = self._sampler.draw(rng) if self._sampler else None
             if step < start:
                 continue
             batch = order[step * self.batch_size : (step + 1) * self.batch_size].astype(np.int32)
@@ -137,8 +138,8 @@ class BlockTraining:
             )
             yield float(loss)
 
-    def _directions(self, rng: np.random.Generator) -> Directions | None:
+    def _build_sampler(self) -> Sampler | None:
         law, epsilon, count = self.config.law, self.config.epsilon, self.config.directions
         if law is None or epsilon is None or count is None:  # AD perturbs nothing
             return None
-        return draw(law, epsilon, count, self.block.trainable, rng)
+        return Sampler(law, epsilon, count, self.block.trainable)

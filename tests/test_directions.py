@@ -52,7 +52,7 @@ class TestEveryLaw:
             assert v.shape == (3, *mask.shape)
             assert v.dtype == np.float32
             assert np.shape(step) == ()
-            assert step.dtype == np.float32
+            assert isinstance(step, float)  # part of the compiled step, not its input
 
     def test_idle_entries_are_zero_and_have_no_share(self, law):
         """The same draw without the idle entries: they count neither in D nor in the stream."""
