@@ -7,15 +7,16 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: mnist test bench lint format clean help
+.PHONY: mnist test bench notebooks lint format clean help
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make mnist   train a photonic network on MNIST from forward passes alone"
-	@echo "make test    run all tests"
-	@echo "make bench   time the mesh engines against Neurophox"
-	@echo "make lint    check style and types"
-	@echo "make clean   remove the environment and all caches"
+	@echo "make mnist       train a photonic network on MNIST from forward passes alone"
+	@echo "make test        run all tests"
+	@echo "make bench       time the mesh engines against Neurophox"
+	@echo "make notebooks   open the notebooks in JupyterLab"
+	@echo "make lint        check style and types"
+	@echo "make clean       remove the environment and all caches"
 
 $(READY): requirements.txt setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 (with venv) is needed and none\
@@ -34,6 +35,9 @@ test: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python experiments/bench_engine.py $(ARGS)
+
+notebooks: $(READY)
+	$(BIN)/python -m jupyterlab notebooks $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
