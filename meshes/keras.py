@@ -65,7 +65,7 @@ class MeshLayer(keras.layers.Layer):
         self.mesh = RectangularMesh(
             units, num_columns, splitter_error, seed, insertion_loss_db=insertion_loss_db
         )
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "units": units,
             "num_columns": num_columns,
             "splitter_error": splitter_error,
