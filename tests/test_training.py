@@ -17,6 +17,7 @@ from photonic_ffzero import (
     fit,
     load_dataset,
     predict,
+    training,
 )
 from photonic_ffzero.optimizers import SCHEDULES
 from photonic_ffzero.recipes import METHODS
@@ -194,3 +195,18 @@ class TestFit:
         model = fit(*digits[0], **settings(epochs=1))
         with pytest.raises(ValueError, match=r"x must have shape \[n, 16\], got \[3, 9\]"):
             predict(model, np.ones((3, 9)))
+
+
+def test_a_slow_epoch_is_kept_by_time(digits, monkeypatch):
+    """With no time allowed between them, after every step and at the epoch's end."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    positions = []
+
+    class Keep(Observer):
+        def on_checkpoint(self, model, position):
+            positions.append((position.epoch, len(position.losses)))
+
+    trainer = new_trainer(digits[0], epochs=1, meshes=1)
+    trainer.observers = (Keep(),)
+    trainer.run()
+    assert positions == [*((0, step) for step in range(1, 9)), (1, 0)]
