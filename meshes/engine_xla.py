@@ -6,6 +6,7 @@ demand, by :mod:`meshes.propagation`, since it needs TensorFlow at once.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,22 +30,32 @@ def propagate(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: A
     theta = tf.convert_to_tensor(theta)
     complex_type = tf.complex128 if theta.dtype == tf.float64 else tf.complex64
     fields = tf.cast(tf.convert_to_tensor(fields), complex_type)
-    mask = tf.constant(mesh.mask)
-    delta, transmission = (
+    fabrication = [
         None if x is None else tf.constant(x, theta.dtype)
-        for x in (mesh.splitter_errors, mesh.transmission)
-    )
+        for x in (mesh.mask, mesh.splitter_errors, mesh.transmission)
+    ]
+    # A function for every kind of mesh: TensorFlow warns of one that is traced too often.
+    forward, backward = _compiled(*(None if x is None else x.shape for x in fabrication))
 
     @tf.custom_gradient
     def apply(*differentiable: Any) -> Any:
         def gradient(upstream: Any) -> Any:
-            return _backward(*differentiable, mask, delta, transmission, upstream)
+            return backward(*differentiable, *fabrication, upstream)
 
         # Unwatched, so that the compiled forward does not try to hand its record to the tape.
         values = [tf.stop_gradient(x) for x in differentiable]
-        return _forward(*values, mask, delta, transmission), gradient
+        return forward(*values, *fabrication), gradient
 
     return apply(theta, phi, gamma, fields)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(*_kind: Any) -> list[Any]:
+    """The forward and the backward function."""
+    return [
+        tf.function(function, jit_compile=True, autograph=False)
+        for function in (_through_columns, _gradients)
+    ]
 
 
 class _Coefficients(NamedTuple):
@@ -81,29 +92,17 @@ def _through_columns(
     return tf.transpose(x, (0, 2, 1))
 
 
-_forward = tf.function(_through_columns, jit_compile=True, autograph=False)
-
-
-@tf.function(jit_compile=True, autograph=False)
-def _backward(
-    theta: Any,
-    phi: Any,
-    gamma: Any,
-    fields: Any,
-    mask: Any,
-    delta: Any,
-    transmission: Any,
-    upstream: Any,
-) -> Any:
+def _gradients(*arguments: Any) -> Any:
     """Gradients by TensorFlow's tape, which records a second forward.
 
     The record is a list of tensors, one per column, and cannot leave a compiled function: so the
     forward and the backward loop have to be compiled together.
     """
-    differentiable = (theta, phi, gamma, fields)
+    *arguments, upstream = arguments  # type: ignore[assignment]
+    differentiable = arguments[:4]
     with tf.GradientTape() as tape:
         tape.watch(differentiable)
-        out = _through_columns(*differentiable, mask, delta, transmission)
+        out = _through_columns(*arguments)
     return tape.gradient(out, differentiable, upstream)
 
 
@@ -113,7 +112,7 @@ def _coefficients(theta: Any, phi: Any, mask: Any, delta: Any) -> _Coefficients:
     With coupler errors a, b: uu, vv = cos(theta/2) sin(a + b) +- i sin(theta/2) cos(a - b) and
     uv, vu = i cos(theta/2) cos(a + b) +- sin(theta/2) sin(a - b), uu and uv times e^{i phi}.
     """
-    theta, phi = (tf.where(mask, x, tf.constant(np.pi, x.dtype)) for x in (theta, phi))
+    theta, phi = (tf.where(mask > 0, x, tf.constant(np.pi, x.dtype)) for x in (theta, phi))
     cosine, sine, zero = tf.cos(theta / 2), tf.sin(theta / 2), tf.zeros_like(theta)
     phase = tf.complex(tf.cos(phi), tf.sin(phi))
     if delta is None:
