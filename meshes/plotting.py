@@ -10,7 +10,10 @@ they fit light and dark styles.
 from __future__ import annotations
 
 import argparse
+import io
+from base64 import b64encode
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,8 +27,10 @@ from meshes.validation import choice
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 __all__ = [
+    "Knob",
     "fields_by_column",
     "main",
     "plot_light",
@@ -326,6 +331,58 @@ def _plot_unwrapped(axes: Axes, x: np.ndarray, phase: np.ndarray, hidden: np.nda
         _label_in_pi(axes.yaxis)
     shown = np.ma.masked_where(hidden, phase)
     return axes.plot(x, shown, "--", color=_ORANGE, linewidth=2)[0]
+
+
+@dataclass
+class Knob:
+    """A picture with a slider, for a notebook: make it a cell's last line.
+
+    Where no slider can be shown (ipywidgets is missing, or the page is only read), the picture
+    is that of ``value``.
+
+    Attributes:
+        draw: fills a figure for one value of the slider.
+        label: of the slider, with the unit.
+        low, high: its range.
+        value: where it starts.
+        figsize: of the figure, inches.
+    """
+
+    draw: Callable[[Figure, float], Any]
+    label: str
+    low: float
+    high: float
+    value: float
+    figsize: tuple[float, float] = (8.0, 3.6)
+
+    def picture(self, value: float) -> bytes:
+        """The picture for one value, as PNG."""
+        from matplotlib.figure import Figure
+
+        figure, file = Figure(figsize=self.figsize, dpi=90, layout="constrained"), io.BytesIO()
+        self.draw(figure, value)
+        figure.savefig(file, format="png")
+        return file.getvalue()
+
+    def widget(self) -> Any:
+        """The slider above the picture; needs ipywidgets."""
+        from ipywidgets import FloatSlider, Image, VBox
+
+        image = Image(value=self.picture(self.value))
+        slider = FloatSlider(self.value, min=self.low, max=self.high, description=self.label)
+        slider.step = (self.high - self.low) / 50
+        slider.style.description_width = "initial"
+        slider.observe(lambda change: image.set_trait("value", self.picture(change.new)), "value")
+        return VBox([slider, image])
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """All forms at once: whoever shows it takes the richest that it can."""
+        picture = b64encode(self.picture(self.value)).decode()
+        still = {"image/png": picture, "text/plain": f"{self.label} = {self.value:.3g}"}
+        try:
+            return self.widget()._repr_mimebundle_() | still
+        except ImportError:
+            return still
 
 
 def _one_set(name: str, phases: Phases, mesh: RectangularMesh) -> Phases:

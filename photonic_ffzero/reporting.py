@@ -25,16 +25,24 @@ __all__ = [
     "RunDirectory",
     "check_new_directory",
     "plot_accuracy",
+    "plot_alignment",
     "plot_confusion",
+    "plot_embeddings",
+    "plot_goodness",
     "plot_loss",
+    "plot_power",
+    "plot_power_budget",
     "save_figure",
     "versions",
 ]
 
 _PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "scipy", "numba")
 
-# Okabe and Ito's colours: told apart by colour-blind readers, and by their greys.
+# Okabe and Ito's colours: told apart by colour-blind readers, and by their greys. The last four
+# are for many classes, which numbers tell apart as well.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLOURS += ("#888888", "#882255", "#999933", "#6A51A3")
+_MARKERS = "osD^vP"  # a second sign, for grey
 
 
 def check_new_directory(path: Path) -> None:
@@ -175,3 +183,107 @@ def plot_confusion(axes: Axes, confusion: np.ndarray) -> None:
     axes.set_yticks(range(classes))
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
+
+
+def plot_embeddings(
+    axes: Axes, points: np.ndarray, labels: np.ndarray, prototypes: np.ndarray | None = None
+) -> None:
+    """Draw samples in the plane, each as the number of its class, and the prototypes in circles.
+
+    Args:
+        axes: The axes to draw on.
+        points: Coordinates [n, 2].
+        labels: Classes [n], whole numbers from 0.
+        prototypes: Coordinates [C, 2], or None where they have none.
+    """
+    for label in np.unique(labels):
+        colour, marker = _COLOURS[label % len(_COLOURS)], f"${label}$"
+        x, y = points[labels == label].T
+        axes.scatter(x, y, s=22, marker=marker, color=colour, linewidth=0.3)
+    for label, (x, y) in enumerate([] if prototypes is None else prototypes):
+        colour = _COLOURS[label % len(_COLOURS)]
+        style = {"boxstyle": "circle", "facecolor": axes.get_facecolor(), "edgecolor": colour}
+        axes.text(x, y, str(label), ha="center", va="center", bbox=style | {"linewidth": 2.5})
+        axes.update_datalim([(x, y)])  # text alone does not widen the view
+    axes.autoscale_view()
+
+
+def plot_alignment(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
+    """Draw how the goodness of the true class and that of the others are distributed.
+
+    Dotted lines mark what a perfectly aligned network has: 1, and -1 / (C - 1) for the others.
+
+    Args:
+        axes: The axes to draw on.
+        scores: Goodness [n, C].
+        labels: True classes [n].
+    """
+    true = np.eye(scores.shape[-1], dtype=bool)[labels]
+    for mask, name, colour, fill in (
+        (~true, "other classes", _COLOURS[5], True),
+        (true, "true class", _COLOURS[1], False),
+    ):
+        cosines = np.clip(scores[mask], -1, 1)  # rounding may step over the edge
+        counts, edges = np.histogram(cosines, bins=40, range=(-1, 1))
+        share = 100 * counts / counts.sum()
+        axes.stairs(share, edges, fill=fill, color=colour, linewidth=2, label=name)
+    for ideal in (1, -1 / (scores.shape[-1] - 1)):
+        axes.axvline(ideal, linestyle=":", color=axes.xaxis.label.get_color())
+    axes.set(xlabel="goodness (cosine with the prototype)", ylabel="share (%)")
+    axes.legend(loc="upper left")
+
+
+def plot_goodness(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
+    """Draw the goodness of all samples as a heat map, ordered by their true class.
+
+    Args:
+        axes: The axes to draw on.
+        scores: Goodness [n, C].
+        labels: True classes [n].
+    """
+    order = np.argsort(labels, kind="stable")
+    image = axes.imshow(scores[order], aspect="auto", interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes, label="goodness (cosine)")
+    ends = np.cumsum(np.bincount(labels, minlength=scores.shape[-1]))
+    axes.hlines(ends[:-1] - 0.5, *axes.get_xlim(), colors="white", linewidth=0.8)
+    axes.set_yticks(
+        (ends + np.append(0, ends[:-1]) - 1) / 2, [str(label) for label in range(len(ends))]
+    )
+    axes.set_xticks(range(len(ends)))
+    axes.set(xlabel="class of the prototype", ylabel="samples, by true class")
+
+
+def plot_power(axes: Axes, intensities: np.ndarray, labels: np.ndarray) -> None:
+    """Draw the mean intensity at every port, class by class.
+
+    Args:
+        axes: The axes to draw on.
+        intensities: [n, N].
+        labels: Classes [n].
+    """
+    classes = np.unique(labels)
+    mean = np.stack([intensities[labels == label].mean(axis=0) for label in classes])
+    image = axes.imshow(mean, aspect="auto", interpolation="nearest", vmin=0)
+    axes.figure.colorbar(image, ax=axes, label="mean intensity |E|² (arb. units)")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="port", ylabel="class")
+
+
+def plot_power_budget(axes: Axes, powers: np.ndarray, label: str) -> None:
+    """Draw the total power behind each stage: the median over the samples, and 90 % of them.
+
+    Args:
+        axes: The axes to draw on.
+        powers: Sum of |E|^2 over the ports [stages, n], the input first.
+        label: Name in the legend.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    low, median, high = np.percentile(powers, (5, 50, 95), axis=1)
+    stages, index = range(len(powers)), len(axes.lines)
+    (line,) = axes.semilogy(stages, median, f"{_MARKERS[index % len(_MARKERS)]}-", label=label)
+    line.set_color(_COLOURS[index % len(_COLOURS)])
+    axes.fill_between(stages, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="meshes passed", ylabel="total power Σ|E|² (arb. units)")
+    axes.legend()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from base64 import b64decode
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from matplotlib.style import context
 
 from meshes import NONLINEARITIES, ElectroOptic, Phases, RectangularMesh
 from meshes.plotting import (
+    Knob,
     fields_by_column,
     main,
     plot_light,
@@ -290,3 +292,30 @@ class TestCommandLine:
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         assert not {"matplotlib", "tensorflow"} & set(run.stdout.split())
+
+
+class TestKnob:
+    @pytest.fixture
+    def knob(self):
+        def draw(figure, value):
+            figure.subplots().bar([0], [value])
+
+        return Knob(draw, "height (m)", low=0.0, high=2.0, value=1.0, figsize=(2, 1))
+
+    def test_the_slider_redraws_the_picture(self, knob):
+        slider, image = knob.widget().children
+        assert (slider.min, slider.value, slider.max) == (0.0, 1.0, 2.0)
+        assert slider.description == "height (m)"
+        assert image.value == knob.picture(1.0)
+        slider.value = 2.0
+        assert image.value == knob.picture(2.0) != knob.picture(1.0)
+
+    def test_shows_a_picture_to_those_who_cannot_show_a_slider(self, knob):
+        shown = knob._repr_mimebundle_()
+        assert b64decode(shown["image/png"]) == knob.picture(1.0)
+        assert shown["text/plain"] == "height (m) = 1"
+        assert "application/vnd.jupyter.widget-view+json" in shown
+
+    def test_does_without_ipywidgets(self, knob, monkeypatch):
+        monkeypatch.setitem(sys.modules, "ipywidgets", None)
+        assert set(knob._repr_mimebundle_()) == {"image/png", "text/plain"}
