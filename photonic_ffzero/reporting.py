@@ -38,10 +38,10 @@ __all__ = [
 
 _PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "scipy", "numba")
 
-# Okabe and Ito's colours: told apart by colour-blind readers, and by their greys. The last four
-# are for many classes, which numbers tell apart as well.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_COLOURS += ("#888888", "#882255", "#999933", "#6A51A3")
+# Told apart by colour-blind readers: Okabe and Ito's six, apart in grey too, and four more for many
+# classes, which are drawn as numbers.
+_OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLOURS = (*_OKABE_ITO, "#888888", "#882255", "#999933", "#6A51A3")
 _MARKERS = "osD^vP"  # a second sign, for grey
 
 
