@@ -42,6 +42,7 @@ class _LazyTensorFlow:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         with _held_back_stderr():
             import tensorflow
+        tensorflow.get_logger().setLevel("ERROR")  # it warns of functions compiled for many shapes
         value = getattr(tensorflow, name)
         setattr(self, name, value)  # the next access does not come here
         return value

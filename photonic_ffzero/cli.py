@@ -329,7 +329,7 @@ class StopSignals(Observer):
         self.__exit__()
         print("stopping after this step", file=sys.stderr)
 
-    def on_step(self, mesh: str, loss: float) -> None:
+    def on_steps(self, mesh: str, losses: list[float]) -> None:
         """Stop here if a signal came."""
         if self.received:
             raise StoppedError

@@ -26,6 +26,10 @@ class Directions(NamedTuple):
     v: Any
     step: Any
 
+    def of_step(self, index: Any) -> Directions:
+        """The directions of one step, where the arrays of ``v`` lead with [steps, K]."""
+        return self._replace(v=tf.nest.map_structure(lambda array: array[index], self.v))
+
 
 class Sampler:
     r"""Draws K directions with unit covariance over the D trainable parameters.
@@ -72,79 +76,89 @@ class Sampler:
                 f"the orthonormal law; got {count}"
             )
 
-    def draw(self, rng: np.random.Generator) -> Directions:
-        """Draw once more from the generator."""
-        flat, steps = self._law(rng, self._count, self._sizes)
-        arrays = map(self._scatter, flat, self._shapes, self._places)
+    def draw(self, rng: np.random.Generator, steps: int) -> Directions:
+        """Draw for several steps: the arrays of ``v`` lead with [steps, K]."""
+        lead = (steps, self._count)
+        flat, factors = self._law(rng, lead, self._sizes)
+        arrays = [
+            _scattered(values, places, math.prod(shape)).reshape(*lead, *shape)
+            for values, places, shape in zip(flat, self._places, self._shapes, strict=True)
+        ]
         return Directions(
-            tf.nest.pack_sequence_as(self._structure, list(arrays)),
-            tf.nest.pack_sequence_as(self._structure, [self._epsilon * step for step in steps]),
+            tf.nest.pack_sequence_as(self._structure, arrays),
+            tf.nest.pack_sequence_as(self._structure, [self._epsilon * f for f in factors]),
         )
 
-    def _scatter(
-        self, values: np.ndarray, shape: tuple[int, ...], places: np.ndarray | None
-    ) -> np.ndarray:
-        """Put values [K, D] where the mask is true."""
-        if places is not None:
-            out = np.zeros((self._count, math.prod(shape)), np.float32)
-            out[:, places] = values
-            values = out
-        return values.reshape(self._count, *shape)
+
+def _scattered(values: np.ndarray, places: np.ndarray | None, size: int) -> np.ndarray:
+    """Values [..., D] at their places among [..., size], zero elsewhere."""
+    if places is None:
+        return values
+    out = np.zeros((*values.shape[:-1], size), np.float32)
+    out[..., places] = values
+    return out
 
 
 def draw(
     law: str, epsilon: float, count: int, trainable: Any, rng: np.random.Generator
 ) -> Directions:
-    """Draw directions once: ``Sampler(law, epsilon, count, trainable).draw(rng)``."""
-    return Sampler(law, epsilon, count, trainable).draw(rng)
+    """Draw K directions once, see `Sampler`; the arrays of ``v`` lead with [K]."""
+    return Sampler(law, epsilon, count, trainable).draw(rng, 1).of_step(0)
+
+
+Lead = tuple[int, int]  # steps, K
+
+# A law maps (generator, (steps, K), sizes of the arrays) to directions [steps, K, size] for each
+# array, and the factors by which epsilon becomes the arrays' steps.
+Law = Callable[[np.random.Generator, Lead, list[int]], tuple[list[np.ndarray], list[float]]]
 
 
 def _split(flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
-    return np.split(flat, np.cumsum(sizes)[:-1], axis=1)
-
-
-# A law maps (generator, K, sizes of the arrays) to directions [K, size] for each array and the
-# factor by which epsilon becomes that array's step.
-Law = Callable[[np.random.Generator, int, list[int]], tuple[list[np.ndarray], list[float]]]
+    return np.split(flat, np.cumsum(sizes)[:-1], axis=-1)
 
 
 # The eight signs in a byte, for every byte.
 _SIGNS = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 
 
-def _rademacher(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
-    total = count * sum(sizes)
-    signs = _SIGNS[np.frombuffer(rng.bytes(-(-total // 8)), np.uint8)].reshape(-1)[:total]
-    return _split(signs.reshape(count, -1), sizes), [1.0] * len(sizes)
+def _rademacher(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    (steps, count), total = lead, sum(sizes)
+    words = -(-count * total // 64)  # whole ones, so that a step's draws are the same in any call
+    octets = np.frombuffer(rng.bytes(8 * words * steps), np.uint8).reshape(steps, -1)
+    signs = _SIGNS[octets].reshape(steps, -1)[:, : count * total]
+    return _split(signs.reshape(*lead, total), sizes), [1.0] * len(sizes)
 
 
-def _gaussian(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
-    flat = rng.standard_normal((count, sum(sizes)), np.float32)
+def _gaussian(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    flat = rng.standard_normal((*lead, sum(sizes)), np.float32)
     return _split(flat, sizes), [1.0] * len(sizes)
 
 
-def _orthonormal(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
-    total = sum(sizes)
-    q, r = np.linalg.qr(rng.standard_normal((total, count)))
-    rows = (q * np.sign(np.diag(r))).T * math.sqrt(total)  # the signs make q Haar-distributed
+def _orthonormal(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    (steps, count), total = lead, sum(sizes)
+    q, r = np.linalg.qr(rng.standard_normal((steps, total, count)))
+    q *= np.sign(np.diagonal(r, axis1=1, axis2=2))[:, np.newaxis]  # makes q Haar-distributed
+    rows = math.sqrt(total) * q.swapaxes(1, 2)
     return _split(rows.astype(np.float32), sizes), [1.0] * len(sizes)
 
 
 def _normalised(rows: np.ndarray) -> np.ndarray:
-    """Scale rows [K, D] to length sqrt(D)."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows * (math.sqrt(rows.shape[1]) / length)
+    """Scale rows [..., D] to length sqrt(D)."""
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows * (math.sqrt(rows.shape[-1]) / length)
 
 
-def _gaussian_unit(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
+def _gaussian_unit(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
     total = sum(sizes)
-    rows = _normalised(rng.standard_normal((count, total), np.float32))
+    rows = _normalised(rng.standard_normal((*lead, total), np.float32))
     return _split(rows, sizes), [1 / math.sqrt(total)] * len(sizes)
 
 
-def _gaussian_unit_each(rng: np.random.Generator, count: int, sizes: list[int]) -> Any:
-    arrays = [_normalised(rng.standard_normal((count, size), np.float32)) for size in sizes]
-    return arrays, [1 / math.sqrt(size) for size in sizes]
+def _gaussian_unit_each(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    flat = rng.standard_normal((*lead, sum(sizes)), np.float32)
+    return [_normalised(rows) for rows in _split(flat, sizes)], [
+        1 / math.sqrt(size) for size in sizes
+    ]
 
 
 LAWS: dict[str, Law] = {

@@ -136,6 +136,7 @@ class Autodiff:
         return 1
 
     def __call__(self, objective: Objective, params: Any, directions: None = None) -> Estimate:
+        params = tf.nest.map_structure(tf.convert_to_tensor, params)
         flat = tf.nest.flatten(params)
         with tf.GradientTape() as tape:
             tape.watch(flat)

@@ -25,10 +25,10 @@ class Usage:
     forward_passes: int = 0
     phase_writes: int = 0
 
-    def add(self, meshes: int, samples: int, parameter_sets: int = 1) -> None:
-        """Count ``samples`` sent through ``meshes`` meshes under each parameter set."""
-        self.forward_passes += meshes * samples * parameter_sets
-        self.phase_writes += meshes * parameter_sets
+    def add(self, meshes: int, parameter_sets: int, samples: int, writes: int = 1) -> None:
+        """Count samples sent through some meshes under every parameter set, written so often."""
+        self.forward_passes += meshes * parameter_sets * samples
+        self.phase_writes += meshes * parameter_sets * writes
 
 
 @dataclass(frozen=True)

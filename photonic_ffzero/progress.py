@@ -55,9 +55,9 @@ class LiveProgress(Observer):
     ) -> None:
         self._bar.stop()
 
-    def on_step(self, mesh: str, loss: float) -> None:
+    def on_steps(self, mesh: str, losses: list[float]) -> None:
         """Move the bar, a few times a second."""
-        self._done += 1
+        self._done += len(losses)
         now = time.perf_counter()
         if now - self._drawn < _INTERVAL and self._done < self._steps:
             return
@@ -66,7 +66,7 @@ class LiveProgress(Observer):
             self._task,
             completed=self._done,
             description=f"{self._label}mesh {mesh}",
-            figures=f"loss {loss:.3f}{self._validation}",
+            figures=f"loss {losses[-1]:.3f}{self._validation}",
         )
 
     def on_epoch(self, record: EpochRecord) -> None:

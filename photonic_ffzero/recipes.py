@@ -24,16 +24,16 @@ METHODS = ("ff-dd", "ff-ad", "bp-dd", "bp-ad")
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "balanced": {
         "input": {"encoding": "average", "size": 8},
-        "all": {"batch_size": 128, "epochs": 20, "schedule": "cosine"},
+        "all": {"batch_size": 128, "epochs": 10, "schedule": "cosine"},
         "ff": {"readout": "goodness", "rule": "sum"},
         "bp": {"readout": "goodness"},
         "dd": {
             "estimator": "central",
             "law": "rademacher",
-            "directions": 16,
+            "directions": 32,
             "epsilon": 1e-2,
             "optimizer": "sgd",
-            "learning_rate": 7e-2,
+            "learning_rate": 0.2,
         },
         "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-2},
         "goodness": {"detection": "balanced", "loss": "cross-entropy:scale=10"},

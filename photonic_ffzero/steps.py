@@ -18,7 +18,10 @@ from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
 
-__all__ = ["BlockTraining", "Samples", "as_arrays", "make_step"]
+__all__ = ["BlockTraining", "Samples", "as_arrays", "make_step", "make_steps"]
+
+MOST_STEPS = 16  # in one compiled call
+RANDOM_NUMBERS = 2**20  # drawn for one call at most, if it has more than one step
 
 
 class Samples(NamedTuple):
@@ -33,12 +36,44 @@ def as_arrays(tensors: Any) -> Any:
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
 
 
-def make_step(block: Block, config: Config) -> Callable[..., Any]:
-    """Compile a block's training step.
+def make_steps(block: Block, config: Config) -> Callable[..., Any]:
+    """Compile some training steps of a block into one call, which costs as much as a small step.
 
-    The step maps (params, optimizer state, inputs [n, ...], labels [n], indices of the batch
-    [B], directions, learning rate) to (params, optimizer state, loss). Random numbers come from
-    outside: drawn inside, they would differ between engines.
+    The function maps (params, optimizer state, inputs [n, ...], labels [n], batches [S, B],
+    directions with leading S, learning rates [S], how many of the S steps to take) to (params,
+    optimizer state, losses [S]). Random numbers come from outside: drawn inside, they would
+    differ between engines.
+    """
+    step = make_step(block, config)
+
+    def steps(
+        params: Any,
+        state: Any,
+        x: Any,
+        y: Any,
+        batches: Any,
+        directions: Directions | None,
+        rates: Any,
+        count: Any,
+    ) -> tuple[Any, Any, Any]:
+        def body(index: Any, params: Any, state: Any, losses: Any) -> tuple[Any, ...]:
+            own = directions and directions.of_step(index)
+            inputs, labels = tf.gather(x, batches[index]), tf.gather(y, batches[index])
+            params, state, loss = step(params, state, inputs, labels, own, rates[index])
+            return index + 1, params, state, losses.write(index, loss)
+
+        start = (0, params, state, tf.TensorArray(tf.float32, batches.shape[0]))
+        _, params, state, losses = tf.while_loop(lambda index, *_: index < count, body, start)
+        return params, state, losses.stack()
+
+    return tf.function(steps, autograph=False, jit_compile=block.compilable)
+
+
+def make_step(block: Block, config: Config) -> Callable[..., Any]:
+    """One training step of a block, of tensors.
+
+    It maps (params, optimizer state, inputs [B, ...], labels [B], directions, learning rate) to
+    (params, optimizer state, loss).
     """
     estimate = ESTIMATORS[config.estimator]()
     optimizer = OPTIMIZERS[config.optimizer]()
@@ -52,23 +87,15 @@ def make_step(block: Block, config: Config) -> Callable[..., Any]:
         return descend(params, direction, rate), state
 
     def step(
-        params: Any,
-        state: Any,
-        x: Any,
-        y: Any,
-        batch: Any,
-        directions: Directions | None,
-        rate: Any,
+        params: Any, state: Any, x: Any, y: Any, directions: Directions | None, rate: Any
     ) -> tuple[Any, Any, Any]:
-        x, y = tf.gather(x, batch), tf.gather(y, batch)
-
         def objective(stacked: Any) -> Any:
             return fused(losses, block.measure(stacked, x), y)
 
         gradient, value = estimate(objective, params, directions)
         return *fused(move, params, gradient, state, rate), value
 
-    return tf.function(step, autograph=False, jit_compile=block.compilable)
+    return step
 
 
 @dataclass
@@ -95,7 +122,7 @@ class BlockTraining:
     state: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self._step = make_step(self.block, self.config)
+        self._steps = make_steps(self.block, self.config)
         self._x, self._y = tf.constant(self.train.x), tf.constant(self.train.y)
         self.params = tf.nest.map_structure(tf.constant, self.params)
         self.state = OPTIMIZERS[self.config.optimizer]().init(self.params)
@@ -111,32 +138,54 @@ class BlockTraining:
         """Parameter sets evaluated in a step."""
         return ESTIMATORS[self.config.estimator]().parameter_sets(self.config.directions or 0)
 
+    @property
+    def steps_per_call(self) -> int:
+        """Steps compiled into one call: fewer where a step's random numbers take more memory."""
+        numbers = sum(mask.size for mask in tf.nest.flatten(self.block.trainable))
+        return min(max(RANDOM_NUMBERS // (numbers * (self.config.directions or 1)), 1), MOST_STEPS)
+
     def restore(self, optimizer: list[np.ndarray]) -> None:
         """Put back the optimizer's state, as a flat list; an empty one is a new start."""
         if optimizer:
             self.state = tf.nest.pack_sequence_as(self.state, [tf.constant(a) for a in optimizer])
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[float]:
-        """Go through the samples once, in full batches of a new order; yield every step's loss.
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[float]]:
+        """Go through the samples once, in full batches of a new order; yield the steps' losses.
+
+        The steps come in calls of up to `steps_per_call`, and so do their losses.
 
         Args:
             epoch: Which epoch, from 0.
-            start: Steps of it that were taken before: drawn again, not taken again.
+            start: Steps of it that were taken before, in whole calls: their directions are drawn
+                again, the steps not taken again.
         """
-        config, steps = self.config, len(self.train.y) // self.batch_size
-        order = generator(config.seed, "shuffle", self.index, epoch).permutation(len(self.train.y))
-        rng = generator(config.seed, "directions", self.index, epoch)
-        for step in range(steps):
-            directions = self._sampler.draw(rng) if self._sampler else None
-            if step < start:
-                continue
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size].astype(np.int32)
-            part_done = (epoch + step / steps) / config.epochs
-            rate = np.float32(config.learning_rate * SCHEDULES[config.schedule](part_done))
-            self.params, self.state, loss = self._step(
-                self.params, self.state, self._x, self._y, batch, directions, rate
-            )
-            yield float(loss)
+        order = self._generator("shuffle", epoch).permutation(len(self.train.y))
+        rng = self._generator("directions", epoch)
+        for first in range(0, len(order) // self.batch_size, self.steps_per_call):
+            directions = self._sampler.draw(rng, self.steps_per_call) if self._sampler else None
+            if first >= start:
+                yield self._take(epoch, first, order, directions)
+
+    def _generator(self, purpose: str, epoch: int) -> np.random.Generator:
+        return generator(self.config.seed, purpose, self.index, epoch)
+
+    def _take(
+        self, epoch: int, first: int, order: np.ndarray, directions: Directions | None
+    ) -> list[float]:
+        """Take a call's steps; those behind the epoch's end are prepared but left out."""
+        config, steps = self.config, len(order) // self.batch_size
+        numbers = first + np.arange(self.steps_per_call)
+        places = numbers[:, np.newaxis] * self.batch_size + np.arange(self.batch_size)
+        batches = order.take(places, mode="wrap").astype(np.int32)
+        schedule = SCHEDULES[config.schedule]
+        factors = [schedule((epoch + number / steps) / config.epochs) for number in numbers]
+        rates = np.array(factors, np.float32) * np.float32(config.learning_rate)
+        count = min(self.steps_per_call, steps - first)
+        self.params, self.state, losses = self._steps(
+            *(self.params, self.state, self._x, self._y),
+            *(batches, directions, rates, np.int32(count)),
+        )
+        return losses.numpy()[:count].tolist()
 
     def _build_sampler(self) -> Sampler | None:
         law, epsilon, count = self.config.law, self.config.epsilon, self.config.directions

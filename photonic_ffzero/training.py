@@ -31,8 +31,8 @@ class StoppedError(Exception):
 class Observer:
     """What a training run reports to; override what you want to hear of."""
 
-    def on_step(self, mesh: str, loss: float) -> None:
-        """Hear of every step: the mesh or meshes in training and the loss.
+    def on_steps(self, mesh: str, losses: list[float]) -> None:
+        """Hear of some steps: the mesh or meshes in training and the losses.
 
         Raises:
             StoppedError: the run is to stop here, in good order.
@@ -110,7 +110,7 @@ class Trainer:
         """Send samples through a frozen block: once for the whole of the next block's training."""
         block = self.model.blocks[index]
         if not self.position.has_begun(index + 1):  # else it was counted before the checkpoint
-            self.model.usage.add(block.meshes, len(samples.y))
+            self.model.usage.add(block.meshes, 1, len(samples.y))
         return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
 
     def _train_block(self, index: int, train: Samples, validation: Samples | None) -> None:
@@ -126,11 +126,13 @@ class Trainer:
         position.block, position.epoch, position.optimizer = index + 1, 0, []
 
     def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
-        losses, saved = self.position.losses, time.perf_counter()
-        for loss in training.epoch(epoch, start=len(losses)):
-            block = training.block
-            self.model.usage.add(block.meshes, training.batch_size, training.parameter_sets)
-            losses.append(loss)
+        taken, saved = self.position.losses, time.perf_counter()
+        for losses in training.epoch(epoch, start=len(taken)):
+            samples = training.batch_size * len(losses)
+            self.model.usage.add(
+                training.block.meshes, training.parameter_sets, samples, len(losses)
+            )
+            taken.extend(losses)
             try:
                 self._report(training.index, epoch, losses)
             except StoppedError:
@@ -141,14 +143,15 @@ class Trainer:
                 saved = time.perf_counter()
 
     def _report(self, index: int, epoch: int, losses: list[float]) -> None:
-        """Stop at a loss that is not finite; tell the observers of any other."""
-        if not np.isfinite(losses[-1]):
-            raise NonFiniteLossError(
-                f"the loss of mesh {self._name(index)} became {losses[-1]} in epoch {epoch + 1}, "
-                f"step {len(losses)}; try a learning rate below {self.config.learning_rate:g}"
-            )
+        """Stop at a loss that is not finite; tell the observers of any others."""
+        for number, loss in enumerate(losses, len(self.position.losses) - len(losses) + 1):
+            if not np.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"the loss of mesh {self._name(index)} became {loss} in epoch {epoch + 1}, "
+                    f"step {number}; try a learning rate below {self.config.learning_rate:g}"
+                )
         for observer in self.observers:
-            observer.on_step(self._name(index), losses[-1])
+            observer.on_steps(self._name(index), losses)
 
     def _checkpoint(self, training: BlockTraining) -> None:
         """Take what the compiled step holds into model and position; let the observers keep it."""
@@ -175,7 +178,7 @@ class Trainer:
 
     def _accuracy(self, index: int, samples: Samples) -> float:
         block = self.model.blocks[index]
-        self.model.usage.add(block.meshes, len(samples.y))
+        self.model.usage.add(block.meshes, 1, len(samples.y))
         scores = block.all_scores(self.model.params[index], samples.x)
         return float(np.mean(scores.argmax(axis=-1) == samples.y))
 

@@ -17,8 +17,10 @@ from photonic_ffzero import (
     fit,
     load_dataset,
     predict,
+    steps,
     training,
 )
+from photonic_ffzero.directions import LAWS
 from photonic_ffzero.optimizers import SCHEDULES
 from photonic_ffzero.recipes import METHODS
 
@@ -35,7 +37,7 @@ def digits():
 
 
 def settings(**given):
-    return {"epochs": 3, "directions": 8, "batch_size": 50} | given
+    return {"epochs": 3, "directions": 8, "learning_rate": 0.05, "batch_size": 50} | given
 
 
 def new_trainer(train, **given):
@@ -51,7 +53,7 @@ class TestEveryMethod:
     def trained(self, method, digits, **given):
         chosen = settings(**given)
         if method.endswith("-ad"):
-            del chosen["directions"]
+            del chosen["directions"], chosen["learning_rate"]
         train, validation = digits
         return fit(*train, validation=validation, method=method, **chosen)
 
@@ -62,7 +64,7 @@ class TestEveryMethod:
             by_mesh[record.mesh].append(record.loss)
         for losses in by_mesh.values():
             assert losses[-1] < losses[0]
-        assert evaluate(model, *digits[1]).accuracy > 0.4  # guessing: 0.1
+        assert evaluate(model, *digits[1]).accuracy > 0.3  # guessing: 0.1
 
     def test_same_seed_same_figures_other_seed_others(self, method, digits):
         first, again = (
@@ -97,19 +99,21 @@ class TestAccounting:
     ):
         given = settings(epochs=1, estimator=estimator)
         if estimator is None:
-            del given["directions"]
+            del given["directions"], given["learning_rate"]
         model = fit(*digits[0], validation=digits[1], method=method, **given)
         expected = self.expected(*counts)
         assert (model.usage.forward_passes, model.usage.phase_writes) == expected
         assert model.history[-1].forward_passes == expected[0]
 
-    @pytest.mark.parametrize(("count", "batch", "steps"), [(400, 150, 2), (30, 50, 1)])
-    def test_only_full_batches_count_but_a_batch_is_at_most_all(self, digits, count, batch, steps):
+    @pytest.mark.parametrize(("count", "batch", "expected"), [(400, 150, 2), (30, 50, 1)])
+    def test_only_full_batches_count_but_a_batch_is_at_most_all(
+        self, digits, count, batch, expected
+    ):
         train = Samples(*(array[:count] for array in digits[0]))
         trainer = new_trainer(train, batch_size=batch, epochs=1, meshes=1)
-        assert trainer.steps == steps
+        assert trainer.steps == expected
         usage = trainer.run().usage
-        assert usage.phase_writes == steps * 16 + 1
+        assert usage.phase_writes == expected * 16 + 1
 
 
 class TestLocalLearning:
@@ -143,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_epoch_before(dig
     """The rate becomes infinite half-way, and the phases with it."""
     monkeypatch.setitem(SCHEDULES, "constant", lambda done: 1.0 if done < 0.5 else np.inf)
     trainer = new_trainer(digits[0], epochs=2, schedule="constant")
-    with pytest.raises(NonFiniteLossError, match=r"mesh 1 became nan in epoch 2, step 2; .* 0\.07"):
+    with pytest.raises(NonFiniteLossError, match=r"mesh 1 became nan in epoch 2, step 2; .* 0\.05"):
         trainer.run()
     assert [record.epoch for record in trainer.model.history] == [1]
     assert np.isfinite(trainer.model.params[0][0].theta).all()
@@ -198,8 +202,9 @@ class TestFit:
 
 
 def test_a_slow_epoch_is_kept_by_time(digits, monkeypatch):
-    """With no time allowed between them, after every step and at the epoch's end."""
+    """With no time allowed between them, after every call and at the epoch's end."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(steps, "MOST_STEPS", 3)
     positions = []
 
     class Keep(Observer):
@@ -209,4 +214,15 @@ def test_a_slow_epoch_is_kept_by_time(digits, monkeypatch):
     trainer = new_trainer(digits[0], epochs=1, meshes=1)
     trainer.observers = (Keep(),)
     trainer.run()
-    assert positions == [*((0, step) for step in range(1, 9)), (1, 0)]
+    assert positions == [(0, 3), (0, 6), (0, 8), (1, 0)]
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+def test_results_do_not_depend_on_how_many_steps_a_call_takes(digits, monkeypatch, law):
+    scores = []
+    for most in (1, 3, 16):
+        monkeypatch.setattr(steps, "MOST_STEPS", most)
+        trainer = new_trainer(digits[0], epochs=1, meshes=1, directions=3, law=law)
+        scores.append(trainer.run().scores(digits[1].x))
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+    np.testing.assert_allclose(scores[0], scores[2], atol=1e-6)
