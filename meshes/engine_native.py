@@ -79,8 +79,8 @@ def _forward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> np.ndar
     for sets in _blocks(P, fixed.rows * arrays[0][:1].nbytes):
         job = _job(mesh, fixed.rows, arrays, power, sets)
         *phases, fields = (_flat(_of_sets(x, sets)) for x in arrays)
-        mesh_arrays = (fixed.couplers, fixed.loss, fixed.edges)
-        _launch(kernel, job, *phases, *mesh_arrays, fields, *_scratch(job), _flat_out(out[sets]))
+        fabrication = (fixed.couplers, fixed.edges)
+        _launch(kernel, job, *phases, *fabrication, fields, _scratch(job), _flat_out(out[sets]))
     return out
 
 
@@ -95,10 +95,10 @@ def _backward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> tuple[
     for sets in _blocks(len(theta), fixed.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes):
         job = _job(mesh, fixed.rows, arrays, power, sets)
         *phases, inputs, upstream = (_flat(_of_sets(x, sets)) for x in arrays)
-        mesh_arrays = (fixed.couplers, fixed.loss, _flat(np.ones_like(fixed.edges)))
+        fabrication = (fixed.lossless, fixed.loss, fixed.unity)
         slopes = np.zeros((job.sets, _GROUPS, sum(sizes)), np.float32)
         results = (slopes.reshape(-1), _flat_out(out[sets]))
-        _launch(kernel, job, *phases, *mesh_arrays, inputs, upstream, *_scratch(job), *results)
+        _launch(kernel, job, *phases, *fabrication, inputs, upstream, _scratch(job), *results)
         slopes.sum(axis=1, out=gradients[sets])
     parts = np.split(gradients, np.cumsum(sizes)[:-1], axis=1)
     shaped = [part.reshape(x.shape) for part, x in zip(parts, arrays, strict=False)]
@@ -110,24 +110,43 @@ class _Constants(NamedTuple):
 
     ideal: bool
     rows: int  # of coefficients
-    couplers: np.ndarray  # [6, L, M], empty if ideal
+    couplers: np.ndarray  # [8, L, M padded], empty if ideal
+    lossless: np.ndarray  # the same couplers without the loss behind them
     loss: np.ndarray  # [L, N], empty if none
     edges: np.ndarray  # [L, 2]
+    unity: np.ndarray  # edges without loss
 
 
 @functools.lru_cache(maxsize=32)
 def _constants(mesh: RectangularMesh) -> _Constants:
-    none = np.empty(0, np.float32)
+    none = _flat(np.empty(0, np.float32))
     delta, loss = mesh.splitter_errors, mesh.transmission
-    edges = np.ones((mesh.num_columns, 2), np.float32) if loss is None else loss[:, [0, -1]]
+    unity = _flat(np.ones((mesh.num_columns, 2), np.float32))
     if delta is None and loss is None:
-        return _Constants(True, kernels.IDEAL_ROWS, _flat(none), _flat(none), _flat(edges))
+        return _Constants(True, kernels.IDEAL_ROWS, none, none, none, unity, unity)
     a, b = np.zeros((2, *mesh.mask.shape)) if delta is None else delta.astype(np.float64)
-    couplers = np.stack(
-        [np.sin(a + b), np.cos(a - b), np.cos(a + b), np.sin(a - b), np.sin(2 * b), np.cos(2 * b)]
+    lossless = [
+        *(np.sin(a + b), np.cos(a - b), np.cos(a + b), np.sin(a - b), np.sin(2 * b), np.cos(2 * b)),
+        *np.ones((2, *mesh.mask.shape)),
+    ]
+    return _Constants(
+        ideal=False,
+        rows=kernels.GENERAL_ROWS,
+        couplers=_flat(_padded(np.stack([*lossless[:6], *_passed(mesh)]))),
+        lossless=_flat(_padded(np.stack(lossless))),
+        loss=none if loss is None else _flat(loss),
+        edges=unity if loss is None else _flat(loss[:, [0, -1]]),
+        unity=unity,
     )
-    arrays = (_flat(x) for x in (couplers, none if loss is None else loss, edges))
-    return _Constants(False, kernels.GENERAL_ROWS, *arrays)
+
+
+def _passed(mesh: RectangularMesh) -> np.ndarray:
+    """Amplitudes [2, L, M] that columns pass behind interferometers' upper and lower ports."""
+    if mesh.transmission is None:
+        return np.ones((2, *mesh.mask.shape))
+    port = 2 * np.arange(mesh.num_interferometers) + np.arange(mesh.num_columns)[:, None] % 2
+    pair = np.stack((port, port + 1)) % mesh.units
+    return np.take_along_axis(mesh.transmission[None], pair, axis=2)
 
 
 def _job(
@@ -143,6 +162,7 @@ def _job(
         rows=rows,
         real=int(fields.dtype.kind != "c"),
         power=int(power),
+        lossy=int(mesh.transmission is not None),
         groups=_GROUPS,
     )
 
@@ -154,12 +174,11 @@ def _blocks(P: int, bytes_a_set: int) -> Iterator[slice]:
         yield slice(first, min(first + step, P))
 
 
-def _scratch(job: kernels.Job) -> tuple[np.ndarray, np.ndarray]:
-    interferometers = job.sets * job.columns * (job.ports // 2)
-    return (
-        np.empty(job.rows * interferometers, np.float32),
-        np.empty(job.sets * 2 * job.ports, np.float32),
-    )
+def _scratch(job: kernels.Job) -> np.ndarray:
+    """Room for the coefficients and the input screens."""
+    coefficients = job.columns * job.rows * kernels.padded(job.ports // 2)
+    screen = 2 * kernels.padded(job.ports)
+    return np.empty(job.sets * (coefficients + screen) + kernels.LANES, np.float32)
 
 
 def _launch(kernel: Any, job: kernels.Job, *arrays: np.ndarray) -> None:
@@ -168,6 +187,12 @@ def _launch(kernel: Any, job: kernels.Job, *arrays: np.ndarray) -> None:
     count = threads() if operations > _SMALL_WORK else 1
     counters = np.zeros(3, np.int64)
     run_on_threads(lambda: kernel(counters, job, *arrays), count)
+
+
+def _padded(x: np.ndarray) -> np.ndarray:
+    """The last axis extended to whole vectors."""
+    extra = kernels.padded(x.shape[-1]) - x.shape[-1]
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, extra)])
 
 
 def _of_sets(x: np.ndarray, sets: slice) -> np.ndarray:
@@ -189,7 +214,8 @@ def _flat_out(x: np.ndarray) -> np.ndarray:
 
 def _aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An array that starts at a cache line, as TensorFlow wants it to take it over uncopied."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    buffer = np.empty(size + 64, np.uint8)
-    skip = -buffer.ctypes.data % 64
-    return buffer[skip : skip + size].view(dtype).reshape(shape)
+    items = math.prod(shape)
+    line = 64 // dtype().itemsize
+    buffer = np.empty(items + line, dtype)
+    skip = -buffer.ctypes.data % 64 // buffer.itemsize
+    return buffer[skip : skip + items].reshape(shape)

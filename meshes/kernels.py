@@ -16,7 +16,8 @@ factor instead: the idle pair's -i becomes -1, an odd mesh's unpaired 1 becomes 
 
 **Coefficients** of one column are rows of M floats. An ideal mesh has 4 rows: sin(theta/2),
 cos(theta/2), cos(phi), sin(phi). One with splitter errors or loss has 10: real and imaginary
-parts of A, B, C, D, where u' = A u + B v and v' = C u + D v, and cos(phi), sin(phi).
+parts of A, B, C, D, where u' = A u + B v and v' = C u + D v, and cos(phi), sin(phi). Rows are
+padded to whole vectors.
 
 **Adjoint.** With g = dl/d(re) + i dl/d(im) of the fields behind a column, those in front of it
 have M^+ g, and as M is unitary, the fields in front are M^+ (u', v'): both run backwards through
@@ -39,11 +40,16 @@ from numba import njit
 from meshes.simd import (
     LANES,
     add_to_counter,
-    distance_to_cache_line,
+    advance,
+    fill,
     flush_denormals,
+    keep_alive,
     load,
+    next_cache_line,
+    pointer,
     read_counter,
     restore_denormals,
+    sine_cosine,
     splat,
     store,
     sum_lanes,
@@ -58,6 +64,7 @@ __all__ = [
     "backward_ideal",
     "forward_general",
     "forward_ideal",
+    "padded",
 ]
 
 IDEAL_ROWS, GENERAL_ROWS = 4, 10
@@ -65,11 +72,7 @@ IDEAL_ROWS, GENERAL_ROWS = 4, 10
 _PORT = 2 * LANES  # floats between the ports of a tile
 _COLUMNS_A_TASK = 8
 
-# Polynomials in x^2, fitted for the smallest relative error on [-pi/4, pi/4].
-_SIN = tuple(np.float32(c) for c in (-1.6666654600e-01, 8.3321601708e-03, -1.9515201109e-04))
-_COS = tuple(np.float32(c) for c in (4.1666645667e-02, -1.3887315472e-03, 2.4433065672e-05))
-_ONE, _HALF = np.float32(1.0), np.float32(0.5)
-_QUARTERS_PER_RADIAN, _QUARTER = 2.0 / math.pi, 0.5 * math.pi
+_HALF = np.float32(0.5)
 
 _jit: Any = njit
 # Two ways into a kernel: LLVM inlines what is compiled apart, Numba what is used once and is large.
@@ -88,9 +91,13 @@ def _kernel(function):  # type: ignore[no-untyped-def]
 class Job(NamedTuple):
     """Sizes of a kernel's task. All its arrays are flat, in the order of the axes named here.
 
-    theta, phi [P, L, M], gamma [P, N]; couplers [6, L, M] and loss [L, N] are empty where the mesh
-    has none; edges [L, 2]; fields [1 or P, B, N]. Scratch: coefficients [P, L, rows, M], screens
-    [P, 2, N] and counters, zeros: preparations claimed, preparations done, chunks claimed.
+    theta, phi [P, L, M], gamma [P, N]; edges [L, 2]; fields [1 or P, B, N]. Empty where the mesh
+    has none: couplers [8, L, M], which are, of the errors a and b, sin(a + b), cos(a - b),
+    cos(a + b), sin(a - b), sin(2b), cos(2b), and the amplitudes passed behind the upper and the
+    lower port; loss [L, N], the amplitudes passed. Scratch memory: coefficients [P, L, rows, M],
+    screens [P, 2, N] and 16 floats more. Counters, zeros: preparations claimed, preparations done,
+    chunks claimed. The axes M of couplers and coefficients and N of screens are padded to whole
+    vectors.
     """
 
     sets: int  # P
@@ -101,114 +108,120 @@ class Job(NamedTuple):
     rows: int  # of coefficients
     real: int  # 1 if the fields are real
     power: int  # 1 if intensities are detected, 0 if fields
+    lossy: int  # 1 if columns have loss
     groups: int  # of chunks of samples, each with a sum of gradients of its own
 
 
 # --- Coefficients ---------------------------------------------------------------------------
 
 
-@_inlined
-def _sine_cosine(angle):
-    """Sine and cosine within 1e-7, free of branches so that LLVM makes vectors of them."""
-    quarters = math.floor(angle * _QUARTERS_PER_RADIAN + 0.5)
-    x = np.float32(angle - quarters * _QUARTER)
-    square = x * x
-    sine = x + x * square * (_SIN[0] + square * (_SIN[1] + square * _SIN[2]))
-    cosine = _ONE - _HALF * square
-    cosine += square * square * (_COS[0] + square * (_COS[1] + square * _COS[2]))
-    quadrant = np.int32(quarters - 4.0 * math.floor(quarters * 0.25))
-    odd = quadrant == 1 or quadrant == 3
-    first = cosine if odd else sine
-    second = sine if odd else cosine
-    return (
-        -first if quadrant >= 2 else first,
-        -second if quadrant == 1 or quadrant == 2 else second,
-    )
+def padded(size):  # type: ignore[no-untyped-def]
+    """The next multiple of a vector's floats."""
+    return (size + LANES - 1) // LANES * LANES
+
+
+_padded = _inlined(padded)
 
 
 @_inlined
-def _ideal_coefficients(theta, phi, start, M, _couplers, _size, _column, _loss, _N, out, to):
-    for m in range(M):
-        sine, cosine = _sine_cosine(_HALF * theta[start + m])
-        sine_phi, cosine_phi = _sine_cosine(phi[start + m])
-        out[to + m] = sine
-        out[to + M + m] = cosine
-        out[to + 2 * M + m] = cosine_phi
-        out[to + 3 * M + m] = sine_phi
+def _copy_row(source, start, size, target, to):
+    whole = size - size % LANES
+    for i in range(0, whole, LANES):
+        store(target, to + i, load(source, start + i))
+    for i in range(whole, size):
+        target[to + i] = source[start + i]
 
 
 @_inlined
-def _general_coefficients(theta, phi, start, M, couplers, size, column, loss, N, out, to):
+def _ideal_coefficients(angles, S, _couplers, _at, _size, out, to):
+    half = fill(_HALF)
+    for m in range(0, S, LANES):
+        sine, cosine = sine_cosine(half * load(angles, m))
+        swing, turn = sine_cosine(load(angles, S + m))
+        o = to + m
+        store(out, o, sine)
+        store(out, o + S, cosine)
+        store(out, o + 2 * S, turn)
+        store(out, o + 3 * S, swing)
+
+
+@_inlined
+def _general_coefficients(angles, S, couplers, at, size, out, to):
     """Matrices with coupler errors a, b, and behind them the loss if there is any.
 
     Without the factor i and e^{i phi}, A, D = +-sin(theta/2) cos(a - b) - i cos(theta/2) sin(a + b)
     and B, C = cos(theta/2) cos(a + b) -+ i sin(theta/2) sin(a - b).
     """
-    for m in range(M):
-        sine, cosine = _sine_cosine(_HALF * theta[start + m])
-        sine_phi, cosine_phi = _sine_cosine(phi[start + m])
-        c = column * M + m
-        leak, bar = cosine * couplers[c], sine * couplers[c + size]
-        cross, skew = cosine * couplers[c + 2 * size], sine * couplers[c + 3 * size]
-        upper = loss[column * N + (column % 2 + 2 * m) % N] if loss.size else _ONE
-        lower = loss[column * N + (column % 2 + 2 * m + 1) % N] if loss.size else _ONE
-        turn, swing = upper * cosine_phi, upper * sine_phi
-        o = to + m
-        out[o], out[o + M] = turn * bar + swing * leak, swing * bar - turn * leak
-        out[o + 2 * M], out[o + 3 * M] = turn * cross + swing * skew, swing * cross - turn * skew
-        out[o + 4 * M], out[o + 5 * M] = lower * cross, lower * skew
-        out[o + 6 * M], out[o + 7 * M] = -lower * bar, -lower * leak
-        out[o + 8 * M], out[o + 9 * M] = cosine_phi, sine_phi
+    half = fill(_HALF)
+    for m in range(0, S, LANES):
+        sine, cosine = sine_cosine(half * load(angles, m))
+        swing, turn = sine_cosine(load(angles, S + m))
+        c, o = at + m, to + m
+        leak, bar = cosine * load(couplers, c), sine * load(couplers, c + size)
+        cross, skew = cosine * load(couplers, c + 2 * size), sine * load(couplers, c + 3 * size)
+        upper, lower = load(couplers, c + 6 * size), load(couplers, c + 7 * size)
+        store(out, o, upper * (turn * bar + swing * leak))
+        store(out, o + S, upper * (swing * bar - turn * leak))
+        store(out, o + 2 * S, upper * (turn * cross + swing * skew))
+        store(out, o + 3 * S, upper * (swing * cross - turn * skew))
+        store(out, o + 4 * S, lower * cross)
+        store(out, o + 5 * S, lower * skew)
+        store(out, o + 6 * S, -(lower * bar))
+        store(out, o + 7 * S, -(lower * leak))
+        store(out, o + 8 * S, turn)
+        store(out, o + 9 * S, swing)
 
 
 @_inlined
-def _screen(gamma, start, N, L, out, to):
+def _screen(angles, S, L, out, to):
     """e^{i gamma} i^L, real parts and then imaginary parts."""
-    for n in range(N):
-        sine, cosine = _sine_cosine(gamma[start + n])
+    for n in range(0, S, LANES):
+        imaginary, real = sine_cosine(load(angles, n))
         if L % 2:
-            sine, cosine = cosine, -sine
+            imaginary, real = real, -imaginary
         if L % 4 >= 2:
-            sine, cosine = -sine, -cosine
-        out[to + n] = cosine
-        out[to + N + n] = sine
+            imaginary, real = -imaginary, -real
+        store(out, to + n, real)
+        store(out, to + S + n, imaginary)
 
 
-def _preparation(fill):  # type: ignore[no-untyped-def]
-    """Share out the coefficients of all sets; return when all are there."""
+def _preparation(coefficients_of):  # type: ignore[no-untyped-def]
+    """Share out the coefficients and screens of all sets; return both when all are there."""
 
     @_inlined
-    def prepare(counters, job, theta, phi, gamma, couplers, loss, coefficients, screens):
+    def prepare(counters, job, theta, phi, gamma, couplers, scratch):
         N, L, M = job.ports, job.columns, job.ports // 2
+        S, T = _padded(M), _padded(N)
+        coefficients = next_cache_line(scratch)
+        screens = advance(coefficients, job.sets * L * job.rows * S)
         blocks = (L + _COLUMNS_A_TASK - 1) // _COLUMNS_A_TASK
         tasks = job.sets * blocks
+        rows = np.zeros(2 * T + LANES, np.float32)  # of phases, padded with zeros
+        angles = next_cache_line(pointer(rows))
         while True:
             task = add_to_counter(counters, 0)
             if task >= tasks:
                 break
             p, first = task // blocks, task % blocks * _COLUMNS_A_TASK
             if first == 0:
-                _screen(gamma, p * N, N, L, screens, p * 2 * N)
+                _copy_row(gamma, p * N, N, angles, 0)
+                _screen(angles, T, L, screens, p * 2 * T)
             for column in range(first, min(first + _COLUMNS_A_TASK, L)):
-                start = (p * L + column) * M
-                to = job.rows * start
-                fill(theta, phi, start, M, couplers, L * M, column, loss, N, coefficients, to)
+                at = p * L + column
+                _copy_row(theta, at * M, M, angles, 0)
+                _copy_row(phi, at * M, M, angles, S)
+                to = at * job.rows * S
+                coefficients_of(angles, S, couplers, column * S, L * S, coefficients, to)
             add_to_counter(counters, 1)
+        keep_alive(rows)
         while read_counter(counters, 1) < tasks:
             pass
+        return coefficients, screens
 
     return prepare
 
 
 # --- Tiles ----------------------------------------------------------------------------------
-
-
-@_inlined
-def _aligned(size):
-    """Uninitialised floats that start at a cache line."""
-    buffer = np.empty(size + LANES, np.float32)
-    skip = distance_to_cache_line(buffer)
-    return buffer[skip : skip + size]
 
 
 @_inlined
@@ -246,7 +259,7 @@ def _enter(fields, start, real, samples, N, screens, at, tile):
     for n in range(N):
         b = n * _PORT
         re, im = load(tile, b), load(tile, b + 16)
-        cosine, sine = splat(screens, at + n), splat(screens, at + N + n)
+        cosine, sine = splat(screens, at + n), splat(screens, at + _padded(N) + n)
         if real:
             store(tile, b, cosine * re)
             store(tile, b + 16, sine * re)
@@ -267,9 +280,9 @@ def _detect(tile, N):
 
 
 @_inlined
-def _ideal(c, k, M, ur, ui, vr, vi):
-    sine, cosine = splat(c, k), splat(c, k + M)
-    turn, swing = splat(c, k + 2 * M), splat(c, k + 3 * M)
+def _ideal(c, k, S, ur, ui, vr, vi):
+    sine, cosine = splat(c, k), splat(c, k + S)
+    turn, swing = splat(c, k + 2 * S), splat(c, k + 3 * S)
     tr, ti = sine * ur + cosine * vr, sine * ui + cosine * vi
     return (
         turn * tr - swing * ti,
@@ -280,10 +293,10 @@ def _ideal(c, k, M, ur, ui, vr, vi):
 
 
 @_inlined
-def _general(c, k, M, ur, ui, vr, vi):
-    ar, ai, br, bi = splat(c, k), splat(c, k + M), splat(c, k + 2 * M), splat(c, k + 3 * M)
-    k += 4 * M
-    cr, ci, dr, di = splat(c, k), splat(c, k + M), splat(c, k + 2 * M), splat(c, k + 3 * M)
+def _general(c, k, S, ur, ui, vr, vi):
+    ar, ai, br, bi = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
+    k += 4 * S
+    cr, ci, dr, di = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
     return (
         ar * ur - ai * ui + br * vr - bi * vi,
         ar * ui + ai * ur + br * vi + bi * vr,
@@ -313,14 +326,14 @@ def _columns(couple):  # type: ignore[no-untyped-def]
     @_inlined
     def one_column(tile, c, k, edges, column, N):
         """The column whose coefficients start at k."""
-        M, odd = N // 2, column % 2
+        S, odd = _padded(N // 2), column % 2
         if odd:
             _unpaired_port(tile, 0, edges, 2 * column, N)
         for m in range((N - odd) // 2):
             b = (2 * m + odd) * _PORT
             ur, ui = load(tile, b), load(tile, b + 16)
             vr, vi = load(tile, b + 32), load(tile, b + 48)
-            ur, ui, vr, vi = couple(c, k + m, M, ur, ui, vr, vi)
+            ur, ui, vr, vi = couple(c, k + m, S, ur, ui, vr, vi)
             store(tile, b, ur)
             store(tile, b + 16, ui)
             store(tile, b + 32, vr)
@@ -335,10 +348,10 @@ def _columns(couple):  # type: ignore[no-untyped-def]
         Once the even column has coupled ports 2m and 2m + 1, the odd one can couple 2m - 1, held
         back in registers, and 2m.
         """
-        M = N // 2
-        odd = k + rows * M
+        M, S = N // 2, _padded(N // 2)
+        odd = k + rows * S
         ur, ui, vr, vi = load(tile, 0), load(tile, 16), load(tile, 32), load(tile, 48)
-        ur, ui, hr, hi = couple(c, k, M, ur, ui, vr, vi)
+        ur, ui, hr, hi = couple(c, k, S, ur, ui, vr, vi)
         ur, ui = _unpaired(splat(edges, 2 * column + 2), N, ur, ui)
         store(tile, 0, ur)
         store(tile, 16, ui)
@@ -346,8 +359,8 @@ def _columns(couple):  # type: ignore[no-untyped-def]
             b = 2 * m * _PORT
             ur, ui = load(tile, b), load(tile, b + 16)
             vr, vi = load(tile, b + 32), load(tile, b + 48)
-            ur, ui, vr, vi = couple(c, k + m, M, ur, ui, vr, vi)
-            hr, hi, ur, ui = couple(c, odd + m - 1, M, hr, hi, ur, ui)
+            ur, ui, vr, vi = couple(c, k + m, S, ur, ui, vr, vi)
+            hr, hi, ur, ui = couple(c, odd + m - 1, S, hr, hi, ur, ui)
             store(tile, b - 32, hr)
             store(tile, b - 16, hi)
             store(tile, b, ur)
@@ -357,7 +370,7 @@ def _columns(couple):  # type: ignore[no-untyped-def]
         if N % 2:
             ur, ui = load(tile, b), load(tile, b + 16)
             ur, ui = _unpaired(splat(edges, 2 * column + 1), N, ur, ui)
-            hr, hi, ur, ui = couple(c, odd + M - 1, M, hr, hi, ur, ui)
+            hr, hi, ur, ui = couple(c, odd + M - 1, S, hr, hi, ur, ui)
             store(tile, b, ur)
             store(tile, b + 16, ui)
         else:
@@ -367,7 +380,7 @@ def _columns(couple):  # type: ignore[no-untyped-def]
 
     @_inlined
     def all_columns(tile, c, k, rows, edges, N, L):
-        size = rows * (N // 2)
+        size = rows * _padded(N // 2)
         for column in range(0, L - 1, 2):
             two_columns(tile, c, k + column * size, rows, edges, column, N)
         if L % 2:
@@ -385,14 +398,15 @@ _prepare_general = _preparation(_general_coefficients)
 def _forward(prepare, all_columns):  # type: ignore[no-untyped-def]
     """Fields or intensities [P, B, N] behind the mesh."""
 
-    @_pasted
-    def run(counters, job, theta, phi, gamma, couplers, loss, edges, fields, c, screens, out):
+    @_inlined
+    def run(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
         before = flush_denormals()
-        prepare(counters, job, theta, phi, gamma, couplers, loss, c, screens)
+        c, screens = prepare(counters, job, theta, phi, gamma, couplers, scratch)
         N, B, L = job.ports, job.samples, job.columns
         chunks = (B + LANES - 1) // LANES
         width_in, width_out = (1 if job.real else 2) * N, (1 if job.power else 2) * N
-        tile = _aligned(N * _PORT)
+        buffer = np.empty(N * _PORT + LANES, np.float32)
+        tile = next_cache_line(pointer(buffer))
         while True:
             task = add_to_counter(counters, 2)
             if task >= job.sets * chunks:
@@ -400,11 +414,12 @@ def _forward(prepare, all_columns):  # type: ignore[no-untyped-def]
             p, first = task // chunks, task % chunks * LANES
             samples = min(LANES, B - first)
             start = ((p if job.batches > 1 else 0) * B + first) * width_in
-            _enter(fields, start, job.real, samples, N, screens, p * 2 * N, tile)
-            all_columns(tile, c, p * L * job.rows * (N // 2), job.rows, edges, N, L)
+            _enter(fields, start, job.real, samples, N, screens, p * 2 * _padded(N), tile)
+            all_columns(tile, c, p * L * job.rows * _padded(N // 2), job.rows, edges, N, L)
             if job.power:
                 _detect(tile, N)
             _write(tile, width_out, samples, out, (p * B + first) * width_out)
+        keep_alive(buffer)
         restore_denormals(before)
 
     return run
@@ -415,33 +430,31 @@ _forward_general = _forward(_prepare_general, _all_general_columns)
 
 
 @_kernel
-def forward_ideal(
-    counters, job, theta, phi, gamma, couplers, loss, edges, fields, coefficients, screens, out
-):
+def forward_ideal(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
     """Fields or intensities behind a mesh of 4 coefficients."""
     _forward_ideal(
-        counters, job, theta, phi, gamma, couplers, loss, edges, fields, coefficients, screens, out
-    )
+        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
+        pointer(edges), pointer(fields), pointer(scratch), pointer(out),
+    )  # fmt: skip
 
 
 @_kernel
-def forward_general(
-    counters, job, theta, phi, gamma, couplers, loss, edges, fields, coefficients, screens, out
-):
+def forward_general(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
     """Fields or intensities behind a mesh of 10 coefficients."""
     _forward_general(
-        counters, job, theta, phi, gamma, couplers, loss, edges, fields, coefficients, screens, out
-    )
+        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
+        pointer(edges), pointer(fields), pointer(scratch), pointer(out),
+    )  # fmt: skip
 
 
 # --- Backwards ------------------------------------------------------------------------------
 
 
 @_inlined
-def _undo_ideal(c, k, M, _couplers, _at, _size, ur, ui, vr, vi, pr, pi, qr, qi):
+def _undo_ideal(c, k, S, _couplers, _at, _size, ur, ui, vr, vi, pr, pi, qr, qi):
     """Fields u, v and their adjoints p, q before the interferometer, and dl/dtheta, dl/dphi."""
-    sine, cosine = splat(c, k), splat(c, k + M)
-    turn, swing = splat(c, k + 2 * M), splat(c, k + 3 * M)
+    sine, cosine = splat(c, k), splat(c, k + S)
+    turn, swing = splat(c, k + 2 * S), splat(c, k + 3 * S)
     slope_phi = sum_lanes(pi * ur - pr * ui)
     ur, ui = turn * ur + swing * ui, turn * ui - swing * ur
     pr, pi = turn * pr + swing * pi, turn * pi - swing * pr
@@ -461,19 +474,19 @@ def _undo_ideal(c, k, M, _couplers, _at, _size, ur, ui, vr, vi, pr, pi, qr, qi):
 
 
 @_inlined
-def _undo_general(c, k, M, couplers, at, size, ur, ui, vr, vi, pr, pi, qr, qi):
+def _undo_general(c, k, S, couplers, at, size, ur, ui, vr, vi, pr, pi, qr, qi):
     """As :func:`_undo_ideal`. With the second coupler's error b, theta turns the fields behind it
     by (cos(2b) sigma_y + sin(2b) sigma_z) / 2, up to a factor."""
-    turn, swing = splat(c, k + 8 * M), splat(c, k + 9 * M)
+    turn, swing = splat(c, k + 8 * S), splat(c, k + 9 * S)
     tr, ti = turn * ur + swing * ui, turn * ui - swing * ur
     sr, si = turn * pr + swing * pi, turn * pi - swing * pr
     slope_phi = sum_lanes(pi * ur - pr * ui)
     exchange = sum_lanes(sr * vr + si * vi - qr * tr - qi * ti)
     imbalance = slope_phi - sum_lanes(qi * vr - qr * vi)
     slope_theta = _HALF * (couplers[at + 5 * size] * exchange + couplers[at + 4 * size] * imbalance)
-    ar, ai, br, bi = splat(c, k), splat(c, k + M), splat(c, k + 2 * M), splat(c, k + 3 * M)
-    k += 4 * M
-    cr, ci, dr, di = splat(c, k), splat(c, k + M), splat(c, k + 2 * M), splat(c, k + 3 * M)
+    ar, ai, br, bi = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
+    k += 4 * S
+    cr, ci, dr, di = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
     return (
         ar * ur + ai * ui + cr * vr + ci * vi,
         ar * ui - ai * ur + cr * vi - ci * vr,
@@ -513,7 +526,7 @@ def _retracing(undo, all_columns):  # type: ignore[no-untyped-def]
 
     @_inlined
     def undo_column(x, at, g, c, k, couplers, column, N, L, slopes, to):
-        M, odd = N // 2, column % 2
+        M, S, odd = N // 2, _padded(N // 2), column % 2
         if odd:
             _undo_unpaired_port(x, at, N)
             _undo_unpaired_port(g, 0, N)
@@ -522,7 +535,7 @@ def _retracing(undo, all_columns):  # type: ignore[no-untyped-def]
             a = at + b
             mzi = column * M + m
             ur, ui, vr, vi, pr, pi, qr, qi, slope_theta, slope_phi = undo(
-                c, k + m, M, couplers, mzi, L * M,
+                c, k + m, S, couplers, column * S + m, L * S,
                 load(x, a), load(x, a + 16), load(x, a + 32), load(x, a + 48),
                 load(g, b), load(g, b + 16), load(g, b + 32), load(g, b + 48),
             )  # fmt: skip
@@ -543,7 +556,7 @@ def _retracing(undo, all_columns):  # type: ignore[no-untyped-def]
     @_inlined
     def retrace(job, x, g, c, k, couplers, _loss, edges, upstream, start, samples, slopes, to):
         """From the fields in front to the adjoints in front; returns where the fields are."""
-        N, L, size = job.ports, job.columns, job.rows * (job.ports // 2)
+        N, L, size = job.ports, job.columns, job.rows * _padded(job.ports // 2)
         all_columns(x, c, k, job.rows, edges, N, L)
         _receive(upstream, start, job.power, samples, N, x, g)
         for column in range(L - 1, -1, -1):
@@ -581,7 +594,7 @@ def _span(L):
 def _retrace_lossy(job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to):
     """As ``retrace``. Tiles of x: the running one, one in front of every span of columns, and one
     behind the interferometers (but before the loss) of every column of the span at hand."""
-    N, L, size = job.ports, job.columns, job.rows * (job.ports // 2)
+    N, L, size = job.ports, job.columns, job.rows * _padded(job.ports // 2)
     span, tile = _span(L), N * _PORT
     trail = (1 + (L + span - 1) // span) * tile
     for column in range(L):
@@ -607,7 +620,7 @@ def _retrace_lossy(job, x, g, c, k, couplers, loss, edges, upstream, start, samp
 
 @_inlined
 def _retrace_general(job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to):
-    if loss.size:
+    if job.lossy:
         return _retrace_lossy(
             job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to
         )
@@ -623,7 +636,7 @@ def _leave(x, at, g, real, N, screens, screen, slopes, to):
         b = n * _PORT
         re, im = load(g, b), load(g, b + 16)
         slopes[to + n] += sum_lanes(im * load(x, at + b) - re * load(x, at + b + 16))
-        cosine, sine = splat(screens, screen + n), splat(screens, screen + N + n)
+        cosine, sine = splat(screens, screen + n), splat(screens, screen + _padded(N) + n)
         if real:
             store(g, n * LANES, cosine * re + sine * im)
         else:
@@ -638,36 +651,39 @@ def _backward(prepare, retrace):  # type: ignore[no-untyped-def]
     gamma. A group's chunks are added in order, by one thread: no sum depends on their number.
     """
 
-    @_pasted
+    @_inlined
     def run(
-        counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, c, screens,
-        slopes, out,
+        counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch, slopes,
+        out,
     ):  # fmt: skip
         before = flush_denormals()
-        prepare(counters, job, theta, phi, gamma, couplers, loss[:0], c, screens)
+        c, screens = prepare(counters, job, theta, phi, gamma, couplers, scratch)
         N, B, L = job.ports, job.samples, job.columns
         D = 2 * L * (N // 2) + N
         width, width_up = (1 if job.real else 2) * N, (1 if job.power else 2) * N
-        tiles = 1 + (_span(L) + (L + _span(L) - 1) // _span(L) if loss.size else 0)
-        x, g = _aligned(tiles * N * _PORT), _aligned(N * _PORT)
+        tiles = 2 + (_span(L) + (L + _span(L) - 1) // _span(L) if job.lossy else 0)
+        buffer = np.empty(tiles * N * _PORT + LANES, np.float32)
+        g = next_cache_line(pointer(buffer))
+        x = advance(g, N * _PORT)
         while True:
             task = add_to_counter(counters, 2)
             if task >= job.sets * job.groups:
                 break
             p, group = task // job.groups, task % job.groups
-            k = p * L * job.rows * (N // 2)
+            k = p * L * job.rows * _padded(N // 2)
             for first in range(group * LANES, B, job.groups * LANES):
                 samples = min(LANES, B - first)
                 start = ((p if job.batches > 1 else 0) * B + first) * width
-                _enter(fields, start, job.real, samples, N, screens, p * 2 * N, x)
+                _enter(fields, start, job.real, samples, N, screens, p * 2 * _padded(N), x)
                 start = (p * B + first) * width_up
                 at = retrace(
                     job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes,
                     task * D,
                 )  # fmt: skip
                 to = (task + 1) * D - N
-                _leave(x, at, g, job.real, N, screens, p * 2 * N, slopes, to)
+                _leave(x, at, g, job.real, N, screens, p * 2 * _padded(N), slopes, to)
                 _write(g, width, samples, out, (p * B + first) * width)
+        keep_alive(buffer)
         restore_denormals(before)
 
     return run
@@ -679,23 +695,25 @@ _backward_general = _backward(_prepare_general, _retrace_general)
 
 @_kernel
 def backward_ideal(
-    counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, coefficients,
-    screens, slopes, out,
+    counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch,
+    slopes, out,
 ):  # fmt: skip
     """Gradients of a mesh of 4 coefficients."""
     _backward_ideal(
-        counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, coefficients,
-        screens, slopes, out,
+        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
+        pointer(loss), pointer(edges), pointer(fields), pointer(upstream), pointer(scratch),
+        pointer(slopes), pointer(out),
     )  # fmt: skip
 
 
 @_kernel
 def backward_general(
-    counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, coefficients,
-    screens, slopes, out,
+    counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch,
+    slopes, out,
 ):  # fmt: skip
     """Gradients of a mesh of 10 coefficients."""
     _backward_general(
-        counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, coefficients,
-        screens, slopes, out,
+        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
+        pointer(loss), pointer(edges), pointer(fields), pointer(upstream), pointer(scratch),
+        pointer(slopes), pointer(out),
     )  # fmt: skip

@@ -12,6 +12,7 @@ Numba's cache of a kernel does not notice a change of this file: touch ``kernels
 
 from __future__ import annotations
 
+import math
 import operator
 import platform
 from typing import Any
@@ -23,11 +24,16 @@ from numba.extending import lower_builtin, models, register_model, type_callable
 __all__ = [
     "LANES",
     "add_to_counter",
-    "distance_to_cache_line",
+    "advance",
+    "fill",
     "flush_denormals",
+    "keep_alive",
     "load",
+    "next_cache_line",
+    "pointer",
     "read_counter",
     "restore_denormals",
+    "sine_cosine",
     "splat",
     "store",
     "sum_lanes",
@@ -42,8 +48,12 @@ _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
 _REGISTER = ir.VectorType(_FLOAT, LANES)
+_INTEGERS = ir.VectorType(_INT32, LANES)
 _UNDEFINED = ir.Constant(_REGISTER, ir.Undefined)
 _X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
+_QUARTER_TURN = (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8)  # sum: pi / 2
+_SINE = (-1.6666654600e-01, 8.3321601708e-03, -1.9515201109e-04)
+_COSINE = (4.1666645667e-02, -1.3887315472e-03, 2.4433065672e-05)
 _FLUSH_BITS = 0x8040  # MXCSR: denormal results become zero, denormal operands count as zero
 
 
@@ -79,30 +89,57 @@ _define_operator(operator.sub, "fsub", 2)
 _define_operator(operator.mul, "fmul", 2)
 
 
-def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
-    position = context.data_model_manager[array_type].get_field_position("data")
-    return builder.extract_value(array, position)
-
-
-def _address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, to: Any) -> Any:
-    data = _data(context, builder, array_type, array)
-    return builder.bitcast(builder.gep(data, [offset]), to.as_pointer())
+def _address(builder: Any, pointer: Any, offset: Any, to: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [offset]), to.as_pointer())
 
 
 def _mask(lanes: list[int]) -> Any:
-    return ir.Constant(ir.VectorType(_INT32, LANES), lanes)
+    return ir.Constant(_INTEGERS, lanes)
 
 
 @intrinsic
-def distance_to_cache_line(_context: Any, array: Any) -> Any:
-    """Floats from the start of ``array`` to its first 64-byte boundary."""
+def pointer(_context: Any, array: Any) -> Any:
+    """Where an array's data start. A pointer is passed on for nothing, an array is counted.
+
+    Whoever takes it must keep the array alive.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = _data(context, builder, signature.args[0], args[0])
-        to_go = builder.neg(builder.ptrtoint(data, _INT64))
-        return builder.and_(builder.lshr(to_go, _INT64(2)), _INT64(LANES - 1))
+        position = context.data_model_manager[signature.args[0]].get_field_position("data")
+        return builder.extract_value(args[0], position)
 
-    return types.int64(array), codegen
+    return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic
+def advance(_context: Any, start: Any, distance: Any) -> Any:
+    """A pointer, ``distance`` floats further on."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return start(start, types.intp), codegen
+
+
+@intrinsic
+def next_cache_line(_context: Any, start: Any) -> Any:
+    """The first 64-byte boundary from a pointer on, at which vectors are read fastest."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        to_go = builder.and_(builder.neg(builder.ptrtoint(args[0], _INT64)), _INT64(63))
+        return builder.gep(args[0], [builder.lshr(to_go, _INT64(2))])
+
+    return start(start), codegen
+
+
+@intrinsic
+def keep_alive(_context: Any, array: Any) -> Any:
+    """Nothing, but done with an array, which therefore is not released before."""
+
+    def codegen(context: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
 
 
 @intrinsic
@@ -110,7 +147,7 @@ def load(_context: Any, array: Any, offset: Any) -> Any:
     """The 16 floats of ``array`` from ``offset`` on."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1], _REGISTER)
+        address = _address(builder, args[0], args[1], _REGISTER)
         return builder.load(address, align=4)
 
     return _VECTOR(array, types.intp), codegen
@@ -121,11 +158,26 @@ def store(_context: Any, array: Any, offset: Any, value: Any) -> Any:
     """Write a vector to ``array`` from ``offset`` on."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1], _REGISTER)
+        address = _address(builder, args[0], args[1], _REGISTER)
         builder.store(args[2], address, align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _VECTOR), codegen
+
+
+def _in_all_lanes(builder: Any, scalar: Any) -> Any:
+    first = builder.insert_element(_UNDEFINED, scalar, _INT32(0))
+    return builder.shuffle_vector(first, _UNDEFINED, _mask([0] * LANES))
+
+
+@intrinsic
+def fill(_context: Any, value: Any) -> Any:
+    """A float32 in all 16 lanes."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _in_all_lanes(builder, args[0])
+
+    return _VECTOR(types.float32), codegen
 
 
 @intrinsic
@@ -133,11 +185,8 @@ def splat(_context: Any, array: Any, offset: Any) -> Any:
     """One float of ``array`` in all 16 lanes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        scalar = builder.load(
-            _address(context, builder, signature.args[0], args[0], args[1], _FLOAT)
-        )
-        first = builder.insert_element(_UNDEFINED, scalar, _INT32(0))
-        return builder.shuffle_vector(first, _UNDEFINED, _mask([0] * LANES))
+        address = _address(builder, args[0], args[1], _FLOAT)
+        return _in_all_lanes(builder, builder.load(address))
 
     return _VECTOR(array, types.intp), codegen
 
@@ -156,6 +205,54 @@ def sum_lanes(_context: Any, value: Any) -> Any:
 
 
 @intrinsic
+def sine_cosine(_context: Any, angle: Any) -> Any:
+    """Sine and cosine within 1e-7 for angles of up to 8000 rad.
+
+    The angle less its nearest multiple of pi/2, taken off in three parts of which the first two
+    have so few digits that their products are exact; polynomials with the smallest relative error
+    on [-pi/4, pi/4]; and exchange and signs by quadrant.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def c(value: float) -> Any:
+            return ir.Constant(_REGISTER, [value] * LANES)
+
+        def multiply_add(a: Any, b: Any, addend: Any) -> Any:
+            product = builder.fmul(a, b, flags=("contract",))
+            return builder.fadd(product, addend, flags=("contract",))
+
+        kind = ir.FunctionType(_REGISTER, [_REGISTER])
+        nearest = builder.module.declare_intrinsic(f"llvm.rint.v{LANES}f32", fnty=kind)
+        quarters = builder.call(nearest, [builder.fmul(args[0], c(2.0 / math.pi))])
+        x = args[0]
+        for part in _QUARTER_TURN:
+            x = multiply_add(quarters, c(-part), x)
+        square = builder.fmul(x, x)
+        sine, cosine = c(_SINE[2]), c(_COSINE[2])
+        for lower_sine, lower_cosine in ((_SINE[1], _COSINE[1]), (_SINE[0], _COSINE[0])):
+            sine = multiply_add(sine, square, c(lower_sine))
+            cosine = multiply_add(cosine, square, c(lower_cosine))
+        sine = multiply_add(builder.fmul(sine, square), x, x)
+        cosine = multiply_add(cosine, square, c(-0.5))
+        cosine = multiply_add(cosine, square, c(1.0))
+
+        quadrant = builder.fptosi(quarters, _INTEGERS)
+        one, two, sign = _mask([1] * LANES), _mask([2] * LANES), _mask([30] * LANES)
+        odd = builder.icmp_signed("!=", builder.and_(quadrant, one), _mask([0] * LANES))
+        results = []
+        for value, other, quarter in (
+            (sine, cosine, quadrant),
+            (cosine, sine, builder.add(quadrant, one)),
+        ):
+            bits = builder.bitcast(builder.select(odd, other, value), _INTEGERS)
+            minus = builder.shl(builder.and_(quarter, two), sign)
+            results.append(builder.bitcast(builder.xor(bits, minus), _REGISTER))
+        return context.make_tuple(builder, signature.return_type, results)
+
+    return types.UniTuple(_VECTOR, 2)(_VECTOR), codegen
+
+
+@intrinsic
 def transpose_block(
     _context: Any, source: Any, start: Any, stride: Any, target: Any, to: Any, to_stride: Any
 ) -> Any:
@@ -168,7 +265,7 @@ def transpose_block(
         def row(array: int, number: int) -> Any:
             distance = builder.mul(args[array + 2], ir.Constant(args[array + 2].type, number))
             offset = builder.add(args[array + 1], distance)
-            return _address(context, builder, signature.args[array], args[array], offset, _REGISTER)
+            return _address(builder, args[array], offset, _REGISTER)
 
         rows = [builder.load(row(0, number), align=4) for number in range(LANES)]
         step = LANES // 2
@@ -193,7 +290,7 @@ def add_to_counter(_context: Any, counters: Any, index: Any) -> Any:
     """Add 1 to a counter that threads share and return what it was."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1], _INT64)
+        address = _address(builder, args[0], args[1], _INT64)
         return builder.atomic_rmw("add", address, _INT64(1), "acq_rel")
 
     return types.int64(counters, types.intp), codegen
@@ -204,7 +301,7 @@ def read_counter(_context: Any, counters: Any, index: Any) -> Any:
     """A counter that other threads may be writing."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], args[0], args[1], _INT64)
+        address = _address(builder, args[0], args[1], _INT64)
         return builder.load_atomic(address, "acquire", 8)
 
     return types.int64(counters, types.intp), codegen
