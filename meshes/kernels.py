@@ -52,7 +52,7 @@ from meshes.simd import (
     sine_cosine,
     splat,
     store,
-    sum_lanes,
+    sums_of_lanes,
     transpose_block,
 )
 
@@ -455,10 +455,10 @@ def _undo_ideal(c, k, S, _couplers, _at, _size, ur, ui, vr, vi, pr, pi, qr, qi):
     """Fields u, v and their adjoints p, q before the interferometer, and dl/dtheta, dl/dphi."""
     sine, cosine = splat(c, k), splat(c, k + S)
     turn, swing = splat(c, k + 2 * S), splat(c, k + 3 * S)
-    slope_phi = sum_lanes(pi * ur - pr * ui)
+    slopes_phi = pi * ur - pr * ui
     ur, ui = turn * ur + swing * ui, turn * ui - swing * ur
     pr, pi = turn * pr + swing * pi, turn * pi - swing * pr
-    slope_theta = _HALF * sum_lanes(pr * vr + pi * vi - qr * ur - qi * ui)
+    slopes_theta = fill(_HALF) * (pr * vr + pi * vi - qr * ur - qi * ui)
     return (
         sine * ur + cosine * vr,
         sine * ui + cosine * vi,
@@ -468,8 +468,8 @@ def _undo_ideal(c, k, S, _couplers, _at, _size, ur, ui, vr, vi, pr, pi, qr, qi):
         sine * pi + cosine * qi,
         cosine * pr - sine * qr,
         cosine * pi - sine * qi,
-        slope_theta,
-        slope_phi,
+        slopes_theta,
+        slopes_phi,
     )
 
 
@@ -480,10 +480,11 @@ def _undo_general(c, k, S, couplers, at, size, ur, ui, vr, vi, pr, pi, qr, qi):
     turn, swing = splat(c, k + 8 * S), splat(c, k + 9 * S)
     tr, ti = turn * ur + swing * ui, turn * ui - swing * ur
     sr, si = turn * pr + swing * pi, turn * pi - swing * pr
-    slope_phi = sum_lanes(pi * ur - pr * ui)
-    exchange = sum_lanes(sr * vr + si * vi - qr * tr - qi * ti)
-    imbalance = slope_phi - sum_lanes(qi * vr - qr * vi)
-    slope_theta = _HALF * (couplers[at + 5 * size] * exchange + couplers[at + 4 * size] * imbalance)
+    slopes_phi = pi * ur - pr * ui
+    exchange = sr * vr + si * vi - qr * tr - qi * ti
+    imbalance = slopes_phi - (qi * vr - qr * vi)
+    sine_2b, cosine_2b = splat(couplers, at + 4 * size), splat(couplers, at + 5 * size)
+    slopes_theta = fill(_HALF) * (cosine_2b * exchange + sine_2b * imbalance)
     ar, ai, br, bi = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
     k += 4 * S
     cr, ci, dr, di = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
@@ -496,8 +497,8 @@ def _undo_general(c, k, S, couplers, at, size, ur, ui, vr, vi, pr, pi, qr, qi):
         ar * pi - ai * pr + cr * qi - ci * qr,
         br * pr + bi * pi + dr * qr + di * qi,
         br * pi - bi * pr + dr * qi - di * qr,
-        slope_theta,
-        slope_phi,
+        slopes_theta,
+        slopes_phi,
     )
 
 
@@ -534,7 +535,7 @@ def _retracing(undo, all_columns):  # type: ignore[no-untyped-def]
             b = (2 * m + odd) * _PORT
             a = at + b
             mzi = column * M + m
-            ur, ui, vr, vi, pr, pi, qr, qi, slope_theta, slope_phi = undo(
+            ur, ui, vr, vi, pr, pi, qr, qi, slopes_theta, slopes_phi = undo(
                 c, k + m, S, couplers, column * S + m, L * S,
                 load(x, a), load(x, a + 16), load(x, a + 32), load(x, a + 48),
                 load(g, b), load(g, b + 16), load(g, b + 32), load(g, b + 48),
@@ -547,6 +548,7 @@ def _retracing(undo, all_columns):  # type: ignore[no-untyped-def]
             store(g, b + 16, pi)
             store(g, b + 32, qr)
             store(g, b + 48, qi)
+            slope_theta, slope_phi = sums_of_lanes(slopes_theta, slopes_phi)
             slopes[to + mzi] += slope_theta
             slopes[to + L * M + mzi] += slope_phi
         if (N + odd) % 2:
@@ -635,7 +637,8 @@ def _leave(x, at, g, real, N, screens, screen, slopes, to):
     for n in range(N):
         b = n * _PORT
         re, im = load(g, b), load(g, b + 16)
-        slopes[to + n] += sum_lanes(im * load(x, at + b) - re * load(x, at + b + 16))
+        slopes_gamma = im * load(x, at + b) - re * load(x, at + b + 16)
+        slopes[to + n] += sums_of_lanes(slopes_gamma, slopes_gamma)[0]
         cosine, sine = splat(screens, screen + n), splat(screens, screen + _padded(N) + n)
         if real:
             store(g, n * LANES, cosine * re + sine * im)

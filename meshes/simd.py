@@ -36,7 +36,7 @@ __all__ = [
     "sine_cosine",
     "splat",
     "store",
-    "sum_lanes",
+    "sums_of_lanes",
     "transpose_block",
 ]
 
@@ -192,16 +192,27 @@ def splat(_context: Any, array: Any, offset: Any) -> Any:
 
 
 @intrinsic
-def sum_lanes(_context: Any, value: Any) -> Any:
-    """The sum over a vector's lanes, always in the same order."""
+def sums_of_lanes(_context: Any, first: Any, second: Any) -> Any:
+    """The sums over the lanes of two vectors, always in the same order.
 
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        name = f"llvm.vector.reduce.fadd.v{LANES}f32"
-        kind = ir.FunctionType(_FLOAT, [_FLOAT, _REGISTER])
-        function = builder.module.declare_intrinsic(name, fnty=kind)
-        return builder.call(function, [_FLOAT(0.0), args[0]], fastmath=("reassoc",))
+    Halves are added to halves: at first of each vector, which leaves both sums in one vector.
+    """
 
-    return types.float32(_VECTOR), codegen
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def halves(one: Any, two: Any, lower: list[int], distance: int) -> Any:
+            upper = [lane + distance for lane in lower]
+            low, high = (builder.shuffle_vector(one, two, _mask(m)) for m in (lower, upper))
+            return builder.fadd(low, high)
+
+        lanes = list(range(8)) + list(range(16, 24))
+        both = halves(args[0], args[1], lanes, 8)
+        for step in (4, 2, 1):
+            lanes = [lane % step + lane // 8 * 8 for lane in range(LANES)]
+            both = halves(both, both, lanes, step)
+        sums = [builder.extract_element(both, _INT32(lane)) for lane in (0, 8)]
+        return context.make_tuple(builder, signature.return_type, sums)
+
+    return types.UniTuple(types.float32, 2)(first, second), codegen
 
 
 @intrinsic
