@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "directions": 32,
             "epsilon": 1e-2,
             "optimizer": "sgd",
-            "learning_rate": 0.2,
+            "learning_rate": 0.1,
         },
         "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-2},
         "goodness": {"detection": "balanced", "loss": "cross-entropy:scale=10"},
