@@ -41,7 +41,7 @@ def _run(
     mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any, *, power: bool
 ) -> Any:
     arguments = (theta, phi, gamma, fields)
-    if not tf.is_tensor(fields):
+    if isinstance(fields, np.ndarray):
         return _forward(mesh, power, *arguments)
 
     @tf.custom_gradient
