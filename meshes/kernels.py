@@ -80,6 +80,19 @@ _inlined: Any = _jit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 _pasted: Any = _jit(nogil=True, inline="always")
 
 
+def _of_kind(kind):  # type: ignore[no-untyped-def]
+    """Compile a function that exists in several kinds, as ``_inlined``, under a name of its own.
+
+    Kernels loaded from the disk cache share what has the same name.
+    """
+
+    def decorate(function):  # type: ignore[no-untyped-def]
+        function.__qualname__ = f"{function.__name__}_{kind}"
+        return _inlined(function)
+
+    return decorate
+
+
 def _kernel(function):  # type: ignore[no-untyped-def]
     """Compile at the first call and keep the code on disk, where there is a place for it."""
     try:
@@ -185,10 +198,10 @@ def _screen(angles, S, L, out, to):
         store(out, to + S + n, imaginary)
 
 
-def _preparation(coefficients_of):  # type: ignore[no-untyped-def]
+def _preparation(kind, coefficients_of):  # type: ignore[no-untyped-def]
     """Share out the coefficients and screens of all sets; return both when all are there."""
 
-    @_inlined
+    @_of_kind(kind)
     def prepare(counters, job, theta, phi, gamma, couplers, scratch):
         N, L, M = job.ports, job.columns, job.ports // 2
         S, T = _padded(M), _padded(N)
@@ -320,10 +333,10 @@ def _unpaired_port(tile, n, edges, edge, N):
     store(tile, n * _PORT + LANES, im)
 
 
-def _columns(couple):  # type: ignore[no-untyped-def]
+def _columns(kind, couple):  # type: ignore[no-untyped-def]
     """Loops over the interferometers of one column, and of all."""
 
-    @_inlined
+    @_of_kind(kind)
     def one_column(tile, c, k, edges, column, N):
         """The column whose coefficients start at k."""
         S, odd = _padded(N // 2), column % 2
@@ -341,7 +354,7 @@ def _columns(couple):  # type: ignore[no-untyped-def]
         if (N + odd) % 2:
             _unpaired_port(tile, N - 1, edges, 2 * column + 1, N)
 
-    @_inlined
+    @_of_kind(kind)
     def two_columns(tile, c, k, rows, edges, column, N):
         """An even column and the next in one pass over the tile, which saves half the traffic.
 
@@ -378,7 +391,7 @@ def _columns(couple):  # type: ignore[no-untyped-def]
         store(tile, b - 32, hr)
         store(tile, b - 16, hi)
 
-    @_inlined
+    @_of_kind(kind)
     def all_columns(tile, c, k, rows, edges, N, L):
         size = rows * _padded(N // 2)
         for column in range(0, L - 1, 2):
@@ -389,17 +402,17 @@ def _columns(couple):  # type: ignore[no-untyped-def]
     return one_column, all_columns
 
 
-_one_ideal_column, _all_ideal_columns = _columns(_ideal)
-_one_general_column, _all_general_columns = _columns(_general)
-_prepare_ideal = _preparation(_ideal_coefficients)
-_prepare_general = _preparation(_general_coefficients)
+_one_ideal_column, _all_ideal_columns = _columns("ideal", _ideal)
+_one_general_column, _all_general_columns = _columns("general", _general)
+_prepare_ideal = _preparation("ideal", _ideal_coefficients)
+_prepare_general = _preparation("general", _general_coefficients)
 
 
-def _forward(prepare, all_columns):  # type: ignore[no-untyped-def]
+def _forward(kind, prepare, all_columns):  # type: ignore[no-untyped-def]
     """Fields or intensities [P, B, N] behind the mesh."""
 
-    @_inlined
-    def run(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
+    @_of_kind(kind)
+    def run_forward(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
         before = flush_denormals()
         c, screens = prepare(counters, job, theta, phi, gamma, couplers, scratch)
         N, B, L = job.ports, job.samples, job.columns
@@ -422,11 +435,11 @@ def _forward(prepare, all_columns):  # type: ignore[no-untyped-def]
         keep_alive(buffer)
         restore_denormals(before)
 
-    return run
+    return run_forward
 
 
-_forward_ideal = _forward(_prepare_ideal, _all_ideal_columns)
-_forward_general = _forward(_prepare_general, _all_general_columns)
+_forward_ideal = _forward("ideal", _prepare_ideal, _all_ideal_columns)
+_forward_general = _forward("general", _prepare_general, _all_general_columns)
 
 
 @_kernel
@@ -522,10 +535,10 @@ def _receive(upstream, start, power, samples, N, x, g):
         store(g, b + 16, double * load(x, b + 16))
 
 
-def _retracing(undo, all_columns):  # type: ignore[no-untyped-def]
+def _retracing(kind, undo, all_columns):  # type: ignore[no-untyped-def]
     """Take fields x and adjoints g back through one lossless column, or there and back again."""
 
-    @_inlined
+    @_of_kind(kind)
     def undo_column(x, at, g, c, k, couplers, column, N, L, slopes, to):
         M, S, odd = N // 2, _padded(N // 2), column % 2
         if odd:
@@ -555,7 +568,7 @@ def _retracing(undo, all_columns):  # type: ignore[no-untyped-def]
             _undo_unpaired_port(x, at + (N - 1) * _PORT, N)
             _undo_unpaired_port(g, (N - 1) * _PORT, N)
 
-    @_inlined
+    @_of_kind(kind)
     def retrace(job, x, g, c, k, couplers, _loss, edges, upstream, start, samples, slopes, to):
         """From the fields in front to the adjoints in front; returns where the fields are."""
         N, L, size = job.ports, job.columns, job.rows * _padded(job.ports // 2)
@@ -568,8 +581,8 @@ def _retracing(undo, all_columns):  # type: ignore[no-untyped-def]
     return undo_column, retrace
 
 
-_, _retrace_ideal = _retracing(_undo_ideal, _all_ideal_columns)
-_undo_general_column, _retrace_lossless = _retracing(_undo_general, _all_general_columns)
+_, _retrace_ideal = _retracing("ideal", _undo_ideal, _all_ideal_columns)
+_undo_general_column, _retrace_lossless = _retracing("general", _undo_general, _all_general_columns)
 
 
 @_inlined
@@ -647,15 +660,15 @@ def _leave(x, at, g, real, N, screens, screen, slopes, to):
             store(g, b + 16, cosine * im - sine * re)
 
 
-def _backward(prepare, retrace):  # type: ignore[no-untyped-def]
+def _backward(kind, prepare, retrace):  # type: ignore[no-untyped-def]
     """Gradients of the phases, for every group of chunks, and of the fields [P, B, N].
 
     ``slopes`` [P, groups, L M + L M + N], zeros at first, become the gradients of theta, phi and
     gamma. A group's chunks are added in order, by one thread: no sum depends on their number.
     """
 
-    @_inlined
-    def run(
+    @_of_kind(kind)
+    def run_backward(
         counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch, slopes,
         out,
     ):  # fmt: skip
@@ -689,11 +702,11 @@ def _backward(prepare, retrace):  # type: ignore[no-untyped-def]
         keep_alive(buffer)
         restore_denormals(before)
 
-    return run
+    return run_backward
 
 
-_backward_ideal = _backward(_prepare_ideal, _retrace_ideal)
-_backward_general = _backward(_prepare_general, _retrace_general)
+_backward_ideal = _backward("ideal", _prepare_ideal, _retrace_ideal)
+_backward_general = _backward("general", _prepare_general, _retrace_general)
 
 
 @_kernel

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -267,28 +268,45 @@ class TestDimLight:
         assert seconds(fields * np.float32(1e-40)) < 4 * seconds(fields)
 
 
-def test_a_kernel_is_compiled_once_and_found_by_the_next_process(tmp_path):
+def run_in_a_new_process(script: str, cache) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
+    )  # fmt: skip
+    return result.stdout.split()[-1]
+
+
+def test_kernels_are_compiled_once_and_found_by_the_next_process(tmp_path):
     script = """
-import numpy as np
-from meshes import RectangularMesh, kernels
-mesh = RectangularMesh(4)
-phases = mesh.initial_phases()
-for fields in (np.ones((3, 4), np.float32), np.ones((2, 3, 4), np.complex64)):
-    fields.flags.writeable = False
-    mesh.propagate(fields, phases, "native")
-    mesh.intensities(fields.copy(), phases, "native")
-assert len(kernels.forward_ideal.signatures) == 1
-print(sum(kernels.forward_ideal.stats.cache_hits.values()))
-"""
-    hits = []
-    for _ in range(2):
-        result = subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True, text=True, check=True,
-            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
-        )  # fmt: skip
-        hits.append(int(result.stdout.split()[-1]))
-    assert hits == [0, 1]
+        import numpy as np
+        from meshes import RectangularMesh, kernels
+        mesh = RectangularMesh(4, splitter_error={error})
+        phases = mesh.initial_phases()
+        for fields in (np.ones((3, 4), np.float32), np.ones((2, 3, 4), np.complex64)):
+            fields.flags.writeable = False
+            mesh.propagate(fields, phases, "native")
+            mesh.intensities(fields.copy(), phases, "native")
+        assert len(kernels.{kernel}.signatures) == 1
+        print(sum(kernels.{kernel}.stats.cache_hits.values()))
+    """
+    ideal = script.format(error=0, kernel="forward_ideal")
+    general = script.format(error=0.1, kernel="forward_general")
+    assert run_in_a_new_process(ideal, tmp_path) == "0"
+    assert run_in_a_new_process(general, tmp_path) == "0"
+    # Compiled apart, they must not be taken for one another when they meet.
+    both = """
+        import numpy as np
+        from meshes import Phases, RectangularMesh
+        for error in (0.0, 0.1):
+            mesh = RectangularMesh(4, splitter_error=error)
+            phases = mesh.initial_phases()
+            exact = Phases(*(x.astype(np.float64) for x in phases))
+            np.testing.assert_allclose(mesh.matrix(phases), mesh.matrix(exact), atol=1e-6)
+        print("equal")
+    """
+    assert run_in_a_new_process(both, tmp_path) == "equal"
+    assert run_in_a_new_process(ideal, tmp_path) == "1"
 
 
 def test_importing_meshes_is_quick():

@@ -11,6 +11,14 @@ from meshes._tensorflow import tf
 SHAPES = [(2, 1), (2, 3), (3, 3), (5, 2), (6, 6), (7, 16), (8, 3), (8, 8), (8, 21), (15, 15)]
 
 
+@pytest.fixture(autouse=True)
+def _uncompiled(request):
+    """Run TensorFlow operation by operation, to wait for no compiler, but in tests of compiling."""
+    tf.config.run_functions_eagerly("compiled" not in request.node.name)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def neurophox_matrix(mesh: RectangularMesh, phases: Phases) -> np.ndarray:
     """The matrix of Neurophox's TensorFlow mesh with our phases and our coupler errors."""
 
@@ -44,15 +52,17 @@ def test_equals_neurophox(units, columns, splitter_error):
     mesh = RectangularMesh(units, columns, splitter_error, seed=3)
     phases = mesh.initial_phases(1)
     expected = neurophox_matrix(mesh, phases)
-    np.testing.assert_allclose(mesh.matrix(phases, engine="xla"), expected, atol=1e-5)
+    for engine in ("native", "xla"):
+        np.testing.assert_allclose(mesh.matrix(phases, engine), expected, atol=1e-5)
 
 
-def test_equals_neurophox_at_64_ports():
-    mesh = RectangularMesh(64)
+@pytest.mark.parametrize("units", [63, 64])
+def test_equals_neurophox_when_compiled(units):
+    mesh = RectangularMesh(units)
     phases = mesh.initial_phases()
-    np.testing.assert_allclose(
-        mesh.matrix(phases, engine="xla"), neurophox_matrix(mesh, phases), atol=1e-5
-    )
+    expected = neurophox_matrix(mesh, phases)
+    for engine in ("native", "xla"):
+        np.testing.assert_allclose(mesh.matrix(phases, engine), expected, atol=1e-5)
 
 
 def test_the_mask_is_neurophox_s():
@@ -123,7 +133,7 @@ def test_a_tensor_among_the_arguments_makes_the_result_one():
     assert tf.is_tensor(mesh.propagate(fields, variables))
 
 
-def test_compiles_inside_a_compiled_function():
+def test_can_be_part_of_a_compiled_function():
     mesh = RectangularMesh(6, 7)
     phases = mesh.initial_phases()
 
