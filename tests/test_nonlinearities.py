@@ -320,7 +320,7 @@ class TestParsing:
             ("electro-optic:h=1", "parameter must be one of alpha, g, phi_b; got 'h'"),
             ("electro-optic:alpha=1.5", "alpha must be at most 1.0, got 1.5"),
             ("modrelu:bias=0.1", "bias must be at most 0.0, got 0.1"),
-            ("kerr:phi_nl=inf", "phi_nl must be finite"),
+            ("kerr:phi_nl=inf", "phi_nl must be a finite number"),
             ("saturable-absorber:modulation_depth=-1", "modulation_depth must be at least 0.0"),
             ("saturable-absorber:nonsaturable_loss=-1", "nonsaturable_loss must be at least 0.0"),
             ("saturable-absorber:saturation_intensity=0", "saturation_intensity must be greater"),
