@@ -112,6 +112,7 @@ class BlockTraining:
         params: Its parameters, moved by every step.
         train: Its inputs and labels.
         state: The optimizer's state.
+        steps_per_call: Steps compiled into one call.
     """
 
     config: Config
@@ -120,12 +121,14 @@ class BlockTraining:
     params: Any
     train: Samples
     state: Any = field(init=False)
+    steps_per_call: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._steps = make_steps(self.block, self.config)
         self._x, self._y = tf.constant(self.train.x), tf.constant(self.train.y)
         self.params = tf.nest.map_structure(tf.constant, self.params)
         self.state = OPTIMIZERS[self.config.optimizer]().init(self.params)
+        self.steps_per_call = self._fitting_steps()  # asked for in every call
         self._sampler = self._build_sampler()
 
     @property
@@ -137,12 +140,6 @@ class BlockTraining:
     def parameter_sets(self) -> int:
         """Parameter sets evaluated in a step."""
         return ESTIMATORS[self.config.estimator]().parameter_sets(self.config.directions or 0)
-
-    @property
-    def steps_per_call(self) -> int:
-        """Steps compiled into one call: fewer where a step's random numbers take more memory."""
-        numbers = sum(mask.size for mask in tf.nest.flatten(self.block.trainable))
-        return min(max(RANDOM_NUMBERS // (numbers * (self.config.directions or 1)), 1), MOST_STEPS)
 
     def restore(self, optimizer: list[np.ndarray]) -> None:
         """Put back the optimizer's state, as a flat list; an empty one is a new start."""
@@ -186,6 +183,11 @@ class BlockTraining:
             *(batches, directions, rates, np.int32(count)),
         )
         return losses.numpy()[:count].tolist()
+
+    def _fitting_steps(self) -> int:
+        """Fewer steps where one's random numbers take more memory."""
+        numbers = sum(mask.size for mask in tf.nest.flatten(self.block.trainable))
+        return min(max(RANDOM_NUMBERS // (numbers * (self.config.directions or 1)), 1), MOST_STEPS)
 
     def _build_sampler(self) -> Sampler | None:
         law, epsilon, count = self.config.law, self.config.epsilon, self.config.directions
