@@ -33,6 +33,7 @@ from photonic_ffzero.recipes import configure
 from photonic_ffzero.reporting import check_new_directory, save_figure, versions
 from photonic_ffzero.steps import BlockTraining, Samples
 from photonic_ffzero.storage import write_json
+from photonic_ffzero.tasks import Classification
 
 BATCH, CLASSES = 128, 10
 SIZES = (64, 100, 196, 784)
@@ -68,8 +69,10 @@ def ours(engine: str, ports: int, task: str) -> Callable[[], object]:
         return lambda: mesh.propagate(x, phases, engine=engine)
     method, directions = TASKS[task]
     config = configure(method=method, directions=directions, meshes=1, engine=engine, epochs=10**6)
-    model = Model(config, ports, CLASSES)
-    training = BlockTraining(config, model.blocks[0], 0, model.params[0], samples(ports))
+    model = Model(config, ports, Classification(CLASSES))
+    data = samples(ports)
+    targets = Samples(data.x, model.task.targets(data.y))
+    training = BlockTraining(config, model.blocks[0], 0, model.params[0], targets)
     losses = _endless(training)
     return lambda: len(next(losses))
 
@@ -319,7 +322,7 @@ def trainer_step(ports: int = 64) -> float:
     data = samples(ports)
     many = Samples(np.tile(data.x, (9, 1)), np.tile(data.y, 9))
     config = configure(epochs=2, meshes=1, directions=8)
-    trainer = Trainer(Model(config, ports, CLASSES), many, observers=(Watch(),))
+    trainer = Trainer(Model(config, ports, Classification(CLASSES)), many, observers=(Watch(),))
     trainer.run()
     return (Watch.seconds[1] - Watch.seconds[0]) / trainer.steps_per_epoch  # the first compiles
 

@@ -9,16 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from meshes import NONLINEARITIES, RectangularMesh
 from meshes._tensorflow import tf
-from meshes.validation import from_spec
-from photonic_ffzero.goodness import Goodness, Ports
-from photonic_ffzero.layers import Layer, Photonic
-from photonic_ffzero.prototypes import simplex
-from photonic_ffzero.recipes import Config
-from photonic_ffzero.seeds import generator
+from photonic_ffzero.goodness import Readout
+from photonic_ffzero.layers import Layer
 
-__all__ = ["Block", "build_blocks"]
+__all__ = ["Block"]
 
 CHUNK = 1024  # samples evaluated at once where the whole data set is
 
@@ -29,11 +24,13 @@ class Block:
 
     Attributes:
         layers: The layers; FF has one a block, BP all in one.
-        readout: From tapped values [P, B, n] to scores [P, B, C].
+        readout: From tapped values [P, B, taps] to scores [P, B, G, C].
+        labels: Label dimensions T; the groups take turns at them.
     """
 
     layers: tuple[Layer, ...]
-    readout: Callable[[Any], Any]
+    readout: Readout
+    labels: int = 1
 
     @property
     def trainable(self) -> tuple[Any, ...]:
@@ -41,17 +38,32 @@ class Block:
         return tuple(layer.trainable for layer in self.layers)
 
     @property
-    def meshes(self) -> int:
-        """Meshes that light crosses in the block."""
-        return sum(layer.meshes for layer in self.layers)
+    def taps(self) -> int:
+        """Tapped values behind the last layer."""
+        return self.layers[-1].taps
+
+    @property
+    def groups(self) -> int:
+        """Independent groups of parameters: outputs of earlier layers belong to all groups."""
+        return self.layers[0].groups if len(self.layers) == 1 else 1
+
+    @property
+    def linear(self) -> bool:
+        """Whether the tapped values are linear in the parameters."""
+        return len(self.layers) == 1 and self.layers[0].linear
 
     @property
     def compilable(self) -> bool:
         """Whether XLA may compile the whole block."""
         return all(layer.compilable for layer in self.layers)
 
+    @property
+    def evaluation(self) -> Block:
+        """The block as it is outside of training."""
+        return Block(tuple(layer.evaluation for layer in self.layers), self.readout, self.labels)
+
     def measure(self, params: Sequence[Any], x: Any) -> Any:
-        """Tapped values [P, B, n] of inputs [B, ...] under parameters [P, ...]."""
+        """Tapped values [P, B, taps] of inputs [B, ...] under parameters [P, ...]."""
         for layer, own in zip(self.layers[:-1], params, strict=False):
             x = layer.transmit(own, x)
         return self.layers[-1].measure(params[-1], x)
@@ -62,8 +74,34 @@ class Block:
             x = layer.transmit(own, x)
         return x
 
+    def pullback(self, params: Sequence[Any], x: Any, g_z: Any) -> tuple[Any, ...]:
+        """The parameters' gradient from that of the tapped values [B, taps].
+
+        Raises:
+            ValueError: the block has several layers, or its layer has no pullback.
+        """
+        if len(self.layers) > 1:
+            raise ValueError(
+                f"perturb must be weights for bp: the gradient of the last layer's activations "
+                f"would have to be propagated back through {len(self.layers) - 1} layers more"
+            )
+        return (self.layers[0].pullback(params[0], x, g_z),)
+
+    def settled(self, params: Sequence[Any], x: Any) -> tuple[Any, ...]:
+        """One parameter set with the statistics of the inputs x in it, layer after layer."""
+        out = []
+        for index, layer in enumerate(self.layers):
+            out.append(layer.settled(params[index], x))
+            if index + 1 < len(self.layers) and out[-1] is not params[index]:
+                x = Block((layer.evaluation,), self.readout).all_outputs((out[-1],), x)
+        return tuple(out)
+
     def all_scores(self, params: Any, x: Any) -> np.ndarray:
-        """Scores [n, C] of a whole data set under one parameter set."""
+        """Scores [n, T C] of a whole data set under one parameter set.
+
+        Groups that look at the same label are averaged, which decides as their sum does and
+        keeps a layer of many groups from outweighing the others.
+        """
         return _in_chunks(self._scores_once, params, x)
 
     def all_outputs(self, params: Any, x: Any) -> np.ndarray:
@@ -72,11 +110,20 @@ class Block:
 
     @cached_property
     def _scores_once(self) -> Callable[..., Any]:
-        return self._compiled(lambda params, x: self.readout(self.measure(_one_set(params), x))[0])
+        block = self.evaluation
+
+        def scores(params: Any, x: Any) -> Any:
+            by_group = block.readout(block.readout.split(block.measure(_one_set(params), x)[0]))
+            batch, groups, classes = by_group.shape
+            turns = tf.reshape(by_group, [batch, groups // self.labels, self.labels * classes])
+            return tf.reduce_mean(turns, axis=1)
+
+        return self._compiled(scores)
 
     @cached_property
     def _transmit_once(self) -> Callable[..., Any]:
-        return self._compiled(lambda params, x: self.transmit(_one_set(params), x)[0])
+        block = self.evaluation
+        return self._compiled(lambda params, x: block.transmit(_one_set(params), x)[0])
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return tf.function(function, autograph=False, jit_compile=self.compilable)
@@ -95,45 +142,3 @@ def _in_chunks(function: Callable[..., Any], params: Any, x: np.ndarray) -> np.n
         padding = [(0, CHUNK - len(chunk))] + [(0, 0)] * (x.ndim - 1)
         outputs.append(function(params, np.pad(chunk, padding))[: len(chunk)].numpy())
     return np.concatenate(outputs)
-
-
-def build_blocks(config: Config, units: int, classes: int) -> tuple[list[Block], list[Any]]:
-    """Build the photonic network that a configuration describes.
-
-    Args:
-        config: What to build.
-        units: Number of ports N.
-        classes: Number of classes C.
-
-    Returns:
-        The blocks in the order of the light, and the initial parameters of each.
-
-    Raises:
-        ValueError: there are more classes than ports.
-    """
-    nonlinearity = from_spec("nonlinearity", config.nonlinearity, NONLINEARITIES)
-    layers: list[Layer] = [
-        Photonic(RectangularMesh(units, config.columns), nonlinearity, config.engine)
-        for _ in range(config.meshes)
-    ]
-    initial = [
-        layer.init(generator(config.seed, "parameters", index))
-        for index, layer in enumerate(layers)
-    ]
-    if not config.local:
-        return [Block(tuple(layers), _readout(config, units, classes, 0))], [tuple(initial)]
-    blocks = [
-        Block((layer,), _readout(config, layer.taps, classes, index))
-        for index, layer in enumerate(layers)
-    ]
-    return blocks, [(params,) for params in initial]
-
-
-def _readout(config: Config, taps: int, classes: int, index: int) -> Callable[[Any], Any]:
-    if classes > taps:
-        raise ValueError(f"{classes} classes need at least as many ports, got {taps}")
-    if config.detection is None:
-        return Ports(classes)
-    rng = generator(config.seed, "prototypes", index)
-    prototypes = simplex(classes, taps, rng, zero_mean=config.detection == "balanced")
-    return Goodness(prototypes, config.detection)

@@ -15,23 +15,27 @@ from typing import Any, NoReturn
 from meshes import NONLINEARITIES
 from meshes.propagation import ENGINES
 from meshes.validation import integer, number
+from photonic_ffzero.activations import ACTIVATIONS
 from photonic_ffzero.data import DATA_VARIABLE, DATASETS
 from photonic_ffzero.directions import LAWS
 from photonic_ffzero.encoding import ENCODINGS
 from photonic_ffzero.formats import DataError
+from photonic_ffzero.functions import FUNCTIONS
 from photonic_ffzero.goodness import DETECTIONS, READOUTS
 from photonic_ffzero.inference import RULES
-from photonic_ffzero.jobs import Job, Plan
+from photonic_ffzero.jobs import UNENCODED, Job, Plan
 from photonic_ffzero.losses import LOSSES
+from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
-from photonic_ffzero.recipes import METHODS, RECIPES, Config, configure
+from photonic_ffzero.recipes import METHODS, NETWORKS, RECIPES, Config, configure
 from photonic_ffzero.reporting import check_new_directory
 from photonic_ffzero.storage import read_json
+from photonic_ffzero.tasks import TASKS
 from photonic_ffzero.training import NonFiniteLossError, Observer, StoppedError
 
 __all__ = ["build_parser", "main"]
 
-DESCRIPTION = """\
+PHOTONIC = """\
 Train a photonic neural network on MNIST.
 
 Light encodes an image, crosses rectangular meshes of Mach-Zehnder interferometers
@@ -44,7 +48,31 @@ shifts are trained, by default from forward passes alone (FFzero):
   bp-ad  one loss behind the last mesh, from automatic differentiation
 """
 
-EXAMPLES = """\
+DIGITAL = """\
+Train a digital MLP or CNN on MNIST, or on a function (regression).
+
+The same core as the photonic networks: every layer learns by its own loss from
+fixed prototypes and a cosine goodness, by default from forward passes alone:
+
+  ff-dd  every layer learns by its own loss, from directional derivatives (FFzero)
+  ff-ad  every layer learns by its own loss, from automatic differentiation
+  bp-dd  one loss behind the last layer, from directional derivatives
+  bp-ad  backpropagation
+
+Directions lie among the weights (FFzero) or among the activations, one for every
+sample (--perturb activations), which is far less noisy.
+"""
+
+DIGITAL_EXAMPLES = """\
+examples:
+  mnist_digital.py --data-dir ~/data --seeds 3
+  mnist_digital.py --perturb activations --directions 8
+  mnist_digital.py --network cnn --channels 4
+  mnist_digital.py --dataset f1 --task regression
+  mnist_digital.py --resume results/mnist-mlp-ff-dd-20260101-120000
+"""
+
+PHOTONIC_EXAMPLES = """\
 examples:
   mnist_photonic.py --data-dir ~/data --seeds 3
   mnist_photonic.py --method ff-ad
@@ -87,18 +115,23 @@ def _count(minimum: int) -> Any:
 _POSITIVE = _checked(number, float, "a number", above=0)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser; every default that depends on the recipe is None."""
+def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
+    """The parser; every default that depends on the recipe is None.
+
+    Args:
+        recipe: The default one; ``digital`` makes it the parser of ``mnist_digital.py``.
+    """
+    digital = recipe == "digital"
     parser = _Parser(
-        prog="mnist_photonic.py",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
+        prog="mnist_digital.py" if digital else "mnist_photonic.py",
+        description=DIGITAL if digital else PHOTONIC,
+        epilog=DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     _add_data(parser.add_argument_group("data"))
     _add_network(parser.add_argument_group("network"))
-    _add_learning(parser.add_argument_group("learning"))
+    _add_learning(parser.add_argument_group("learning"), recipe)
     _add_run(parser.add_argument_group("run"))
     return parser
 
@@ -108,7 +141,8 @@ def _add_data(group: Any) -> None:
         "--dataset",
         choices=DATASETS,
         default="auto",
-        help="auto: MNIST, or scikit-learn's 8 x 8 digits where it cannot be had (default: auto)",
+        help="auto: MNIST, or scikit-learn's 8 x 8 digits where it cannot be had; f1, f2: "
+        "functions to learn, with --task regression (default: auto)",
     )
     group.add_argument(
         "--data-dir",
@@ -136,6 +170,9 @@ def _add_data(group: Any) -> None:
 
 
 def _add_network(group: Any) -> None:
+    group.add_argument(
+        "--network", choices=NETWORKS, help="meshes, dense layers, convolutions (default: recipe's)"
+    )
     group.add_argument("--meshes", type=_count(1), metavar="N", help="meshes in a row (default: 2)")
     group.add_argument(
         "--columns",
@@ -143,10 +180,21 @@ def _add_network(group: Any) -> None:
         metavar="L",
         help="columns of a mesh (default: as many as ports)",
     )
+    for name, what, default in (
+        ("depth", "layers of a digital network, the last included", "mlp 4, cnn 3"),
+        ("width", "outputs of an MLP's layers but the last", "100"),
+        ("channels", "channels of a CNN's convolutions", "16"),
+        ("kernel-size", "pixels a side of their kernels", "6"),
+        ("groups", "groups of outputs with prototypes of their own", "1"),
+    ):
+        group.add_argument(
+            f"--{name}", type=_count(1), metavar="N", help=f"{what} (default: {default})"
+        )
     group.add_argument(
         "--nonlinearity",
         metavar="NAME:key=value,...",
-        help=f"between meshes: {', '.join(NONLINEARITIES)} (default: electro-optic)",
+        help=f"between meshes: {', '.join(NONLINEARITIES)} (default: electro-optic); between "
+        f"digital layers: {', '.join(ACTIVATIONS)} (default: relu)",
     )
     group.add_argument(
         "--detection",
@@ -166,22 +214,33 @@ def _add_network(group: Any) -> None:
     )
 
 
-def _add_learning(group: Any) -> None:
+def _add_learning(group: Any, recipe: str) -> None:
     group.add_argument(
         "--recipe",
         choices=RECIPES,
-        default="balanced",
-        help="where all defaults come from: ours, the paper's, or its published code's "
-        "(default: balanced)",
+        default=recipe,
+        help="where all defaults come from: ours, the paper's, its published code's, or ours for "
+        f"digital networks (default: {recipe})",
     )
     group.add_argument(
         "--method", choices=METHODS, default="ff-dd", help="see above (default: ff-dd)"
     )
     group.add_argument(
+        "--task", choices=TASKS, help="what the labels are (default: classification)"
+    )
+    group.add_argument(
         "--loss", metavar="NAME:key=value,...", help=f"{', '.join(LOSSES)} (default: recipe's)"
     )
     group.add_argument(
-        "--estimator", choices=("central", "forward"), help="differences of -dd (default: central)"
+        "--estimator",
+        choices=("central", "forward", "jvp"),
+        help="slopes of -dd: differences, or exact ones by forward-mode differentiation "
+        "(default: central)",
+    )
+    group.add_argument(
+        "--perturb",
+        choices=PERTURBATIONS,
+        help="where directions lie; activations: digital ff only (default: weights)",
     )
     group.add_argument("--law", choices=LAWS, help="law of the directions (default: recipe's)")
     group.add_argument(
@@ -190,9 +249,9 @@ def _add_learning(group: Any) -> None:
     group.add_argument(
         "--epsilon",
         type=_POSITIVE,
-        metavar="RAD",
-        help="step of each phase in rad; for the unit laws, length of the whole step "
-        "(default: recipe's)",
+        metavar="EPS",
+        help="step of each parameter (of a phase: rad) or activation; for the unit laws, length "
+        "of the whole step (default: recipe's)",
     )
     group.add_argument("--optimizer", choices=OPTIMIZERS, help="(default: recipe's)")
     group.add_argument(
@@ -230,13 +289,13 @@ def _add_run(group: Any) -> None:
     group.add_argument("--quiet", action="store_true", help="print the final result only")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
     """Run the main job; return the exit code.
 
     0: done; 1: training or writing failed, what was saved stands; 2: bad input, nothing was
     written; 130 or 143: stopped by SIGINT or SIGTERM, what was learned is saved.
     """
-    parser = build_parser()
+    parser = build_parser(recipe)
     arguments = parser.parse_args(argv)
     try:
         job = resumed(arguments, parser) if arguments.resume else prepare(arguments)
@@ -268,19 +327,29 @@ def prepare(arguments: argparse.Namespace) -> Job:
     """
     settings = {name: getattr(arguments, name) for name in _SETTINGS}
     config = configure(arguments.recipe, arguments.method, **settings)
-    output = arguments.output or _dated_directory(arguments.method)
+    output = arguments.output or _dated_directory(f"{config.network}-{config.method}")
     check_new_directory(output)
-    inputs = RECIPES[arguments.recipe]["input"]
+    inputs = _input_settings(arguments)
     plan = Plan(
         config=config,
         dataset=arguments.dataset,
-        encoding=arguments.encoding or inputs["encoding"],
-        size=arguments.size or inputs["size"],
+        **inputs,
         validation=arguments.validation,
         limit=arguments.limit,
         seeds=arguments.seeds,
     )
     return Job.load(plan, arguments.data_dir, output, arguments.quiet)
+
+
+def _input_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Encoding and size: the recipe's unless given; numbers that are no images have none."""
+    given = {"encoding": arguments.encoding, "size": arguments.size}
+    if arguments.dataset not in FUNCTIONS:
+        return {k: v or RECIPES[arguments.recipe]["input"][k] for k, v in given.items()}
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} does not apply to data set {arguments.dataset}: no images")
+    return {"encoding": UNENCODED, "size": None}
 
 
 def resumed(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Job:
@@ -335,8 +404,8 @@ class StopSignals(Observer):
             raise StoppedError
 
 
-def _dated_directory(method: str) -> Path:
-    return Path("results") / f"mnist-photonic-{method}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _dated_directory(what: str) -> Path:
+    return Path("results") / f"mnist-{what}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _as_flag(message: str, parser: argparse.ArgumentParser) -> str:
@@ -344,3 +413,7 @@ def _as_flag(message: str, parser: argparse.ArgumentParser) -> str:
     name, space, rest = message.partition(" ")
     flag = "--" + name.replace("_", "-")
     return f"argument {flag}{space}{rest}" if flag in parser.format_help() else message
+
+
+if __name__ == "__main__":
+    sys.exit(main())

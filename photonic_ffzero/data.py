@@ -23,6 +23,7 @@ from photonic_ffzero.formats import (
     read_image,
     read_npz,
 )
+from photonic_ffzero.functions import FUNCTIONS, sample
 
 __all__ = [
     "DATASETS",
@@ -30,13 +31,14 @@ __all__ = [
     "DataError",
     "Dataset",
     "check_arrays",
+    "check_numbers",
     "load_dataset",
     "load_image_folder",
     "require_finite",
     "split",
 ]
 
-DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
+DATASETS = ("auto", "mnist", "fashion-mnist", "digits", *FUNCTIONS)
 DATA_VARIABLE = "PHOTONIC_FFZERO_DATA"
 """Environment variable with the folder that holds mnist/ and fashion-mnist/."""
 
@@ -88,13 +90,13 @@ class Dataset:
     """Images and labels for training and testing, and where they came from.
 
     Args:
-        name: the data set: "mnist", "fashion-mnist" or "digits".
+        name: the data set: "mnist", "fashion-mnist", "digits", "f1" or "f2".
         source: what it was read from, in words.
-        train_images: [n, H, W] float32 in [0, 1].
-        train_labels: [n] int64 in 0..num_classes-1.
-        test_images: [m, H, W] float32 in [0, 1].
-        test_labels: [m] int64 in 0..num_classes-1.
-        num_classes: C.
+        train_images: [n, H, W] float32 in [0, 1]; for "f1" and "f2" numbers [n, D].
+        train_labels: [n] int64 in 0..num_classes-1; for "f1" and "f2" float64.
+        test_images: [m, H, W] float32 in [0, 1], or [m, D].
+        test_labels: [m] int64 in 0..num_classes-1, or float64.
+        num_classes: C; None where labels are numbers.
         note: one line for the user if the data are not those first looked for, else empty.
     """
 
@@ -104,7 +106,7 @@ class Dataset:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
-    num_classes: int
+    num_classes: int | None = None
     note: str = ""
 
 
@@ -124,8 +126,9 @@ def load_dataset(name: str = "auto", data_dir: str | os.PathLike[str] | None = N
     checked against their published content. The digits come with scikit-learn.
 
     Args:
-        name: "mnist", "fashion-mnist", "digits", or "auto": MNIST, and the digits only where no
-            location was named and MNIST cannot be downloaded (``note`` then says so).
+        name: "mnist", "fashion-mnist", "digits", a function of `sample`, or "auto": MNIST, and
+            the digits only where no location was named and MNIST cannot be downloaded (``note``
+            then says so).
         data_dir: the folder that holds mnist/ and fashion-mnist/, or directly the files.
 
     Returns:
@@ -139,6 +142,8 @@ def load_dataset(name: str = "auto", data_dir: str | os.PathLike[str] | None = N
     choice("name", name, DATASETS)
     if name == "digits":
         return _load_digits()
+    if name in FUNCTIONS:
+        return Dataset(name, "drawn anew, always the same", *sample(name))
     if name != "auto":
         return _load_published(name, data_dir)
     try:
@@ -198,6 +203,36 @@ def check_arrays(
         num_classes = _count_classes(y)
     num_classes = integer("num_classes", num_classes, minimum=2)
     return x, _checked_labels(_Part("y", y), num_classes), num_classes
+
+
+def check_numbers(
+    x: Any, y: Any, dimensions: int | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Check the user's own arrays for a regression, as `check_arrays` does for classes.
+
+    Args:
+        x: as there.
+        y: labels [n] or [n, T], real numbers.
+        dimensions: T; None takes it from ``y``.
+
+    Returns:
+        ``x`` as float32 or complex64, ``y`` as float64 in the shape given, and T.
+
+    Raises:
+        DataError: an array breaks a rule; the message names the argument, the rule and the value.
+    """
+    x, y = _checked_inputs(_as_array("x", x)), _as_array("y", y)
+    if y.ndim not in (1, 2) or y.dtype.kind not in "iuf" or y.size == 0:
+        raise DataError(
+            f"y must be numbers of shape [n] or [n, T], got {y.dtype} of shape {y.shape}"
+        )
+    if len(x) != len(y):
+        raise DataError(f"x and y must have equal lengths, got {len(x)} and {len(y)}")
+    found = 1 if y.ndim == 1 else y.shape[1]
+    if dimensions not in (None, found):
+        raise DataError(f"y must have {dimensions} label dimensions, got {found}")
+    require_finite("y", y)
+    return x, y.astype(np.float64), found
 
 
 def require_finite(name: str, array: np.ndarray) -> None:

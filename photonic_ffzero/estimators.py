@@ -1,8 +1,10 @@
-r"""Gradient estimators: all see an objective and its parameters, none sees the model.
+r"""Gradient estimators: all see an objective, none sees the model.
 
-An objective maps parameters whose arrays lead with P (P sets evaluated side by side) to losses
-[P, G]. With G = 1 there is one loss a set. With G > 1 loss g depends only on the entries [:, g]
-of every array, so that one pair of evaluations serves all groups.
+An estimator works in three steps: it names the points to look at, looks at them, and concludes.
+The first and the last are arithmetic; only the middle one evaluates the layer, so that it may be
+a chip. Slopes are taken along the objective's tangents, and carry its groups: with losses [P, G],
+loss g depends only on the entries [:, g] of every array, so that one pair of evaluations serves
+all groups.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from meshes._tensorflow import fused, tf
 from photonic_ffzero.directions import Directions
+from photonic_ffzero.objectives import Objective
 
 __all__ = [
     "ESTIMATORS",
@@ -21,9 +24,9 @@ __all__ = [
     "Estimate",
     "Estimator",
     "ForwardDifference",
+    "ForwardGradient",
+    "estimate",
 ]
-
-Objective = Callable[[Any], Any]
 
 
 class Estimate(NamedTuple):
@@ -34,37 +37,61 @@ class Estimate(NamedTuple):
 
 
 class Estimator(Protocol):
-    """The contract of every estimator."""
+    """The contract of every estimator.
+
+    ``differentiates`` says what has to be differentiable: nothing (None), or the block, by
+    ``"forward"`` or ``"reverse"`` mode.
+    """
 
     needs_directions: ClassVar[bool]
+    differentiates: ClassVar[str | None]
 
     def parameter_sets(self, directions: int) -> int:
-        """Parameter sets evaluated in one step with K directions."""
+        """Points evaluated in one step with K directions."""
 
-    def __call__(self, objective: Objective, params: Any, directions: Any) -> Estimate:
-        """Estimate the gradient of the objective at ``params``."""
+    def points(self, objective: Objective, directions: Any) -> Any:
+        """The points to look at."""
+
+    def evaluate(self, objective: Objective, points: Any) -> Any:
+        """Look at them."""
+
+    def conclude(self, objective: Objective, evidence: Any, directions: Any) -> Estimate:
+        """What the evidence says of the gradient."""
 
 
-def _moved(params: Any, directions: Directions, sign: float) -> Any:
-    """The K parameter sets w + sign * step * v."""
-    return tf.nest.map_structure(
-        lambda w, v, step: w + sign * step * v, params, directions.v, directions.step
-    )
+def estimate(
+    estimator: Estimator,
+    objective: Objective,
+    directions: Directions | None,
+    then: Callable[[Estimate], Any] = lambda found: found,
+) -> Any:
+    """Estimate an objective's gradient.
+
+    Args:
+        estimator: How.
+        objective: Of what.
+        directions: K directions, or None where the estimator needs none.
+        then: What to make of the estimate; compiled together with its last step.
+
+    Returns:
+        What ``then`` returns: the estimate itself unless given.
+    """
+    points = fused(lambda: estimator.points(objective, directions))
+    evidence = estimator.evaluate(objective, points)
+    return fused(lambda found: then(estimator.conclude(objective, found, directions)), evidence)
+
+
+def _one_set(origin: Any) -> Any:
+    return tf.nest.map_structure(lambda w: w[tf.newaxis], origin)
 
 
 def _stacked(*sets: Any) -> Any:
     return tf.nest.map_structure(lambda *arrays: tf.concat(arrays, axis=0), *sets)
 
 
-def _combine(differences: Any, directions: Directions) -> Any:
-    """(1/K) sum_k difference_k v_k / step: differences [K, G], arrays [K, ...] or [K, G, ...]."""
-
-    def gradient(v: Any, step: Any) -> Any:
-        lead = differences.shape[: len(v.shape)]  # a single number's directions have no G
-        scalars = tf.reshape(differences, [*lead, *[1] * (len(v.shape) - 2)])
-        return tf.reduce_mean(scalars * v, axis=0) / step
-
-    return tf.nest.map_structure(gradient, directions.v, directions.step)
+def _total(losses: Any) -> Any:
+    """Mean over the points of the sum over the groups."""
+    return tf.reduce_sum(losses) / losses.shape[0]
 
 
 @dataclass(frozen=True)
@@ -83,21 +110,26 @@ class CentralDifference:
     """
 
     needs_directions: ClassVar[bool] = True
+    differentiates: ClassVar[str | None] = None
 
     def parameter_sets(self, directions: int) -> int:
-        """Parameter sets evaluated in one step: 2K."""
+        """Points evaluated in one step: 2K."""
         return 2 * directions
 
-    def __call__(self, objective: Objective, params: Any, directions: Directions) -> Estimate:
-        losses = objective(fused(self._points, params, directions))
-        return Estimate(*fused(self._estimate, losses, directions))
+    def points(self, objective: Objective, directions: Directions) -> Any:
+        """Both ends of every direction."""
+        here, tangent = objective.origin, objective.tangent(directions)
+        return tf.nest.map_structure(lambda w, t: tf.concat([w + t, w - t], axis=0), here, tangent)
 
-    def _points(self, params: Any, directions: Directions) -> Any:
-        return _stacked(_moved(params, directions, 1.0), _moved(params, directions, -1.0))
+    def evaluate(self, objective: Objective, points: Any) -> Any:
+        """The tapped values there."""
+        return objective.measure(points)
 
-    def _estimate(self, losses: Any, directions: Directions) -> tuple[Any, Any]:
+    def conclude(self, objective: Objective, evidence: Any, directions: Directions) -> Estimate:
+        """Half the differences are the slopes."""
+        losses = objective.losses(evidence)
         plus, minus = tf.split(losses, 2, axis=0)
-        return _combine((plus - minus) / 2, directions), _total(losses)
+        return Estimate(objective.lift((plus - minus) / 2, directions), _total(losses))
 
 
 @dataclass(frozen=True)
@@ -108,21 +140,64 @@ class ForwardDifference:
     """
 
     needs_directions: ClassVar[bool] = True
+    differentiates: ClassVar[str | None] = None
 
     def parameter_sets(self, directions: int) -> int:
-        """Parameter sets evaluated in one step: K + 1."""
+        """Points evaluated in one step: K + 1."""
         return directions + 1
 
-    def __call__(self, objective: Objective, params: Any, directions: Directions) -> Estimate:
-        losses = objective(fused(self._points, params, directions))
-        return Estimate(*fused(self._estimate, losses, directions))
+    def points(self, objective: Objective, directions: Directions) -> Any:
+        """The origin, and one end of every direction."""
+        here, tangent = objective.origin, objective.tangent(directions)
+        moved = tf.nest.map_structure(lambda w, t: w + t, here, tangent)
+        return _stacked(_one_set(here), moved)
 
-    def _points(self, params: Any, directions: Directions) -> Any:
-        here = tf.nest.map_structure(lambda w: w[tf.newaxis], params)
-        return _stacked(here, _moved(params, directions, 1.0))
+    def evaluate(self, objective: Objective, points: Any) -> Any:
+        """The tapped values there."""
+        return objective.measure(points)
 
-    def _estimate(self, losses: Any, directions: Directions) -> tuple[Any, Any]:
-        return _combine(losses[1:] - losses[:1], directions), _total(losses[:1])
+    def conclude(self, objective: Objective, evidence: Any, directions: Directions) -> Estimate:
+        """Differences from the origin are the slopes."""
+        losses = objective.losses(evidence)
+        return Estimate(objective.lift(losses[1:] - losses[:1], directions), _total(losses[:1]))
+
+
+@dataclass(frozen=True)
+class ForwardGradient:
+    r"""Exact directional derivatives, by forward-mode automatic differentiation.
+
+    .. math:: d_k = \langle \nabla \ell, v_k \rangle
+
+    No step, no error of it; but the layer has to be differentiable, which a chip is not.
+
+    Reference:
+        Baydin et al., arXiv 2202.08587, eq. 1; Ren et al., arXiv 2210.03310.
+    """
+
+    needs_directions: ClassVar[bool] = True
+    differentiates: ClassVar[str | None] = "forward"
+
+    def parameter_sets(self, directions: int) -> int:
+        """Points evaluated in one step: K, each with its tangent."""
+        return directions
+
+    def points(self, objective: Objective, directions: Directions) -> Any:
+        """The origin K times, and the tangents."""
+        tangent = objective.tangent(directions)
+        here = tf.nest.map_structure(lambda w, t: w + tf.zeros_like(t), objective.origin, tangent)
+        return here, tangent
+
+    def evaluate(self, objective: Objective, points: Any) -> Any:
+        """Losses and slopes."""
+        here, tangent = (tf.nest.flatten(part) for part in points)
+        with tf.autodiff.ForwardAccumulator(here, tangent) as accumulator:
+            losses = objective.losses(objective.measure(points[0]))
+        return losses, accumulator.jvp(losses, unconnected_gradients="zero")
+
+    def conclude(self, objective: Objective, evidence: Any, directions: Directions) -> Estimate:
+        """The slopes are there."""
+        losses, slopes = evidence
+        return Estimate(objective.lift(slopes, directions), _total(losses))
 
 
 @dataclass(frozen=True)
@@ -130,29 +205,34 @@ class Autodiff:
     """The exact gradient, by reverse-mode automatic differentiation: the upper bound."""
 
     needs_directions: ClassVar[bool] = False
+    differentiates: ClassVar[str | None] = "reverse"
 
     def parameter_sets(self, directions: int) -> int:
-        """Parameter sets evaluated in one step: 1."""
+        """Points evaluated in one step: 1."""
         return 1
 
-    def __call__(self, objective: Objective, params: Any, directions: None = None) -> Estimate:
-        params = tf.nest.map_structure(tf.convert_to_tensor, params)
-        flat = tf.nest.flatten(params)
+    def points(self, objective: Objective, directions: None) -> Any:
+        """The origin alone."""
+        return tf.nest.map_structure(tf.convert_to_tensor, objective.origin)
+
+    def evaluate(self, objective: Objective, points: Any) -> Any:
+        """Gradient and loss."""
+        flat = tf.nest.flatten(points)
         with tf.GradientTape() as tape:
             tape.watch(flat)
-            here = tf.nest.map_structure(lambda w: w[tf.newaxis], params)
-            loss = _total(objective(here))
+            z = objective.measure(_one_set(points))
+            loss = fused(lambda z: _total(objective.losses(z)), z)
         gradient = tape.gradient(loss, flat, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return Estimate(tf.nest.pack_sequence_as(params, gradient), loss)
+        return Estimate(tf.nest.pack_sequence_as(points, gradient), loss)
 
-
-def _total(losses: Any) -> Any:
-    """Mean over the parameter sets of the sum over the groups."""
-    return tf.reduce_mean(tf.reduce_sum(losses, axis=-1))
+    def conclude(self, objective: Objective, evidence: Any, directions: None) -> Estimate:
+        """It is what it is."""
+        return evidence
 
 
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "central": CentralDifference,
     "forward": ForwardDifference,
+    "jvp": ForwardGradient,
     "autodiff": Autodiff,
 }

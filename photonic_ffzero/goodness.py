@@ -1,15 +1,24 @@
-"""From a layer's tapped values to one score for each class."""
+"""From a block's tapped values to scores: one for each class, in each group of outputs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from meshes._tensorflow import tf
 
-__all__ = ["DETECTIONS", "READOUTS", "Goodness", "Ports", "balanced", "cosine", "raw"]
+__all__ = [
+    "DETECTIONS",
+    "READOUTS",
+    "Goodness",
+    "Ports",
+    "Readout",
+    "balanced",
+    "cosine",
+    "raw",
+]
 
 
 def raw(z: Any) -> Any:
@@ -37,11 +46,11 @@ def cosine(z: Any, prototypes: Any) -> Any:
     .. math:: G_c = \frac{\langle z, p_c \rangle}{|z|}, \qquad G_c = 0 \text{ where } z = 0
 
     Args:
-        z: Tapped values [..., n].
-        prototypes: Unit vectors [C, n].
+        z: Tapped values [..., n], or [..., G, n] for G groups of outputs.
+        prototypes: Unit vectors [C, n], or [G, C, n]: every group has its own.
 
     Returns:
-        Goodness [..., C] within [-1, 1].
+        Goodness within [-1, 1]: [..., C], or [..., G, C].
 
     Reference:
         Guo et al., arXiv 2603.24790, eq. 5.
@@ -51,37 +60,62 @@ def cosine(z: Any, prototypes: Any) -> Any:
     z = z / tf.stop_gradient(tf.where(peak > 0, peak, tf.ones_like(peak)))
     squared = tf.reduce_sum(z * z, axis=-1, keepdims=True)
     norm = tf.sqrt(tf.where(squared > 0, squared, np.inf))  # in the dark score and slope are 0
+    if len(prototypes.shape) == 3:
+        return tf.einsum("...gn,gcn->...gc", z / norm, prototypes)
     return tf.matmul(z / norm, prototypes, transpose_b=True)
+
+
+class Readout(Protocol):
+    """From a block's tapped values [..., T] to scores [..., G, C], in two steps."""
+
+    def split(self, z: Any) -> Any:
+        """The tapped values of every group of outputs [..., G, n]."""
+
+    def __call__(self, groups: Any) -> Any:
+        """The scores [..., G, C] of the groups' values [..., G, n]."""
 
 
 @dataclass(frozen=True)
 class Goodness:
-    """Scores are the cosines with fixed prototypes.
+    """Scores are the cosines with fixed prototypes, group by group of outputs.
 
     Attributes:
-        prototypes: Unit vectors [C, n].
+        prototypes: Unit vectors [G, C, n].
         detection: ``"balanced"`` or ``"raw"``.
     """
 
     prototypes: np.ndarray
     detection: str
 
-    def __call__(self, z: Any) -> Any:
-        return cosine(DETECTIONS[self.detection](z), self.prototypes)
+    def split(self, z: Any) -> Any:
+        """Cut T = G n tapped values into G groups of n."""
+        groups, _, dimension = self.prototypes.shape
+        return tf.reshape(z, [*z.shape[:-1], groups, dimension])
+
+    def __call__(self, groups: Any) -> Any:
+        return cosine(DETECTIONS[self.detection](groups), self.prototypes)
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Scores are the first C tapped values themselves, as the paper reads out BP.
+    """Scores are the first tapped values themselves, as the paper reads out BP.
 
     Attributes:
-        classes: Number of classes C.
+        groups: Label dimensions G, 1 for classes.
+        classes: Scores of each, C.
     """
 
+    groups: int
     classes: int
 
-    def __call__(self, z: Any) -> Any:
-        return z[..., : self.classes]
+    def split(self, z: Any) -> Any:
+        """Take the first G C tapped values."""
+        return tf.reshape(
+            z[..., : self.groups * self.classes], [*z.shape[:-1], self.groups, self.classes]
+        )
+
+    def __call__(self, groups: Any) -> Any:
+        return groups
 
 
 READOUTS = {"goodness": Goodness, "ports": Ports}

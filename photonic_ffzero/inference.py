@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from photonic_ffzero.tasks import Classification, Task
+
 if TYPE_CHECKING:
     from photonic_ffzero.model import Model
 
 __all__ = [
     "RULES",
     "Evaluation",
+    "decide",
     "evaluate",
+    "last_layer",
     "majority_vote",
     "predict",
     "score",
@@ -32,7 +36,7 @@ def majority_vote(scores: np.ndarray) -> np.ndarray:
         scores: Goodness [layers, n, C].
 
     Returns:
-        Predicted classes [n].
+        The last layer's scores [n, C], minus infinity where a class has fewer votes.
 
     Reference:
         Guo et al., arXiv 2603.24790, eq. 6.
@@ -40,90 +44,120 @@ def majority_vote(scores: np.ndarray) -> np.ndarray:
     classes = scores.shape[-1]
     votes = np.eye(classes, dtype=int)[scores.argmax(axis=-1)].sum(axis=0)  # [n, C]
     tied = votes == votes.max(axis=-1, keepdims=True)
-    return np.where(tied, scores[-1], -np.inf).argmax(axis=-1)
+    return np.where(tied, scores[-1], -np.inf)
 
 
 def summed_goodness(scores: np.ndarray) -> np.ndarray:
-    r"""Add the goodness of all layers: :math:`\arg\max_c \sum_l G_c^{(l)}`.
+    r"""Add the goodness of all layers: :math:`\sum_l G_c^{(l)}`.
 
     Args:
         scores: Goodness [layers, n, C].
 
     Returns:
-        Predicted classes [n].
+        Sums [n, C].
     """
-    return scores.sum(axis=0).argmax(axis=-1)
+    return scores.sum(axis=0)
+
+
+def last_layer(scores: np.ndarray) -> np.ndarray:
+    """Listen to the last layer alone, as a regression does: its scores [n, C]."""
+    return scores[-1]
 
 
 RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sum": summed_goodness,
     "vote": majority_vote,
+    "last": last_layer,
 }
 
 
-def _decide(scores: np.ndarray, rule: str | None) -> np.ndarray:
-    """A network with one readout (BP) needs no rule: its best class is the prediction."""
-    return RULES[rule](scores) if rule else scores[-1].argmax(axis=-1)
+def decide(scores: np.ndarray, rule: str | None) -> np.ndarray:
+    """All layers' scores as one; a network with one readout (BP) needs no rule."""
+    return RULES[rule or "last"](scores)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network's scores on labelled samples amount to.
+    """What a network's scores on labelled samples amount to; None where a task has no such thing.
 
     Attributes:
-        accuracy: Accuracy of the rule that was set before training, 0 to 1.
-        vote_accuracy: Accuracy of the majority vote; None for a single readout.
-        goodness_sum_accuracy: Accuracy of the summed goodness; None for a single readout.
-        layer_accuracy: Accuracy of each readout alone.
+        quality: Accuracy, or R^2 of a regression, of the rule that was set before training.
+        layer_quality: The same of each readout alone.
+        vote_accuracy: Accuracy of the majority vote.
+        goodness_sum_accuracy: Accuracy of the summed goodness.
         confusion: Counts [C, C]: true class by predicted class, with the rule.
     """
 
-    accuracy: float
-    vote_accuracy: float | None
-    goodness_sum_accuracy: float | None
-    layer_accuracy: list[float]
-    confusion: np.ndarray
+    quality: float
+    layer_quality: list[float]
+    vote_accuracy: float | None = None
+    goodness_sum_accuracy: float | None = None
+    confusion: np.ndarray | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The quality of a classification, 0 to 1.
+
+        Raises:
+            AttributeError: it was a regression.
+        """
+        if self.confusion is None:
+            raise AttributeError("a regression has no accuracy; its quality is R^2")
+        return self.quality
+
+    @property
+    def layer_accuracy(self) -> list[float]:
+        """The accuracy of each readout alone.
+
+        Raises:
+            AttributeError: it was a regression.
+        """
+        return self.layer_quality if self.accuracy is not None else []
 
 
-def score(scores: np.ndarray, labels: np.ndarray, rule: str | None) -> Evaluation:
+def score(task: Task, scores: np.ndarray, labels: np.ndarray, rule: str | None) -> Evaluation:
     """Evaluate scores against labels.
 
     Args:
-        scores: Scores of every readout [readouts, n, C].
-        labels: True classes [n].
-        rule: ``"sum"`` or ``"vote"``; None for a network with one global readout (BP).
+        task: What the network was to tell.
+        scores: Scores of every readout [readouts, n, T C].
+        labels: True labels [n] or [n, T].
+        rule: ``"sum"``, ``"vote"`` or ``"last"``; None for a network with one readout (BP).
     """
-
+    quality = task.quality(decide(scores, rule), labels)
+    alone = [task.quality(layer, labels) for layer in scores]
+    if not isinstance(task, Classification):
+        return Evaluation(quality, alone)
     from sklearn.metrics import confusion_matrix  # a second to import, needed once
 
-    def accuracy(predicted: np.ndarray) -> float:
-        return float(np.mean(predicted == labels))
-
-    predicted = _decide(scores, rule)
+    predicted = task.predictions(decide(scores, rule))
     return Evaluation(
-        accuracy=accuracy(predicted),
-        vote_accuracy=accuracy(majority_vote(scores)) if rule else None,
-        goodness_sum_accuracy=accuracy(summed_goodness(scores)) if rule else None,
-        layer_accuracy=[accuracy(layer.argmax(axis=-1)) for layer in scores],
-        confusion=confusion_matrix(labels, predicted, labels=np.arange(scores.shape[-1])),
+        quality,
+        alone,
+        vote_accuracy=task.quality(majority_vote(scores), labels) if rule else None,
+        goodness_sum_accuracy=task.quality(summed_goodness(scores), labels) if rule else None,
+        confusion=confusion_matrix(labels, predicted, labels=np.arange(task.classes)),
     )
 
 
 def predict(model: Model, x: Any) -> np.ndarray:
-    """Predict classes [n] of encoded samples [n, N], by the rule set before training.
+    """Predict the labels of encoded samples [n, N], by the rule set before training.
+
+    Returns:
+        Classes [n]; of a regression, values in the training labels' own unit, [n] or [n, T].
 
     Raises:
-        ValueError: ``x`` has other than N ports.
+        ValueError: ``x`` has other than N values a sample.
     """
-    return _decide(model.scores(x), model.config.rule)
+    return model.task.predictions(decide(model.scores(x), model.config.rule))
 
 
 def evaluate(model: Model, x: Any, y: Any) -> Evaluation:
-    """Evaluate a model on encoded samples [n, N] with labels [n].
+    """Evaluate a model on encoded samples [n, N] with labels [n] or [n, T].
 
     Raises:
-        ValueError: ``x`` has other than N ports, or the lengths differ.
+        ValueError: ``x`` has other than N values a sample, or the lengths differ.
     """
     if len(x) != len(y):
         raise ValueError(f"x and y must be equally long, got {len(x)} and {len(y)}")
-    return score(model.scores(x), np.asarray(y), model.config.rule)
+    return score(model.task, model.scores(x), np.asarray(y), model.config.rule)

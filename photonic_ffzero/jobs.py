@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ from meshes.propagation import resolve_engine
 from photonic_ffzero.data import Dataset, load_dataset, split
 from photonic_ffzero.encoding import encode
 from photonic_ffzero.formats import DataError
-from photonic_ffzero.inference import Evaluation, evaluate
+from photonic_ffzero.inference import Evaluation, decide, score
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.progress import LiveProgress
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.reporting import RunDirectory, versions
 from photonic_ffzero.steps import Samples
 from photonic_ffzero.storage import load_checkpoint, read_json, write_json
+from photonic_ffzero.tasks import TASKS
 from photonic_ffzero.training import Observer, Trainer
 
-__all__ = ["Job", "Plan"]
+__all__ = ["UNENCODED", "Job", "Plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Plan:
         config: The configuration, with the first seed.
         dataset: Name of the data set; ``auto`` becomes what was found.
         encoding: Name of the encoding, see `encode`.
-        size: Pixels a side after encoding.
+        size: Pixels a side after encoding; None for as many as the images have, if they are any.
         validation: Training images held out; None for a tenth, at most 5000.
         limit: Training images used at most; None for all that are left.
         seeds: How many seeds, from the configuration's on.
@@ -43,7 +45,7 @@ class Plan:
     config: Config
     dataset: str
     encoding: str
-    size: int
+    size: int | None
     validation: int | None
     limit: int | None
     seeds: int
@@ -67,7 +69,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """The plan as a flat JSON object."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return asdict(own.pop("config")) | own
+        return own.pop("config").as_json() | own
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,17 @@ class Job:
         dataset = load_dataset(plan.dataset, data_dir)
         count = len(dataset.train_labels)
         held_out = min(5000, count // 10) if plan.validation is None else plan.validation
-        job = cls(
-            replace(plan, dataset=dataset.name, validation=held_out),
-            dataset,
-            Samples(encode(dataset.train_images, plan.encoding, plan.size), dataset.train_labels),
-            Samples(encode(dataset.test_images, plan.encoding, plan.size), dataset.test_labels),
-            output,
-            quiet,
+        if dataset.train_images.ndim == 3:
+            plan = replace(plan, size=plan.size or min(dataset.train_images.shape[1:]))
+        plan = replace(plan, dataset=dataset.name, validation=held_out)
+        train, test = (
+            Samples(_inputs(x, plan), _labels(y, plan.config.task))
+            for x, y in (
+                (dataset.train_images, dataset.train_labels),
+                (dataset.test_images, dataset.test_labels),
+            )
         )
+        job = cls(plan, dataset, train, test, output, quiet)
         job._trainer(plan.config.seed)  # raises now what would be raised later
         return job
 
@@ -151,7 +156,7 @@ class Job:
             DataError: they are others.
         """
         mine, theirs = (plan.get("training_data_crc32") for plan in (self._written_plan(), written))
-        if mine != theirs:
+        if theirs is not None and mine != theirs:  # a run that has not begun has none
             raise DataError(
                 f"{self.output / 'config.json'}: the training data must have the checksum "
                 f"{theirs}, found {mine} in {self.dataset.source}"
@@ -161,14 +166,12 @@ class Job:
         """Say in a few lines what is going to happen."""
         config, data, held_out = self.plan.config, self.dataset, self.plan.validation or 0
         kept = min(len(self.train.y) - held_out, self.plan.limit or len(self.train.y))
-        ports = self.train.x.shape[-1]
-        steps = f", K = {config.directions}" if config.directions else ""
+        steps = f", K = {config.directions}, {config.perturb}" if config.directions else ""
         return (
             f"{data.name} ({data.source})\n"
-            f"{kept} training, {held_out} validation, {len(self.test.y)} test images\n"
+            f"{kept} training, {held_out} validation, {len(self.test.y)} test samples\n"
             f"{config.method}, recipe {config.recipe}{steps}, {config.epochs} epochs\n"
-            f"{config.meshes} x {ports} ports, {config.columns or ports} columns, "
-            f"{resolve_engine(config.engine)} engine"
+            f"{_network(config, self.train.x.shape[-1])}"
         )
 
     def _trainer(self, seed: int, checkpoint: Path | None = None) -> Trainer:
@@ -184,7 +187,7 @@ class Job:
             if model.config != config:
                 raise DataError(f"{checkpoint}: is a checkpoint of another run than config.json")
         else:
-            model = Model(config, train.x.shape[-1], int(self.train.y.max()) + 1)
+            model = Model(config, train.x.shape[-1], TASKS[config.task].of(self.train.y))
         return Trainer(model, train, validation if len(held_out) else None, (), position)
 
     def _run_seed(
@@ -196,55 +199,107 @@ class Job:
     ) -> dict[str, Any]:
         trainer = self._trainer(seed, directory.checkpoint)
         label = f"seed {seed}, " if self.plan.seeds > 1 else ""
-        with LiveProgress(console, trainer.steps, trainer.steps_done, label) as progress:
+        label += trainer.config.layer_name
+        write = partial(_figure, task=trainer.config.task)
+        with LiveProgress(console, trainer.steps, trainer.steps_done, label, write) as progress:
             trainer.observers = (progress, directory, *observers)
             model = trainer.run()
-        outcome = evaluate(model, *self.test)
+        scores = model.scores(self.test.x)
+        outcome = score(model.task, scores, self.test.y, model.config.rule)
         results = self._results(model, outcome)
-        directory.write_figures(model, outcome.confusion, _one_line(results))
+        predicted = model.task.predictions(decide(scores, model.config.rule))
+        directory.write_figures(model, self.test.y, predicted, _one_line(results))
         write_json(directory.results, results)
         return results
 
     def _results(self, model: Model, outcome: Evaluation) -> dict[str, Any]:
-        config = model.config
-        held_out = model.history[-1].validation_accuracy
+        config, classes = model.config, model.config.task == "classification"
         return {
             "dataset": self.dataset.name,
-            "method": config.method,
-            "recipe": config.recipe,
+            **{name: getattr(config, name) for name in _REPORTED},
             "encoding": self.plan.encoding,
             "size": self.plan.size,
             "ports": model.units,
-            "meshes": config.meshes,
-            "columns": config.columns or model.units,
-            "directions": config.directions,
-            "epochs": config.epochs,
-            "seed": config.seed,
-            "engine": resolve_engine(config.engine),
-            "rule": config.rule,
-            "test_accuracy": outcome.accuracy,
+            "columns": (config.columns or model.units) if config.meshes else None,
+            "engine": resolve_engine(config.engine) if config.engine else None,
+            "test_accuracy": outcome.quality if classes else None,
+            "test_r2": None if classes else outcome.quality,
             "vote_accuracy": outcome.vote_accuracy,
             "goodness_sum_accuracy": outcome.goodness_sum_accuracy,
-            "layer_test_accuracy": outcome.layer_accuracy,
-            "last_validation_accuracy": held_out,
+            "layer_test_accuracy": outcome.layer_quality if classes else None,
+            "layer_test_r2": None if classes else outcome.layer_quality,
+            "last_validation_accuracy": model.history[-1].validation_accuracy,
             **asdict(model.usage),
             "train_seconds": round(model.seconds, 3),
             "versions": versions(),
         }
 
 
+def _inputs(x: np.ndarray, plan: Plan) -> np.ndarray:
+    """Images encoded; other numbers as they are."""
+    return encode(x, plan.encoding, plan.size or 1) if plan.encoding != UNENCODED else x
+
+
+UNENCODED = "none"  # the encoding of a data set that has no images
+
+
+def _labels(y: np.ndarray, task: str) -> np.ndarray:
+    """Labels as the task takes them: for a regression, classes are numbers.
+
+    Raises:
+        ValueError: the labels are no classes, but the task needs some.
+    """
+    if task == "regression":
+        return y.astype(np.float64)
+    if y.dtype.kind != "i":
+        raise ValueError("task must be regression for a data set whose labels are numbers")
+    return y
+
+
+_REPORTED = (
+    *("method", "recipe", "task", "network", "meshes", "depth", "width", "channels", "groups"),
+    *("estimator", "perturb", "directions", "epochs", "seed", "rule"),
+)
+
+
+def _network(config: Config, inputs: int) -> str:
+    """Say in a line what the network is."""
+    if config.network == "photonic":
+        engine = resolve_engine(config.engine or "auto")
+        columns = config.columns or inputs
+        return f"{config.meshes} x {inputs} ports, {columns} columns, {engine} engine"
+    if config.network == "mlp":
+        return f"MLP of {config.depth} layers, {inputs} inputs, width {config.width}"
+    return f"CNN of {config.depth} layers, {inputs} pixels, {config.channels} channels"
+
+
+def _figure(quality: float, task: str) -> str:
+    """An accuracy in per cent, or an R^2."""
+    if task == "classification":
+        return f"{100 * quality:.2f} %"
+    return f"{quality:.4f}"
+
+
 def _one_line(result: dict[str, Any]) -> str:
-    layers = ", ".join(f"{100 * accuracy:.2f}" for accuracy in result["layer_test_accuracy"])
-    rule = f" by {result['rule']} (readouts alone: {layers} %)" if result["rule"] else ""
+    task = result["task"]
+    what, key = _NAMES[task]
+    alone = ", ".join(_figure(quality, task) for quality in result[f"layer_{key}"])
+    rule = f" by {result['rule']} (readouts alone: {alone})" if result["rule"] else ""
     return (
-        f"{result['dataset']}, {result['method']}, seed {result['seed']}: test accuracy "
-        f"{100 * result['test_accuracy']:.2f} %{rule}, {result['train_seconds']:.1f} s"
+        f"{result['dataset']}, {result['method']}, seed {result['seed']}: test {what} "
+        f"{_figure(result[key], task)}{rule}, {result['train_seconds']:.1f} s"
     )
+
+
+_NAMES = {"classification": ("accuracy", "test_accuracy"), "regression": ("R^2", "test_r2")}
 
 
 def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over the seeds (n - 1 in the denominator)."""
-    names = ("test_accuracy", "vote_accuracy", "goodness_sum_accuracy", "train_seconds")
+    names = (
+        *("test_accuracy", "test_r2", "vote_accuracy", "goodness_sum_accuracy"),
+        "train_seconds",
+    )
     columns = {name: [result[name] for result in results] for name in names}
     return {"seeds": [result["seed"] for result in results]} | {
         name: None if None in values else {"mean": float(np.mean(values)), "sd": _sd(values)}
@@ -257,8 +312,14 @@ def _sd(values: list[float]) -> float:
 
 
 def _mean_line(results: list[dict[str, Any]]) -> str:
-    values = [100 * result["test_accuracy"] for result in results]
+    task = results[0]["task"]
+    what, key = _NAMES[task]
+    values = [result[key] for result in results]
+    mean, sd, low, high = (
+        _figure(figure, task)
+        for figure in (float(np.mean(values)), _sd(values), min(values), max(values))
+    )
     return (
-        f"mean of {len(values)} seeds: test accuracy {np.mean(values):.2f} % "
-        f"(standard deviation {_sd(values):.2f}, from {min(values):.2f} to {max(values):.2f})"
+        f"mean of {len(values)} seeds: test {what} {mean} "
+        f"(standard deviation {sd}, from {low} to {high})"
     )

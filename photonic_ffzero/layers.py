@@ -2,12 +2,18 @@
 
 A layer offers
 
-* ``init(rng) -> params``: one parameter set, a structure of arrays;
+* ``init(rng) -> params``: one parameter set, a named tuple of arrays;
 * ``trainable``: the same structure of boolean arrays, false where an entry is no parameter;
-* ``measure(params, x) -> z [P, B, n]``: the tapped values a detector sees;
+* ``measure(params, x) -> z [P, B, taps]``: the tapped values a detector sees;
 * ``transmit(params, x) -> x'``: what goes on to the next layer;
-* ``taps``: n; ``meshes``: how many meshes light crosses in it; ``compilable``: whether XLA may
-  compile it.
+* ``settled(params, x) -> params``: one parameter set with statistics of the inputs x in it, and
+  ``evaluation``: the layer that uses them, as it is outside of training;
+* ``groups``: how many independent groups of parameters there are, each for a group of outputs;
+  with more than one, every array leads with [P, groups];
+* ``linear``: whether z is linear in the parameters;
+* ``pullback(params, x, g_z)``: the gradient of one parameter set, from that of z [B, taps]; a
+  layer that has none says why in an error;
+* ``compilable``: whether XLA may compile the layer.
 
 Every array of ``params`` leads with P, the number of parameter sets evaluated side by side;
 ``x`` is [B, ...], shared by all sets, or [P, B, ...].
@@ -15,32 +21,44 @@ Every array of ``params`` leads with P, the number of parameter sets evaluated s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from meshes import Phases, RectangularMesh
+from meshes._tensorflow import tf
 from meshes.nonlinearities import Nonlinearity
 from meshes.propagation import resolve_engine
+from meshes.validation import integer
+from photonic_ffzero.activations import Activation
 
-__all__ = ["Layer", "Photonic"]
+__all__ = ["Conv", "ConvParams", "Dense", "DenseParams", "Layer", "Photonic"]
 
 
 class Layer(Protocol):
     """The contract of every layer, see the module's text."""
 
+    name: ClassVar[str]
+
     @property
     def taps(self) -> int: ...
     @property
-    def meshes(self) -> int: ...
+    def groups(self) -> int: ...
+    @property
+    def linear(self) -> bool: ...
     @property
     def compilable(self) -> bool: ...
+    @property
+    def evaluation(self) -> Layer: ...
     @property
     def trainable(self) -> Any: ...
     def init(self, rng: np.random.Generator) -> Any: ...
     def measure(self, params: Any, x: Any) -> Any: ...
     def transmit(self, params: Any, x: Any) -> Any: ...
+    def settled(self, params: Any, x: Any) -> Any: ...
+    def pullback(self, params: Any, x: Any, g_z: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,9 @@ class Photonic:
     mesh: RectangularMesh
     nonlinearity: Nonlinearity
     engine: str = "auto"
-    meshes: ClassVar[int] = 1
+    name: ClassVar[str] = "mesh"
+    groups: ClassVar[int] = 1
+    linear: ClassVar[bool] = False
 
     @property
     def taps(self) -> int:
@@ -69,6 +89,11 @@ class Photonic:
     def compilable(self) -> bool:
         """Whether XLA may compile the layer: not the native engine, nor a black box."""
         return resolve_engine(self.engine) == "xla" and self.nonlinearity.compilable
+
+    @property
+    def evaluation(self) -> Photonic:
+        """The same: a mesh has no statistics."""
+        return self
 
     @property
     def trainable(self) -> Phases:
@@ -86,3 +111,339 @@ class Photonic:
     def transmit(self, params: Phases, x: Any) -> Any:
         """Fields behind the nonlinearity [P, B, N], complex."""
         return self.nonlinearity(self.mesh.propagate(x, params, engine=self.engine))
+
+    def settled(self, params: Phases, x: Any) -> Phases:
+        """The same."""
+        return params
+
+    def pullback(self, params: Phases, x: Any, g_z: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            ValueError: always; the message says why.
+        """
+        raise ValueError(
+            "perturb must be weights for a mesh: activations lead back to a layer's parameters "
+            "only where it is linear in them, and phases act through sines and cosines"
+        )
+
+
+class DenseParams(NamedTuple):
+    """Weights [P, G, inputs, n] and biases [P, G, n] of a dense layer's G groups of outputs."""
+
+    kernel: Any
+    bias: Any
+
+
+@dataclass(frozen=True)
+class Dense:
+    r"""A dense layer in independent groups of outputs, tapped before its nonlinearity.
+
+    .. math:: z = x W + b, \qquad x' = f(z) / \mathrm{rms}(f(z))
+
+    The outputs are scaled to unit mean square, image by image, so that no layer depends on how
+    strong the signal from the one before is: a cosine does not see it either.
+
+    Attributes:
+        inputs: Number of inputs.
+        outputs: Number of outputs, a multiple of ``groups``.
+        activation: f.
+        groups: Groups of outputs G, each with prototypes of its own.
+
+    Raises:
+        ValueError: ``outputs`` is no multiple of ``groups``.
+    """
+
+    inputs: int
+    outputs: int
+    activation: Activation | Nonlinearity
+    groups: int = 1
+    name: ClassVar[str] = "dense"
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.outputs % integer("groups", self.groups, minimum=1):
+            raise ValueError(
+                f"groups must divide a layer's {self.outputs} outputs, got {self.groups}"
+            )
+
+    @property
+    def taps(self) -> int:
+        """One an output."""
+        return self.outputs
+
+    @property
+    def compilable(self) -> bool:
+        """Whether XLA may compile the layer: not a black box."""
+        return self.activation.compilable
+
+    @property
+    def evaluation(self) -> Dense:
+        """The same: a dense layer has no statistics."""
+        return self
+
+    @property
+    def trainable(self) -> DenseParams:
+        """All of them."""
+        size = self.outputs // self.groups
+        return DenseParams(
+            np.ones((self.groups, self.inputs, size), bool), np.ones((self.groups, size), bool)
+        )
+
+    def init(self, rng: np.random.Generator) -> DenseParams:
+        """Normal weights of variance 2 / inputs, no bias (He et al., arXiv 1502.01852)."""
+        kernel, bias = self.trainable
+        scale = math.sqrt(2 / self.inputs)
+        return DenseParams(_normal(rng, kernel.shape, scale), np.zeros(bias.shape, np.float32))
+
+    def measure(self, params: DenseParams, x: Any) -> Any:
+        """Outputs [P, B, outputs]."""
+        if len(x.shape) == 2:
+            z = tf.einsum("bi,pgin->pbgn", x, params.kernel)
+        else:
+            z = tf.einsum("pbi,pgin->pbgn", x, params.kernel)
+        return _flat(z + params.bias[:, tf.newaxis])
+
+    def transmit(self, params: DenseParams, x: Any) -> Any:
+        """The next layer's inputs [P, B, outputs]."""
+        out = self.activation(self.measure(params, x))
+        square = tf.reduce_mean(out * out, axis=-1, keepdims=True)
+        return out * tf.math.rsqrt(square + 1e-12)
+
+    def settled(self, params: DenseParams, x: Any) -> DenseParams:
+        """The same."""
+        return params
+
+    def pullback(self, params: DenseParams, x: Any, g_z: Any) -> DenseParams:
+        r"""Of the weights x^T g_z, of the biases the sum of g_z over the batch."""
+        g_z = tf.reshape(g_z, [-1, self.groups, self.outputs // self.groups])
+        return DenseParams(tf.einsum("bi,bgn->gin", x, g_z), tf.reduce_sum(g_z, axis=0))
+
+
+class ConvParams(NamedTuple):
+    """Kernels [P, C, k, k, inputs], and for every channel [P, C] batch norm's scale, shift, and
+    the running mean and variance, which are no parameters."""
+
+    kernel: Any
+    scale: Any
+    shift: Any
+    mean: Any
+    variance: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    r"""A convolution with batch norm whose channels are independent groups, tapped one by one.
+
+    .. math::
+        y_c = s_c \frac{u_c - \mu_c}{\sqrt{\sigma_c^2 + \varepsilon}} + t_c, \quad
+        u_c = W_c * x, \qquad z_c = y_c A, \qquad x' = \mathrm{pool}(f(y))
+
+    A is a fixed random matrix from the map's pixels to a few tapped values, the same for all
+    channels. In training, mean and variance are those of the batch; outside, those settled.
+
+    Attributes:
+        shape: Rows, columns and channels of the input; it comes flattened.
+        channels: Number of channels C.
+        projection: A, [H' W', taps of a channel].
+        activation: f.
+        kernel_size: Rows and columns of the kernels k.
+        padding: Rows and columns of zeros on each side.
+        pool: Rows and columns of the pools.
+        frozen: Whether mean and variance are those settled.
+
+    Raises:
+        ValueError: the kernel is larger than the padded image, or a pool than the map.
+    """
+
+    shape: tuple[int, int, int]
+    channels: int
+    projection: np.ndarray
+    activation: Activation | Nonlinearity
+    kernel_size: int = 6
+    padding: int = 2
+    pool: int = 2
+    frozen: bool = False
+    name: ClassVar[str] = "conv"
+    linear: ClassVar[bool] = False
+
+    @staticmethod
+    def map_shape(
+        shape: tuple[int, int, int], kernel_size: int, padding: int, pool: int
+    ) -> tuple[int, int]:
+        """Rows and columns of the map in front of the pools.
+
+        Raises:
+            ValueError: the kernel is larger than the padded image, or a pool than the map.
+        """
+        rows, columns = (size + 2 * padding - kernel_size + 1 for size in shape[:2])
+        if min(rows, columns) < 1:
+            raise ValueError(
+                f"kernel_size must be at most the padded image's {min(shape[:2]) + 2 * padding} "
+                f"pixels, got {kernel_size}"
+            )
+        if min(rows, columns) < pool:
+            raise ValueError(f"pool must be at most the map's {min(rows, columns)}, got {pool}")
+        return rows, columns
+
+    @property
+    def _map(self) -> tuple[int, int]:
+        return self.map_shape(self.shape, self.kernel_size, self.padding, self.pool)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """Rows, columns and channels behind the pools."""
+        rows, columns = self._map
+        return rows // self.pool, columns // self.pool, self.channels
+
+    @property
+    def taps(self) -> int:
+        """Some a channel."""
+        return self.channels * self.projection.shape[1]
+
+    @property
+    def groups(self) -> int:
+        """One a channel."""
+        return self.channels
+
+    @property
+    def compilable(self) -> bool:
+        """Whether XLA may compile the layer: not a black box."""
+        return self.activation.compilable
+
+    @property
+    def evaluation(self) -> Conv:
+        """The layer with settled mean and variance."""
+        return replace(self, frozen=True)
+
+    @property
+    def trainable(self) -> ConvParams:
+        """Kernels, scales and shifts."""
+        channel = np.ones(self.channels, bool)
+        kernel = (self.channels, self.kernel_size, self.kernel_size, self.shape[2])
+        return ConvParams(np.ones(kernel, bool), channel, channel, ~channel, ~channel)
+
+    def init(self, rng: np.random.Generator) -> ConvParams:
+        """Normal kernels of variance 2 / (k^2 inputs), scale 1, shift 0."""
+        kernel = self.trainable.kernel
+        one = np.ones(self.channels, np.float32)
+        weights = _normal(rng, kernel.shape, math.sqrt(2 / kernel[0].size))
+        return ConvParams(weights, one, 0 * one, 0 * one, one)
+
+    def measure(self, params: ConvParams, x: Any) -> Any:
+        """Tapped values of all channels [P, B, C n], channel by channel."""
+        maps = self._normalised(params, self._convolved(params.kernel, x))
+        z = self._tapped(maps)  # [S, B, n, Q]
+        shared, batch, n, _ = z.shape
+        if shared == len(params.scale):  # every set has its own inputs, or there is but one
+            return _flat(tf.transpose(z, [0, 1, 3, 2]))
+        z = tf.reshape(z, [batch, n, -1, self.channels])
+        return _flat(tf.transpose(z, [2, 0, 3, 1]))
+
+    def transmit(self, params: ConvParams, x: Any) -> Any:
+        """The next layer's inputs [P, B, H'' W'' C]."""
+        maps = self.activation(self._normalised(params, self._convolved(params.kernel, x)))
+        sets, batch, rows, columns, channels = maps.shape
+        images = tf.reshape(maps, [-1, rows, columns, channels])
+        pooled = tf.nn.max_pool2d(images, self.pool, self.pool, "VALID")
+        rows, columns = pooled.shape[1:3]
+        pooled = tf.reshape(pooled, [sets, batch, rows * columns, -1, self.channels])
+        split = tf.transpose(pooled, [0, 3, 1, 2, 4])  # [S, P / S, B, pixels, C]
+        return tf.reshape(split, [-1, batch, rows * columns * self.channels])
+
+    def settled(self, params: ConvParams, x: Any) -> ConvParams:
+        """Mean and variance over inputs x [n, ...], taken in one pass."""
+        kernel = tf.convert_to_tensor(params.kernel)[tf.newaxis]
+        chunks = (tf.constant(x[at : at + _SETTLED]) for at in range(0, len(x), _SETTLED))
+        total, square = np.sum([self._sums(kernel, chunk) for chunk in chunks], axis=0)
+        pixels = len(x) * math.prod(self._map)
+        mean = total / pixels
+        variance = np.maximum(square / pixels - mean**2, 0)
+        return params._replace(mean=mean.astype(np.float32), variance=variance.astype(np.float32))
+
+    def pullback(self, params: ConvParams, x: Any, g_z: Any) -> ConvParams:
+        """The gradient through taps, batch norm and convolution, step by step back."""
+        maps = self._convolved(params.kernel[tf.newaxis], x)[0]
+        mean, variance = (value[0] for value in self._moments(maps[tf.newaxis]))
+        unit = (maps - mean) * tf.math.rsqrt(variance + _EPSILON)
+        g_z = tf.reshape(g_z, [-1, self.channels, self.projection.shape[1]])
+        g_y = tf.reshape(tf.einsum("bcn,mn->bmc", g_z, self.projection), maps.shape)
+        shift, scale = tf.reduce_sum(g_y, [0, 1, 2]), tf.reduce_sum(g_y * unit, [0, 1, 2])
+        pixels = maps.shape[0] * math.prod(self._map)
+        g_u = params.scale * tf.math.rsqrt(variance + _EPSILON)
+        g_u = g_u * (g_y - shift / pixels - unit * scale / pixels)
+        filters = tf.raw_ops.Conv2DBackpropFilter(
+            input=self._images(x),
+            filter_sizes=[self.kernel_size, self.kernel_size, self.shape[2], self.channels],
+            out_backprop=g_u,
+            **self._geometry,
+        )
+        kernel = tf.transpose(filters, [3, 0, 1, 2])
+        return ConvParams(kernel, scale, shift, tf.zeros_like(scale), tf.zeros_like(scale))
+
+    @property
+    def _geometry(self) -> dict[str, Any]:
+        pad = [0, 0, self.padding, self.padding, self.padding, self.padding, 0, 0]
+        return {"strides": [1, 1, 1, 1], "padding": "EXPLICIT", "explicit_paddings": pad}
+
+    def _images(self, x: Any) -> Any:
+        return tf.reshape(x, [-1, *self.shape])
+
+    def _convolved(self, kernel: Any, x: Any) -> Any:
+        """Maps [S, B, H', W', Q]: S = 1 and Q = P C for shared inputs, else S = P and Q = C."""
+        if len(x.shape) == 3:
+            each = [self._convolve(own[tf.newaxis], inputs) for own, inputs in _pairs(kernel, x)]
+            return tf.stack(each)
+        return self._convolve(kernel, x)[tf.newaxis]
+
+    def _convolve(self, kernel: Any, x: Any) -> Any:
+        filters = tf.reshape(
+            tf.transpose(kernel, [2, 3, 4, 0, 1]), [*kernel.shape[2:], math.prod(kernel.shape[:2])]
+        )
+        return tf.raw_ops.Conv2D(input=self._images(x), filter=filters, **self._geometry)
+
+    def _moments(self, maps: Any) -> tuple[Any, Any]:
+        """Mean and variance of every map [S, Q]."""
+        mean = tf.reduce_mean(maps, [1, 2, 3])
+        centred = maps - mean[:, tf.newaxis, tf.newaxis, tf.newaxis]
+        return mean, tf.reduce_mean(centred * centred, [1, 2, 3])
+
+    def _normalised(self, params: ConvParams, maps: Any) -> Any:
+        """Batch norm, with the batch's own or the settled statistics."""
+        lead = [maps.shape[0], 1, 1, 1, maps.shape[4]]
+        if self.frozen:
+            mean, variance = params.mean, params.variance
+        else:
+            mean, variance = self._moments(maps)
+        factor = tf.reshape(params.scale, lead) * tf.math.rsqrt(
+            tf.reshape(variance, lead) + _EPSILON
+        )
+        return factor * (maps - tf.reshape(mean, lead)) + tf.reshape(params.shift, lead)
+
+    def _tapped(self, maps: Any) -> Any:
+        sets, batch, rows, columns, channels = maps.shape
+        flat = tf.reshape(maps, [sets, batch, rows * columns, channels])
+        return tf.einsum("sbmq,mn->sbnq", flat, self.projection)
+
+    def _sums(self, kernel: Any, x: Any) -> tuple[Any, Any]:
+        """Sums of the maps and their squares [C], in double precision."""
+        maps = tf.cast(self._convolved(kernel, x)[0], tf.float64)
+        return tf.reduce_sum(maps, [0, 1, 2]), tf.reduce_sum(maps * maps, [0, 1, 2])
+
+
+_EPSILON = 1e-5  # batch norm's guard against constant maps
+_SETTLED = 1024  # inputs at once
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> np.ndarray:
+    return np.float32(scale) * rng.standard_normal(shape, np.float32)
+
+
+def _flat(z: Any) -> Any:
+    """The last two axes as one."""
+    return tf.reshape(z, [*z.shape[:-2], z.shape[-2] * z.shape[-1]])
+
+
+def _pairs(kernel: Any, x: Any) -> Any:
+    """Every parameter set with its inputs."""
+    return zip(tf.unstack(kernel), tf.unstack(x), strict=True)

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from photonic_ffzero.blocks import Block, build_blocks
+from photonic_ffzero.blocks import Block
+from photonic_ffzero.networks import build_blocks
 from photonic_ffzero.recipes import Config
+from photonic_ffzero.tasks import Task
 
 __all__ = ["EpochRecord", "Model", "Position", "Usage"]
 
@@ -18,17 +20,17 @@ class Usage:
     """What a run would ask of a chip.
 
     Attributes:
-        forward_passes: Samples sent through one mesh, summed over meshes.
-        phase_writes: Sets of phases written to one mesh, summed over meshes.
+        forward_passes: Samples sent through one mesh (or digital layer), summed over them.
+        phase_writes: Sets of phases (or weights) written to one, summed over them.
     """
 
     forward_passes: int = 0
     phase_writes: int = 0
 
-    def add(self, meshes: int, parameter_sets: int, samples: int, writes: int = 1) -> None:
-        """Count samples sent through some meshes under every parameter set, written so often."""
-        self.forward_passes += meshes * parameter_sets * samples
-        self.phase_writes += meshes * parameter_sets * writes
+    def add(self, layers: int, parameter_sets: int, samples: int, writes: int = 1) -> None:
+        """Count samples sent through some layers under every parameter set, written so often."""
+        self.forward_passes += layers * parameter_sets * samples
+        self.phase_writes += layers * parameter_sets * writes
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,11 @@ class EpochRecord:
     """One row of the history; passes, writes and seconds add up over the run.
 
     Attributes:
-        mesh: The mesh or meshes in training, counted from 1.
+        mesh: The mesh or meshes (layers) in training, counted from 1.
         epoch: The epoch, counted from 1.
         loss: Mean over the epoch's steps.
-        train_accuracy: Accuracy of the readout behind these meshes on the first training images.
+        train_accuracy: Accuracy (R^2 of a regression) of the readout behind these meshes on the
+            first training images.
         validation_accuracy: The same on the images held out, or None.
         forward_passes: See `Usage`.
         phase_writes: See `Usage`.
@@ -79,12 +82,12 @@ class Position:
 
 @dataclass
 class Model:
-    """A photonic network, new or trained.
+    """A network, new or trained.
 
     Attributes:
         config: Every choice of the run.
-        units: Number of ports N.
-        classes: Number of classes C.
+        units: Number of ports N, or of values of one input.
+        task: What it is to tell.
         blocks: The blocks, in the order of the light.
         params: The parameters of each block; random at first.
         history: One record an epoch.
@@ -92,12 +95,12 @@ class Model:
         seconds: Time of the training.
 
     Raises:
-        ValueError: there are more classes than ports.
+        ValueError: layers, groups and prototypes do not fit each other.
     """
 
     config: Config
     units: int
-    classes: int
+    task: Task
     blocks: list[Block] = field(init=False)
     params: list[Any] = field(init=False)
     history: list[EpochRecord] = field(init=False, default_factory=list)
@@ -105,13 +108,15 @@ class Model:
     seconds: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.blocks, self.params = build_blocks(self.config, self.units, self.classes)
+        if self.task.name != self.config.task:
+            raise ValueError(f"task must be a {self.config.task}, got {self.task}")
+        self.blocks, self.params = build_blocks(self.config, self.units, self.task)
 
     def scores(self, x: Any) -> np.ndarray:
-        """Scores of every block's readout [blocks, n, C] for fields [n, N].
+        """Scores of every block's readout [blocks, n, T C] for fields [n, N].
 
         Raises:
-            ValueError: ``x`` has other than N ports.
+            ValueError: ``x`` has other than N values a sample.
         """
         if np.ndim(x) != 2 or x.shape[-1] != self.units:
             raise ValueError(f"x must have shape [n, {self.units}], got {list(np.shape(x))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -23,11 +24,19 @@ class LiveProgress(Observer):
         console: Where to write.
         steps: Steps of the whole run.
         done: How many of them were taken before.
-        label: What is in training, in front of every line.
+        label: What is in training, in front of every line: ends in ``mesh`` or ``layer``.
+        quality: How to write an accuracy or R^2.
     """
 
-    def __init__(self, console: Console, steps: int, done: int, label: str) -> None:
-        self._console, self._steps, self._label = console, steps, label
+    def __init__(
+        self,
+        console: Console,
+        steps: int,
+        done: int,
+        label: str,
+        quality: Callable[[float], str],
+    ) -> None:
+        self._console, self._steps, self._label, self._format = console, steps, label, quality
         self._done, self._drawn = done, 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -65,17 +74,17 @@ class LiveProgress(Observer):
         self._bar.update(
             self._task,
             completed=self._done,
-            description=f"{self._label}mesh {mesh}",
+            description=f"{self._label} {mesh}",
             figures=f"loss {losses[-1]:.3f}{self._validation}",
         )
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Show the accuracy on the images held out."""
-        accuracy = record.validation_accuracy
-        self._validation = "" if accuracy is None else f", validation {100 * accuracy:.1f} %"
+        quality = record.validation_accuracy
+        self._validation = "" if quality is None else f", validation {self._format(quality)}"
         if not self._console.is_terminal:
             self._console.print(
-                f"{self._label}mesh {record.mesh}, epoch {record.epoch}: "
+                f"{self._label} {record.mesh}, epoch {record.epoch}: "
                 f"loss {record.loss:.3f}{self._validation}, {record.seconds:.0f} s",
                 highlight=False,
             )

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from meshes import NONLINEARITIES
 from meshes.propagation import ENGINES
 from meshes.validation import choice, from_spec, integer, number
+from photonic_ffzero.activations import ACTIVATIONS
 from photonic_ffzero.directions import LAWS
 from photonic_ffzero.estimators import ESTIMATORS
 from photonic_ffzero.goodness import DETECTIONS, READOUTS
 from photonic_ffzero.inference import RULES
 from photonic_ffzero.losses import LOSSES
+from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
+from photonic_ffzero.tasks import TASKS
 
-__all__ = ["METHODS", "RECIPES", "Config", "configure"]
+__all__ = ["BLACK_BOX", "METHODS", "NETWORKS", "RECIPES", "Config", "configure"]
 
 METHODS = ("ff-dd", "ff-ad", "bp-dd", "bp-ad")
+NETWORKS = ("photonic", "mlp", "cnn")
 
-# What a recipe sets: for the input; for every method; for local (ff) and global (bp) learning;
-# for directional derivatives (dd) and automatic differentiation (ad); for the goodness readout.
+# What a recipe sets, part by part: "input" for the images; "all" for every run; and for what the
+# run is made of: its network; local (ff) or global (bp) learning; directional derivatives (dd),
+# with directions among "weights" or "activations", or automatic differentiation (ad); the task;
+# the readout. Later parts take precedence.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "balanced": {
         "input": {"encoding": "average", "size": 8},
-        "all": {"batch_size": 128, "epochs": 10, "schedule": "cosine"},
+        "all": {"network": "photonic", "batch_size": 128, "epochs": 10, "schedule": "cosine"},
         "ff": {"readout": "goodness", "rule": "sum"},
         "bp": {"readout": "goodness"},
         "dd": {
             "estimator": "central",
+            "perturb": "weights",
             "law": "rademacher",
             "directions": 32,
             "epsilon": 1e-2,
@@ -40,11 +48,12 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "paper": {
         "input": {"encoding": "crop", "size": 8},
-        "all": {"batch_size": 128, "epochs": 100, "schedule": "constant"},
+        "all": {"network": "photonic", "batch_size": 128, "epochs": 100, "schedule": "constant"},
         "ff": {"readout": "goodness", "rule": "vote"},
         "bp": {"readout": "ports"},
         "dd": {
             "estimator": "central",
+            "perturb": "weights",
             "law": "gaussian-unit",
             "directions": 1,
             "epsilon": 1e-3,
@@ -54,22 +63,41 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3},
         "goodness": {"detection": "raw", "loss": "margin:margin=0.3"},
     },
+    "digital": {
+        "input": {"encoding": "average", "size": None},
+        "all": {"network": "mlp", "batch_size": 256, "epochs": 20, "schedule": "cosine"},
+        "cnn": {"epochs": 5},
+        "ff": {"readout": "goodness", "rule": "sum"},
+        "bp": {"readout": "ports"},
+        "dd": {
+            "estimator": "central",
+            "perturb": "weights",
+            "law": "rademacher",
+            "directions": 8,
+            "epsilon": 1e-3,
+            "optimizer": "sgd",
+            "learning_rate": 0.02,
+        },
+        "activations": {"learning_rate": 0.3},
+        "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3},
+        "goodness": {"detection": "raw", "loss": "cross-entropy:scale=10"},
+    },
 }
 RECIPES["published"] = RECIPES["paper"] | {
     "dd": RECIPES["paper"]["dd"] | {"law": "gaussian-unit-each"},
     "goodness": {"detection": "raw", "loss": "cosine"},
 }
 
-# Intensities are logits as they are, and no prototype needs a detection of its own.
-_PORTS = {"loss": "cross-entropy:scale=1"}
-
-_ALWAYS = {
-    "meshes": 2,
-    "columns": None,
-    "nonlinearity": "electro-optic",
-    "seed": 0,
-    "engine": "auto",
+# What follows from a choice in every recipe. Ports read out are logits as they are, and need no
+# detection; a regression's last layer is its prediction.
+_PARTS: dict[str, dict[str, Any]] = {
+    "photonic": {"meshes": 2, "columns": None, "nonlinearity": "electro-optic", "engine": "auto"},
+    "mlp": {"depth": 4, "width": 100, "nonlinearity": "relu"},
+    "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "relu"},
+    "ports": {"loss": "cross-entropy:scale=1"},
 }
+BLACK_BOX = "black box "
+_ALWAYS = {"task": "classification", "groups": 1, "seed": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +107,26 @@ class Config:
     Attributes:
         recipe: The recipe the values come from.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
+        task: ``classification`` or ``regression``.
+        network: ``photonic``, ``mlp`` or ``cnn``.
         meshes: Number of meshes.
         columns: Columns of a mesh L; None means as many as ports.
-        nonlinearity: ``NAME`` or ``NAME:key=value,...``, applied between meshes.
-        readout: ``goodness`` (cosine with prototypes) or ``ports`` (the first C intensities).
+        depth: Number of layers of a digital network, its last dense one included.
+        width: Outputs of an MLP's layers but the last.
+        channels: Channels of a CNN's convolutions.
+        kernel_size: Pixels a side of their kernels.
+        groups: Groups of outputs with prototypes of their own, for each label dimension.
+        nonlinearity: ``NAME`` or ``NAME:key=value,...``, applied between layers; or a function
+            of NumPy arrays, a black box.
+        readout: ``goodness`` (cosine with prototypes) or ``ports`` (the first C tapped values).
         detection: ``balanced`` or ``raw``; None for the readout ``ports``.
         loss: ``NAME`` or ``NAME:key=value,...``.
         rule: How layers decide together, ``sum`` or ``vote``; None for BP.
-        estimator: ``central``, ``forward`` or ``autodiff``.
+        estimator: ``central``, ``forward``, ``jvp`` or ``autodiff``.
+        perturb: Where directions lie, ``weights`` or ``activations``; None for AD.
         law: Law of the directions; None for AD.
         directions: Directions a step K; None for AD.
-        epsilon: Step of the differences, rad; None for AD.
+        epsilon: Step of the differences (of a phase: rad); None for AD.
         optimizer: ``sgd``, ``momentum`` or ``adam``.
         learning_rate: First learning rate, for the mean loss over the batch.
         schedule: ``constant`` or ``cosine``.
@@ -104,14 +141,22 @@ class Config:
 
     recipe: str
     method: str
-    meshes: int
+    task: str
+    network: str
+    meshes: int | None
     columns: int | None
-    nonlinearity: str
+    depth: int | None
+    width: int | None
+    channels: int | None
+    kernel_size: int | None
+    groups: int
+    nonlinearity: Any
     readout: str
     detection: str | None
     loss: str
     rule: str | None
     estimator: str
+    perturb: str | None
     law: str | None
     directions: int | None
     epsilon: float | None
@@ -121,13 +166,13 @@ class Config:
     batch_size: int
     epochs: int
     seed: int
-    engine: str
+    engine: str | None
 
     def __post_init__(self) -> None:
         for name, options in _CHOICES.items():
             if (value := getattr(self, name)) is not None:
                 choice(name, value, options)
-        for name in ("meshes", "columns", "directions", "batch_size", "epochs"):
+        for name in _COUNTS:
             if (value := getattr(self, name)) is not None:
                 integer(name, value, minimum=1)
         integer("seed", self.seed, minimum=0)
@@ -135,33 +180,103 @@ class Config:
             if (value := getattr(self, name)) is not None:
                 number(name, value, above=0)
         from_spec("loss", self.loss, LOSSES)
-        from_spec("nonlinearity", self.nonlinearity, NONLINEARITIES)
-        if (self.estimator == "autodiff") != self.method.endswith("-ad"):
-            raise ValueError(
-                f"estimator {self.estimator} does not fit method {self.method}: the estimators "
-                "central and forward are for -dd methods, autodiff for -ad"
-            )
+        if not callable(self.nonlinearity):
+            registry = NONLINEARITIES if self.network == "photonic" else ACTIVATIONS
+            from_spec("nonlinearity", self.nonlinearity, registry)
+        self._check_all_is_set()
+        self._check_estimator()
+        self._check_task()
 
-        needed = ["law", "directions", "epsilon"] if self.method.endswith("-dd") else []
+    def _check_all_is_set(self) -> None:
+        needed = list(_NEEDED[self.network])
+        needed += ["perturb", "law", "directions"] if self.method.endswith("-dd") else []
+        needed += ["epsilon"] if self.estimator in ("central", "forward") else []
         needed += ["rule"] if self.local else []
         needed += ["detection"] if self.readout == "goodness" else []
         for name in needed:
             if getattr(self, name) is None:
-                raise ValueError(f"{name} must be set for {self.method} with {self.readout}")
+                raise ValueError(
+                    f"{name} must be set for {self.network} with {self.method}, "
+                    f"{self.estimator}, {self.readout}"
+                )
+
+    def _check_estimator(self) -> None:
+        if (self.estimator == "autodiff") != self.method.endswith("-ad"):
+            raise ValueError(
+                f"estimator {self.estimator} does not fit method {self.method}: the estimators "
+                "central, forward and jvp are for -dd methods, autodiff for -ad"
+            )
+        mode = ESTIMATORS[self.estimator]().differentiates
+        if mode and not self.local and callable(self.nonlinearity):
+            raise ValueError(
+                f"nonlinearity is a black box, which estimator {self.estimator} would have to "
+                f"differentiate for {self.method}; ff methods and differences never do"
+            )
+        if mode == "forward" and self.network == "photonic" and self.engine != "xla":
+            raise ValueError(
+                f"engine must be xla for estimator {self.estimator}: the native engine has no "
+                f"forward mode, got {self.engine}"
+            )
+        if self.perturb == "activations" and self.network == "photonic":
+            raise ValueError(
+                "perturb must be weights for meshes: activations lead back to a layer's "
+                "parameters only where it is linear in them, and phases act through sines"
+            )
+        if self.perturb == "activations" and not self.local:
+            raise ValueError(
+                "perturb must be weights for bp: what the last layer's activations say does not "
+                "reach the layers before it without backpropagation"
+            )
+
+    def _check_task(self) -> None:
+        regression = self.task == "regression"
+        if regression != (self.loss.partition(":")[0] == "squared"):
+            raise ValueError(f"loss {self.loss} does not fit the task {self.task}")
+        if regression and self.rule not in (None, "last"):
+            raise ValueError(f"rule must be last for a regression, got {self.rule}")
 
     @property
     def local(self) -> bool:
         """Whether every layer learns by its own loss (FF)."""
         return self.method.startswith("ff-")
 
+    @property
+    def layers(self) -> int:
+        """Layers of the network: its meshes, or its depth."""
+        return self.meshes or self.depth or 0
 
-_CHOICES = {
+    @property
+    def layer_name(self) -> str:
+        """What a layer of the network is called."""
+        return "mesh" if self.network == "photonic" else "layer"
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field; a black box by its name, which cannot be turned back into it."""
+        content = asdict(self)
+        if callable(self.nonlinearity):
+            content["nonlinearity"] = f"{BLACK_BOX}{getattr(self.nonlinearity, '__name__', '?')}"
+        return content
+
+
+_COUNTS = (
+    *("meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
+    *("directions", "batch_size", "epochs"),
+)
+_NEEDED = {
+    "photonic": ("meshes", "engine"),
+    "mlp": ("depth", "width"),
+    "cnn": ("depth", "channels", "kernel_size"),
+}
+_CHOICES: dict[str, Iterable[str]] = {
     "recipe": RECIPES,
     "method": METHODS,
+    "task": TASKS,
+    "network": NETWORKS,
     "readout": READOUTS,
     "detection": DETECTIONS,
     "rule": RULES,
     "estimator": ESTIMATORS,
+    "perturb": PERTURBATIONS,
     "law": LAWS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -173,24 +288,42 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **given: Any) -> 
     """Fill a configuration from a recipe; what is given takes precedence.
 
     Args:
-        recipe: ``balanced``, ``paper`` or ``published``.
+        recipe: ``balanced``, ``paper``, ``published`` (photonic) or ``digital``.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
         **given: Fields of `Config`; None means as the recipe has it.
 
     Raises:
         TypeError: a name is no field of `Config`.
-        ValueError: a value is out of range, or does not apply to the method or readout.
+        ValueError: a value is out of range, or does not apply to the rest.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if unknown := given.keys() - {field.name for field in fields(Config)}:
         raise TypeError(f"unknown setting {', '.join(sorted(unknown))}")
-    parts = RECIPES[choice("recipe", recipe, RECIPES)]
-    grouping, derivative = choice("method", method, METHODS).split("-")
-    values = _ALWAYS | parts["all"] | parts[grouping] | parts[derivative]
-    readout = choice("readout", given.get("readout", values["readout"]), READOUTS)
-    values |= parts["goodness"] if readout == "goodness" else _PORTS
+    values = _defaults(RECIPES[choice("recipe", recipe, RECIPES)], method, given)
     for name in given:
         if name not in values:
-            raise ValueError(f"{name} does not apply to method {method} with readout {readout}")
+            raise ValueError(
+                f"{name} does not apply to {values['network']} with method {method}, estimator "
+                f"{values['estimator']}, readout {values['readout']}"
+            )
     blank: dict[str, Any] = dict.fromkeys(field.name for field in fields(Config))
     return Config(**(blank | values | given | {"recipe": recipe, "method": method}))
+
+
+def _defaults(
+    parts: dict[str, dict[str, Any]], method: str, given: dict[str, Any]
+) -> dict[str, Any]:
+    """What applies to a run, as far as it was not given: part after part of the recipe."""
+    grouping, derivative = choice("method", method, METHODS).split("-")
+    network = choice("network", given.get("network", parts["all"]["network"]), NETWORKS)
+    values = _ALWAYS | _PARTS[network] | parts["all"] | parts.get(network, {})
+    values |= parts[grouping] | parts[derivative]
+    values |= parts.get(given.get("perturb", values.get("perturb")), {})
+    readout = choice("readout", given.get("readout", values["readout"]), READOUTS)
+    values |= parts["goodness"] if readout == "goodness" else _PARTS["ports"]
+    if given.get("task") == "regression":
+        values |= {"loss": "squared"} | ({"rule": "last"} if grouping == "ff" else {})
+    if given.get("estimator") == "jvp":  # needs no step, and a differentiable engine
+        values = {name: value for name, value in values.items() if name != "epsilon"}
+        values |= {"engine": "xla"} if network == "photonic" else {}
+    return values | {"network": network}

@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.storage import save_checkpoint, write_whole
+from photonic_ffzero.tasks import Classification
 from photonic_ffzero.training import Observer
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "RunDirectory",
     "check_new_directory",
-    "plot_accuracy",
     "plot_alignment",
     "plot_confusion",
     "plot_embeddings",
@@ -32,6 +33,8 @@ __all__ = [
     "plot_loss",
     "plot_power",
     "plot_power_budget",
+    "plot_predictions",
+    "plot_quality",
     "save_figure",
     "versions",
 ]
@@ -97,17 +100,24 @@ class RunDirectory(Observer):
         write_whole(self.path / "history.csv", lambda file: file.write(rows.getvalue().encode()))
         save_checkpoint(model, position, self.checkpoint)
 
-    def write_figures(self, model: Model, confusion: np.ndarray, title: str) -> None:
-        """Write ``training_curves.png`` and ``confusion.png``."""
+    def write_figures(
+        self, model: Model, labels: np.ndarray, predicted: np.ndarray, title: str
+    ) -> None:
+        """Write ``training_curves.png``, and ``confusion.png`` or ``predictions.png``."""
 
-        def curves(loss: Axes, accuracy: Axes) -> None:
-            plot_loss(loss, model.history)
-            plot_accuracy(accuracy, model.history)
+        def curves(loss: Axes, quality: Axes) -> None:
+            plot_loss(loss, model.history, model.config.layer_name)
+            plot_quality(quality, model.history, model.config.layer_name, model.task.name)
 
         save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
-        save_figure(
-            self.path / "confusion.png", lambda axes: plot_confusion(axes, confusion), title=title
-        )
+        if isinstance(model.task, Classification):
+            counts = np.zeros((model.task.classes, model.task.classes), int)
+            np.add.at(counts, (labels, predicted), 1)
+            draw, name = partial(plot_confusion, confusion=counts), "confusion.png"
+        else:
+            draw = partial(plot_predictions, labels=labels, predicted=predicted)
+            name = "predictions.png"
+        save_figure(self.path / name, draw, title=title)
 
 
 def _cell(value: Any) -> Any:
@@ -138,33 +148,40 @@ def _by_mesh(history: Sequence[EpochRecord]) -> Iterator[tuple[str, str, np.ndar
         start += len(rows)
 
 
-def plot_loss(axes: Axes, history: Sequence[EpochRecord]) -> None:
-    """Draw the mean loss of every epoch, mesh after mesh."""
+def plot_loss(axes: Axes, history: Sequence[EpochRecord], layer: str = "mesh") -> None:
+    """Draw the mean loss of every epoch, mesh after mesh (or layer after layer)."""
     for mesh, colour, epochs, rows in _by_mesh(history):
-        axes.plot(
-            epochs, [row.loss for row in rows], "o-", ms=3, color=colour, label=f"mesh {mesh}"
-        )
+        losses = [row.loss for row in rows]
+        axes.plot(epochs, losses, "o-", ms=3, color=colour, label=f"{layer} {mesh}")
     axes.set_ylabel("loss")
-    _finish_curves(axes)
+    _finish_curves(axes, layer)
 
 
-def plot_accuracy(axes: Axes, history: Sequence[EpochRecord]) -> None:
-    """Draw training and validation accuracy of every epoch, mesh after mesh."""
+def plot_quality(
+    axes: Axes,
+    history: Sequence[EpochRecord],
+    layer: str = "mesh",
+    task: str = "classification",
+) -> None:
+    """Draw training and validation accuracy (R^2 of a regression) of every epoch."""
+    factor = 100 if task == "classification" else 1
     for mesh, colour, epochs, rows in _by_mesh(history):
-        train = [100 * row.train_accuracy for row in rows]
-        axes.plot(epochs, train, "x--", ms=4, color=colour, label=f"mesh {mesh}, training")
-        held_out = [100 * row.validation_accuracy for row in rows if row.validation_accuracy]
-        if len(held_out) == len(rows):
-            label = f"mesh {mesh}, validation"
-            axes.plot(epochs, held_out, "o-", ms=3, color=colour, label=label)
-    axes.set_ylabel("accuracy of the readout behind the mesh (%)")
-    _finish_curves(axes)
+        train = [factor * row.train_accuracy for row in rows]
+        axes.plot(epochs, train, "x--", ms=4, color=colour, label=f"{layer} {mesh}, training")
+        held_out = [row.validation_accuracy for row in rows]
+        if None not in held_out:
+            values = [factor * value for value in held_out if value is not None]
+            label = f"{layer} {mesh}, validation"
+            axes.plot(epochs, values, "o-", ms=3, color=colour, label=label)
+    what = "accuracy (%)" if task == "classification" else "R²"
+    axes.set_ylabel(f"{what} of the readout behind the {layer}")
+    _finish_curves(axes, layer)
 
 
-def _finish_curves(axes: Axes) -> None:
+def _finish_curves(axes: Axes, layer: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_xlabel("epoch, one mesh after another")
+    axes.set_xlabel(f"epoch, one {layer} after another")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -183,6 +200,28 @@ def plot_confusion(axes: Axes, confusion: np.ndarray) -> None:
     axes.set_yticks(range(classes))
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
+
+
+def plot_predictions(axes: Axes, labels: np.ndarray, predicted: np.ndarray) -> None:
+    """Draw predictions against true labels, and the line on which they should lie.
+
+    Args:
+        axes: The axes to draw on.
+        labels: True labels [n] or [n, T].
+        predicted: Predictions of the same shape, in the same unit.
+    """
+    columns = zip(_columns(labels), _columns(predicted), strict=True)
+    for index, (true, found) in enumerate(columns):
+        mark = _MARKERS[index % len(_MARKERS)]
+        axes.plot(true, found, mark, ms=2.5, alpha=0.4, color=_COLOURS[index % len(_COLOURS)])
+    ends = [labels.min(), labels.max()]
+    axes.plot(ends, ends, ":", color=axes.xaxis.label.get_color(), label="ideal")
+    axes.set(xlabel="true label", ylabel="prediction")
+    axes.legend()
+
+
+def _columns(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1).T
 
 
 def plot_embeddings(

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes._tensorflow import fused, tf
+from meshes._tensorflow import tf
 from meshes.validation import from_spec
 from photonic_ffzero.blocks import Block
 from photonic_ffzero.directions import Directions, Sampler
-from photonic_ffzero.estimators import ESTIMATORS
+from photonic_ffzero.estimators import ESTIMATORS, Estimate, estimate
 from photonic_ffzero.losses import LOSSES
+from photonic_ffzero.objectives import PERTURBATIONS, Perturbation, Weights
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
@@ -25,7 +26,7 @@ RANDOM_NUMBERS = 2**20  # drawn for one call at most, if it has more than one st
 
 
 class Samples(NamedTuple):
-    """Inputs [n, ...] and labels [n]."""
+    """Inputs [n, ...] and labels: classes [n], or numbers [n] or [n, T]."""
 
     x: np.ndarray
     y: np.ndarray
@@ -39,7 +40,7 @@ def as_arrays(tensors: Any) -> Any:
 def make_steps(block: Block, config: Config) -> Callable[..., Any]:
     """Compile some training steps of a block into one call, which costs as much as a small step.
 
-    The function maps (params, optimizer state, inputs [n, ...], labels [n], batches [S, B],
+    The function maps (params, optimizer state, inputs [n, ...], labels [n, T], batches [S, B],
     directions with leading S, learning rates [S], how many of the S steps to take) to (params,
     optimizer state, losses [S]). Random numbers come from outside: drawn inside, they would
     differ between engines.
@@ -72,30 +73,30 @@ def make_steps(block: Block, config: Config) -> Callable[..., Any]:
 def make_step(block: Block, config: Config) -> Callable[..., Any]:
     """One training step of a block, of tensors.
 
-    It maps (params, optimizer state, inputs [B, ...], labels [B], directions, learning rate) to
-    (params, optimizer state, loss).
+    It maps (params, optimizer state, inputs [B, ...], labels [B, T], directions, learning rate)
+    to (params, optimizer state, loss).
     """
-    estimate = ESTIMATORS[config.estimator]()
+    estimator = ESTIMATORS[config.estimator]()
     optimizer = OPTIMIZERS[config.optimizer]()
     loss = from_spec("loss", config.loss, LOSSES)
-
-    def losses(z: Any, y: Any) -> Any:
-        return loss(block.readout(z), y)[:, tf.newaxis]
-
-    def move(params: Any, gradient: Any, state: Any, rate: Any) -> tuple[Any, Any]:
-        direction, state = optimizer.update(gradient, state)
-        return descend(params, direction, rate), state
+    perturbation = _perturbation(config)
 
     def step(
         params: Any, state: Any, x: Any, y: Any, directions: Directions | None, rate: Any
     ) -> tuple[Any, Any, Any]:
-        def objective(stacked: Any) -> Any:
-            return fused(losses, block.measure(stacked, x), y)
+        def move(found: Estimate) -> tuple[Any, Any, Any]:
+            direction, new_state = optimizer.update(found.gradient, state)
+            return descend(params, direction, rate), new_state, found.loss
 
-        gradient, value = estimate(objective, params, directions)
-        return *fused(move, params, gradient, state, rate), value
+        objective = perturbation(block, loss, params, x, y)
+        return estimate(estimator, objective, directions, move)
 
     return step
+
+
+def _perturbation(config: Config) -> Perturbation:
+    """Where directions lie; AD differentiates with respect to the weights themselves."""
+    return PERTURBATIONS[config.perturb]() if config.perturb else Weights(shortcut=False)
 
 
 @dataclass
@@ -110,7 +111,7 @@ class BlockTraining:
         block: The block.
         index: Which block it is, from 0.
         params: Its parameters, moved by every step.
-        train: Its inputs and labels.
+        train: Its inputs, and labels [n, T] as the losses take them.
         state: The optimizer's state.
         steps_per_call: Steps compiled into one call.
     """
@@ -186,11 +187,15 @@ class BlockTraining:
 
     def _fitting_steps(self) -> int:
         """Fewer steps where one's random numbers take more memory."""
-        numbers = sum(mask.size for mask in tf.nest.flatten(self.block.trainable))
+        numbers = sum(mask.size for mask in tf.nest.flatten(self._perturbed()))
         return min(max(RANDOM_NUMBERS // (numbers * (self.config.directions or 1)), 1), MOST_STEPS)
 
+    def _perturbed(self) -> Any:
+        """Which numbers a direction moves."""
+        return _perturbation(self.config).trainable(self.block, self.batch_size)
+
     def _build_sampler(self) -> Sampler | None:
-        law, epsilon, count = self.config.law, self.config.epsilon, self.config.directions
-        if law is None or epsilon is None or count is None:  # AD perturbs nothing
+        law, count = self.config.law, self.config.directions
+        if law is None or count is None:  # AD perturbs nothing
             return None
-        return Sampler(law, epsilon, count, self.block.trainable)
+        return Sampler(law, self.config.epsilon or 1.0, count, self._perturbed())

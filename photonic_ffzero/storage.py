@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,14 +12,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from meshes import Phases
 from meshes._tensorflow import tf
 from meshes.validation import integer
 from photonic_ffzero.formats import DataError, read_npz
 from photonic_ffzero.goodness import Goodness
+from photonic_ffzero.layers import Layer
 from photonic_ffzero.model import EpochRecord, Model, Position, Usage
+from photonic_ffzero.networks import parameter_shapes
 from photonic_ffzero.optimizers import OPTIMIZERS
-from photonic_ffzero.recipes import Config
+from photonic_ffzero.recipes import BLACK_BOX, Config
+from photonic_ffzero.tasks import TASKS, Task
 
 __all__ = [
     "load_checkpoint",
@@ -87,8 +89,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     """Save a model as a ``.npz`` file of plain numbers (nothing pickled).
 
-    It holds ``description`` (configuration, ports and classes, as the bytes of a JSON text),
-    ``mesh_1_theta``, ``mesh_1_phi``, ``mesh_1_gamma``, ... and ``prototypes_1``, ....
+    It holds ``description`` (configuration, ports and task, as the bytes of a JSON text), every
+    layer's parameters, ``mesh_1_theta``, ``mesh_1_phi``, ``mesh_1_gamma``, ... (``dense_1_kernel``,
+    ``conv_1_kernel``, ... of digital layers), and ``prototypes_1``, ....
 
     Raises:
         OSError: the file cannot be written.
@@ -131,33 +134,57 @@ def _optimizer(index: int) -> str:
 
 
 def _arrays(model: Model) -> dict[str, np.ndarray]:
-    about = {"config": asdict(model.config), "units": model.units, "classes": model.classes}
+    about = {"config": model.config.as_json(), "units": model.units, "task": asdict(model.task)}
     arrays = {"description": _as_bytes(about)}
-    for index, phases in enumerate((own for block in model.params for own in block), start=1):
-        arrays |= {_phases(index)[i]: np.asarray(values) for i, values in enumerate(phases)}
+    for index, (layer, params) in enumerate(_layers(model), start=1):
+        names = _names(layer.name, index, params)
+        arrays |= {name: np.asarray(own) for name, own in zip(names, params, strict=True)}
     for index, block in enumerate(model.blocks, start=1):
         if isinstance(block.readout, Goodness):
             arrays[f"prototypes_{index}"] = block.readout.prototypes
     return arrays
 
 
-def _phases(index: int) -> list[str]:
-    return [f"mesh_{index}_{name}" for name in Phases._fields]
+def _layers(model: Model) -> Iterator[tuple[Layer, Any]]:
+    """Every layer with its parameters."""
+    for block, params in zip(model.blocks, model.params, strict=True):
+        yield from zip(block.layers, params, strict=True)
 
 
-def load_model(path: str | os.PathLike[str]) -> Model:
+def load_model(path: str | os.PathLike[str], *, nonlinearity: Any = None) -> Model:
     """Load a model from a file of `save_model` or `save_checkpoint`; it predicts as it did.
+
+    Args:
+        path: The file.
+        nonlinearity: The function of a model whose nonlinearity was a black box.
 
     Raises:
         DataError: the file is missing, damaged, or not such a model.
     """
     with _described(path, "description", "a model of this package") as about:
-        config = Config(**about["config"])
+        config = Config(**_with_nonlinearity(about["config"], nonlinearity))
         units = integer("units", about["units"], minimum=2)
-        classes = integer("classes", about["classes"], minimum=2)
-    # Before anything of the size that the text claims is built, the arrays must have it.
-    arrays = _read_shaped(path, _model_shapes(config, units, classes))
-    return _restored(Model(config, units, classes), arrays)
+        task = TASKS[config.task](**_tuples(about["task"]))
+        # Before anything of the size that the text claims is built, the arrays must have it.
+        arrays = _read_shaped(path, _shapes(config, units, task))
+        return _restored(Model(config, units, task), arrays, path)
+
+
+def _with_nonlinearity(config: dict[str, Any], function: Any) -> dict[str, Any]:
+    """A black box is not in the file; whoever loads it has to bring it along."""
+    if not str(config["nonlinearity"]).startswith(BLACK_BOX):
+        return config
+    if function is None:
+        raise ValueError(
+            f"the nonlinearity {config['nonlinearity']!r}: load the model with "
+            "load_model(path, nonlinearity=the function)"
+        )
+    return config | {"nonlinearity": function}
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists for tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Model, Position]:
@@ -174,8 +201,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Model, Position]:
     if position.block < len(model.blocks):
         state = OPTIMIZERS[model.config.optimizer]().init(model.params[position.block])
         leaves = enumerate(tf.nest.flatten(state))
-        arrays = _read_shaped(path, {_optimizer(i): tuple(leaf.shape) for i, leaf in leaves})
-        position.optimizer = [array.astype(np.float32) for array in arrays.values()]
+        arrays = _read_shaped(path, [(_optimizer(i), tuple(leaf.shape)) for i, leaf in leaves])
+        position.optimizer = list(arrays.values())
     return model, position
 
 
@@ -188,43 +215,45 @@ def _described(path: str | os.PathLike[str], name: str, what: str) -> Iterator[d
         if not isinstance(about, dict):
             raise TypeError(f"a {type(about).__name__}")
         yield about
+    except DataError:  # of an array, and says so
+        raise
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise DataError(f"{path}: {name} must describe {what}, found {error}") from None
 
 
-def _model_shapes(config: Config, units: int, classes: int) -> dict[str, tuple[int, ...]]:
-    columns, pairs = config.columns or units, units // 2
-    shapes: dict[str, tuple[int, ...]] = {}
-    for index in range(config.meshes):
-        shapes |= zip(
-            _phases(index + 1), [(columns, pairs), (columns, pairs), (units,)], strict=True
-        )
-    if config.readout == "goodness":
-        blocks = config.meshes if config.local else 1
-        shapes |= {f"prototypes_{index + 1}": (classes, units) for index in range(blocks)}
-    return shapes
+def _shapes(config: Config, units: int, task: Task) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every array of parameters."""
+    layers = parameter_shapes(config, units, task)
+    for index, (layer, shapes) in enumerate(layers, start=1):
+        yield from zip(_names(layer, index, shapes), shapes, strict=True)
+
+
+def _names(layer: str, index: int, params: Any) -> list[str]:
+    return [f"{layer}_{index}_{name}" for name in params._fields]
 
 
 def _read_shaped(
-    path: str | os.PathLike[str], shapes: dict[str, tuple[int, ...]]
+    path: str | os.PathLike[str], shapes: Iterable[tuple[str, tuple[int, ...]]]
 ) -> dict[str, np.ndarray]:
-    arrays = read_npz(path, shapes)
-    for name, shape in shapes.items():
+    """Read arrays one by one: a description that lies is found out at the first."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, shape in shapes:
+        arrays |= read_npz(path, [name])
         if arrays[name].shape != shape:
             raise DataError(f"{path}: {name} must have shape {shape}, found {arrays[name].shape}")
-    return arrays
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def _restored(model: Model, arrays: dict[str, np.ndarray]) -> Model:
-    """Put saved phases and prototypes in the place of the random ones."""
-    sets = iter(
-        Phases(*(arrays[name].astype(np.float32) for name in _phases(index + 1)))
-        for index in range(model.config.meshes)
-    )
-    model.params = [tuple(next(sets) for _ in block.layers) for block in model.blocks]
+def _restored(model: Model, arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> Model:
+    """Put saved parameters and prototypes in the place of the random ones."""
+    saved = iter(arrays.values())
+    model.params = [
+        tuple(type(own)(*(next(saved) for _ in own)) for own in params) for params in model.params
+    ]
     for index, block in enumerate(model.blocks):
         if isinstance(block.readout, Goodness):
-            prototypes = arrays[f"prototypes_{index + 1}"].astype(np.float32)
-            readout = replace(block.readout, prototypes=prototypes)
+            shape = block.readout.prototypes.shape
+            prototypes = _read_shaped(path, [(f"prototypes_{index + 1}", shape)])
+            readout = replace(block.readout, prototypes=next(iter(prototypes.values())))
             model.blocks[index] = replace(block, readout=readout)
     return model

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from meshes._tensorflow import tf
-from photonic_ffzero.data import check_arrays, split
+from photonic_ffzero.data import check_arrays, check_numbers, split
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.recipes import Config, configure
 from photonic_ffzero.steps import BlockTraining, Samples, as_arrays
+from photonic_ffzero.tasks import TASKS
 
 __all__ = ["NonFiniteLossError", "Observer", "StoppedError", "Trainer", "fit"]
 
@@ -47,7 +48,7 @@ class Observer:
 
 @dataclass
 class Trainer:
-    """Trains a photonic network on one data set.
+    """Trains a network on one data set.
 
     Attributes:
         model: The network in training; its parameters, history and usage change.
@@ -110,19 +111,22 @@ class Trainer:
         """Send samples through a frozen block: once for the whole of the next block's training."""
         block = self.model.blocks[index]
         if not self.position.has_begun(index + 1):  # else it was counted before the checkpoint
-            self.model.usage.add(block.meshes, 1, len(samples.y))
+            self.model.usage.add(len(block.layers), 1, len(samples.y))
         return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
 
     def _train_block(self, index: int, train: Samples, validation: Samples | None) -> None:
         block, position = self.model.blocks[index], self.position
-        training = BlockTraining(self.config, block, index, self.model.params[index], train)
+        targets = Samples(train.x, self.model.task.targets(train.y))
+        training = BlockTraining(self.config, block, index, self.model.params[index], targets)
         training.restore(position.optimizer)
+        monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
         for epoch in range(position.epoch, self.config.epochs):
             self._train_epoch(training, epoch)
-            self.model.params[index] = as_arrays(training.params)
-            self._record(index, epoch, train, validation)
+            self.model.params[index] = block.settled(as_arrays(training.params), monitored.x)
+            self._record(index, epoch, monitored, validation)
             position.epoch, position.losses = epoch + 1, []
             self._checkpoint(training)
+        self.model.params[index] = block.settled(self.model.params[index], train.x)
         position.block, position.epoch, position.optimizer = index + 1, 0, []
 
     def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
@@ -130,7 +134,7 @@ class Trainer:
         for losses in training.epoch(epoch, start=len(taken)):
             samples = training.batch_size * len(losses)
             self.model.usage.add(
-                training.block.meshes, training.parameter_sets, samples, len(losses)
+                len(training.block.layers), training.parameter_sets, samples, len(losses)
             )
             taken.extend(losses)
             try:
@@ -147,8 +151,9 @@ class Trainer:
         for number, loss in enumerate(losses, len(self.position.losses) - len(losses) + 1):
             if not np.isfinite(loss):
                 raise NonFiniteLossError(
-                    f"the loss of mesh {self._name(index)} became {loss} in epoch {epoch + 1}, "
-                    f"step {number}; try a learning rate below {self.config.learning_rate:g}"
+                    f"the loss of {self.config.layer_name} {self._name(index)} became {loss} in "
+                    f"epoch {epoch + 1}, step {number}; try a learning rate below "
+                    f"{self.config.learning_rate:g}"
                 )
         for observer in self.observers:
             observer.on_steps(self._name(index), losses)
@@ -161,14 +166,15 @@ class Trainer:
         for observer in self.observers:
             observer.on_checkpoint(self.model, self.position)
 
-    def _record(self, index: int, epoch: int, train: Samples, validation: Samples | None) -> None:
-        monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
+    def _record(
+        self, index: int, epoch: int, monitored: Samples, validation: Samples | None
+    ) -> None:
         record = EpochRecord(
             mesh=self._name(index),
             epoch=epoch + 1,
             loss=float(np.mean(self.position.losses)),
-            train_accuracy=self._accuracy(index, monitored),
-            validation_accuracy=self._accuracy(index, validation) if validation else None,
+            train_accuracy=self._quality(index, monitored),
+            validation_accuracy=self._quality(index, validation) if validation else None,
             **asdict(self.model.usage),
             seconds=self._elapsed(),
         )
@@ -176,15 +182,15 @@ class Trainer:
         for observer in self.observers:
             observer.on_epoch(record)
 
-    def _accuracy(self, index: int, samples: Samples) -> float:
+    def _quality(self, index: int, samples: Samples) -> float:
         block = self.model.blocks[index]
-        self.model.usage.add(block.meshes, 1, len(samples.y))
+        self.model.usage.add(len(block.layers), 1, len(samples.y))
         scores = block.all_scores(self.model.params[index], samples.x)
-        return float(np.mean(scores.argmax(axis=-1) == samples.y))
+        return self.model.task.quality(scores, samples.y)
 
     def _name(self, index: int) -> str:
-        """The meshes that a block trains, counted from 1."""
-        last = self.config.meshes
+        """The meshes or layers that a block trains, counted from 1."""
+        last = self.config.layers
         return str(index + 1) if self.config.local or last == 1 else f"1-{last}"
 
 
@@ -198,13 +204,15 @@ def fit(
     observers: tuple[Observer, ...] = (),
     **settings: Any,
 ) -> Model:
-    """Train a photonic network on the user's own arrays.
+    """Train a network on the user's own arrays.
 
     Args:
-        x: Fields [n, N], real or complex; `encode` makes them from images.
-        y: Labels [n], whole numbers from 0.
+        x: Fields [n, N], real or complex; `encode` makes them from images. Digital networks take
+            real values.
+        y: Labels [n]: classes, whole numbers from 0; for ``task="regression"`` numbers, [n] or
+            [n, T].
         validation: How many samples to hold out of training, or samples (x, y) of their own.
-        recipe: ``balanced``, ``paper`` or ``published``.
+        recipe: ``balanced``, ``paper``, ``published`` or ``digital``.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
         observers: Told of every step and epoch.
         **settings: Any field of `Config`, instead of the recipe's.
@@ -217,18 +225,22 @@ def fit(
         NonFiniteLossError: training met a loss that is not finite.
     """
     config = configure(recipe, method, **settings)
-    train, held_out = _prepared(x, y, validation, config.seed)
-    model = Model(config, train.x.shape[-1], int(train.y.max()) + 1)
+    train, held_out = _prepared(x, y, validation, config)
+    model = Model(config, train.x.shape[-1], TASKS[config.task].of(train.y))
     return Trainer(model, train, held_out, observers).run()
 
 
 def _prepared(
-    x: Any, y: Any, validation: int | tuple[Any, Any], seed: int
+    x: Any, y: Any, validation: int | tuple[Any, Any], config: Config
 ) -> tuple[Samples, Samples | None]:
-    x, y, classes = check_arrays(x, y)
+    check = check_arrays if config.task == "classification" else check_numbers
+    *arrays, count = check(x, y)
+    train = Samples(*arrays)
+    if config.network != "photonic" and np.iscomplexobj(train.x):
+        raise ValueError(f"x must be real for {config.network}, got {train.x.dtype}")
     if isinstance(validation, tuple):
-        return Samples(x, y), Samples(*check_arrays(*validation, classes)[:2])
+        return train, Samples(*check(*validation, count)[:2])
     if validation == 0:
-        return Samples(x, y), None
-    kept, held_out = split(len(y), validation, seed)
-    return Samples(x[kept], y[kept]), Samples(x[held_out], y[held_out])
+        return train, None
+    kept, held_out = split(len(train.y), validation, config.seed)
+    return Samples(train.x[kept], train.y[kept]), Samples(train.x[held_out], train.y[held_out])

@@ -15,6 +15,7 @@ from photonic_ffzero.model import Model
 from photonic_ffzero.prototypes import simplex
 from photonic_ffzero.recipes import configure
 from photonic_ffzero.seeds import generator
+from photonic_ffzero.tasks import Classification
 
 UNITS, COLUMNS, CLASSES, B = 8, 4, 3, 5
 D = 2 * (4 + 3 + 4 + 3) + UNITS  # theta and phi of every interferometer that is not idle, gamma
@@ -124,7 +125,7 @@ def by_hand(model, x):
 def test_scores_are_those_composed_by_hand(method):
     """More samples than are evaluated at once: none is lost, doubled or changed by its chunk."""
     config = configure(method=method, columns=COLUMNS, nonlinearity="electro-optic:phi_b=1.5707963")
-    model = Model(config, UNITS, CLASSES)
+    model = Model(config, UNITS, Classification(CLASSES))
     x = np.random.default_rng(1).uniform(size=(CHUNK + 3, UNITS)).astype(np.float32)
     scores = model.scores(x)
     assert scores.shape == (2 if method == "ff-dd" else 1, CHUNK + 3, CLASSES)

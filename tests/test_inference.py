@@ -18,6 +18,7 @@ from photonic_ffzero.inference import (
 )
 from photonic_ffzero.model import Model
 from photonic_ffzero.recipes import configure
+from photonic_ffzero.tasks import Classification
 
 C = 4
 
@@ -130,7 +131,7 @@ class TestOnAModel:
     x = np.random.default_rng(0).uniform(size=(7, 6)).astype(np.float32)
 
     def test_predicts_by_the_rule_of_its_configuration(self):
-        model = Model(configure(meshes=3, columns=2), units=6, classes=3)
+        model = Model(configure(meshes=3, columns=2), units=6, task=Classification(3))
         scores = model.scores(self.x)
         for rule, decide in RULES.items():
             model.config = configure(meshes=3, columns=2, rule=rule)
@@ -138,13 +139,13 @@ class TestOnAModel:
             assert evaluate(model, self.x, decide(scores)).accuracy == 1.0
 
     def test_predicts_by_the_only_readout_there_is(self):
-        model = Model(configure(method="bp-dd", columns=2), units=6, classes=3)
+        model = Model(configure(method="bp-dd", columns=2), units=6, task=Classification(3))
         expected = model.scores(self.x)[0].argmax(axis=-1)
         np.testing.assert_array_equal(predict(model, self.x), expected)
         assert evaluate(model, self.x, expected).accuracy == 1.0
 
     def test_refuses_what_does_not_fit(self):
-        model = Model(configure(columns=2), units=6, classes=3)
+        model = Model(configure(columns=2), units=6, task=Classification(3))
         with pytest.raises(ValueError, match="x and y must be equally long, got 7 and 6"):
             evaluate(model, self.x, np.zeros(6, int))
         with pytest.raises(ValueError, match=r"x must have shape \[n, 6\], got \[7, 5\]"):

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 
 from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.reporting import (
-    plot_accuracy,
+    plot_quality,
     plot_alignment,
     plot_confusion,
     plot_embeddings,
@@ -59,13 +59,13 @@ class TestCurves:
         assert axes.get_ylabel() == "loss"
 
     def test_accuracy_in_percent_with_and_without_validation(self, axes):
-        plot_accuracy(axes, history())
+        plot_quality(axes, history())
         assert len(axes.lines) == 4
         np.testing.assert_allclose(axes.lines[0].get_ydata(), [60, 70, 80])
         np.testing.assert_allclose(axes.lines[1].get_ydata(), [75, 75, 75])
         assert axes.lines[1].get_label() == "mesh 1, validation"
         without = Figure().subplots()
-        plot_accuracy(without, history(validation=None))
+        plot_quality(without, history(validation=None))
         assert len(without.lines) == 2
 
     def test_power_budget(self, axes):

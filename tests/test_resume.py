@@ -15,6 +15,7 @@ import pytest
 from photonic_ffzero import DataError, Model, Observer, Trainer, configure, steps
 from photonic_ffzero.cli import main
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
+from photonic_ffzero.tasks import Classification
 from photonic_ffzero.training import StoppedError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "mnist_photonic.py"
@@ -230,5 +231,5 @@ class TestRefused:
 def load_changed(path):
     """The checkpoint of a run with another seed."""
     _, position = load_checkpoint(path)
-    other = Model(configure(seed=9, epochs=3, directions=2, batch_size=40), 16, 10)
+    other = Model(configure(seed=9, epochs=3, directions=2, batch_size=40), 16, Classification(10))
     return other, position

@@ -7,13 +7,14 @@ import pytest
 
 from photonic_ffzero import DataError, Model, configure, load_model, predict, save_model
 from photonic_ffzero.storage import write_whole
+from photonic_ffzero.tasks import Classification
 
 PORTS, CLASSES = 6, 3
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = Model(configure(columns=4, seed=3), PORTS, CLASSES)
+    model = Model(configure(columns=4, seed=3), PORTS, Classification(CLASSES))
     # Trained phases differ from those that the seed gives.
     model.params[1] = tuple(type(p)(*(array + 0.1 for array in p)) for p in model.params[1])
     return model
@@ -49,7 +50,7 @@ def test_prototypes_come_from_the_file_not_from_the_seed(saved):
 @pytest.mark.parametrize("method", ["bp-ad", "bp-dd"])
 @pytest.mark.parametrize("readout", ["ports", "goodness"])
 def test_global_networks_too(tmp_path, method, readout):
-    model = Model(configure(method=method, readout=readout), PORTS, CLASSES)
+    model = Model(configure(method=method, readout=readout), PORTS, Classification(CLASSES))
     save_model(model, tmp_path / "m.npz")
     x = np.ones((2, PORTS), np.float32)
     np.testing.assert_array_equal(load_model(tmp_path / "m.npz").scores(x), model.scores(x))

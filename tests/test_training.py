@@ -23,6 +23,7 @@ from photonic_ffzero import (
 from photonic_ffzero.directions import LAWS
 from photonic_ffzero.optimizers import SCHEDULES
 from photonic_ffzero.recipes import METHODS
+from photonic_ffzero.tasks import Classification
 
 PORTS = 16
 
@@ -41,7 +42,7 @@ def settings(**given):
 
 
 def new_trainer(train, **given):
-    return Trainer(Model(configure(**settings(**given)), PORTS, 10), train)
+    return Trainer(Model(configure(**settings(**given)), PORTS, Classification(10)), train)
 
 
 def without_time(history):

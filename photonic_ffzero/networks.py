@@ -1,0 +1,172 @@
+"""Networks that a configuration can name, cut into blocks by its method."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from meshes import NONLINEARITIES, Phases, RectangularMesh
+from meshes.nonlinearities import BlackBox
+from meshes.validation import from_spec
+from photonic_ffzero.activations import ACTIVATIONS
+from photonic_ffzero.blocks import Block
+from photonic_ffzero.goodness import Goodness, Ports, Readout
+from photonic_ffzero.layers import Conv, ConvParams, Dense, DenseParams, Layer, Photonic
+from photonic_ffzero.recipes import Config
+from photonic_ffzero.seeds import generator
+from photonic_ffzero.tasks import Task
+
+__all__ = ["NETWORKS", "build_blocks", "parameter_shapes"]
+
+
+def nonlinearity(config: Config) -> Any:
+    """The nonlinearity of a configuration: by its name, or the callable as a black box."""
+    if callable(config.nonlinearity):
+        return BlackBox(config.nonlinearity)
+    registry = NONLINEARITIES if config.network == "photonic" else ACTIVATIONS
+    return from_spec("nonlinearity", config.nonlinearity, registry)
+
+
+def photonic(config: Config, units: int, task: Task) -> Iterator[Layer]:
+    """Rectangular meshes of N ports, one behind the other."""
+    between = nonlinearity(config)
+    for _ in range(config.layers):
+        yield Photonic(RectangularMesh(units, config.columns), between, config.engine or "auto")
+
+
+def mlp(config: Config, units: int, task: Task) -> Iterator[Layer]:
+    """Dense layers: ``depth - 1`` of some width, and one with the task's outputs."""
+    between, groups = nonlinearity(config), task.labels * config.groups
+    for inputs, outputs in _dense_sizes(config, units, task):
+        yield Dense(inputs, outputs, between, groups)
+
+
+def _dense_sizes(config: Config, units: int, task: Task) -> Iterator[tuple[int, int]]:
+    width = config.width or 0
+    for _ in range(config.layers - 1):
+        yield units, width
+        units = width
+    yield units, task.outputs * config.groups
+
+
+def cnn(config: Config, units: int, task: Task) -> Iterator[Layer]:
+    """Convolutions on square images, ``depth - 1`` of them, and a dense layer.
+
+    Raises:
+        ValueError: the images are not square, or too small for that many convolutions.
+    """
+    between, size, channels = nonlinearity(config), config.kernel_size or 0, config.channels or 0
+    shapes = _conv_shapes(config, units)
+    shape = next(shapes)
+    for index, behind in enumerate(shapes):
+        pixels = math.prod(Conv.map_shape(shape, size, PADDING, POOL))
+        rng = generator(config.seed, "projection", index)
+        projection = rng.standard_normal((pixels, CHANNEL_TAPS), np.float32) / math.sqrt(pixels)
+        yield Conv(shape, channels, projection, between, size, PADDING, POOL)
+        shape = behind
+    outputs, groups = task.outputs * config.groups, task.labels * config.groups
+    yield Dense(math.prod(shape), outputs, between, groups)
+
+
+def _conv_shapes(config: Config, units: int) -> Iterator[tuple[int, int, int]]:
+    """The images' shape, then that behind every convolution."""
+    side = math.isqrt(units)
+    if side**2 != units:
+        raise ValueError(f"cnn needs square images, got {units} values an image")
+    shape = (side, side, 1)
+    yield shape
+    for _ in range(config.layers - 1):
+        rows, columns = Conv.map_shape(shape, config.kernel_size or 0, PADDING, POOL)
+        shape = (rows // POOL, columns // POOL, config.channels or 0)
+        yield shape
+
+
+CHANNEL_TAPS, PADDING, POOL = 10, 2, 2  # the paper's CNN
+
+
+def parameter_shapes(config: Config, units: int, task: Task) -> Iterator[tuple[str, Any]]:
+    """The name of every layer and the shapes of its parameters, without building any.
+
+    A file's description can so be compared with its arrays before it costs memory.
+
+    Raises:
+        ValueError: as `build_blocks`.
+    """
+    groups = task.labels * config.groups
+    if config.network == "photonic":
+        grid = (config.columns or units, units // 2)
+        yield from itertools.repeat((Photonic.name, Phases(grid, grid, (units,))), config.layers)
+        return
+    sizes: Iterable[tuple[int, int]] = _dense_sizes(config, units, task)
+    if config.network == "cnn":
+        shapes = list(_conv_shapes(config, units))  # few: every layer halves the image
+        channel, size = (config.channels,), config.kernel_size
+        for shape in shapes[:-1]:
+            kernel = (config.channels, size, size, shape[2])
+            yield Conv.name, ConvParams(kernel, *[channel] * 4)
+        sizes = [(math.prod(shapes[-1]), task.outputs * config.groups)]
+    for inputs, outputs in sizes:
+        size = outputs // groups
+        yield Dense.name, DenseParams((groups, inputs, size), (groups, size))
+
+
+# A network's function maps (configuration, values of one input, task) to its layers.
+NETWORKS: dict[str, Callable[[Config, int, Task], Iterator[Layer]]] = {
+    "photonic": photonic,
+    "mlp": mlp,
+    "cnn": cnn,
+}
+
+
+def build_blocks(config: Config, units: int, task: Task) -> tuple[list[Block], list[Any]]:
+    """Build the network that a configuration describes.
+
+    Args:
+        config: What to build.
+        units: Ports N, or pixels of an image.
+        task: What the network is to tell.
+
+    Returns:
+        The blocks in the order of the signal, and the initial parameters of each.
+
+    Raises:
+        ValueError: layers, groups and prototypes do not fit each other.
+    """
+    layers = list(NETWORKS[config.network](config, units, task))
+    initial = [
+        layer.init(generator(config.seed, "parameters", index))
+        for index, layer in enumerate(layers)
+    ]
+    if not config.local:
+        whole = Block(tuple(layers), _readout(config, layers[-1], task, 0), task.labels)
+        return [whole], [tuple(initial)]
+    blocks = [
+        Block((layer,), _readout(config, layer, task, index), task.labels)
+        for index, layer in enumerate(layers)
+    ]
+    return blocks, [(params,) for params in initial]
+
+
+def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:
+    groups = layer.groups if layer.groups > 1 else task.labels * config.groups
+    if groups % task.labels or layer.taps % groups:
+        raise ValueError(
+            f"groups must share {task.labels} label dimensions and {layer.taps} tapped values "
+            f"evenly, got {groups} behind {layer.name} {index + 1}"
+        )
+    dimension = layer.taps // groups
+    if task.classes > dimension:
+        raise ValueError(
+            f"prototypes of {task.classes} classes need at least as many tapped values (ports, "
+            f"outputs) a group, got {dimension} behind {layer.name} {index + 1}"
+        )
+    if config.detection is None:
+        return Ports(task.labels, task.classes)
+    rng = generator(config.seed, "prototypes", index)
+    zero_mean = config.detection == "balanced"
+    prototypes = [task.prototypes(dimension, rng, zero_mean) for _ in range(groups)]
+    return Goodness(np.stack(prototypes), config.detection)

@@ -1,0 +1,143 @@
+"""What a network is to tell: one of some classes, or numbers.
+
+A task offers
+
+* ``of(y)``: the task that training labels [n] or [n, T] set;
+* ``labels``: label dimensions T, and ``classes``: scores C of each;
+* ``outputs``: outputs of a digital network's last layer;
+* ``targets(y) -> [n, T]``: labels as the losses take them;
+* ``prototypes(dimension, rng, zero_mean) -> [C, n]``: those of one group of outputs;
+* ``predictions(decided)``: what scores [n, T C] say in the label's own terms;
+* ``quality(scores, y)``: how good that is, 1 at best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from photonic_ffzero.prototypes import simplex
+
+__all__ = ["TASKS", "Classification", "Regression", "Task"]
+
+REGRESSION_OUTPUTS = 10  # tapped values behind a digital network, for each label
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One of C classes.
+
+    Attributes:
+        classes: C, at least 2.
+    """
+
+    classes: int
+    name: ClassVar[str] = "classification"
+    labels: ClassVar[int] = 1
+
+    @classmethod
+    def of(cls, y: np.ndarray) -> Classification:
+        """The task of some labels: as many classes as the highest says."""
+        return cls(int(y.max()) + 1)
+
+    @property
+    def outputs(self) -> int:
+        """One a class."""
+        return self.classes
+
+    def targets(self, y: np.ndarray) -> np.ndarray:
+        """Classes [n, 1]."""
+        return y.astype(np.int32)[:, np.newaxis]
+
+    def prototypes(self, dimension: int, rng: np.random.Generator, zero_mean: bool) -> np.ndarray:
+        """The corners [C, n] of a regular simplex."""
+        return simplex(self.classes, dimension, rng, zero_mean=zero_mean)
+
+    def predictions(self, decided: np.ndarray) -> np.ndarray:
+        """The best class [n]."""
+        return decided.argmax(axis=-1)
+
+    def quality(self, scores: np.ndarray, y: np.ndarray) -> float:
+        """The accuracy."""
+        return float(np.mean(self.predictions(scores) == y))
+
+
+@dataclass(frozen=True)
+class Regression:
+    r"""T numbers, each scaled to [-1, 1] by its range in the training data.
+
+    .. math:: s = 2 \frac{y - y_{min}}{y_{max} - y_{min}} - 1
+
+    Attributes:
+        low: Smallest training label of every dimension, T of them, in the label's unit.
+        high: The largest, above it.
+
+    Raises:
+        ValueError: the labels of a dimension are all alike, or not finite.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    name: ClassVar[str] = "regression"
+    classes: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if len(self.low) != len(self.high) or not self.low:
+            raise ValueError(f"low and high must be equally long, got {self.low} and {self.high}")
+        for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            if not np.isfinite([low, high]).all():
+                raise ValueError(f"labels must be finite, found {low} to {high}")
+            if not low < high:
+                raise ValueError(
+                    f"labels of dimension {index} must not be constant, found only {low}"
+                )
+
+    @classmethod
+    def of(cls, y: np.ndarray) -> Regression:
+        """The task of some training labels [n] or [n, T]."""
+        columns = y.reshape(len(y), -1)
+        return cls(tuple(columns.min(axis=0).tolist()), tuple(columns.max(axis=0).tolist()))
+
+    @property
+    def labels(self) -> int:
+        """One group of outputs a label dimension."""
+        return len(self.low)
+
+    @property
+    def outputs(self) -> int:
+        """A cosine needs a vector: ten outputs for every label dimension."""
+        return REGRESSION_OUTPUTS * self.labels
+
+    def targets(self, y: np.ndarray) -> np.ndarray:
+        """Scaled labels [n, T]; those outside the training data's range lie outside [-1, 1]."""
+        low, high = np.array(self.low), np.array(self.high)
+        return (2 * (y.reshape(len(y), -1) - low) / (high - low) - 1).astype(np.float32)
+
+    def prototypes(self, dimension: int, rng: np.random.Generator, zero_mean: bool) -> np.ndarray:
+        """p+ alone [1, n]: the goodness of p- = -p+ says nothing new."""
+        return simplex(2, dimension, rng, zero_mean=zero_mean)[:1]
+
+    def predictions(self, decided: np.ndarray) -> np.ndarray:
+        """Scores in the label's unit: [n] of one label dimension, [n, T] of several."""
+        low, high = np.array(self.low), np.array(self.high)
+        values = low + (decided + 1) / 2 * (high - low)
+        return values[:, 0] if self.labels == 1 else values
+
+    def quality(self, scores: np.ndarray, y: np.ndarray) -> float:
+        r"""The coefficient of determination, the mean of it over the label dimensions.
+
+        .. math:: R^2 = 1 - \frac{\sum (y - \hat y)^2}{\sum (y - \bar y)^2}
+        """
+        from sklearn.metrics import r2_score  # a second to import
+
+        return float(r2_score(y, self.predictions(scores)))
+
+
+Task = Classification | Regression
+
+TASKS: dict[str, type[Classification] | type[Regression]] = {
+    "classification": Classification,
+    "regression": Regression,
+}
