@@ -54,8 +54,8 @@ CONTENDERS = ("native", "xla", "neurophox")
 def samples(ports: int) -> Samples:
     """Random images as port amplitudes, enough for some full calls of the trainer."""
     rng = np.random.default_rng(0)
-    x = rng.random((48 * BATCH, ports), dtype=np.float32)
-    return Samples(x, np.arange(48 * BATCH) % CLASSES)
+    x = rng.random((64 * BATCH, ports), dtype=np.float32)
+    return Samples(x, np.arange(64 * BATCH) % CLASSES)
 
 
 # --- ours: the trainer's own step ---------------------------------------------------------------

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ __all__ = ["intensities", "propagate"]
 
 _SCRATCH_BYTES = 32 * 2**20  # of coefficients; sets of phases that need more come one after another
 _GROUPS = 8  # sums of gradients that are kept apart, however many threads there are
-_SMALL_WORK = 1e6  # operations that are done before a second thread has woken up
+_SMALL_WORK = 2e7  # operations that are done before a second thread has woken up
 
 
 def propagate(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
@@ -80,7 +82,8 @@ def _forward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> np.ndar
         job = _job(mesh, fixed.rows, arrays, power, sets)
         *phases, fields = (_flat(_of_sets(x, sets)) for x in arrays)
         fabrication = (fixed.couplers, fixed.edges)
-        _launch(kernel, job, *phases, *fabrication, fields, _scratch(job), _flat_out(out[sets]))
+        with _scratch(job) as room:
+            _launch(kernel, job, *phases, *fabrication, fields, room, _flat_out(out[sets]))
     return out
 
 
@@ -98,7 +101,8 @@ def _backward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> tuple[
         fabrication = (fixed.lossless, fixed.loss, fixed.unity)
         slopes = np.zeros((job.sets, _GROUPS, sum(sizes)), np.float32)
         results = (slopes.reshape(-1), _flat_out(out[sets]))
-        _launch(kernel, job, *phases, *fabrication, inputs, upstream, _scratch(job), *results)
+        with _scratch(job) as room:
+            _launch(kernel, job, *phases, *fabrication, inputs, upstream, room, *results)
         slopes.sum(axis=1, out=gradients[sets])
     parts = np.split(gradients, np.cumsum(sizes)[:-1], axis=1)
     shaped = [part.reshape(x.shape) for part, x in zip(parts, arrays, strict=False)]
@@ -174,11 +178,26 @@ def _blocks(P: int, bytes_a_set: int) -> Iterator[slice]:
         yield slice(first, min(first + step, P))
 
 
-def _scratch(job: kernels.Job) -> np.ndarray:
-    """Room for the coefficients and the input screens."""
+@contextmanager
+def _scratch(job: kernels.Job) -> Iterator[np.ndarray]:
+    """Room for the coefficients and the input screens.
+
+    It is kept for the next call: memory fresh from the system costs as much as the light.
+    """
     coefficients = job.columns * job.rows * kernels.padded(job.ports // 2)
     screen = 2 * kernels.padded(job.ports)
-    return np.empty(job.sets * (coefficients + screen) + kernels.LANES, np.float32)
+    items = job.sets * (coefficients + screen) + kernels.LANES
+    try:
+        room = _rooms.pop()
+    except IndexError:
+        room = np.empty(0, np.float32)
+    if room.size < items:
+        room = np.empty(items, np.float32)
+    yield room[:items]
+    _rooms.append(room)
+
+
+_rooms: deque[np.ndarray] = deque(maxlen=4)  # calls at once that find one; safe among threads
 
 
 def _launch(kernel: Any, job: kernels.Job, *arrays: np.ndarray) -> None:

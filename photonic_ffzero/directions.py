@@ -18,8 +18,9 @@ class Directions(NamedTuple):
     """K directions for a structure of parameters.
 
     Attributes:
-        v: As the parameters, each array with a leading K, float32, E[v v^T] = 1. Entries that
-            are no parameters (idle interferometers) are zero.
+        v: As the parameters, each array with a leading K, E[v v^T] = 1. Entries that are no
+            parameters (idle interferometers) are zero. float32; from a `Sampler` int8 where all
+            are whole numbers, which moves a quarter of the memory.
         step: As the parameters, one float an array: w moves to w + step v.
     """
 
@@ -68,7 +69,7 @@ class Sampler:
         self._structure = trainable
         masks = [np.asarray(mask) for mask in tf.nest.flatten(trainable)]
         self._shapes = [mask.shape for mask in masks]
-        self._places = [None if mask.all() else np.flatnonzero(mask) for mask in masks]
+        self._sources = [None if mask.all() else _sources(mask) for mask in masks]
         self._sizes = [int(np.count_nonzero(mask)) for mask in masks]
         if law == "orthonormal" and self._count > sum(self._sizes):
             raise ValueError(
@@ -81,8 +82,8 @@ class Sampler:
         lead = (steps, self._count)
         flat, factors = self._law(rng, lead, self._sizes)
         arrays = [
-            _scattered(values, places, math.prod(shape)).reshape(*lead, *shape)
-            for values, places, shape in zip(flat, self._places, self._shapes, strict=True)
+            (values if sources is None else _spread(values, sources)).reshape(*lead, *shape)
+            for values, sources, shape in zip(flat, self._sources, self._shapes, strict=True)
         ]
         return Directions(
             tf.nest.pack_sequence_as(self._structure, arrays),
@@ -90,20 +91,23 @@ class Sampler:
         )
 
 
-def _scattered(values: np.ndarray, places: np.ndarray | None, size: int) -> np.ndarray:
-    """Values [..., D] at their places among [..., size], zero elsewhere."""
-    if places is None:
-        return values
-    out = np.zeros((*values.shape[:-1], size), np.float32)
-    out[..., places] = values
-    return out
+def _sources(mask: np.ndarray) -> np.ndarray:
+    """For every entry the place of its value among the D drawn; D, behind them, for the idle."""
+    flat = mask.ravel()
+    return np.where(flat, np.cumsum(flat) - 1, np.count_nonzero(flat))
+
+
+def _spread(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Values [..., D] at their places, zero elsewhere; `take` is ten times faster than writing."""
+    return np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1).take(sources, axis=-1)
 
 
 def draw(
     law: str, epsilon: float, count: int, trainable: Any, rng: np.random.Generator
 ) -> Directions:
-    """Draw K directions once, see `Sampler`; the arrays of ``v`` lead with [K]."""
-    return Sampler(law, epsilon, count, trainable).draw(rng, 1).of_step(0)
+    """Draw K directions once, see `Sampler`; the arrays of ``v`` lead with [K], float32."""
+    drawn = Sampler(law, epsilon, count, trainable).draw(rng, 1).of_step(0)
+    return drawn._replace(v=tf.nest.map_structure(np.float32, drawn.v))
 
 
 Lead = tuple[int, int]  # steps, K
@@ -117,15 +121,11 @@ def _split(flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     return np.split(flat, np.cumsum(sizes)[:-1], axis=-1)
 
 
-# The eight signs in a byte, for every byte.
-_SIGNS = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
-
-
 def _rademacher(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
     (steps, count), total = lead, sum(sizes)
     words = -(-count * total // 64)  # whole ones, so that a step's draws are the same in any call
     octets = np.frombuffer(rng.bytes(8 * words * steps), np.uint8).reshape(steps, -1)
-    signs = _SIGNS[octets].reshape(steps, -1)[:, : count * total]
+    signs = 1 - 2 * np.unpackbits(octets, axis=1, count=count * total).view(np.int8)
     return _split(signs.reshape(*lead, total), sizes), [1.0] * len(sizes)
 
 

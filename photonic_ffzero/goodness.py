@@ -34,7 +34,12 @@ def balanced(z: Any) -> Any:
     Intensities are never negative, so that their cosine with an arbitrary prototype stays well
     below 1; balanced values can reach every prototype of the zero-mean subspace.
     """
-    return z - tf.reduce_mean(z, axis=-1, keepdims=True)
+    return z - _row_sums(z) / z.shape[-1]
+
+
+def _row_sums(z: Any) -> Any:
+    """Sums [..., 1] as a matrix product: XLA adds rows up one number at a time."""
+    return tf.matmul(z, tf.ones([z.shape[-1], 1], z.dtype))
 
 
 DETECTIONS = {"balanced": balanced, "raw": raw}
@@ -55,14 +60,21 @@ def cosine(z: Any, prototypes: Any) -> Any:
     Reference:
         Guo et al., arXiv 2603.24790, eq. 5.
     """
-    peak = tf.reduce_max(tf.abs(z), axis=-1, keepdims=True)
+    size = _row_sums(tf.abs(z))
     # The cosine does not depend on the scale, but the square of dim light underflows in float32.
-    z = z / tf.stop_gradient(tf.where(peak > 0, peak, tf.ones_like(peak)))
-    squared = tf.reduce_sum(z * z, axis=-1, keepdims=True)
+    z = z / tf.stop_gradient(tf.where(size > 0, size, tf.ones_like(size)))
+    squared = _row_sums(z * z)
     norm = tf.sqrt(tf.where(squared > 0, squared, np.inf))  # in the dark score and slope are 0
-    if len(prototypes.shape) == 3:
-        return tf.einsum("...gn,gcn->...gc", z / norm, prototypes)
-    return tf.matmul(z / norm, prototypes, transpose_b=True)
+    return _projected(z / norm, prototypes)
+
+
+def _projected(z: Any, prototypes: Any) -> Any:
+    """Products of unit vectors; one group is one matrix product, which is faster than a batch."""
+    if len(prototypes.shape) == 2:
+        return tf.matmul(z, prototypes, transpose_b=True)
+    if prototypes.shape[0] == 1:
+        return _projected(z[..., 0, :], prototypes[0])[..., tf.newaxis, :]
+    return tf.einsum("...gn,gcn->...gc", z, prototypes)
 
 
 class Readout(Protocol):

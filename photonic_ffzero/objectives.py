@@ -63,13 +63,20 @@ def combine(slopes: Any, directions: Directions) -> Any:
     def gradient(v: Any, step: Any) -> Any:
         lead = slopes.shape[: len(v.shape)]  # a single number's directions have no group
         ones = [1] * (len(v.shape) - len(lead))
-        return tf.reduce_mean(tf.reshape(slopes, [*lead, *ones]) * v, axis=0) / step
+        scalars = tf.reshape(slopes, [*lead, *ones])
+        return tf.reduce_mean(scalars * tf.cast(v, slopes.dtype), axis=0) / step
 
     return tf.nest.map_structure(gradient, directions.v, directions.step)
 
 
 def _displacements(directions: Directions) -> Any:
-    return tf.nest.map_structure(lambda v, step: step * v, directions.v, directions.step)
+    """step v; whole numbers become the type of the parameters."""
+
+    def displaced(v: Any, step: Any) -> Any:
+        return step * (v if v.dtype.is_floating else tf.cast(v, tf.float32))
+
+    v = tf.nest.map_structure(tf.convert_to_tensor, directions.v)
+    return tf.nest.map_structure(displaced, v, directions.step)
 
 
 @dataclass(frozen=True)

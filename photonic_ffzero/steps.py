@@ -21,7 +21,7 @@ from photonic_ffzero.seeds import generator
 
 __all__ = ["BlockTraining", "Samples", "as_arrays", "make_step", "make_steps"]
 
-MOST_STEPS = 16  # in one compiled call
+MOST_STEPS = 64  # in one compiled call
 RANDOM_NUMBERS = 2**20  # drawn for one call at most, if it has more than one step
 
 
@@ -186,9 +186,10 @@ class BlockTraining:
         return losses.numpy()[:count].tolist()
 
     def _fitting_steps(self) -> int:
-        """Fewer steps where one's random numbers take more memory."""
+        """As many as an epoch has; fewer where one's random numbers take more memory."""
         numbers = sum(mask.size for mask in tf.nest.flatten(self._perturbed()))
-        return min(max(RANDOM_NUMBERS // (numbers * (self.config.directions or 1)), 1), MOST_STEPS)
+        fitting = max(RANDOM_NUMBERS // (numbers * (self.config.directions or 1)), 1)
+        return min(fitting, MOST_STEPS, len(self.train.y) // self.batch_size)
 
     def _perturbed(self) -> Any:
         """Which numbers a direction moves."""

@@ -7,7 +7,6 @@ from matplotlib.image import imread
 
 from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.reporting import (
-    plot_quality,
     plot_alignment,
     plot_confusion,
     plot_embeddings,
@@ -15,6 +14,7 @@ from photonic_ffzero.reporting import (
     plot_loss,
     plot_power,
     plot_power_budget,
+    plot_quality,
     save_figure,
 )
 
