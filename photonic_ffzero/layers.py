@@ -139,10 +139,10 @@ class DenseParams(NamedTuple):
 class Dense:
     r"""A dense layer in independent groups of outputs, tapped before its nonlinearity.
 
-    .. math:: z = x W + b, \qquad x' = f(z) / \mathrm{rms}(f(z))
+    .. math:: z = x W + b, \qquad x' = f(z / \mathrm{rms}(z))
 
-    The outputs are scaled to unit mean square, image by image, so that no layer depends on how
-    strong the signal from the one before is: a cosine does not see it either.
+    The tapped values are scaled to unit mean square, sample by sample, in front of the
+    nonlinearity: a goodness does not hold their size, which drifts in training.
 
     Attributes:
         inputs: Number of inputs.
@@ -206,9 +206,9 @@ class Dense:
 
     def transmit(self, params: DenseParams, x: Any) -> Any:
         """The next layer's inputs [P, B, outputs]."""
-        out = self.activation(self.measure(params, x))
-        square = tf.reduce_mean(out * out, axis=-1, keepdims=True)
-        return out * tf.math.rsqrt(square + 1e-12)
+        z = self.measure(params, x)
+        square = tf.reduce_mean(z * z, axis=-1, keepdims=True)
+        return self.activation(z * tf.math.rsqrt(square + 1e-12))
 
     def settled(self, params: DenseParams, x: Any) -> DenseParams:
         """The same."""
