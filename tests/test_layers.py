@@ -230,12 +230,20 @@ class TestDense:
         np.testing.assert_allclose(layer.measure(lead(params), tf.constant(x))[0], expected)
 
     def test_hands_on_a_unit_mean_square_whatever_the_strength(self):
-        layer, x = EXAMPLES[Dense](), inputs(Dense, B)
-        out = layer.transmit(parameters(layer), x).numpy()
-        np.testing.assert_allclose((out**2).mean(axis=-1), 1)
-        expected = np.tanh(layer.measure(parameters(layer), x))
-        ratio = out / expected
+        layer, x = Dense(5, 6, Identity()), inputs(Dense, B)
+        params = parameters(layer)
+        out = layer.transmit(params, x)
+        np.testing.assert_allclose(np.mean(np.square(out), axis=-1), 1)
+        ratio = out / layer.measure(params, x)
         np.testing.assert_allclose(ratio, ratio[..., :1] * np.ones(layer.taps))  # scaled alone
+
+    @pytest.mark.parametrize("strength", [1e-3, 1e3])
+    def test_a_stronger_signal_is_handed_on_as_a_weaker_one(self, strength):
+        layer, x = Dense(5, 6, Relu()), inputs(Dense, B)
+        params = parameters(layer)
+        stronger = tf.nest.map_structure(lambda w: strength * w, params)
+        expected = layer.transmit(params, x)
+        np.testing.assert_allclose(layer.transmit(stronger, x), expected, rtol=1e-5)
 
     def test_the_dark_stays_dark(self):
         layer = Dense(5, 6, Relu())
