@@ -328,10 +328,12 @@ class BlackBox(Nonlinearity):
     Nothing is known about it: it counts as active, has no gradient, and XLA cannot compile it.
 
     Args:
-        function: from complex fields [..., N] to an array of the same shape.
+        function: from fields [..., N] to an array of the same shape. Complex fields stay
+            complex, whatever it returns; real values (of a digital layer) stay real, and only as
+            arrays outside of TensorFlow may they become complex.
 
     Raises:
-        TypeError: function cannot be called.
+        TypeError: function cannot be called, or makes real tensors complex.
         ValueError: function returns another shape, or a gradient is asked for.
     """
 
@@ -350,7 +352,7 @@ class BlackBox(Nonlinearity):
     def _through_tensorflow(self, fields: Any) -> Any:
         @tf.custom_gradient
         def apply(x: Any) -> tuple[Any, Callable[..., Any]]:
-            y = tf.ensure_shape(tf.numpy_function(self._evaluate, [x], x.dtype), x.shape)
+            y = tf.ensure_shape(tf.numpy_function(self._evaluate_as_given, [x], x.dtype), x.shape)
             return y, self._refuse_gradient
 
         return apply(tf.convert_to_tensor(fields))
@@ -362,7 +364,17 @@ class BlackBox(Nonlinearity):
             raise ValueError(
                 f"{self} must keep the shape {np.shape(fields)} of the fields, got {result.shape}"
             )
-        return result.astype(np.result_type(fields, np.complex64), copy=False)
+        kind = np.complex64 if np.iscomplexobj(result) else np.float32
+        return result.astype(np.result_type(fields, kind), copy=False)
+
+    def _evaluate_as_given(self, fields: np.ndarray) -> np.ndarray:
+        """Evaluate where the type is known before: in a graph it cannot follow from the result."""
+        result = self._evaluate(fields)
+        if result.dtype != fields.dtype:
+            raise TypeError(
+                f"{self} must return real numbers for real ones, {fields.dtype}, got {result.dtype}"
+            )
+        return result
 
     def _refuse_gradient(self, *upstream: Any) -> Any:
         raise ValueError(

@@ -99,7 +99,8 @@ def _sources(mask: np.ndarray) -> np.ndarray:
 
 def _spread(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """Values [..., D] at their places, zero elsewhere; `take` is ten times faster than writing."""
-    return np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1).take(sources, axis=-1)
+    idle = np.zeros((*values.shape[:-1], 1), values.dtype)
+    return np.concatenate([values, idle], axis=-1).take(sources, axis=-1)
 
 
 def draw(
@@ -144,6 +145,8 @@ def _orthonormal(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
 
 def _normalised(rows: np.ndarray) -> np.ndarray:
     """Scale rows [..., D] to length sqrt(D)."""
+    if rows.shape[-1] == 0:  # an array may hold no parameter
+        return rows
     length = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows * (math.sqrt(rows.shape[-1]) / length)
 
@@ -157,7 +160,7 @@ def _gaussian_unit(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> An
 def _gaussian_unit_each(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
     flat = rng.standard_normal((*lead, sum(sizes)), np.float32)
     return [_normalised(rows) for rows in _split(flat, sizes)], [
-        1 / math.sqrt(size) for size in sizes
+        1 / math.sqrt(max(size, 1)) for size in sizes
     ]
 
 

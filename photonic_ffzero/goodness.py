@@ -110,7 +110,7 @@ class Goodness:
 
 @dataclass(frozen=True)
 class Ports:
-    """Scores are the first tapped values themselves, as the paper reads out BP.
+    """Scores are the first tapped values of each group themselves, as the paper reads out BP.
 
     Attributes:
         groups: Label dimensions G, 1 for classes.
@@ -121,10 +121,9 @@ class Ports:
     classes: int
 
     def split(self, z: Any) -> Any:
-        """Take the first G C tapped values."""
-        return tf.reshape(
-            z[..., : self.groups * self.classes], [*z.shape[:-1], self.groups, self.classes]
-        )
+        """Cut T = G n tapped values into G groups of n, and take the first C of each."""
+        by_group = tf.reshape(z, [*z.shape[:-1], self.groups, z.shape[-1] // self.groups])
+        return by_group[..., : self.classes]
 
     def __call__(self, groups: Any) -> Any:
         return groups

@@ -335,7 +335,7 @@ class Conv:
         maps = self._normalised(params, self._convolved(params.kernel, x))
         z = self._tapped(maps)  # [S, B, n, Q]
         shared, batch, n, _ = z.shape
-        if shared == len(params.scale):  # every set has its own inputs, or there is but one
+        if shared == params.scale.shape[0]:  # every set has its own inputs, or there is but one
             return _flat(tf.transpose(z, [0, 1, 3, 2]))
         z = tf.reshape(z, [batch, n, -1, self.channels])
         return _flat(tf.transpose(z, [2, 0, 3, 1]))

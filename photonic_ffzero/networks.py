@@ -103,12 +103,13 @@ def parameter_shapes(config: Config, units: int, task: Task) -> Iterator[tuple[s
         return
     sizes: Iterable[tuple[int, int]] = _dense_sizes(config, units, task)
     if config.network == "cnn":
-        shapes = list(_conv_shapes(config, units))  # few: every layer halves the image
-        channel, size = (config.channels,), config.kernel_size
-        for shape in shapes[:-1]:
+        shapes = _conv_shapes(config, units)
+        shape, channel, size = next(shapes), (config.channels,), config.kernel_size
+        for behind in shapes:
             kernel = (config.channels, size, size, shape[2])
             yield Conv.name, ConvParams(kernel, *[channel] * 4)
-        sizes = [(math.prod(shapes[-1]), task.outputs * config.groups)]
+            shape = behind
+        sizes = [(math.prod(shape), task.outputs * config.groups)]
     for inputs, outputs in sizes:
         size = outputs // groups
         yield Dense.name, DenseParams((groups, inputs, size), (groups, size))

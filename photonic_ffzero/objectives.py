@@ -107,9 +107,10 @@ class Weights:
             by_group = tf.reduce_mean(
                 _sample_losses(block, loss, block.readout.split(z), y), axis=1
             )
-            if block.groups == 1:  # all outputs depend on all parameters
-                return tf.reduce_sum(by_group, axis=1, keepdims=True)
-            return by_group
+            if by_group.shape[1] == block.groups:
+                return by_group
+            # Scores that share parameters, or fewer of them than groups of parameters.
+            return tf.reduce_sum(by_group, axis=1, keepdims=True)
 
         def measure(points: Any) -> Any:
             return block.measure(points, x)
@@ -147,7 +148,9 @@ class Activations:
             return _sample_losses(block, loss, groups, y) / z.shape[0]
 
         def lift(slopes: Any, directions: Directions) -> Any:
-            g_z = tf.reshape(combine(slopes, directions), z.shape)
+            g_groups = combine(slopes, directions)
+            unread = z.shape[-1] // g_groups.shape[1] - g_groups.shape[2]  # have no slope
+            g_z = tf.reshape(tf.pad(g_groups, [[0, 0], [0, 0], [0, unread]]), z.shape)
             return block.pullback(params, x, g_z)
 
         return Objective(block.readout.split(z), lambda z: z, losses, _displacements, lift)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from meshes import NONLINEARITIES
@@ -121,7 +121,7 @@ class Config:
         readout: ``goodness`` (cosine with prototypes) or ``ports`` (the first C tapped values).
         detection: ``balanced`` or ``raw``; None for the readout ``ports``.
         loss: ``NAME`` or ``NAME:key=value,...``.
-        rule: How layers decide together, ``sum`` or ``vote``; None for BP.
+        rule: How layers decide together, ``sum``, ``vote`` or ``last``; None for BP.
         estimator: ``central``, ``forward``, ``jvp`` or ``autodiff``.
         perturb: Where directions lie, ``weights`` or ``activations``; None for AD.
         law: Law of the directions; None for AD.
@@ -183,8 +183,8 @@ class Config:
         if not callable(self.nonlinearity):
             registry = NONLINEARITIES if self.network == "photonic" else ACTIVATIONS
             from_spec("nonlinearity", self.nonlinearity, registry)
-        self._check_all_is_set()
         self._check_estimator()
+        self._check_all_is_set()
         self._check_task()
 
     def _check_all_is_set(self) -> None:
@@ -252,7 +252,7 @@ class Config:
 
     def as_json(self) -> dict[str, Any]:
         """Every field; a black box by its name, which cannot be turned back into it."""
-        content = asdict(self)
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
         if callable(self.nonlinearity):
             content["nonlinearity"] = f"{BLACK_BOX}{getattr(self.nonlinearity, '__name__', '?')}"
         return content
@@ -304,7 +304,7 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **given: Any) -> 
         if name not in values:
             raise ValueError(
                 f"{name} does not apply to {values['network']} with method {method}, estimator "
-                f"{values['estimator']}, readout {values['readout']}"
+                f"{(values | given)['estimator']}, readout {(values | given)['readout']}"
             )
     blank: dict[str, Any] = dict.fromkeys(field.name for field in fields(Config))
     return Config(**(blank | values | given | {"recipe": recipe, "method": method}))

@@ -163,7 +163,7 @@ def load_model(path: str | os.PathLike[str], *, nonlinearity: Any = None) -> Mod
     """
     with _described(path, "description", "a model of this package") as about:
         config = Config(**_with_nonlinearity(about["config"], nonlinearity))
-        units = integer("units", about["units"], minimum=2)
+        units = integer("units", about["units"], minimum=1)
         task = TASKS[config.task](**_tuples(about["task"]))
         # Before anything of the size that the text claims is built, the arrays must have it.
         arrays = _read_shaped(path, _shapes(config, units, task))
@@ -187,13 +187,19 @@ def _tuples(content: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> tuple[Model, Position]:
+def load_checkpoint(
+    path: str | os.PathLike[str], *, nonlinearity: Any = None
+) -> tuple[Model, Position]:
     """Load a model and the position of its training from a file of `save_checkpoint`.
+
+    Args:
+        path: The file.
+        nonlinearity: As for `load_model`.
 
     Raises:
         DataError: the file is missing, damaged, or no checkpoint.
     """
-    model = load_model(path)
+    model = load_model(path, nonlinearity=nonlinearity)
     with _described(path, "training", "the state of a training") as about:
         position = Position(int(about["block"]), int(about["epoch"]), about["losses"])
         model.history = [EpochRecord(**record) for record in about["history"]]

@@ -236,6 +236,10 @@ def _prepared(
     check = check_arrays if config.task == "classification" else check_numbers
     *arrays, count = check(x, y)
     train = Samples(*arrays)
+    if train.x.ndim != 2:
+        raise ValueError(
+            f"x must have shape [n, N], got {list(train.x.shape)}; encode makes it from images"
+        )
     if config.network != "photonic" and np.iscomplexobj(train.x):
         raise ValueError(f"x must be real for {config.network}, got {train.x.dtype}")
     if isinstance(validation, tuple):

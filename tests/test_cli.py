@@ -145,7 +145,10 @@ BAD = [
     (["--readout", "ports", "--detection", "raw"], "argument --detection does not apply to"),
     (["--method", "ff-ad", "--estimator", "central"], "argument --estimator central does not fit"),
     (["--validation", "1297"], "argument --validation must leave at least one of 1297 images"),
-    (["--size", "3"], "10 classes need at least as many ports, got 9"),
+    (
+        ["--size", "3"],
+        "10 classes need at least as many tapped values (ports, outputs) a group, got 9",
+    ),
     (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
     (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
 ]

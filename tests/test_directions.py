@@ -64,6 +64,15 @@ class TestEveryLaw:
         np.testing.assert_array_equal(flat(directions), flat(expected, dense))
         np.testing.assert_array_equal(directions.step[0], expected.step[0])
 
+    def test_an_array_without_any_parameter_has_no_share(self, law):
+        """As the mean and variance of a batch norm."""
+        directions = draw(law, 1e-2, 3, (*TRAINABLE, np.zeros(5, bool)), rng())
+        assert directions.v[1].shape == (3, 5)
+        assert not np.any(directions.v[1])
+        expected = draw(law, 1e-2, 3, TRAINABLE, rng())
+        np.testing.assert_array_equal(flat(directions), flat(expected))
+        assert directions.step[0] == expected.step[0]
+
     def test_the_generator_alone_decides(self, law):
         def drawn(source, epsilon=1e-2):
             return flat(draw(law, epsilon, 3, TRAINABLE, source))

@@ -10,7 +10,10 @@ from photonic_ffzero.estimators import (
     Autodiff,
     CentralDifference,
     ForwardDifference,
+    ForwardGradient,
+    estimate,
 )
+from photonic_ffzero.objectives import Objective, combine
 from photonic_ffzero.seeds import generator
 
 # Parameters of two arrays, so that the laws by array differ from the others.
@@ -20,6 +23,7 @@ POINT = {name: np.random.default_rng(1).uniform(-1, 1, shape) for name, shape in
 TRAINABLE = {name: np.ones(shape, bool) for name, shape in SHAPES.items()}
 SLOPE = np.random.default_rng(2).normal(size=D)
 DIFFERENCES = {"central": CentralDifference, "forward": ForwardDifference}
+DIRECTIONAL = DIFFERENCES | {"jvp": ForwardGradient}
 
 
 def joined(params):
@@ -46,6 +50,19 @@ W = joined(POINT).numpy()
 GRADIENT = np.cos(W + np.arange(D)) + W.sum() / 5  # of the smooth objective at POINT
 
 
+def objective(function, point):
+    """An objective whose parameters are perturbed themselves, and whose work is all measured."""
+
+    def tangent(directions):
+        return tf.nest.map_structure(lambda v, step: step * v, directions.v, directions.step)
+
+    return Objective(point, function, lambda losses: losses, tangent, combine)
+
+
+def estimated(estimator, function, point, along=None):
+    return estimate(estimator, objective(function, point), along)
+
+
 def rng(seed=0):
     return generator(seed, "directions")
 
@@ -64,42 +81,42 @@ def along_all(epsilon, trainable=TRAINABLE):
     return doubles(draw("orthonormal", epsilon, D, trainable, rng()))
 
 
-def estimates(estimator, objective, law, count, repeats, epsilon=1e-5):
+def estimates(estimator, function, law, count, repeats, epsilon=1e-5):
     """Independent estimates [repeats, D]: every repetition is a group with its own directions."""
     source = rng()
     draws = [draw(law, epsilon, count, TRAINABLE, source) for _ in range(repeats)]
     v = {name: np.stack([d.v[name] for d in draws], axis=1) for name in SHAPES}
     params = {name: np.stack([POINT[name]] * repeats) for name in SHAPES}
-    found = estimator(objective, params, doubles(Directions(v, draws[0].step)))
+    found = estimated(estimator, function, params, doubles(Directions(v, draws[0].step)))
     return joined(found.gradient).numpy()
 
 
-def counted(objective):
-    """The objective, and a list of the numbers of parameter sets it was asked for."""
+def counted(function):
+    """The function, and a list of the numbers of parameter sets it was asked for."""
     asked = []
 
     def counting(params):
         asked.append(params["a"].shape[0])
         assert params["b"].shape[0] == asked[-1]
-        return objective(params)
+        return function(params)
 
     return counting, asked
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 class TestEveryEstimator:
-    def estimate(self, name, objective, params=POINT, trainable=TRAINABLE, count=4):
+    def estimated(self, name, function, params=POINT, trainable=TRAINABLE, count=4):
         estimator = ESTIMATORS[name]()
         along = None
         if estimator.needs_directions:
             along = doubles(draw("gaussian", 1e-3, count, trainable, rng()))
-        return estimator(objective, tensors(params), along)
+        return estimated(estimator, function, tensors(params), along)
 
     def test_has_a_row_of_its_own_in_these_tests(self, name):
-        assert name in {*DIFFERENCES, "autodiff"}
+        assert name in {*DIRECTIONAL, "autodiff"}
 
     def test_gradient_is_structured_as_the_parameters(self, name):
-        gradient, loss = self.estimate(name, smooth)
+        gradient, loss = self.estimated(name, smooth)
         assert {key: tuple(value.shape) for key, value in gradient.items()} == SHAPES
         assert loss.shape == ()
         assert np.all(np.isfinite(joined(gradient)))
@@ -109,26 +126,26 @@ class TestEveryEstimator:
         params = {"x": np.float64(0.3), "w": np.array([0.1, 0.2])}
         trainable = {"x": np.array(True), "w": np.ones(2, bool)}
 
-        def objective(p):
+        def function(p):
             return (tf.sin(p["x"]) + tf.reduce_sum(p["w"], axis=1))[:, tf.newaxis]
 
         along = doubles(draw("orthonormal", 1e-4, 3, trainable, rng()))
         along = along if ESTIMATORS[name]().needs_directions else None
-        gradient = ESTIMATORS[name]()(objective, tensors(params), along).gradient
+        gradient = estimated(ESTIMATORS[name](), function, tensors(params), along).gradient
         assert gradient["x"].shape == ()
         np.testing.assert_allclose(gradient["x"], np.cos(0.3), rtol=1e-3)
         np.testing.assert_allclose(gradient["w"], np.ones(2), rtol=1e-3)
 
     def test_evaluates_as_many_parameter_sets_as_it_says_in_one_go(self, name):
         for count in (1, 3):
-            objective, asked = counted(smooth)
-            self.estimate(name, objective, count=count)
+            function, asked = counted(smooth)
+            self.estimated(name, function, count=count)
             assert asked == [ESTIMATORS[name]().parameter_sets(count)]
 
     def test_loss_is_that_of_the_parameters(self, name):
         here = smooth(tf.nest.map_structure(lambda w: w[np.newaxis], POINT))[0, 0]
         # The mean over w +- eps v differs by eps^2 |v|^2 / 2 times the curvature.
-        np.testing.assert_allclose(self.estimate(name, smooth).loss, here, atol=1e-4)
+        np.testing.assert_allclose(self.estimated(name, smooth).loss, here, atol=1e-4)
 
     def test_groups_are_as_good_as_estimates_of_their_own(self, name):
         """Losses [P, G] that share no parameters: one pair of evaluations serves all."""
@@ -136,44 +153,99 @@ class TestEveryEstimator:
         params = {"u": np.random.default_rng(3).normal(size=(groups, 4))}
         trainable = {"u": np.ones((groups, 4), bool)}
 
-        def objective(p, scale=scale):
+        def function(p, scale=scale):
             return scale * tf.reduce_sum(tf.sin(p["u"]), axis=-1)
 
         estimator = ESTIMATORS[name]()
         along = None
         if estimator.needs_directions:
             along = doubles(draw("gaussian", 1e-3, 5, trainable, rng()))
-        together = estimator(objective, tensors(params), along)
+        together = estimated(estimator, function, tensors(params), along)
         losses = []
         for g in range(groups):
             own = tensors({"u": params["u"][[g]]})
             part = along and Directions({"u": along.v["u"][:, [g]]}, along.step)
-            alone = estimator(lambda p, g=g: objective(p, scale[[g]]), own, part)
+            alone = estimated(estimator, lambda p, g=g: function(p, scale[[g]]), own, part)
             np.testing.assert_allclose(together.gradient["u"][g], alone.gradient["u"][0])
             losses.append(alone.loss)
         np.testing.assert_allclose(together.loss, sum(losses))
 
     def test_compiled_it_gives_the_same(self, name):
-        eager = self.estimate(name, smooth)
+        eager = self.estimated(name, smooth)
 
         @tf.function(jit_compile=True, autograph=False)
         def compiled(params):
-            return self.estimate(name, smooth, params)
+            return self.estimated(name, smooth, params)
 
         found = compiled(tensors(POINT))
         np.testing.assert_allclose(joined(found.gradient), joined(eager.gradient), rtol=1e-8)
 
 
+class TestForwardGradient:
+    def test_has_no_step_error(self):
+        """The differences' error grows with the step; a slope along a direction has none."""
+        for epsilon in (1e-3, 1.0, 30.0):
+            found = estimated(ForwardGradient(), smooth, POINT, along_all(epsilon)).gradient
+            np.testing.assert_allclose(joined(found), GRADIENT, rtol=1e-5)
+
+    def test_is_the_limit_of_central_differences(self):
+        """On the same directions, few enough for both to be far from the gradient."""
+        along = {e: doubles(draw("gaussian", e, 2, TRAINABLE, rng())) for e in (1e-2, 1e-3)}
+        exact = joined(estimated(ForwardGradient(), smooth, POINT, along[1e-3]).gradient)
+        errors = {
+            epsilon: np.abs(
+                joined(estimated(CentralDifference(), smooth, POINT, own).gradient) - exact
+            ).max()
+            for epsilon, own in along.items()
+        }
+        assert np.abs(exact - GRADIENT).max() > 0.1
+        assert errors[1e-3] < 1e-4
+        np.testing.assert_allclose(errors[1e-2] / errors[1e-3], 100, rtol=1e-2)
+
+    def test_reports_the_loss_at_the_point_itself(self):
+        along = doubles(draw("gaussian", 0.3, 4, TRAINABLE, rng()))
+        found = estimated(ForwardGradient(), smooth, POINT, along).loss
+        np.testing.assert_allclose(found, np.sum(np.sin(W + np.arange(D))) + W.sum() ** 2 / 10)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_where_the_function_is_cut_in_two_makes_no_difference(name):
+    """Measured whole, measured not at all, or joined by the measurement and judged behind it."""
+    whole = objective(smooth, tensors(POINT))
+    behind = whole._replace(measure=lambda points: points, losses=smooth)
+
+    def judged(w):
+        return smooth({"a": tf.reshape(w[:, :6], [-1, 2, 3]), "b": w[:, 6:]})
+
+    between = whole._replace(measure=joined, losses=judged)
+    along = doubles(draw("gaussian", 1e-3, 4, TRAINABLE, rng()))
+    along = along if ESTIMATORS[name]().needs_directions else None
+    expected, *others = (
+        joined(estimate(ESTIMATORS[name](), own, along).gradient)
+        for own in (whole, behind, between)
+    )
+    for found in others:
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_what_follows_is_told_of_the_estimate():
+    along = doubles(draw("gaussian", 1e-3, 4, TRAINABLE, rng()))
+    own = objective(smooth, POINT)
+    found = estimate(CentralDifference(), own, along)
+    loss = estimate(CentralDifference(), own, along, lambda found: 2 * found.loss)
+    np.testing.assert_array_equal(loss, 2 * found.loss)
+
+
 class TestAutodiff:
     def test_is_exact(self):
-        gradient = Autodiff()(smooth, tensors(POINT)).gradient
+        gradient = estimated(Autodiff(), smooth, tensors(POINT)).gradient
         np.testing.assert_allclose(joined(gradient), GRADIENT, rtol=1e-12)
 
     def test_what_does_not_enter_has_gradient_zero(self):
-        def objective(params):
+        def function(params):
             return tf.reduce_sum(params["a"], [1, 2])[:, tf.newaxis]
 
-        gradient = Autodiff()(objective, tensors(POINT)).gradient
+        gradient = estimated(Autodiff(), function, tensors(POINT)).gradient
         np.testing.assert_array_equal(gradient["b"], np.zeros(4))
 
 
@@ -183,7 +255,7 @@ def test_error_falls_with_the_order_of_the_difference(name, order):
     steps = np.array([1e-3, 3e-3, 1e-2, 3e-2])
     errors = []
     for epsilon in steps:
-        found = DIFFERENCES[name]()(smooth, POINT, along_all(epsilon)).gradient
+        found = estimated(DIFFERENCES[name](), smooth, POINT, along_all(epsilon)).gradient
         errors.append(np.linalg.norm(joined(found) - GRADIENT))
     slope, _ = np.polyfit(np.log(steps), np.log(errors), 1)
     assert abs(slope - order) < 0.05
@@ -195,15 +267,15 @@ def test_a_quadratic_is_exact_for_the_central_difference():
     def quadratic(params):
         return tf.reduce_sum(joined(params) ** 2, axis=-1, keepdims=True)
 
-    found = CentralDifference()(quadratic, POINT, along_all(0.5)).gradient
+    found = estimated(CentralDifference(), quadratic, POINT, along_all(0.5)).gradient
     np.testing.assert_allclose(joined(found), 2 * W, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize("name", DIRECTIONAL)
 @pytest.mark.parametrize("law", LAWS)
 def test_the_expected_estimate_is_the_gradient(law, name):
     """Also where every array has a step of its own. Every average is judged by its own spread."""
-    found = estimates(DIFFERENCES[name](), by_group, law, 2, 2500)
+    found = estimates(DIRECTIONAL[name](), by_group, law, 2, 2500)
     standard_error = found.std(axis=0) / np.sqrt(len(found))
     assert np.all(standard_error < 0.1)  # small enough to tell: the gradient's entries are near 1
     assert np.all(np.abs(found.mean(axis=0) - GRADIENT) < 4.5 * standard_error)
@@ -240,17 +312,17 @@ def test_mean_squared_error_falls_with_the_directions_as_predicted(law, expected
     assert abs(errors.mean() - expected(count)) < 4.5 * standard_error
 
 
-@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize("name", DIRECTIONAL)
 def test_all_orthonormal_directions_give_the_exact_gradient(name):
-    found = estimates(DIFFERENCES[name](), linear_by_group, "orthonormal", D, 3)
+    found = estimates(DIRECTIONAL[name](), linear_by_group, "orthonormal", D, 3)
     np.testing.assert_allclose(found, np.tile(SLOPE, (3, 1)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize("name", DIRECTIONAL)
 def test_entries_without_direction_have_gradient_zero(name):
     trainable = {"a": np.array([[True, False, True], [True] * 3]), "b": TRAINABLE["b"]}
     along = doubles(draw("rademacher", 1e-3, 6, trainable, rng()))
-    gradient = DIFFERENCES[name]()(smooth, POINT, along).gradient
+    gradient = estimated(DIRECTIONAL[name](), smooth, POINT, along).gradient
     np.testing.assert_array_equal(gradient["a"].numpy() == 0, ~trainable["a"])
 
 
@@ -263,7 +335,7 @@ def test_the_central_difference_reports_the_mean_of_its_evaluations():
         values.append(smooth(params))
         return values[-1]
 
-    found = CentralDifference()(recorded, POINT, along).loss
+    found = estimated(CentralDifference(), recorded, POINT, along).loss
     np.testing.assert_allclose(found, np.mean(values[0]))
-    found = ForwardDifference()(recorded, POINT, along).loss
+    found = estimated(ForwardDifference(), recorded, POINT, along).loss
     np.testing.assert_allclose(found, np.sum(np.sin(W + np.arange(D))) + W.sum() ** 2 / 10)

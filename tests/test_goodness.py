@@ -13,12 +13,20 @@ from photonic_ffzero.seeds import generator
 
 N, C = 6, 4
 PROTOTYPES = simplex(C, N, generator(0, "prototypes"))
+GROUPS = 3
+BY_GROUP = np.stack([simplex(C, N, generator(0, "prototypes", g)) for g in range(GROUPS)])
 TAPS = arrays(np.float64, (3, N), elements=st.floats(-10, 10).filter(lambda x: abs(x) > 1e-3))
 
 
 def textbook(z):
     z = np.asarray(z, np.float64)
     return z @ PROTOTYPES.astype(np.float64).T / np.linalg.norm(z, axis=-1, keepdims=True)
+
+
+def scores(readout, z):
+    """Scores [..., C] of a readout of one group."""
+    (groups,) = tf.unstack(readout(readout.split(z)), axis=-2)
+    return groups
 
 
 def gradient(function, z):
@@ -49,15 +57,15 @@ def test_takes_any_leading_axes():
 @pytest.mark.parametrize("power", [1e-30, 1e-22, 1e-10, 1.0, 1e20])
 def test_does_not_depend_on_the_power(power, detection):
     """Light behind four electro-optic layers has intensities near 1e-22, whose squares are 0."""
-    readout = Goodness(PROTOTYPES, detection)
+    readout = Goodness(PROTOTYPES[np.newaxis], detection)
     intensities = np.random.default_rng(1).exponential(size=(5, N)).astype(np.float32)
     dim = intensities * np.float32(power)
-    expected = readout(tf.constant(intensities))
-    np.testing.assert_allclose(readout(tf.constant(dim)), expected, atol=1e-6)
+    expected = scores(readout, tf.constant(intensities))
+    np.testing.assert_allclose(scores(readout, tf.constant(dim)), expected, atol=1e-6)
     # G(a z) = G(z), so its derivative is a^-1 times that at z.
-    slope = gradient(lambda z: readout(z)[..., 0], intensities)
+    slope = gradient(lambda z: scores(readout, z)[..., 0], intensities)
     np.testing.assert_allclose(
-        gradient(lambda z: readout(z)[..., 0], dim) * np.float32(power), slope, atol=1e-5
+        gradient(lambda z: scores(readout, z)[..., 0], dim) * np.float32(power), slope, atol=1e-5
     )
 
 
@@ -82,12 +90,12 @@ def test_the_dark_has_goodness_and_gradient_zero():
 @settings(deadline=None, derandomize=True, max_examples=30)
 def test_gradient_is_the_derivative(z, c, detection):
     assume(np.ptp(z, axis=-1).min() > 0.1)  # near z = 0 the cosine bends too sharply for a step
-    readout = Goodness(PROTOTYPES, detection)
+    readout = Goodness(PROTOTYPES[np.newaxis], detection)
     step = 1e-6
     moves = step * np.eye(N)[:, np.newaxis]  # every sample moves along one port after the other
-    up, down = (readout(tf.constant(z + sign * moves)).numpy()[..., c] for sign in (1, -1))
-    found = gradient(lambda z: readout(z)[..., c], z)
-    np.testing.assert_allclose(found, ((up - down) / (2 * step)).T, atol=1e-7, rtol=1e-6)
+    up, down = (scores(readout, tf.constant(z + sign * moves))[..., c] for sign in (1, -1))
+    found = gradient(lambda z: scores(readout, z)[..., c], z)
+    np.testing.assert_allclose(found, np.transpose((up - down) / (2 * step)), atol=1e-7, rtol=1e-6)
 
 
 def test_gradient_is_orthogonal_to_the_signal():
@@ -111,22 +119,44 @@ def test_balanced_detection_kills_constants(z, background):
 def test_balanced_detection_reaches_prototypes_that_raw_intensities_cannot():
     prototypes = simplex(C, 64, generator(0, "prototypes"), zero_mean=True)
     best = prototypes - prototypes.min(axis=1, keepdims=True)  # intensities: never negative
-    reached = Goodness(prototypes, "balanced")(tf.constant(best))
+    reached = scores(Goodness(prototypes[np.newaxis], "balanced"), tf.constant(best))
     np.testing.assert_allclose(np.diag(reached), 1, atol=1e-6)
     anywhere = simplex(C, 64, generator(0, "prototypes"))
     # Among vectors without negative entries the positive part has the largest cosine.
-    ceiling = Goodness(anywhere, "raw")(tf.constant(np.maximum(anywhere, 0)))
+    ceiling = scores(Goodness(anywhere[np.newaxis], "raw"), tf.constant(np.maximum(anywhere, 0)))
     assert np.diag(ceiling).max() < 0.85
 
 
 def test_ports_reads_the_first_intensities_as_they_are():
     z = np.random.default_rng(3).exponential(size=(2, 5, N)).astype(np.float32)
-    np.testing.assert_array_equal(Ports(C)(tf.constant(z)), z[..., :C])
+    np.testing.assert_array_equal(scores(Ports(1, C), tf.constant(z)), z[..., :C])
+
+
+def test_ports_of_several_label_dimensions_are_the_first_of_every_group():
+    """Only then does the score of a label depend on the parameters of its own group alone."""
+    z = np.random.default_rng(3).exponential(size=(2, 5, 3 * N)).astype(np.float32)
+    readout = Ports(3, 2)
+    found = readout(readout.split(tf.constant(z)))
+    np.testing.assert_array_equal(found, z.reshape(2, 5, 3, N)[..., :2])
+
+
+def test_every_group_has_values_and_prototypes_of_its_own():
+    z = np.random.default_rng(4).normal(size=(2, 5, GROUPS * N))
+    for detection in DETECTIONS:
+        readout = Goodness(BY_GROUP, detection)
+        found = readout(readout.split(tf.constant(z)))
+        assert found.shape == (2, 5, GROUPS, C)
+        for g in range(GROUPS):
+            alone = Goodness(BY_GROUP[[g]], detection)
+            expected = scores(alone, tf.constant(z[..., g * N : (g + 1) * N]))
+            np.testing.assert_allclose(found[..., g, :], expected, atol=1e-12)
 
 
 def test_every_readout_maps_taps_to_a_score_for_each_class():
-    examples = {"goodness": Goodness(PROTOTYPES, "raw"), "ports": Ports(C)}
+    examples = {"goodness": Goodness(BY_GROUP, "raw"), "ports": Ports(GROUPS, C)}
     assert examples.keys() == READOUTS.keys()  # a new readout needs an example here
     for name, readout in examples.items():
         assert isinstance(readout, READOUTS[name])
-        assert readout(tf.ones((2, 5, N))).shape == (2, 5, C)
+        groups = readout.split(tf.ones((2, 5, GROUPS * N)))
+        assert groups.shape[:-1] == (2, 5, GROUPS)
+        assert readout(groups).shape == (2, 5, GROUPS, C)

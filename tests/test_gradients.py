@@ -7,11 +7,12 @@ from meshes import ElectroOptic, Phases, RectangularMesh
 from meshes._tensorflow import tf
 from photonic_ffzero.blocks import CHUNK, Block
 from photonic_ffzero.directions import Directions, draw
-from photonic_ffzero.estimators import Autodiff, CentralDifference
+from photonic_ffzero.estimators import Autodiff, CentralDifference, estimate
 from photonic_ffzero.goodness import Goodness
 from photonic_ffzero.layers import Photonic
 from photonic_ffzero.losses import CrossEntropy
 from photonic_ffzero.model import Model
+from photonic_ffzero.objectives import Weights
 from photonic_ffzero.prototypes import simplex
 from photonic_ffzero.recipes import configure
 from photonic_ffzero.seeds import generator
@@ -21,7 +22,7 @@ UNITS, COLUMNS, CLASSES, B = 8, 4, 3, 5
 D = 2 * (4 + 3 + 4 + 3) + UNITS  # theta and phi of every interferometer that is not idle, gamma
 DATA = np.random.default_rng(0)
 X = DATA.uniform(size=(B, UNITS))
-Y = DATA.integers(0, CLASSES, B)
+Y = DATA.integers(0, CLASSES, (B, 1))
 
 
 def photonic_block(meshes, precision):
@@ -29,7 +30,7 @@ def photonic_block(meshes, precision):
     bright = ElectroOptic(phi_b=np.pi / 2)  # at phi_b = pi hardly any light leaves a mesh
     layers = tuple(Photonic(RectangularMesh(UNITS, COLUMNS), bright) for _ in range(meshes))
     prototypes = simplex(CLASSES, UNITS, generator(0, "prototypes"), zero_mean=True)
-    block = Block(layers, Goodness(prototypes.astype(precision), "balanced"))
+    block = Block(layers, Goodness(prototypes[np.newaxis].astype(precision), "balanced"))
     rng = generator(0, "parameters")
     params = tuple(
         Phases(*(tf.constant(w, precision) for w in layer.init(rng))) for layer in layers
@@ -37,9 +38,8 @@ def photonic_block(meshes, precision):
     return block, params
 
 
-def objective_of(block, precision):
-    loss, x = CrossEntropy(), tf.constant(X, precision)
-    return lambda stacked: loss(block.readout(block.measure(stacked, x)), Y)[:, tf.newaxis]
+def objective_of(block, params, precision):
+    return Weights()(block, CrossEntropy(), params, tf.constant(X, precision), Y)
 
 
 def axes(block, epsilon):
@@ -67,11 +67,11 @@ def assert_close(found, expected, **tolerance):
 def test_differences_along_every_axis_are_the_automatic_gradient(meshes):
     """FF's block of one mesh and BP's of two, in double precision: the error is O(epsilon^2)."""
     block, params = photonic_block(meshes, np.float64)
-    objective = objective_of(block, np.float64)
-    exact = Autodiff()(objective, params)
+    objective = objective_of(block, params, np.float64)
+    exact = estimate(Autodiff(), objective, None)
     along = axes(block, 1e-5)
     assert len(along.v[0].theta) == meshes * D
-    found = CentralDifference()(objective, params, along)
+    found = estimate(CentralDifference(), objective, along)
     assert max(np.abs(g).max() for g in tf.nest.flatten(exact.gradient)) > 0.1
     assert_close(found.gradient, exact.gradient, atol=1e-7)
     np.testing.assert_allclose(found.loss, exact.loss, atol=1e-7)
@@ -79,10 +79,10 @@ def test_differences_along_every_axis_are_the_automatic_gradient(meshes):
 
 def test_random_orthonormal_directions_give_it_in_single_precision_as_training_has_it():
     block, params = photonic_block(1, np.float32)
-    objective = objective_of(block, np.float32)
-    exact = Autodiff()(objective, params).gradient
+    objective = objective_of(block, params, np.float32)
+    exact = estimate(Autodiff(), objective, None).gradient
     along = draw("orthonormal", 1e-3, D, block.trainable, generator(0, "directions"))
-    found = CentralDifference()(objective, params, along).gradient
+    found = estimate(CentralDifference(), objective, along).gradient
     # A loss near 1 is known to 1e-7, its difference over a step of 1e-3 sqrt(D) to 1e-5, and the
     # D directions add up with a weight of sqrt(D) / D each.
     assert_close(found, exact, atol=3e-4)
@@ -91,12 +91,12 @@ def test_random_orthonormal_directions_give_it_in_single_precision_as_training_h
 @pytest.mark.parametrize("name", ["autodiff", "central"])
 def test_idle_interferometers_have_gradient_zero(name):
     block, params = photonic_block(1, np.float32)
-    objective = objective_of(block, np.float32)
+    objective = objective_of(block, params, np.float32)
     if name == "autodiff":
-        gradient = Autodiff()(objective, params).gradient
+        gradient = estimate(Autodiff(), objective, None).gradient
     else:
         along = draw("rademacher", 1e-2, 3, block.trainable, generator(0, "directions"))
-        gradient = CentralDifference()(objective, params, along).gradient
+        gradient = estimate(CentralDifference(), objective, along).gradient
     idle = ~block.layers[0].mesh.mask
     assert idle.sum() == COLUMNS // 2
     for found in gradient[0][:2]:
@@ -117,7 +117,7 @@ def by_hand(model, x):
         if model.config.local or index == len(layers) - 1:
             z = intensities - intensities.mean(axis=1, keepdims=True)
             prototypes = model.blocks[index if model.config.local else 0].readout.prototypes
-            scores.append(z @ prototypes.T / np.linalg.norm(z, axis=1, keepdims=True))
+            scores.append(z @ prototypes[0].T / np.linalg.norm(z, axis=1, keepdims=True))
     return np.stack(scores)
 
 

@@ -296,6 +296,25 @@ class TestBlackBox:
             assert not np.any(BlackBox(clear)(given))
             np.testing.assert_array_equal(given, random_fields())
 
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+    def test_real_values_stay_real_and_complex_ones_complex(self, dtype):
+        """In the precision given, whatever that of the function is."""
+        fields = random_fields().real.astype(dtype)
+        for function in (lambda z: np.float32(2) * z, lambda z: np.float64(2) * z.astype("D").real):
+            f = BlackBox(function)
+            graph = tf.function(f, autograph=False)
+            for result in (f(fields), f(tf.constant(fields)), graph(tf.constant(fields))):
+                assert result.dtype == dtype
+                np.testing.assert_allclose(result, 2 * fields, rtol=1e-6)
+
+    def test_real_values_may_become_fields_where_no_graph_needs_to_know_before(self):
+        f = BlackBox(lambda z: 1j * z)
+        np.testing.assert_array_equal(f(np.ones(3)), 1j * np.ones(3))
+        for ask in (f, tf.function(f, autograph=False)):
+            with pytest.raises(Exception, match="must return real numbers") as caught:
+                ask(tf.ones(3))
+            assert isinstance(caught.value, (TypeError, tf.errors.InvalidArgumentError))
+
     def test_must_keep_the_shape(self):
         f = BlackBox(lambda fields: fields[0])
         with pytest.raises(ValueError, match=r"must keep the shape \(5, 6\) .*, got \(6,\)"):

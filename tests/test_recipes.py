@@ -1,16 +1,22 @@
-"""The three recipes, value by value, and what a configuration refuses."""
+"""The recipes, value by value, and what a configuration refuses."""
 
+import json
 import re
 from dataclasses import FrozenInstanceError, asdict, fields
 
 import pytest
 
-from photonic_ffzero.recipes import METHODS, RECIPES, Config, configure
+from photonic_ffzero.estimators import ESTIMATORS
+from photonic_ffzero.goodness import READOUTS
+from photonic_ffzero.inference import RULES
+from photonic_ffzero.objectives import PERTURBATIONS
+from photonic_ffzero.recipes import METHODS, NETWORKS, RECIPES, Config, configure
+from photonic_ffzero.tasks import TASKS
 
 # What all recipes share in each half of a method.
-AD = {"estimator": "autodiff", "law": None, "directions": None, "epsilon": None}
-PUBLISHED_DD = {
-    "estimator": "central",
+AD = dict.fromkeys(("perturb", "law", "directions", "epsilon")) | {"estimator": "autodiff"}
+DD = {"estimator": "central", "perturb": "weights"}
+PUBLISHED_DD = DD | {
     "directions": 1,
     "epsilon": 1e-3,
     "optimizer": "sgd",
@@ -21,8 +27,8 @@ PUBLISHED = {"batch_size": 128, "epochs": 100, "schedule": "constant"}
 PUBLISHED_FF = {"readout": "goodness", "detection": "raw", "rule": "vote"}
 PORTS = {"readout": "ports", "detection": None, "rule": None, "loss": "cross-entropy:scale=1"}
 
-# What the method's description fixes; the balanced recipe's K, epochs and rate of -dd, and its
-# epochs of -ad, are free to improve.
+# What the method's description fixes; K, epochs and rate of our own recipes are free to improve.
+FREE = {"balanced", "digital"}
 BALANCED = {
     "batch_size": 128,
     "schedule": "cosine",
@@ -30,14 +36,27 @@ BALANCED = {
     "detection": "balanced",
     "loss": "cross-entropy:scale=10",
 }
-BALANCED_DD = {"estimator": "central", "law": "rademacher", "epsilon": 1e-2, "optimizer": "sgd"}
-BALANCED_AD = AD | {"optimizer": "adam", "learning_rate": 1e-2}
+BALANCED_DD = DD | {"law": "rademacher", "epsilon": 1e-2, "optimizer": "sgd"}
+BALANCED_AD = AD | {"optimizer": "adam"}
+DIGITAL = {"batch_size": 256, "schedule": "cosine"}
+DIGITAL_DD = DD | {"law": "rademacher", "epsilon": 1e-3, "optimizer": "sgd"}
+DIGITAL_AD = AD | {"optimizer": "adam"}
+DIGITAL_FF = {
+    "readout": "goodness",
+    "detection": "raw",
+    "loss": "cross-entropy:scale=10",
+    "rule": "sum",
+}
 
 TABLE = {
     ("balanced", "ff-dd"): BALANCED | BALANCED_DD | {"rule": "sum"},
     ("balanced", "ff-ad"): BALANCED | BALANCED_AD | {"rule": "sum"},
     ("balanced", "bp-dd"): BALANCED | BALANCED_DD | {"rule": None},
     ("balanced", "bp-ad"): BALANCED | BALANCED_AD | {"rule": None},
+    ("digital", "ff-dd"): DIGITAL | DIGITAL_DD | DIGITAL_FF,
+    ("digital", "ff-ad"): DIGITAL | DIGITAL_AD | DIGITAL_FF,
+    ("digital", "bp-dd"): DIGITAL | DIGITAL_DD | PORTS,
+    ("digital", "bp-ad"): DIGITAL | DIGITAL_AD | PORTS,
 }
 for recipe, law, loss in [
     ("paper", "gaussian-unit", "margin:margin=0.3"),
@@ -47,22 +66,58 @@ for recipe, law, loss in [
     TABLE[recipe, "ff-ad"] = PUBLISHED | PUBLISHED_AD | PUBLISHED_FF | {"loss": loss}
     TABLE[recipe, "bp-dd"] = PUBLISHED | PUBLISHED_DD | PORTS | {"law": law}
     TABLE[recipe, "bp-ad"] = PUBLISHED | PUBLISHED_AD | PORTS
-COMMON = {"meshes": 2, "columns": None, "nonlinearity": "electro-optic", "seed": 0}
+# What a network has, and what it has not.
+NONE = dict.fromkeys(
+    ("meshes", "columns", "engine", "depth", "width", "channels", "kernel_size"), None
+)
+NETWORK = {
+    "photonic": {"meshes": 2, "nonlinearity": "electro-optic", "engine": "auto"},
+    "mlp": {"depth": 4, "width": 100, "nonlinearity": "relu"},
+    "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "relu"},
+}
+COMMON = {"task": "classification", "groups": 1, "seed": 0}
+
+
+def test_every_network_has_its_settings_here():
+    assert tuple(NETWORK) == NETWORKS
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_value_of_every_recipe(recipe, method):
-    expected = COMMON | TABLE[recipe, method] | {"recipe": recipe, "method": method}
-    found = asdict(configure(recipe, method))
+@pytest.mark.parametrize("network", [None, *NETWORKS])
+def test_every_value_of_every_recipe(recipe, method, network):
+    """A recipe's own network, or any other with the same learning."""
+    own = network or {"digital": "mlp"}.get(recipe, "photonic")
+    expected = COMMON | NONE | NETWORK[own] | TABLE[recipe, method]
+    expected |= {"recipe": recipe, "method": method, "network": own}
+    found = asdict(configure(recipe, method, network=network))
+    free = {"directions", "learning_rate", "epochs"} if recipe in FREE else set()
     assert {name: found[name] for name in expected} == expected
-    free = {"directions", "learning_rate", "epochs"} if recipe == "balanced" else set()
-    assert found.keys() - expected.keys() <= free | {"engine"}
+    assert found.keys() - expected.keys() <= free
     assert configure(recipe, method).local == method.startswith("ff")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_regression_changes_the_loss_and_who_decides_and_nothing_else(method):
+    classes = configure("digital", method)
+    expected = {"task": "regression", "loss": "squared"}
+    expected |= {"rule": "last"} if classes.local else {}
+    assert asdict(configure("digital", method, task="regression")) == asdict(classes) | expected
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "engine"), [("digital", {}, None), ("balanced", {"meshes": 3}, "xla")]
+)
+def test_exact_slopes_have_no_step_and_need_an_engine_with_a_forward_mode(recipe, given, engine):
+    found = configure(recipe, estimator="jvp", **given)
+    assert (found.epsilon, found.engine) == (None, engine)
+    with pytest.raises(ValueError, match=r"^epsilon does not apply to .*, estimator jvp, "):
+        configure(recipe, estimator="jvp", epsilon=1e-3, **given)
 
 
 def test_the_inputs_of_the_recipes():
     assert RECIPES["balanced"]["input"] == {"encoding": "average", "size": 8}
+    assert RECIPES["digital"]["input"] == {"encoding": "average", "size": None}  # all pixels
     for recipe in ("paper", "published"):
         assert RECIPES[recipe]["input"]["encoding"] == "crop"
 
@@ -99,6 +154,26 @@ def test_every_setting_can_be_set_alone(name, value):
     assert before[name] != value
 
 
+@pytest.mark.parametrize(
+    ("network", "name", "value"),
+    [
+        ("mlp", "depth", 2),
+        ("mlp", "width", 7),
+        ("mlp", "groups", 5),
+        ("mlp", "nonlinearity", "tanh"),
+        ("cnn", "depth", 2),
+        ("cnn", "channels", 4),
+        ("cnn", "kernel_size", 3),
+        ("cnn", "seed", 9),
+    ],
+)
+def test_every_setting_of_a_digital_network_too(network, name, value):
+    given = {"recipe": "digital", "network": network}
+    before, after = asdict(configure(**given)), asdict(configure(**given, **{name: value}))
+    assert after == before | {name: value}
+    assert before[name] != value
+
+
 def test_none_means_as_the_recipe_has_it():
     everything = dict.fromkeys(f.name for f in fields(Config) if f.name not in ("recipe", "method"))
     assert configure("paper", "bp-dd", **everything) == configure("paper", "bp-dd")
@@ -127,8 +202,68 @@ def test_another_readout_brings_the_loss_and_detection_that_fit_it(recipe, reado
 )
 def test_what_does_not_apply_is_refused(method, given):
     *_, name = given
-    with pytest.raises(ValueError, match=f"^{name} does not apply to method {method}"):
+    with pytest.raises(
+        ValueError, match=f"^{name} does not apply to photonic with method {method}"
+    ):
         configure(method=method, **given)
+
+
+@pytest.mark.parametrize(
+    ("network", "given"),
+    [
+        ("mlp", {"meshes": 2}),
+        ("mlp", {"columns": 4}),
+        ("mlp", {"engine": "xla"}),
+        ("mlp", {"channels": 4}),
+        ("cnn", {"width": 10}),
+        ("photonic", {"depth": 2}),
+        ("photonic", {"kernel_size": 3}),
+    ],
+)
+def test_what_another_network_has_is_refused(network, given):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"^{name} does not apply to {network} with method ff-dd"):
+        configure("digital", network=network, **given)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("ff-dd", {"perturb": "activations", "network": "photonic"}, "perturb must be weights for"),
+        ("bp-dd", {"perturb": "activations"}, "perturb must be weights for bp"),
+        ("ff-ad", {"perturb": "weights"}, "perturb does not apply to mlp with method ff-ad"),
+        ("ff-dd", {"estimator": "jvp", "network": "photonic", "engine": "auto"}, "engine must be"),
+        ("bp-ad", {"nonlinearity": abs}, "nonlinearity is a black box, which estimator autodiff"),
+        ("bp-dd", {"nonlinearity": abs, "estimator": "jvp"}, "nonlinearity is a black box"),
+        ("ff-dd", {"loss": "squared"}, "loss squared does not fit the task classification"),
+        ("ff-dd", {"task": "regression", "loss": "cosine"}, "loss cosine does not fit the task"),
+        ("ff-dd", {"task": "regression", "rule": "sum"}, "rule must be last for a regression"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(method, given, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        configure("digital", method, **given)
+
+
+@pytest.mark.parametrize("method", ["ff-dd", "ff-ad", "bp-dd"])
+def test_a_black_box_is_welcome_where_nothing_differentiates_it(method):
+    assert configure("digital", method, nonlinearity=abs).nonlinearity is abs
+
+
+def test_a_configuration_is_written_down_with_the_name_of_its_black_box():
+    """Whatever the box is: an instrument can be neither copied nor turned into text."""
+
+    class Instrument:
+        def __call__(self, fields):
+            return fields
+
+        def __deepcopy__(self, memo):
+            raise TypeError("there is but one")
+
+    assert configure("digital", nonlinearity=abs).as_json()["nonlinearity"] == "black box abs"
+    found = configure("digital", nonlinearity=Instrument()).as_json()
+    assert found["nonlinearity"].startswith("black box ")
+    json.dumps(found)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +278,8 @@ def test_estimators_of_the_other_kind_are_refused(method, estimator):
 @pytest.mark.parametrize(
     "name",
     [
-        *["recipe", "method", "nonlinearity", "readout", "detection", "loss", "rule"],
-        *["estimator", "law", "optimizer", "schedule", "engine"],
+        *["recipe", "method", "task", "network", "nonlinearity", "readout", "detection", "loss"],
+        *["rule", "estimator", "perturb", "law", "optimizer", "schedule", "engine"],
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(name):
@@ -152,14 +287,21 @@ def test_unknown_names_are_refused_with_the_known_ones(name):
         configure(**{name: "unheard-of"})
 
 
-@pytest.mark.parametrize("name", ["meshes", "columns", "directions", "batch_size", "epochs"])
-def test_counts_start_at_one(name):
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        *[(name, None) for name in ("meshes", "columns", "directions", "batch_size", "epochs")],
+        *[(name, "mlp") for name in ("depth", "width", "groups")],
+        *[(name, "cnn") for name in ("channels", "kernel_size")],
+    ],
+)
+def test_counts_start_at_one(name, network):
     for value in (0, -1):
         with pytest.raises(ValueError, match=f"^{name} must be at least 1, got {value}$"):
-            configure(**{name: value})
+            configure(network=network, **{name: value})
     for value in (1.0, "1", True):
         with pytest.raises(TypeError, match=f"^{name} must be a whole number, got {value!r}$"):
-            configure(**{name: value})
+            configure(network=network, **{name: value})
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "epsilon"])
@@ -215,3 +357,6 @@ def test_the_names_in_the_documentation_are_those_that_are_taken():
     for method in METHODS:
         assert f"``{method}``" in configure.__doc__
         assert f"``{method}``" in Config.__doc__
+    for names in (NETWORKS, TASKS, ESTIMATORS, PERTURBATIONS, READOUTS, RULES):
+        for name in names:
+            assert f"``{name}``" in Config.__doc__, name

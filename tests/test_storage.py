@@ -42,7 +42,7 @@ def test_a_loaded_model_predicts_exactly_as_the_saved_one(model, saved):
 
 def test_prototypes_come_from_the_file_not_from_the_seed(saved):
     """NumPy may change its streams; what was trained against must not change with them."""
-    other = np.eye(CLASSES, PORTS, dtype=np.float32)
+    other = np.eye(CLASSES, PORTS, dtype=np.float32)[np.newaxis]
     changed(saved, prototypes_2=other)
     np.testing.assert_array_equal(load_model(saved).blocks[1].readout.prototypes, other)
 

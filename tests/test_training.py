@@ -174,9 +174,12 @@ class TestFit:
         [
             ({"epochs": 0}, "epochs must be at least 1, got 0"),
             ({"directions": 0}, "directions must be at least 1, got 0"),
-            ({"loss": "hinge"}, "loss must be one of cross-entropy, margin, cosine; got 'hinge'"),
+            (
+                {"loss": "hinge"},
+                "loss must be one of cross-entropy, margin, cosine, squared; got 'hinge'",
+            ),
             ({"loss": "margin:margin=-1"}, "margin must be at least 0"),
-            ({"recipe": "best"}, "recipe must be one of balanced, paper, published; got 'best'"),
+            ({"recipe": "best"}, "recipe must be one of balanced, paper, .*; got 'best'"),
             ({"method": "ff"}, "method must be one of"),
             ({"temperature": 1}, "unknown setting temperature"),
             ({"validation": 400}, "validation must leave at least one of 400 images"),
@@ -193,7 +196,7 @@ class TestFit:
             fit(x, digits[0].y, **settings())
 
     def test_refuses_more_classes_than_ports(self, digits):
-        with pytest.raises(ValueError, match="10 classes need at least as many ports, got 8"):
+        with pytest.raises(ValueError, match=r"10 classes need at least as many .*ports.*, got 8"):
             fit(digits[0].x[:, :8], digits[0].y, **settings())
 
     def test_prediction_needs_the_ports_of_the_training(self, digits):

@@ -1,0 +1,396 @@
+"""Every kind of layer keeps the contract; and what batch norm and convolution are, by hand."""
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import correlate2d
+
+from meshes import BlackBox, ElectroOptic, RectangularMesh
+from meshes._tensorflow import tf
+from photonic_ffzero import layers
+from photonic_ffzero.activations import Identity, Relu, Tanh
+from photonic_ffzero.layers import Conv, Dense, Photonic
+
+P, B = 3, 4
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def conv(activation=None, taps=4, **given):
+    shape = given.pop("shape", (6, 5, 2))
+    sizes = {"kernel_size": 3, "padding": 1, "pool": 2} | given
+    pixels = int(np.prod(Conv.map_shape(shape, *sizes.values())))
+    projection = np.eye(pixels) if taps is None else rng().normal(size=(pixels, taps))
+    return Conv(shape, 3, projection, activation or Relu(), **sizes)
+
+
+# A small example of every kind; a bright mesh, as with the dark one nothing passes.
+EXAMPLES = {
+    Photonic: lambda: Photonic(RectangularMesh(4, 3), ElectroOptic(phi_b=np.pi / 2), "xla"),
+    Dense: lambda: Dense(5, 6, Tanh(), groups=2),
+    Conv: conv,
+}
+INPUTS = {Photonic: 4, Dense: 5, Conv: 60}
+KINDS = sorted(EXAMPLES, key=lambda kind: kind.name)
+
+
+def test_every_kind_of_layer_has_an_example_here():
+    found = {
+        value
+        for value in vars(layers).values()
+        if inspect.isclass(value) and hasattr(value, "measure") and value is not layers.Layer
+    }
+    assert found == set(EXAMPLES)
+
+
+def parameters(layer, sets=P, seed=0):
+    """Parameter sets in double precision, unlike any that the layer begins with."""
+    source = rng(seed)
+    arrays = [source.normal(size=(sets, *mask.shape)) for mask in layer.trainable]
+    found = type(layer.trainable)(*map(tf.constant, arrays))
+    return found._replace(variance=tf.abs(found.variance)) if hasattr(found, "variance") else found
+
+
+def inputs(kind, *lead, seed=1):
+    return tf.constant(rng(seed).normal(size=(*lead, INPUTS[kind])))
+
+
+def one_set(params, p=0):
+    return tf.nest.map_structure(lambda w: w[p], params)
+
+
+def lead(params):
+    return tf.nest.map_structure(lambda w: tf.convert_to_tensor(w)[tf.newaxis], params)
+
+
+def doubles(params):
+    """Statistics are settled in single precision."""
+    return tf.nest.map_structure(lambda w: tf.cast(w, tf.float64), params)
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def layer(kind):
+    return EXAMPLES[kind]()
+
+
+FUNCTIONS = ("measure", "transmit")
+
+
+class TestEveryLayer:
+    def test_begins_with_one_parameter_set_in_single_precision(self, layer):
+        first, again, other = layer.init(rng()), layer.init(rng()), layer.init(rng(1))
+        tf.nest.assert_same_structure(first, layer.trainable)
+        for array, mask in zip(first, layer.trainable, strict=True):
+            assert array.shape == mask.shape
+            assert array.dtype == np.float32
+            assert mask.dtype == bool
+        np.testing.assert_array_equal(first[0], again[0])
+        assert not np.array_equal(first[0], other[0])
+
+    @pytest.mark.parametrize("evaluated", [False, True])
+    def test_taps_and_outputs_have_the_shape_that_it_says(self, kind, layer, evaluated):
+        layer = layer.evaluation if evaluated else layer
+        for x in (inputs(kind, B), inputs(kind, P, B)):
+            assert layer.measure(parameters(layer), x).shape == (P, B, layer.taps)
+            assert layer.transmit(parameters(layer), x).shape[:2] == (P, B)
+        assert layer.measure(parameters(layer), inputs(kind, B)).dtype == tf.float64
+
+    @pytest.mark.parametrize("name", FUNCTIONS)
+    @pytest.mark.parametrize("evaluated", [False, True])
+    def test_parameter_sets_side_by_side_are_those_one_by_one(self, kind, layer, name, evaluated):
+        function = getattr(layer.evaluation if evaluated else layer, name)
+        params = parameters(layer)
+        shared, own = inputs(kind, B), inputs(kind, P, B)
+        together, each = function(params, shared), function(params, own)
+        for p in range(P):
+            single = lead(one_set(params, p))
+            np.testing.assert_allclose(together[p], function(single, shared)[0], atol=1e-12)
+            np.testing.assert_allclose(each[p], function(single, own[p])[0], atol=1e-12)
+            np.testing.assert_allclose(each[p], function(single, own[p][tf.newaxis])[0], atol=1e-12)
+
+    @pytest.mark.parametrize("name", FUNCTIONS)
+    def test_inputs_that_all_sets_share_may_be_repeated(self, kind, layer, name):
+        function, params, x = getattr(layer, name), parameters(layer), inputs(kind, B)
+        repeated = function(params, tf.repeat(x[tf.newaxis], P, axis=0))
+        np.testing.assert_allclose(function(params, x), repeated, atol=1e-12)
+
+    def test_says_truly_whether_it_is_linear(self, kind, layer):
+        a, b, x = parameters(layer, seed=2), parameters(layer, seed=3), inputs(kind, B)
+        mixed = tf.nest.map_structure(lambda v, w: 2 * v - 3 * w, a, b)
+        error = layer.measure(mixed, x) - 2 * layer.measure(a, x) + 3 * layer.measure(b, x)
+        assert (np.abs(error).max() < 1e-9) == layer.linear
+
+    def test_outputs_of_a_group_depend_on_its_own_parameters_alone(self, kind, layer):
+        x, params = inputs(kind, B), parameters(layer)
+        before = by_group(layer, layer.measure(params, x))
+        for g in range(layer.groups):
+            moved = parameters(layer, seed=7)
+            if layer.groups > 1:
+                own = np.arange(layer.groups) == g
+                moved = tf.nest.map_structure(
+                    lambda w, m, own=own: tf.where(stretched(own, w), m, w), params, moved
+                )
+            changed = by_group(layer, layer.measure(moved, x)) != before
+            for other in range(layer.groups):
+                assert np.any(changed[:, :, other]) == (other == g)
+
+    def test_what_is_no_parameter_changes_nothing_in_training(self, kind, layer):
+        x, params = inputs(kind, B), parameters(layer)
+        moved = tf.nest.map_structure(
+            lambda w, mask: w + tf.where(mask, 0.0, tf.constant(1.0, w.dtype)),
+            params,
+            layer.trainable,
+        )
+        for name in FUNCTIONS:
+            function = getattr(layer, name)
+            np.testing.assert_allclose(function(moved, x), function(params, x), atol=1e-12)
+
+    @pytest.mark.parametrize("name", FUNCTIONS)
+    def test_compiles_as_it_says(self, kind, layer, name):
+        assert layer.compilable
+        function, params, x = getattr(layer, name), parameters(layer), inputs(kind, B)
+        compiled = tf.function(function, jit_compile=True, autograph=False)
+        np.testing.assert_allclose(compiled(params, x), function(params, x), atol=1e-10)
+
+    def test_pulls_the_gradient_back_as_the_tape_does_or_says_why_not(self, kind, layer):
+        params, x = one_set(parameters(layer)), inputs(kind, B)
+        g_z = tf.constant(rng(4).normal(size=(B, layer.taps)))
+        if kind is Photonic:
+            with pytest.raises(ValueError, match=r"perturb must be weights for a mesh: .*phases"):
+                layer.pullback(params, x, g_z)
+            return
+        with tf.GradientTape() as tape:
+            tape.watch(params)
+            value = tf.reduce_sum(layer.measure(lead(params), x)[0] * g_z)
+        expected = tape.gradient(value, params, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        for found, exact in zip(layer.pullback(params, x, g_z), expected, strict=True):
+            np.testing.assert_allclose(found, exact, atol=1e-9)
+
+    def test_outside_of_training_an_input_is_judged_without_the_others(self, kind, layer):
+        x = inputs(kind, B)
+        params = doubles(lead(layer.settled(one_set(parameters(layer)), x.numpy())))
+        for name in FUNCTIONS:
+            function = getattr(layer.evaluation, name)
+            whole = function(params, x)
+            for b in range(B):
+                alone = function(params, x[b : b + 1])
+                np.testing.assert_allclose(whole[:, b : b + 1], alone, rtol=1e-5, atol=1e-9)
+        assert layer.evaluation.evaluation.taps == layer.taps
+
+    def test_settling_twice_is_settling_once(self, kind, layer):
+        x = inputs(kind, B).numpy()
+        once = layer.settled(one_set(parameters(layer)), x)
+        for found, expected in zip(layer.settled(once, x), once, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def stretched(mask, w):
+    """A mask over the groups as one over the array [P, G, ...]."""
+    return np.reshape(mask, [1, -1] + [1] * (len(w.shape) - 2))
+
+
+def by_group(layer, z):
+    return np.reshape(z, [*z.shape[:2], layer.groups, -1])
+
+
+@pytest.mark.parametrize(
+    ("layer", "variance"),
+    [
+        (Dense(50, 400, Relu(), groups=4), 2 / 50),
+        (Conv((9, 9, 4), 200, np.ones((1, 1)), Relu(), kernel_size=3), 2 / 36),
+    ],
+    ids=["dense", "conv"],
+)
+def test_digital_weights_begin_with_the_variance_that_keeps_the_signal(layer, variance):
+    """Normal, 2 over the number of inputs: its estimate has a relative error of sqrt(2 / n)."""
+    kernel = layer.init(rng()).kernel
+    error = 5 * np.sqrt(2 / kernel.size)
+    np.testing.assert_allclose(kernel.var() / variance, 1, atol=error)
+    assert abs(kernel.mean()) < 5 * np.sqrt(variance / kernel.size)
+
+
+class TestDense:
+    @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3))
+    @settings(deadline=None, derandomize=True, max_examples=15)
+    def test_is_a_matrix_product_with_the_groups_side_by_side(self, groups, inputs, size):
+        layer = Dense(inputs, groups * size, Tanh(), groups)
+        params, x = one_set(parameters(layer)), rng().normal(size=(B, inputs))
+        matrix = np.concatenate(list(params.kernel.numpy()), axis=1)
+        expected = x @ matrix + np.ravel(params.bias)
+        np.testing.assert_allclose(layer.measure(lead(params), tf.constant(x))[0], expected)
+
+    def test_hands_on_a_unit_mean_square_whatever_the_strength(self):
+        layer, x = Dense(5, 6, Identity()), inputs(Dense, B)
+        params = parameters(layer)
+        out = layer.transmit(params, x)
+        np.testing.assert_allclose(np.mean(np.square(out), axis=-1), 1)
+        ratio = out / layer.measure(params, x)
+        np.testing.assert_allclose(ratio, ratio[..., :1] * np.ones(layer.taps))  # scaled alone
+
+    @pytest.mark.parametrize("strength", [1e-3, 1e3])
+    def test_a_stronger_signal_is_handed_on_as_a_weaker_one(self, strength):
+        layer, x = Dense(5, 6, Relu()), inputs(Dense, B)
+        params = parameters(layer)
+        stronger = tf.nest.map_structure(lambda w: strength * w, params)
+        expected = layer.transmit(params, x)
+        np.testing.assert_allclose(layer.transmit(stronger, x), expected, rtol=1e-5)
+
+    def test_the_dark_stays_dark(self):
+        layer = Dense(5, 6, Relu())
+        params = tf.nest.map_structure(tf.zeros_like, parameters(layer))
+        assert not np.any(layer.transmit(params, inputs(Dense, B)))
+
+    def test_groups_that_do_not_divide_the_outputs_are_refused(self):
+        with pytest.raises(ValueError, match="groups must divide a layer's 10 outputs, got 3"):
+            Dense(5, 10, Relu(), 3)
+
+
+def maps_by_hand(layer, kernel, x):
+    """Convolution [B, H', W', C], channel by channel, as SciPy has it."""
+    images = np.reshape(x, (-1, *layer.shape))
+    pad = layer.padding
+    images = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    maps = [
+        [
+            sum(correlate2d(image[..., i], own[..., i], "valid") for i in range(layer.shape[2]))
+            for own in kernel
+        ]
+        for image in images
+    ]
+    return np.moveaxis(np.array(maps), 1, -1)
+
+
+def pooled_by_hand(maps, pool):
+    rows, columns = maps.shape[1] // pool, maps.shape[2] // pool
+    cut = maps[:, : rows * pool, : columns * pool]
+    cut = cut.reshape(len(maps), rows, pool, columns, pool, -1)
+    return cut.max(axis=(2, 4)).reshape(len(maps), -1)
+
+
+class TestConv:
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {},
+            {"kernel_size": 2, "padding": 0, "pool": 1},
+            {"kernel_size": 6, "padding": 2, "pool": 2, "shape": (5, 8, 1)},
+            {"kernel_size": 1, "padding": 0, "pool": 3, "shape": (3, 7, 3)},
+        ],
+        ids=str,
+    )
+    def test_equals_convolution_batch_norm_and_pools_by_hand(self, given):
+        layer = conv(**given)
+        params = one_set(parameters(layer))
+        x = rng().normal(size=(B, int(np.prod(layer.shape))))
+        maps = maps_by_hand(layer, params.kernel.numpy(), x)
+        unit = (maps - maps.mean(axis=(0, 1, 2))) / np.sqrt(maps.var(axis=(0, 1, 2)) + 1e-5)
+        y = params.scale * unit + params.shift
+        tapped = np.einsum("bhwc,hwn->bcn", y, layer.projection.reshape(*y.shape[1:3], -1))
+        z = layer.measure(lead(params), tf.constant(x))[0]
+        np.testing.assert_allclose(z, tapped.reshape(B, -1), atol=1e-10)
+        out = layer.transmit(lead(params), tf.constant(x))[0]
+        np.testing.assert_allclose(out, pooled_by_hand(np.maximum(y, 0), layer.pool), atol=1e-10)
+        assert out.shape[-1] == np.prod(layer.output_shape)
+
+    def test_training_normalises_every_map_by_its_batch(self):
+        layer = conv(taps=None)  # tapped at every pixel
+        params = parameters(layer)
+        one = tf.ones_like(params.scale)
+        params = params._replace(scale=one, shift=0 * one)
+        z = by_group(layer, layer.measure(params, inputs(Conv, B))).transpose(0, 2, 1, 3)
+        maps = z.reshape(P, layer.channels, -1)
+        np.testing.assert_allclose(maps.mean(axis=-1), 0, atol=1e-12)
+        np.testing.assert_allclose(maps.var(axis=-1), 1, atol=1e-4)
+
+    def test_does_not_depend_on_the_strength_of_its_input(self):
+        layer, params, x = conv(), parameters(conv()), inputs(Conv, B)
+        np.testing.assert_allclose(
+            layer.measure(params, 10 * x), layer.measure(params, x), atol=1e-3
+        )
+
+    @pytest.mark.parametrize("chunk", [1, 3, 1024])
+    def test_settles_on_the_data_set_s_own_mean_and_variance(self, monkeypatch, chunk):
+        monkeypatch.setattr(layers, "_SETTLED", chunk)
+        layer = conv()
+        params, x = one_set(parameters(layer)), 3 + rng(5).normal(size=(7, INPUTS[Conv]))
+        settled = layer.settled(params, x)
+        maps = maps_by_hand(layer, params.kernel.numpy(), x)
+        np.testing.assert_allclose(settled.mean, maps.mean(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(settled.variance, maps.var(axis=(0, 1, 2)), rtol=1e-6)
+        assert settled.mean.dtype == settled.variance.dtype == np.float32
+        for name in ("kernel", "scale", "shift"):
+            assert getattr(settled, name) is getattr(params, name)
+
+    def test_settled_on_the_batch_it_does_outside_what_it_does_in_training(self):
+        layer, params, x = conv(), one_set(parameters(conv())), inputs(Conv, 9)
+        settled = doubles(layer.settled(params, x.numpy()))
+        for name in FUNCTIONS:
+            found = getattr(layer.evaluation, name)(lead(settled), x)
+            np.testing.assert_allclose(found, getattr(layer, name)(lead(params), x), atol=1e-5)
+
+    def test_a_constant_map_stays_finite(self):
+        """No image at all, and a large constant one whose sums cancel."""
+        layer = conv(padding=0)
+        params = one_set(parameters(layer))
+        for x in (np.zeros((B, 60)), np.full((B, 60), 1e4)):
+            settled = layer.settled(params, x)
+            assert np.all(settled.variance >= 0)
+            z = layer.measure(lead(params), tf.constant(x))
+            gradient = layer.pullback(params, tf.constant(x), tf.ones((B, layer.taps), tf.float64))
+            for array in (z, settled.mean, settled.variance, *gradient):
+                assert np.all(np.isfinite(array))
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"kernel_size": 8}, "kernel_size must be at most the padded image's 7 pixels, got 8"),
+            ({"kernel_size": 7, "pool": 2}, "pool must be at most the map's 1, got 2"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_by_name(self, given, message):
+        with pytest.raises(ValueError, match=message):
+            Conv.map_shape((6, 5, 1), **({"kernel_size": 3, "padding": 1, "pool": 1} | given))
+
+
+class TestBlackBoxes:
+    """A function of NumPy arrays between digital layers."""
+
+    @pytest.mark.parametrize("make", [lambda f: Dense(5, 6, f), conv], ids=["dense", "conv"])
+    def test_stand_between_real_layers_as_any_activation(self, make):
+        box, known = make(BlackBox(np.tanh)), make(Tanh())
+        assert not box.compilable
+        params, x = parameters(box), tf.constant(rng().normal(size=(B, 60)))
+        x = x if isinstance(box, Conv) else x[:, :5]
+        graph = tf.function(box.transmit, autograph=False)
+        for function in (box.transmit, graph):
+            found = function(params, x)
+            assert found.dtype == tf.float64
+            np.testing.assert_allclose(found, known.transmit(params, x), atol=1e-12)
+
+    def test_single_precision_stays_single(self):
+        layer = Dense(5, 6, BlackBox(np.tanh))
+        params = lead(layer.init(rng()))
+        out = tf.function(layer.transmit, autograph=False)(params, tf.ones((B, 5)))
+        assert out.dtype == tf.float32
+
+    def test_are_not_asked_by_a_measurement(self):
+        """So that FF may differentiate the layer in front of one."""
+        layer = Dense(5, 6, BlackBox(lambda z: 1 / 0))
+        assert np.all(np.isfinite(layer.measure(parameters(layer), inputs(Dense, B))))
+
+
+def test_the_identity_hands_on_what_is_tapped():
+    layer = conv(Identity(), taps=None, pool=1)
+    params, x = parameters(layer), inputs(Conv, B)
+    tapped = by_group(layer, layer.measure(params, x)).swapaxes(2, 3).reshape(P, B, -1)
+    np.testing.assert_allclose(layer.transmit(params, x), tapped, atol=1e-12)

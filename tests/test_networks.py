@@ -1,0 +1,170 @@
+"""Networks by name: what is built, what is said of it beforehand, and what does not fit."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from meshes._tensorflow import tf
+from photonic_ffzero import Model, configure
+from photonic_ffzero.goodness import Goodness, Ports
+from photonic_ffzero.layers import Conv, Dense, Photonic
+from photonic_ffzero.networks import NETWORKS, build_blocks, parameter_shapes
+from photonic_ffzero.recipes import METHODS
+from photonic_ffzero.recipes import NETWORKS as NAMES
+from photonic_ffzero.tasks import Classification, Regression
+
+CLASSES = Classification(3)
+TWO = Regression((0.0, -1.0), (1.0, 5.0))
+# Small settings of every network, and the values of one of its inputs.
+SETTINGS = {
+    "photonic": ({"meshes": 3, "columns": 2}, 6),
+    "mlp": ({"depth": 3, "width": 8}, 5),
+    "cnn": ({"depth": 3, "channels": 4, "kernel_size": 3}, 36),
+}
+KINDS = {
+    "photonic": [Photonic] * 3,
+    "mlp": [Dense] * 3,
+    "cnn": [Conv, Conv, Dense],
+}
+
+
+def configured(network, method="ff-dd", task=CLASSES, **given):
+    own, units = SETTINGS[network]
+    return configure("digital", method, network=network, task=task.name, **(own | given)), units
+
+
+def built(network, method="ff-dd", task=CLASSES, **given):
+    config, units = configured(network, method, task, **given)
+    return build_blocks(config, units, task)
+
+
+def test_every_network_that_has_a_name_is_built_and_has_settings_here():
+    assert tuple(NETWORKS) == NAMES == tuple(SETTINGS)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+class TestEveryNetwork:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_is_cut_into_blocks_by_its_method(self, network, method):
+        blocks, params = built(network, method)
+        kinds = [[type(layer) for layer in block.layers] for block in blocks]
+        expected = KINDS[network]
+        assert kinds == ([[kind] for kind in expected] if method[:2] == "ff" else [expected])
+        assert [block.readout.__class__ for block in blocks] == (
+            [Goodness] * len(expected) if method[:2] == "ff" else [Ports]
+        )
+        for block, own in zip(blocks, params, strict=True):
+            tf.nest.assert_same_structure(own, block.trainable)
+
+    @pytest.mark.parametrize("task", [CLASSES, TWO], ids=["classes", "two numbers"])
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_is_described_as_it_is_built(self, network, task, groups):
+        """Without building it: a file's description is compared with its arrays first."""
+        if network == "photonic" and groups * task.labels > 1:
+            pytest.skip("ports have no groups of their own")
+        config, units = configured(network, "ff-ad", task, groups=groups)
+        blocks, params = build_blocks(config, units, task)
+        expected = [
+            (layer.name, tf.nest.map_structure(np.shape, own))
+            for block, layers in zip(blocks, params, strict=True)
+            for layer, own in zip(block.layers, layers, strict=True)
+        ]
+        assert list(parameter_shapes(config, units, task)) == expected
+        assert [block.labels for block in blocks] == [task.labels] * len(blocks)
+        for block in blocks:
+            dimensions = block.readout.prototypes.shape
+            assert dimensions[1] == task.classes
+            assert dimensions[0] * dimensions[2] == block.taps
+            assert dimensions[0] % task.labels == 0
+
+    def test_layers_fit_each_other_whatever_the_method(self, network):
+        for method in ("ff-dd", "bp-ad"):
+            config, units = configured(network, method)
+            x = np.random.default_rng(0).normal(size=(4, units)).astype(np.float32)
+            scores = Model(config, units, CLASSES).scores(x)
+            assert scores.shape == (3 if method == "ff-dd" else 1, 4, 3)
+            assert np.all(np.isfinite(scores))
+
+    def test_the_seed_alone_decides_where_it_begins(self, network):
+        def arrays(seed, method="ff-dd"):
+            blocks, params = built(network, method, seed=seed)
+            constants = [block.readout.prototypes for block in blocks] if method == "ff-dd" else []
+            layers = [layer for block in blocks for layer in block.layers]
+            constants += [layer.projection for layer in layers if isinstance(layer, Conv)]
+            return tf.nest.flatten(params), constants
+
+        (first, fixed), (again, fixed_again), (_, fixed_other) = arrays(3), arrays(3), arrays(4)
+        for one, other in zip(first + fixed, again + fixed_again, strict=True):
+            np.testing.assert_array_equal(one, other)
+        for one, other in zip(fixed, fixed_other, strict=True):
+            assert np.all(one != other)
+        assert not np.array_equal(first[0], arrays(4)[0][0])
+        whole, _ = arrays(3, "bp-dd")  # FF and BP begin alike
+        for one, other in zip(first, whole, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_no_two_layers_begin_alike(self, network):
+        blocks, params = built(network, depth=3) if network != "photonic" else built(network)
+        for (one, a), (other, b) in itertools.combinations(zip(blocks, params, strict=True), 2):
+            if a[0][0].shape == b[0][0].shape:
+                assert not np.array_equal(a[0][0], b[0][0])
+            if one.readout.prototypes.shape == other.readout.prototypes.shape:
+                assert not np.array_equal(one.readout.prototypes, other.readout.prototypes)
+
+
+def test_groups_of_one_layer_have_prototypes_of_their_own():
+    for blocks, _ in (built("mlp", groups=2), built("cnn")):
+        for block in blocks:
+            for one, other in itertools.combinations(block.readout.prototypes, 2):
+                assert np.abs(one - other).max() > 0.1
+
+
+def test_the_depth_counts_the_last_layer():
+    for depth in (1, 2, 4):
+        blocks, _ = built("mlp", depth=depth)
+        assert [block.taps for block in blocks] == [8] * (depth - 1) + [3]
+    blocks, _ = built("cnn", depth=1)
+    assert [type(block.layers[0]) for block in blocks] == [Dense]
+
+
+@pytest.mark.parametrize("method", ["ff-dd", "bp-ad"])
+@pytest.mark.parametrize(
+    ("network", "units", "given", "task", "message"),
+    [
+        ("cnn", 35, {}, CLASSES, "cnn needs square images, got 35 values"),
+        ("cnn", 4, {"kernel_size": 7}, CLASSES, "kernel_size must be at most the padded image's 6"),
+        ("cnn", 4, {"kernel_size": 6}, CLASSES, "pool must be at most the map's 1, got 2"),
+        ("cnn", 36, {"kernel_size": 6, "depth": 5}, CLASSES, "(kernel_size|pool) must be at most"),
+        ("mlp", 5, {"groups": 3}, CLASSES, "groups must divide a layer's 8 outputs, got 3"),
+        ("mlp", 5, {"width": 9}, TWO, "groups must divide a layer's 9 outputs, got 2"),
+    ],
+)
+def test_what_does_not_fit_is_one_error_before_any_training(
+    network, units, given, task, message, method
+):
+    config, _ = configured(network, method, task, **given)
+    with pytest.raises(ValueError, match=message):
+        Model(config, units, task)
+
+
+@pytest.mark.parametrize(
+    ("network", "units", "given", "task", "message"),
+    [
+        ("mlp", 5, {"width": 2}, CLASSES, "prototypes of 3 classes .* got 2 behind dense 1"),
+        ("mlp", 5, {"groups": 4}, CLASSES, "prototypes of 3 classes .* got 2 behind dense 1"),
+        ("cnn", 36, {}, Classification(11), "prototypes of 11 classes .* got 10 behind conv 1"),
+        ("cnn", 36, {"channels": 3}, TWO, "groups must share 2 label dimensions .* got 3 behind c"),
+        ("photonic", 6, {"groups": 4}, CLASSES, "groups must share 1 label .* got 4 behind mesh 1"),
+    ],
+)
+def test_prototypes_that_do_not_fit_too(network, units, given, task, message):
+    config, _ = configured(network, "ff-dd", task, **given)
+    with pytest.raises(ValueError, match=message):
+        Model(config, units, task)
+
+
+def test_the_task_is_that_of_the_configuration():
+    config, units = configured("mlp")
+    with pytest.raises(ValueError, match="task must be a classification, got Regression"):
+        Model(config, units, TWO)

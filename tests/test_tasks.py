@@ -1,0 +1,154 @@
+"""What a network is to tell: labels to targets and scores to predictions, and how good they are."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from photonic_ffzero.seeds import generator
+from photonic_ffzero.tasks import TASKS, Classification, Regression
+
+N = 6
+NUMBERS = arrays(np.float64, (N, 2), elements=st.floats(-1e3, 1e3))
+EXAMPLES = {
+    "classification": (Classification, np.array([0, 2, 1, 2, 0, 1])),
+    "regression": (Regression, np.array([0.5, -2.0, 7.0, 1.0, 0.0, 3.0])),
+}
+
+
+def regression(y):
+    """The task of labels; every dimension has to vary, by more than rounding."""
+    assume(np.all(np.ptp(y, axis=0) > 1e-3))
+    return Regression.of(y)
+
+
+def test_every_task_has_an_example_here():
+    assert EXAMPLES.keys() == TASKS.keys()
+
+
+@pytest.mark.parametrize("name", TASKS)
+class TestEveryTask:
+    def test_is_named_as_it_is_registered_and_comes_from_its_labels(self, name):
+        kind, y = EXAMPLES[name]
+        task = TASKS[name].of(y)
+        assert isinstance(task, kind)
+        assert task.name == name
+        assert task == TASKS[name].of(y)
+
+    def test_targets_predictions_and_prototypes_have_the_shapes_that_it_says(self, name):
+        kind, y = EXAMPLES[name]
+        task = kind.of(y)
+        assert task.targets(y).shape == (N, task.labels) == (N, 1)
+        assert task.targets(y).dtype == (np.int32 if name == "classification" else np.float32)
+        for zero_mean in (False, True):
+            prototypes = task.prototypes(5, generator(0, "prototypes"), zero_mean)
+            assert prototypes.shape == (task.classes, 5)
+            np.testing.assert_allclose(np.linalg.norm(prototypes, axis=1), 1, rtol=1e-6)
+            assert (np.abs(prototypes.sum(axis=1)).max() < 1e-6) == zero_mean
+        assert task.predictions(np.zeros((N, task.labels * task.classes))).shape == (N,)
+        assert task.outputs >= task.classes
+
+    def test_perfect_scores_have_quality_one(self, name):
+        kind, y = EXAMPLES[name]
+        task, targets = kind.of(y), kind.of(y).targets(y)
+        scores = np.eye(3)[targets[:, 0]] if name == "classification" else targets.astype(float)
+        assert task.quality(scores, y) == pytest.approx(1)
+        np.testing.assert_allclose(task.predictions(scores), y, atol=1e-6)
+
+
+class TestClassification:
+    def test_has_as_many_classes_as_the_highest_label_says(self):
+        assert Classification.of(np.array([3, 0])) == Classification(4)
+        assert Classification(4).outputs == 4
+
+    def test_quality_is_the_share_of_right_ones(self):
+        scores = np.array([[0.1, 0.9], [0.2, 0.1], [0.5, 0.6], [0.0, 1.0]])
+        assert Classification(2).quality(scores, np.array([1, 1, 1, 0])) == 0.5
+
+
+class TestRegression:
+    @given(NUMBERS)
+    @settings(deadline=None, derandomize=True, max_examples=40)
+    def test_the_range_of_the_training_labels_becomes_minus_one_to_one(self, y):
+        targets = regression(y).targets(y)
+        assert targets.dtype == np.float32
+        for column in range(2):
+            assert targets[y[:, column].argmin(), column] == -1
+            assert targets[y[:, column].argmax(), column] == 1
+        assert np.abs(targets).max() <= 1
+
+    @given(NUMBERS, NUMBERS)
+    @settings(deadline=None, derandomize=True, max_examples=40)
+    def test_predictions_take_the_scaling_back(self, y, others):
+        """Also of labels that lie outside of the range that the training showed."""
+        task = regression(y)
+        found = task.predictions(task.targets(others).astype(np.float64))
+        spread = np.ptp(y, axis=0) + np.abs(others).max(axis=0) + np.abs(y).max(axis=0)
+        assert np.all(np.abs(found - others) < 1e-5 * spread)
+
+    def test_others_than_the_training_labels_do_not_move_the_scale(self):
+        task = Regression.of(np.array([0.0, 4.0]))
+        np.testing.assert_array_equal(task.targets(np.array([2.0, 8.0])), [[0], [3]])
+
+    @given(NUMBERS, NUMBERS)
+    @settings(deadline=None, derandomize=True, max_examples=40)
+    def test_quality_is_r_squared_averaged_over_the_dimensions(self, y, scores):
+        task, scores = regression(y), scores / 1e3
+        predicted = task.predictions(scores)
+        left = np.sum((y - predicted) ** 2, axis=0)
+        expected = np.mean(1 - left / np.sum((y - y.mean(axis=0)) ** 2, axis=0))
+        np.testing.assert_allclose(task.quality(scores, y), expected, rtol=1e-9, atol=1e-9)
+
+    def test_the_mean_of_the_labels_has_quality_zero_and_worse_is_negative(self):
+        y = np.array([0.0, 1.0, 5.0])
+        task = Regression.of(y)
+        mean = task.targets(np.full(3, y.mean())).astype(np.float64)
+        assert task.quality(mean, y) == pytest.approx(0, abs=1e-6)
+        assert task.quality(-task.targets(y), y) < 0
+
+    def test_several_dimensions_keep_their_columns_and_their_units(self):
+        y = np.array([[0.0, 100.0], [1.0, 300.0]])
+        task = Regression.of(y)
+        assert (task.labels, task.classes) == (2, 1)
+        assert task.outputs == 2 * Regression.of(y[:, 0]).outputs
+        np.testing.assert_array_equal(task.targets(y), [[-1, -1], [1, 1]])
+        np.testing.assert_allclose(
+            task.predictions(np.array([[0, 0], [1, -1]])), [[0.5, 200], [1, 100]]
+        )
+
+    def test_one_dimension_may_come_as_a_column(self):
+        y = np.array([0.0, 3.0, 1.0])
+        task = Regression.of(y[:, np.newaxis])
+        assert task == Regression.of(y)
+        scores = np.array([[-1.0], [0.5], [0.2]])
+        assert task.quality(scores, y[:, np.newaxis]) == task.quality(scores, y)
+
+    def test_its_prototype_is_one_of_two_that_are_opposite(self):
+        """Goodness of the other says nothing new."""
+        pair = TASKS["classification"](2).prototypes(5, generator(0, "prototypes"), True)
+        one = Regression((0.0,), (1.0,)).prototypes(5, generator(0, "prototypes"), True)
+        np.testing.assert_allclose(pair[1], -pair[0], atol=1e-6)
+        np.testing.assert_array_equal(one, pair[:1])
+
+    @pytest.mark.parametrize(
+        ("y", "message"),
+        [
+            ([2.0, 2.0], "labels of dimension 0 must not be constant, found only 2.0"),
+            ([[0.0, 1.0], [1.0, 1.0]], "labels of dimension 1 must not be constant"),
+            ([0.0, np.nan], "labels must be finite, found nan to nan"),
+            ([0.0, np.inf], "labels must be finite, found 0.0 to inf"),
+        ],
+    )
+    def test_labels_that_teach_nothing_are_refused(self, y, message):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ValueError, match=message):
+                Regression.of(np.array(y))
+
+    @pytest.mark.parametrize(("low", "high"), [((), ()), ((0.0,), (1.0, 2.0))])
+    def test_ranges_have_two_ends_for_every_dimension(self, low, high):
+        with pytest.raises(ValueError, match="low and high must be equally long"):
+            Regression(low, high)
