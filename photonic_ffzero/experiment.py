@@ -107,7 +107,10 @@ def run_experiment(
     except (ValueError, TypeError, OSError) as error:
         parser.error(_as_flag(str(error), parser))
     try:
-        return _run(directory, command(arguments.data_dir), arguments.jobs, console, parser.prog)
+        return _run(directory, command(arguments.data_dir), arguments.jobs, console)
+    except KeyboardInterrupt:  # between the runs and the end, where nobody listens to signals
+        print(f"interrupted; go on with: {_go_on(directory)}", file=sys.stderr)
+        return 130
     except OSError as error:
         print(f"{parser.prog}: {error}; what was saved is in {directory.path}", file=sys.stderr)
         return 1
@@ -118,7 +121,6 @@ def _run(
     command: Callable[[Path], list[str]],
     jobs: int,
     console: Console,
-    prog: str,
 ) -> int:
     """Run what is left, write the results, and say what failed."""
     stopped = Pool(directory, command, jobs, console).run()
@@ -128,15 +130,20 @@ def _run(
     for outcome in failed:
         log = outcome.directory / "log.txt"
         print(f"failed: {outcome.cell.name}: {outcome.message}; see {log}", file=sys.stderr)
-    go_on = f"python experiments/{prog} --resume {shlex.quote(str(directory.path))}"
     if stopped:
-        print(f"stopped, all is saved; go on with: {go_on}", file=sys.stderr)
+        print(f"stopped, all is saved; go on with: {_go_on(directory)}", file=sys.stderr)
         return 128 + stopped
     if failed:
         count = f"{len(failed)} of {len(outcomes)} runs failed"
-        print(f"{count}; try them again with: {go_on}", file=sys.stderr)
+        print(f"{count}; try them again with: {_go_on(directory)}", file=sys.stderr)
     console.print(f"results in {directory.path}", markup=False, soft_wrap=True)
     return 1 if failed else 0
+
+
+def _go_on(directory: GridDirectory) -> str:
+    return shlex.join(
+        ["python", f"experiments/{directory.grid.name}.py", "--resume", str(directory.path)]
+    )
 
 
 def _prepared(
@@ -156,7 +163,7 @@ def _prepared(
     options = Options(dataset, arguments.seed, arguments.seeds, arguments.epochs, arguments.limit)
     grid = _with_data(presets[arguments.preset](options), arguments.data_dir)
     grid = replace(grid, name=name, preset=arguments.preset, command=_command(arguments, name))
-    console.print(f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs")
+    console.print(f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs", markup=False)
     return GridDirectory.create(output, grid)
 
 

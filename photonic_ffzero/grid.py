@@ -46,6 +46,7 @@ _RESERVED = ("seed", "state")  # columns of results.csv that no label may take
 _LONGEST = 100  # characters of a slug before its checksum; file systems take 255
 _LINES = ("-", "--", "-.", ":")
 _FEW = 8  # so many values of x get a tick each
+_WIDE = 45  # characters that fit side by side below a panel
 _BESIDE, _APART, _RUNS_BESIDE = 3.0, 12.0, 5.0  # points between curves; to the single runs
 
 
@@ -388,11 +389,10 @@ class Summary:
 
     @property
     def n(self) -> str:
-        """How many runs the mean is of, and of how many if some are missing."""
+        """How many runs the mean is of; of how many, and whether one failed, if some miss."""
         if len(self.values) == self.cells:
             return str(self.cells)
-        failed = f", {self.failed} failed" if self.failed else ""
-        return f"{len(self.values)} of {self.cells}{failed}"
+        return f"{len(self.values)}/{self.cells}" + (" failed" if self.failed else "")
 
     def written(self, grid: Grid) -> str:
         """Mean and standard deviation in text, without the unit."""
@@ -454,23 +454,32 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 
 
 def _table(grid: Grid, summaries: Sequence[Summary]) -> str:
-    """The summaries as a table of at most 80 columns that is Markdown, too."""
+    """The summaries in at most 80 columns, a table a panel; it is Markdown, too."""
+    tables = []
+    for name, members in _panels(grid, summaries).items():
+        heading = f"{grid.panels}: {name}\n\n" if grid.panels else ""
+        tables.append(heading + _panel_table(grid, members))
+    return "\n".join(tables)
+
+
+def _panel_table(grid: Grid, summaries: Sequence[Summary]) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    names = [name for name in grid.label_names if name != grid.panels]
     table = Table(box=box.MARKDOWN)
-    for name in grid.label_names:
+    for name in names:
         table.add_column(name, overflow="fold")
-    for name in (grid.value_axis, "n", "seconds a run"):
-        table.add_column(name, justify="right")
+    for name in (grid.value_axis, "n", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     for summary in summaries:
-        labels = [str(value) for value in summary.labels.values()]
+        labels = [str(summary.labels[name]) for name in names]
         table.add_row(*labels, summary.written(grid), summary.n, summary.written_seconds)
     text = io.StringIO()
     Console(file=text, width=80, color_system=None, markup=False).print(table)
     lines = (line.rstrip() for line in text.getvalue().splitlines())
-    return "\n".join(line for line in lines if line) + "\n"
+    return "".join(f"{line}\n" for line in lines if line)
 
 
 # --- the figure -----------------------------------------------------------------------------------
@@ -533,24 +542,26 @@ def _plot_curve(
 ) -> None:
     """Draw means with bars, some points to the side so that curves that coincide show."""
     mean, sd = [member.mean for member in members], [member.sd for member in members]
-    where = _beside(axes, offset)
-    axes.errorbar(x, mean, sd, capsize=4, markersize=6, transform=where, **style)
+    line, caps, bars = axes.errorbar(x, mean, sd, capsize=4, markersize=6, **style)
+    _move(axes, (line, *caps, *bars), offset)
     runs = [
         (place, value)
         for place, member in zip(x, members, strict=True)
         for value in (member.values if len(member.values) > 1 else ())
     ]
     if runs:
-        where, colour = _beside(axes, offset + _RUNS_BESIDE), style["color"]
-        axes.plot(*zip(*runs, strict=True), ".", color=colour, markersize=3, transform=where)
+        dots = axes.plot(*zip(*runs, strict=True), ".", color=style["color"], markersize=3)
+        _move(axes, dots, offset + _RUNS_BESIDE)
 
 
-def _beside(axes: Axes, points: float) -> Any:
-    """The place of the data, moved to the right."""
+def _move(axes: Axes, artists: Iterable[Any], points: float) -> None:
+    """Move what is drawn to the right; the axes keep to the data, which have been seen by now."""
     from matplotlib.transforms import ScaledTranslation
 
     figure: Any = axes.figure
-    return axes.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+    for artist in artists:
+        shift = ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+        artist.set_transform(artist.get_transform() + shift)
 
 
 def _finish(axes: Axes, grid: Grid, place_of: Mapping[Label, float], categories: bool) -> None:
@@ -558,7 +569,9 @@ def _finish(axes: Axes, grid: Grid, place_of: Mapping[Label, float], categories:
         axes.set_xscale("log")
     if categories or len(place_of) <= _FEW:
         names = [tick if isinstance(tick, str) else f"{tick:g}" for tick in place_of]
-        axes.set_xticks(list(place_of.values()), names)
+        crowded = sum(map(len, names)) + 2 * len(names) > _WIDE
+        slant: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        axes.set_xticks(list(place_of.values()), names, **slant)
         axes.minorticks_off()
     if categories:
         axes.set_xlim(-0.5, len(place_of) - 0.5)

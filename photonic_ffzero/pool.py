@@ -26,6 +26,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from photonic_ffzero.grid import Cell, Grid, GridDirectory
 
@@ -388,7 +389,8 @@ class _Screen(_Lines):
             if run.state == "running":
                 run.figures = _progress(run.folder / "history.csv")
             seconds = f"{run.seconds:.0f} s" if run.seconds else ""
-            table.add_row(run.state, run.cell.name, run.figures, seconds, style=_STYLES[run.state])
+            words = (run.state, run.cell.name, run.figures, seconds)
+            table.add_row(*map(Text, words), style=_STYLES[run.state])  # brackets are no markup
         return Group(table, self._whole())
 
     def _window(self) -> Sequence[_Run]:
