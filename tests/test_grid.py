@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
 
-from photonic_ffzero import cli, pool
+from photonic_ffzero import pool
 from photonic_ffzero.experiment import Options, run_experiment
 from photonic_ffzero.formats import DataError
 from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for, plot_grid, summarise
@@ -785,42 +785,29 @@ class TestCommandLine:
 # --- the real thing -------------------------------------------------------------------------------
 
 
-def tiny(options: Options) -> Grid:
-    made = [
-        Cell(
-            {"method": method},
-            plan_for(
-                "digits",
-                configure(method=method, epochs=60, batch_size=40, meshes=1, directions=2),
-                size=4,
-                limit=200,
-            ),
-        )
-        for method in ("ff-dd", "bp-dd")
-    ]
-    return Grid(cells=tuple(made), x="method")
+def twins(options: Options) -> Grid:
+    """The same run twice."""
+    config = configure(epochs=60, batch_size=40, meshes=1, directions=2)
+    plan = plan_for("digits", config, size=4, limit=200)
+    return Grid(cells=tuple(Cell({"twin": name}, plan) for name in ("a", "b")), x="twin")
 
 
 @needs_proc
-def test_real_runs_outlive_the_grid_by_a_step_and_go_on_to_the_same_figures():
-    """SIGKILL the grid; its children notice, save and end; resume; compare with a run apart."""
-    text = DRIVER.replace("sys.argv[1:])", "sys.argv[1:], {{'small': tiny}}, training_command)")
-    text = text.replace("import experiment", "import experiment, tiny, training_command")
+def test_a_real_run_outlives_the_grid_by_a_step_and_goes_on_to_the_figures_of_its_twin():
+    """SIGKILL the grid; its child notices, saves and ends; its twin runs without a stop."""
+    text = DRIVER.replace("sys.argv[1:])", "sys.argv[1:], {{'small': twins}}, training_command)")
+    text = text.replace("import experiment", "import experiment, training_command, twins")
     Path("driver.py").write_text(text.format(tests=str(Path(__file__).parent)))
-    flags = ["--output", "grid", "--jobs", "2"]
+    flags = ["--output", "grid", "--jobs", "1"]
     process = subprocess.Popen([sys.executable, "driver.py", *flags], stderr=subprocess.DEVNULL)
-    cell = Path("grid/cells/method-ff-dd_seed-0")
-    assert wait_until((cell / "model.npz").exists, 60)
+    stopped, other = (Path(f"grid/cells/twin-{name}_seed-0") for name in ("a", "b"))
+    assert wait_until((stopped / "model.npz").exists)
     process.kill()
     process.wait()
-    assert not (cell / "results.json").exists()
-    saved = (cell / "history.csv").read_text()
-    assert experiment(["--resume", "grid", "--quiet"], {"small": tiny}, training_command) == 0
-    assert (cell / "history.csv").read_text().startswith(saved[: saved.rindex("\n")])
-    log = (cell / "log.txt").read_text()
-    assert "stopped, all is saved" in log
-    write_json(Path("config.json"), tiny(Options(None, 0, 1, None, None)).cells[0].plan.as_json())
-    assert cli.main(["--resume", ".", "--quiet"]) == 0
-    apart, here = read_json(Path("results.json")), read_json(cell / "results.json")
-    assert {**apart, "train_seconds": 0} == {**here, "train_seconds": 0}
+    flags = ["--resume", "grid", "--quiet", "--jobs", "2"]
+    assert experiment(flags, {"small": twins}, training_command) == 0
+    assert "stopped, all is saved" in (stopped / "log.txt").read_text()
+    assert "stopped" not in (other / "log.txt").read_text()
+    here, there = (read_json(folder / "results.json") for folder in (stopped, other))
+    assert {**here, "train_seconds": 0} == {**there, "train_seconds": 0}
     assert [row["state"] for row in rows("grid")] == ["done", "done"]
