@@ -16,7 +16,8 @@ import numpy as np
 
 from photonic_ffzero import reporting
 from photonic_ffzero.formats import DataError
-from photonic_ffzero.jobs import Plan
+from photonic_ffzero.functions import FUNCTIONS
+from photonic_ffzero.jobs import UNENCODED, Plan
 from photonic_ffzero.recipes import RECIPES, Config
 from photonic_ffzero.storage import read_json, write_json, write_whole
 
@@ -51,7 +52,7 @@ _BESIDE, _APART, _RUNS_BESIDE = 3.0, 12.0, 5.0  # points between curves; to the 
 
 
 def plan_for(dataset: str, config: Config, **given: Any) -> Plan:
-    """A plan of one seed, with its recipe's encoding and size unless given.
+    """A plan of one seed, with its recipe's encoding and size, where there are images.
 
     Args:
         dataset: Name of the data set.
@@ -62,8 +63,10 @@ def plan_for(dataset: str, config: Config, **given: Any) -> Plan:
         TypeError: a name is no field of `Plan`.
     """
     values: dict[str, Any] = {"validation": None, "limit": None, "seeds": 1}
-    values |= RECIPES[config.recipe]["input"] | given
-    return Plan(config=config, dataset=dataset, **values)
+    values |= RECIPES[config.recipe]["input"]
+    if dataset in FUNCTIONS:
+        values |= {"encoding": UNENCODED, "size": None}
+    return Plan(config=config, dataset=dataset, **(values | given))
 
 
 @dataclass(frozen=True)

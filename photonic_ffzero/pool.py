@@ -269,7 +269,11 @@ class Pool:
 
 def _value(grid: Grid, results: Any) -> str:
     value = grid.shown(results)
-    return "" if value is None else f"{grid.written(value)} {grid.unit}".rstrip()
+    return "" if value is None else _with_unit(grid, value)
+
+
+def _with_unit(grid: Grid, value: float) -> str:
+    return f"{grid.written(value)} {grid.unit}".rstrip()
 
 
 def _reason(code: int, log: Path) -> str:
@@ -387,7 +391,7 @@ class _Screen(_Lines):
         table.add_column(no_wrap=True, justify="right")
         for run in self._window():
             if run.state == "running":
-                run.figures = _progress(run.folder / "history.csv")
+                run.figures = _progress(self._grid, run)
             seconds = f"{run.seconds:.0f} s" if run.seconds else ""
             words = (run.state, run.cell.name, run.figures, seconds)
             table.add_row(*map(Text, words), style=_STYLES[run.state])  # brackets are no markup
@@ -415,16 +419,17 @@ class _Screen(_Lines):
         return "" if seconds is None else f"{_duration(seconds)} left"
 
 
-def _progress(history: Path) -> str:
+def _progress(grid: Grid, run: _Run) -> str:
     """How far a run is, from the last row of its history."""
     try:
-        with open(history, newline="") as file:
+        with open(run.folder / "history.csv", newline="") as file:
             row = list(csv.DictReader(file))[-1]
     except (OSError, ValueError, IndexError):
         return ""
-    words = [f"{name} {row[name]}" for name in ("mesh", "epoch") if row.get(name)]
+    words = [f"{run.cell.plan.config.layer_name} {row.get('mesh')}, epoch {row.get('epoch')}"]
     with suppress(KeyError, ValueError):
-        words.append(f"validation {100 * float(row['validation_accuracy']):.1f} %")
+        held_out = grid.factor * float(row["validation_accuracy"])
+        words.append(f"validation {_with_unit(grid, held_out)}")
     return ", ".join(words)
 
 

@@ -28,7 +28,9 @@ from rich.console import Console
 from photonic_ffzero import pool
 from photonic_ffzero.experiment import Options, run_experiment
 from photonic_ffzero.formats import DataError
+from photonic_ffzero.functions import FUNCTIONS
 from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for, plot_grid, summarise
+from photonic_ffzero.jobs import UNENCODED
 from photonic_ffzero.pool import THREAD_VARIABLES, Pool, thread_limits, training_command
 from photonic_ffzero.recipes import configure
 from photonic_ffzero.storage import read_json, write_json
@@ -186,6 +188,16 @@ class TestCell:
         cell = Cell({"method": "ff-dd", "rate": 0.1}, plan_for("digits", configure(seed=7)))
         assert cell.slug == "method-ff-dd_rate-0.1_seed-7"
         assert cell.name == "ff-dd, rate 0.1, seed 7"
+
+    def test_a_plan_takes_its_recipes_input_where_there_are_images(self):
+        plan = plan_for("digits", configure())
+        assert (plan.encoding, plan.size, plan.seeds) == ("average", 8, 1)
+        assert plan_for("digits", configure("paper")).encoding == "crop"
+        assert plan_for("digits", configure(), size=4).size == 4
+        config = configure("digital", task="regression", network="mlp")
+        for name in FUNCTIONS:
+            plan = plan_for(name, config)
+            assert (plan.encoding, plan.size) == (UNENCODED, None)
 
     def test_several_seeds_are_refused(self):
         with pytest.raises(ValueError, match="seeds must be 1 in the plan of a cell, got 2"):
@@ -530,7 +542,7 @@ class TestProgress:
         run = pool._Run(cells()[0], tmp_path, "running")
         console = Console(file=io.StringIO(), width=80, height=12, force_terminal=True)
         console.print(pool._Screen(small_grid(), [run], 2, console).picture())
-        assert "mesh 2, epoch 1, validation 87.5 %" in console.file.getvalue()
+        assert "mesh 2, epoch 1, validation 87.50 %" in console.file.getvalue()
 
     def test_a_whole_grid_on_a_terminal(self):
         console = Console(file=io.StringIO(), width=80, height=20, force_terminal=True)
