@@ -1,0 +1,59 @@
+"""The four methods on the photonic network, over data sets and depths (the paper's figure 7b)."""
+
+import sys
+from collections.abc import Iterable
+from functools import partial
+from itertools import product
+
+from photonic_ffzero.experiment import Options, run_experiment
+from photonic_ffzero.grid import Cell, Grid, plan_for
+from photonic_ffzero.recipes import METHODS, configure
+
+DESCRIPTION = """
+Compare the four methods on the photonic network, depth by depth: every mesh has its
+own loss (ff) or all share the last one's (bp), and gradients come from directional
+derivatives, that is from forward passes alone (dd), or from automatic differentiation
+(ad). ff-dd is FFzero. The paper shows this in figure 7b.
+"""
+
+
+def methods(
+    options: Options,
+    *,
+    datasets: tuple[str, ...],
+    depths: Iterable[int],
+    seeds: int,
+    limit: int | None = None,
+    directions: int | None = None,
+    **settings: int,
+) -> Grid:
+    """Every method at every depth on every data set; all of them before the next seed."""
+    settings |= {"epochs": options.epochs} if options.epochs else {}
+    axes = (options.seeds_or(seeds), options.datasets_or(*datasets), depths, METHODS)
+    cells = []
+    for seed, dataset, meshes, method in product(*axes):
+        k = directions if method.endswith("-dd") else None
+        config = configure(method=method, meshes=meshes, seed=seed, directions=k, **settings)
+        labels = {"dataset": dataset, "meshes": meshes, "method": method}
+        cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
+    return Grid(
+        cells=tuple(cells),
+        x="meshes",
+        curves=("method",),
+        panels="dataset",
+        x_label="meshes in a row",
+        title="Four methods on the photonic network",
+        description=" ".join(DESCRIPTION.split()),
+    )
+
+
+PRESETS = {
+    "small": partial(
+        methods, datasets=("digits",), depths=(1, 2), seeds=2, epochs=8, batch_size=32, directions=8
+    ),
+    "paper": partial(methods, datasets=("mnist", "fashion-mnist"), depths=(1, 2, 3, 4), seeds=3),
+}
+
+if __name__ == "__main__":
+    names = ("digits", "mnist", "fashion-mnist")
+    sys.exit(run_experiment("photonic_methods", DESCRIPTION, PRESETS, datasets=names))

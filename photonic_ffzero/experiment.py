@@ -1,0 +1,293 @@
+"""The command line of the experiments that are grids of training runs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from photonic_ffzero import cli
+from photonic_ffzero.data import DATA_VARIABLE, load_dataset
+from photonic_ffzero.grid import Cell, Grid, GridDirectory
+from photonic_ffzero.pool import Pool, available_cores, training_command
+from photonic_ffzero.reporting import check_new_directory
+
+__all__ = ["LineParser", "Options", "run_experiment"]
+
+# The one place that takes what the main job's command line keeps to itself.
+LineParser, _count, _as_flag = cli._Parser, cli._count, cli._as_flag
+
+_HABITS = """\
+A grid of training runs, several at a time, each in a process of its own. A run that
+fails leaves the others alone; its last words are in its log.txt. Ctrl-C stops all of
+them in good order, and --resume goes on: runs that are done are not run again.
+
+presets:
+  small  shows the trend within minutes
+  paper  the paper's data and sizes; takes hours
+"""
+
+_RESUMABLE = ("resume", "data_dir", "jobs", "quiet")
+_INCIDENTAL = (*_RESUMABLE, "output")  # no part of the command that gives the same grid again
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asked of an experiment; None where its preset decides.
+
+    Attributes:
+        dataset: Name of the data set.
+        seed: The first seed.
+        seeds: How many seeds.
+        epochs: Epochs of a run.
+        limit: Training images of a run.
+    """
+
+    dataset: str | None
+    seed: int
+    seeds: int | None
+    epochs: int | None
+    limit: int | None
+
+    def seeds_or(self, count: int) -> range:
+        """The seeds to run: as many as asked for, or as a preset has it.
+
+        Args:
+            count: The preset's number of seeds.
+        """
+        return range(self.seed, self.seed + (count if self.seeds is None else self.seeds))
+
+    def datasets_or(self, *names: str) -> tuple[str, ...]:
+        """The data sets to train on: the one asked for, or a preset's.
+
+        Args:
+            *names: The preset's data sets.
+        """
+        return names if self.dataset is None else (self.dataset,)
+
+
+def run_experiment(
+    name: str,
+    description: str,
+    presets: Mapping[str, Callable[[Options], Grid]],
+    *,
+    datasets: Sequence[str] = (),
+    command: Callable[[Path | None], Callable[[Path], list[str]]] = training_command,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run an experiment as its command line says; return the exit code.
+
+    0: done; 1: some runs failed, or a file could not be written, the others stand; 2: bad input,
+    nothing was written; 130 or 143: stopped by SIGINT or SIGTERM, all is saved.
+
+    Args:
+        name: The experiment's name, that of its script.
+        description: What it shows, for ``--help``.
+        presets: Makes the grid of each preset, ``small`` and ``paper``, from the options.
+        datasets: What ``--dataset`` offers; no such flag if empty.
+        command: Makes, from the folder of the data or None, the `Pool`'s command.
+        argv: The arguments; those of the process by default.
+    """
+    parser = _parser(name, description, presets, datasets)
+    arguments = parser.parse_args(argv)
+    console = Console(stderr=True, quiet=arguments.quiet, highlight=False)
+    try:
+        if arguments.resume:
+            directory = _resumed(arguments, parser, name)
+        else:
+            directory = _prepared(arguments, name, presets, console)
+    except (ValueError, TypeError, OSError) as error:
+        parser.error(_as_flag(str(error), parser))
+    try:
+        return _run(directory, command(arguments.data_dir), arguments.jobs, console)
+    except KeyboardInterrupt:  # between the runs and the end, where nobody listens to signals
+        print(f"interrupted; go on with: {_go_on(directory)}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"{parser.prog}: {error}; what was saved is in {directory.path}", file=sys.stderr)
+        return 1
+
+
+def _run(
+    directory: GridDirectory,
+    command: Callable[[Path], list[str]],
+    jobs: int,
+    console: Console,
+) -> int:
+    """Run what is left, write the results, and say what failed."""
+    stopped = Pool(directory, command, jobs, console).run()
+    print(directory.write_results(), end="", flush=True)
+    outcomes = directory.outcomes()
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    for outcome in failed:
+        log = outcome.directory / "log.txt"
+        print(f"failed: {outcome.cell.name}: {outcome.message}; see {log}", file=sys.stderr)
+    if stopped:
+        print(f"stopped, all is saved; go on with: {_go_on(directory)}", file=sys.stderr)
+        return 128 + stopped
+    if failed:
+        count = f"{len(failed)} of {len(outcomes)} runs failed"
+        print(f"{count}; try them again with: {_go_on(directory)}", file=sys.stderr)
+    console.print(f"results in {directory.path}", markup=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _go_on(directory: GridDirectory) -> str:
+    return shlex.join(
+        ["python", f"experiments/{directory.grid.name}.py", "--resume", str(directory.path)]
+    )
+
+
+def _prepared(
+    arguments: argparse.Namespace,
+    name: str,
+    presets: Mapping[str, Callable[[Options], Grid]],
+    console: Console,
+) -> GridDirectory:
+    """Check all that can be checked of a new grid, then make its directory.
+
+    Raises:
+        TypeError, ValueError, OSError: an argument or a file breaks a rule.
+    """
+    output = arguments.output or Path("results") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_new_directory(output)
+    dataset = getattr(arguments, "dataset", None)
+    options = Options(dataset, arguments.seed, arguments.seeds, arguments.epochs, arguments.limit)
+    grid = _with_data(presets[arguments.preset](options), arguments.data_dir)
+    grid = replace(grid, name=name, preset=arguments.preset, command=_command(arguments, name))
+    console.print(f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs", markup=False)
+    return GridDirectory.create(output, grid)
+
+
+def _resumed(
+    arguments: argparse.Namespace, parser: argparse.ArgumentParser, name: str
+) -> GridDirectory:
+    """Take a grid up again from its directory; every setting comes from there.
+
+    Raises:
+        TypeError, ValueError, OSError: the directory holds no such grid, or a setting was given
+            besides.
+    """
+    for flag, value in vars(arguments).items():
+        if value != parser.get_default(flag) and flag not in _RESUMABLE:
+            raise ValueError(f"resume takes every setting from the grid; leave out --{flag}")
+    directory = GridDirectory.open(arguments.resume)
+    if directory.grid.name != name:
+        raise ValueError(
+            f"resume must name a grid of {name}, found one of {directory.grid.name} in "
+            f"{arguments.resume}"
+        )
+    _with_data(directory.grid, arguments.data_dir)
+    return directory
+
+
+def _with_data(grid: Grid, data_dir: Path | None) -> Grid:
+    """Find every data set once, before any run starts; ``auto`` becomes what was found.
+
+    Raises:
+        ValueError: a data set is missing or damaged.
+    """
+    found = {}
+    for name in dict.fromkeys(cell.plan.dataset for cell in grid.cells):
+        dataset = load_dataset(name, data_dir)
+        found[name] = dataset.name
+        if dataset.note:
+            print(dataset.note, file=sys.stderr)
+    plans = (replace(cell.plan, dataset=found[cell.plan.dataset]) for cell in grid.cells)
+    cells = (Cell(cell.labels, plan) for cell, plan in zip(grid.cells, plans, strict=True))
+    return replace(grid, cells=tuple(cells))
+
+
+def _command(arguments: argparse.Namespace, name: str) -> str:
+    """The command line that gives the same grid again, wherever its data and results are."""
+    words = ["python", f"experiments/{name}.py"]
+    for flag, value in vars(arguments).items():
+        if value is not None and flag not in _INCIDENTAL:
+            words += ["--" + flag.replace("_", "-"), str(value)]
+    return shlex.join(words)
+
+
+def _parser(
+    name: str, description: str, presets: Mapping[str, Any], datasets: Sequence[str]
+) -> argparse.ArgumentParser:
+    parser = LineParser(
+        prog=f"{name}.py",
+        description=f"{textwrap.dedent(description).strip()}\n\n{_HABITS}",
+        epilog=_examples(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_grid(parser.add_argument_group("grid"), presets, datasets)
+    _add_run(parser.add_argument_group("run"))
+    return parser
+
+
+def _examples(name: str) -> str:
+    return textwrap.dedent(f"""\
+        examples:
+          {name}.py
+          {name}.py --preset paper --data-dir ~/data --jobs 4
+          {name}.py --seeds 1 --epochs 2 --limit 500
+          {name}.py --resume results/{name}-20260101-120000
+        """)
+
+
+def _add_grid(group: Any, presets: Mapping[str, Any], datasets: Sequence[str]) -> None:
+    group.add_argument(
+        "--preset", choices=presets, default="small", help="see above (default: small)"
+    )
+    if datasets:
+        group.add_argument(
+            "--dataset", choices=datasets, help="train on this one alone (default: preset's)"
+        )
+    group.add_argument(
+        "--seed", type=_count(0), default=0, metavar="N", help="first seed (default: 0)"
+    )
+    group.add_argument(
+        "--seeds", type=_count(1), metavar="N", help="seeds from --seed on (default: preset's)"
+    )
+    group.add_argument(
+        "--epochs", type=_count(1), metavar="N", help="epochs a block (default: preset's)"
+    )
+    group.add_argument(
+        "--limit",
+        type=_count(1),
+        metavar="N",
+        help="train on the first N images (default: preset's)",
+    )
+
+
+def _add_run(group: Any) -> None:
+    group.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help=f"folder that holds mnist/ and fashion-mnist/ (default: {DATA_VARIABLE}, then "
+        "Keras's folder, then a download)",
+    )
+    cores = available_cores()
+    group.add_argument(
+        "--jobs",
+        type=_count(1),
+        default=cores,
+        metavar="N",
+        help=f"runs at a time; they share the cores (default: as many as cores, {cores})",
+    )
+    group.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="new directory for the results (default: one in results/, named by date)",
+    )
+    group.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with the stopped grid in DIR"
+    )
+    group.add_argument("--quiet", action="store_true", help="print the final table only")

@@ -1,0 +1,825 @@
+"""Grids of runs: what comes of them is computed right, whatever happens on the way.
+
+Most cells here are a script of a few lines that behaves as a training run does: it goes on from
+its checkpoint, stops in good order, and its figures follow from its configuration alone.
+"""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from rich.console import Console
+
+from photonic_ffzero import pool
+from photonic_ffzero.experiment import Options, run_experiment
+from photonic_ffzero.formats import DataError
+from photonic_ffzero.functions import FUNCTIONS
+from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for, plot_grid, summarise
+from photonic_ffzero.jobs import UNENCODED
+from photonic_ffzero.pool import THREAD_VARIABLES, Pool, thread_limits, training_command
+from photonic_ffzero.recipes import configure
+from photonic_ffzero.storage import read_json, write_json
+
+FAKE = """
+import json, os, signal, sys, threading, time
+folder, mode, steps, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+os.chdir(folder)
+received = []
+def receive(which, frame):
+    received.append(which)
+    with open("signals.txt", "a") as file:
+        file.write(f"{which}\\n")
+for which in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(which, receive)
+def watch():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=watch, daemon=True).start()
+with open("starts.txt", "a") as file:
+    file.write(f"{os.getpid()} {time.time()}\\n")
+plan = json.load(open("config.json"))
+if mode == f"fail-{plan['method']}":
+    sys.exit("first line\\nno light on port 3")
+if mode == f"vanish-{plan['method']}":
+    sys.exit(0)
+if mode == f"crash-{plan['method']}":
+    os.kill(os.getpid(), signal.SIGKILL)
+done = int(open("model.npz").read()) if os.path.exists("model.npz") else 0
+for step in range(done, steps):
+    time.sleep(pause)
+    if received and mode != "stubborn":
+        sys.exit(128 + received[0])
+    open("model.npz.partial", "w").write(str(step + 1))
+    os.replace("model.npz.partial", "model.npz")
+accuracy = {"ff-dd": 0.7, "ff-ad": 0.9}[plan["method"]] + plan["seed"] / 10
+environment = {name: os.environ[name] for name in os.environ if name.endswith("_THREADS")}
+content = {"test_accuracy": accuracy, "layers": [1, 2], "rule": None, "method": "hidden",
+           "train_seconds": time.time() % 100, "environment": environment}
+json.dump(content, open("results.json.partial", "w"))
+os.replace("results.json.partial", "results.json")
+open("ends.txt", "w").write(str(time.time()))
+"""
+DRIVER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_grid import experiment
+sys.exit(experiment(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in a folder of its own, with as many cores as the smallest machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PHOTONIC_FFZERO_DATA", raising=False)
+    return tmp_path
+
+
+def fake(mode="work", steps=3, pause=0.0):
+    """The command of a cell that trains nothing."""
+    start = [sys.executable, "-S", "-c", FAKE]
+    return lambda folder: [*start, str(folder), mode, str(steps), str(pause)]
+
+
+def cells(methods=("ff-dd", "ff-ad"), seeds=(0, 1, 2), meshes=(2,)):
+    return tuple(
+        Cell(
+            {"method": method, "meshes": count},
+            plan_for("digits", configure(method=method, seed=seed, meshes=count)),
+        )
+        for seed, method, count in product(seeds, methods, meshes)
+    )
+
+
+def small_grid(**given):
+    values = {"cells": cells(), "x": "meshes", "curves": ("method",), "name": "trial"}
+    return Grid(**(values | given))
+
+
+def run_pool(path="grid", grid=None, command=None, jobs=2, console=None):
+    """Run a grid in a new directory, or go on with the one that is there."""
+    path = Path(path)
+    directory = (
+        GridDirectory.open(path)
+        if path.exists()
+        else GridDirectory.create(path, grid or small_grid())
+    )
+    Pool(directory, command or fake(), jobs, console or Console(quiet=True)).run()
+    return directory
+
+
+def experiment(argv, presets=None, command=None):
+    """The command line of an experiment of fake cells; their mode is in the environment."""
+    mode, steps, pause = os.environ.get("FAKE", "work 3 0").split()
+    return run_experiment(
+        "trial",
+        "A trial of 100% nothing.",
+        presets or {"small": trial, "paper": trial},
+        datasets=("digits", "mnist"),
+        command=command or (lambda data_dir: fake(mode, int(steps), float(pause))),
+        argv=argv,
+    )
+
+
+def trial(options: Options) -> Grid:
+    settings = {"epochs": options.epochs, "meshes": 1}
+    made = [
+        Cell(
+            {"method": method},
+            plan_for(
+                options.datasets_or("digits")[0],
+                configure(method=method, seed=seed, **settings),
+                limit=options.limit,
+            ),
+        )
+        for seed, method in product(options.seeds_or(3), ("ff-dd", "ff-ad"))
+    ]
+    return Grid(cells=tuple(made), x="method")
+
+
+def rows(path):
+    with open(Path(path) / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def but_seconds(path):
+    """The final CSV without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k != "train_seconds"} for row in rows(path)]
+
+
+# --- cells and grids ------------------------------------------------------------------------------
+
+LABELS = ["ff-dd", "FF-DD", "ff/dd", "ff_dd", "../..", "", " ", "a=b,c", "é", "NUL", "x" * 300]
+LABELS += ["x" * 301, 1, 1.5, -1, 1e-5, 1e30, "1.", "a\nb", "a-b", "a.b", "~", "*?<>|:"]
+
+
+class TestCell:
+    def test_slugs_are_unique_and_safe_on_every_file_system(self, tmp_path):
+        plan = plan_for("digits", configure())
+        slugs = [Cell({"label": label, "other": 1}, plan).slug for label in LABELS]
+        assert len({slug.lower() for slug in slugs}) == len(LABELS)
+        for slug in slugs:
+            assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*[a-z0-9]", slug), slug
+            assert len(slug) < 150
+            (tmp_path / slug).mkdir()
+
+    def test_labels_cannot_be_mistaken_for_each_other(self):
+        plan = plan_for("digits", configure())
+        pairs = [("a_b-c", "d"), ("a", "c_b-d"), ("a_b", "c"), ("a", "b_c"), ("a-b", "c")]
+        slugs = {Cell({"a": first, "b": second}, plan).slug for first, second in pairs}
+        assert len(slugs) == len(pairs)
+
+    def test_plain_labels_can_be_read(self):
+        cell = Cell({"method": "ff-dd", "rate": 0.1}, plan_for("digits", configure(seed=7)))
+        assert cell.slug == "method-ff-dd_rate-0.1_seed-7"
+        assert cell.name == "ff-dd, rate 0.1, seed 7"
+
+    def test_a_plan_takes_its_recipes_input_where_there_are_images(self):
+        plan = plan_for("digits", configure())
+        assert (plan.encoding, plan.size, plan.seeds) == ("average", 8, 1)
+        assert plan_for("digits", configure("paper")).encoding == "crop"
+        assert plan_for("digits", configure(), size=4).size == 4
+        config = configure("digital", task="regression", network="mlp")
+        for name in FUNCTIONS:
+            plan = plan_for(name, config)
+            assert (plan.encoding, plan.size) == (UNENCODED, None)
+
+    def test_several_seeds_are_refused(self):
+        with pytest.raises(ValueError, match="seeds must be 1 in the plan of a cell, got 2"):
+            Cell({}, plan_for("digits", configure(), seeds=2))
+
+    def test_labels_are_finite(self):
+        with pytest.raises(ValueError, match="label rate must be finite, got nan"):
+            Cell({"rate": float("nan")}, plan_for("digits", configure()))
+
+
+class TestGrid:
+    def test_it_survives_json(self):
+        grid = small_grid(panels="method", log_x=True, factor=1.0, unit="rad", title="T")
+        assert Grid.from_json(json.loads(json.dumps(grid.as_json()))) == grid
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"cells": ()}, "at least one, got none"),
+            ({"cells": cells() * 2}, "must differ in a label or the seed, got twice method-ff-"),
+            ({"x": "depth"}, "axes must be labels of the cells, .*; got 'depth'"),
+            ({"panels": "depth"}, "got 'depth'"),
+            ({"curves": ("depth",)}, "got 'depth'"),
+            (
+                {"cells": (*cells(), Cell({"method": "x"}, cells()[0].plan))},
+                r"must all have the labels \('method', 'meshes'\), got \('method',\)",
+            ),
+            ({"cells": (Cell({"state": 1}, cells()[0].plan),), "x": "state"}, "named state"),
+        ],
+    )
+    def test_what_breaks_a_rule_is_named(self, given, message):
+        with pytest.raises(ValueError, match=message):
+            small_grid(**({"curves": ()} | given))
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": 3}', '{"cells": [{}]}'])
+    def test_a_damaged_file_is_named(self, tmp_path, text):
+        (tmp_path / "grid.json").write_text(text)
+        with pytest.raises(DataError, match=r"grid\.json"):
+            GridDirectory.open(tmp_path)
+
+    def test_an_unknown_field_is_named(self, tmp_path):
+        write_json(tmp_path / "grid.json", small_grid().as_json() | {"colour": 1})
+        with pytest.raises(DataError, match="colour"):
+            GridDirectory.open(tmp_path)
+
+    def test_what_is_no_number_has_no_value(self):
+        grid = small_grid()
+        for value in (None, "0.5", True, [0.5], float("nan"), float("inf")):
+            assert grid.shown({"test_accuracy": value}) is None
+        assert grid.shown({}) is None
+        assert grid.shown({"test_accuracy": 0.25}) == 25.0
+
+
+# --- what comes of the runs -----------------------------------------------------------------------
+
+
+def filled(path="grid", accuracies=None, **given):
+    """A grid whose runs are written by hand; None for a run that failed."""
+    grid = small_grid(**given)
+    directory = GridDirectory.create(Path(path), grid)
+    for cell, accuracy in zip(grid.cells, accuracies, strict=False):
+        folder = directory.prepare(cell)
+        if accuracy is None:
+            directory.fail(cell, "no light")
+        else:
+            results = {"test_accuracy": accuracy, "train_seconds": 10 * accuracy, "layers": [1]}
+            write_json(folder / "results.json", results | {"rule": None, "engine": "native"})
+    return directory
+
+
+# Seeds 0, 1, 2 of ff-dd: 0.70, 0.80, 0.75; of ff-ad: 0.90, 0.94, failed.
+GIVEN = [0.70, 0.90, 0.80, 0.94, 0.75, None]
+
+
+class TestResults:
+    def test_mean_and_standard_deviation_are_those_computed_by_hand(self):
+        directory = filled(accuracies=GIVEN)
+        dd, ad = summarise(directory.grid, directory.outcomes())
+        assert dd.labels == {"method": "ff-dd", "meshes": 2}
+        assert dd.mean == pytest.approx(75.0)
+        assert dd.sd == pytest.approx(5.0)  # sqrt((25 + 25 + 0) / 2)
+        assert (dd.n, ad.n) == ("3", "2/3 failed")
+        assert ad.mean == pytest.approx(92.0)
+        assert ad.sd == pytest.approx(8**0.5)  # sqrt((4 + 4) / 1)
+
+    def test_the_csv_has_a_row_for_each_run_and_numbers_in_full(self):
+        third = 1 / 3
+        filled(accuracies=[third, *GIVEN[1:]]).write_results()
+        found = rows("grid")
+        assert list(found[0]) == [
+            *("method", "meshes", "seed", "state"),
+            *("test_accuracy", "train_seconds", "rule", "engine"),
+        ]
+        assert float(found[0]["test_accuracy"]) == third
+        assert [row["state"] for row in found] == ["done"] * 5 + ["failed"]
+        assert [(row["method"], row["seed"]) for row in found[:3]] == [
+            ("ff-dd", "0"),
+            ("ff-ad", "0"),
+            ("ff-dd", "1"),
+        ]
+        assert found[5]["test_accuracy"] == found[0]["rule"] == ""
+        by_method = [float(row["test_accuracy"]) for row in found if row["method"] == "ff-dd"]
+        assert np.std([100 * a for a in by_method], ddof=1) == pytest.approx(
+            summarise(GridDirectory.open(Path("grid")).grid, reopened())[0].sd
+        )
+
+    def test_the_table_shows_them_and_is_kept(self):
+        text = filled(accuracies=GIVEN).write_results()
+        assert Path("grid/table.txt").read_text() == text
+        assert "| ff-dd  | 2      |     75.00 +- 5.00 |          3 |     7.5 |" in text
+        assert "| ff-ad  | 2      |     92.00 +- 2.83 | 2/3 failed |     9.2 |" in text
+
+    def test_one_seed_has_no_spread_and_none_no_mean(self):
+        text = filled(accuracies=[0.5], cells=cells(seeds=[0])).write_results()
+        assert "|             50.00 |   1 |" in text
+        assert "|                 - | 0/1 |" in text
+
+    def test_other_figures_keep_their_size(self):
+        given = {"factor": 1.0, "unit": "rad", "value": "train_seconds", "value_label": "error"}
+        text = filled(accuracies=[1.23456e-4] * 6, **given).write_results()
+        assert "error (rad)" in text
+        assert "0.001235 +- 0" in text
+
+    def test_no_line_is_longer_than_80_columns(self):
+        label = "a rather long name of something"
+        long = [
+            Cell({"one": label, "two": f"{label} {i}", "three": label}, cell.plan)
+            for i, cell in enumerate(cells())
+        ]
+        text = filled(accuracies=GIVEN, cells=tuple(long), x="one", curves=()).write_results()
+        assert max(map(len, text.splitlines())) <= 80
+
+    def test_a_damaged_results_file_is_not_taken_for_a_result(self):
+        directory = filled(accuracies=GIVEN)
+        (directory.cell_path(directory.grid.cells[0]) / "results.json").write_text("{")
+        assert directory.outcomes()[0].state == "stopped"
+
+
+def reopened(path="grid"):
+    return GridDirectory.open(Path(path)).outcomes()
+
+
+class TestFigure:
+    def drawn(self, **given):
+        directory = filled(**({"accuracies": GIVEN} | given))
+        axes = Figure().subplots()
+        plot_grid(axes, directory.grid, summarise(directory.grid, directory.outcomes()))
+        return axes
+
+    def test_numbers_along_x_get_lines_through_the_means(self):
+        grid_cells = cells(methods=["ff-dd"], meshes=(4, 1), seeds=(0, 1))
+        axes = self.drawn(cells=grid_cells, accuracies=[0.6, 0.5, 0.8, 0.7])
+        (bars,) = axes.containers
+        np.testing.assert_allclose(bars[0].get_xydata(), [(1, 60), (4, 70)])
+        sd = 200**0.5  # of 50 and 70, and of 60 and 80
+        ends = [segment[:, 1] for segment in bars[2][0].get_segments()]
+        np.testing.assert_allclose(ends, [(60 - sd, 60 + sd), (70 - sd, 70 + sd)])
+        assert bars[0].get_linestyle() == "-"
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["4", "1"]
+
+    def test_names_along_x_get_points_side_by_side(self):
+        axes = self.drawn(x="method", curves=("meshes",))
+        (bars,) = axes.containers
+        np.testing.assert_allclose(bars[0].get_xydata(), [(0, 75), (1, 92)])
+        assert bars[0].get_linestyle() == "None"
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["ff-dd", "ff-ad"]
+
+    def test_every_run_shows_besides_the_mean(self):
+        axes = self.drawn()
+        dots = [line for line in axes.lines if line.get_marker() == "."]
+        values = sorted(value for line in dots for value in line.get_ydata())
+        np.testing.assert_allclose(values, [70, 75, 80, 90, 94])
+
+    def test_curves_differ_in_colour_and_marker_and_line(self):
+        axes = self.drawn()
+        first, second = (bars[0] for bars in axes.containers)
+        assert first.get_color() != second.get_color()
+        assert first.get_marker() != second.get_marker()
+        assert first.get_linestyle() != second.get_linestyle()
+        assert [bars.get_label() for bars in axes.containers] == ["ff-dd", "ff-ad"]
+
+    def test_points_of_curves_that_coincide_are_apart_on_the_page(self):
+        axes = self.drawn(accuracies=[0.5] * 6)
+        first, second = (bars[0] for bars in axes.containers)
+        np.testing.assert_array_equal(first.get_xydata(), second.get_xydata())
+        axes.figure.draw_without_rendering()
+        places = [line.get_transform().transform(line.get_xydata())[0] for line in (first, second)]
+        assert places[1][0] - places[0][0] > 2
+        assert places[1][1] == places[0][1]
+
+    def test_all_that_is_drawn_is_in_view(self):
+        axes = self.drawn()
+        low, high = axes.get_ylim()
+        assert low < 70
+        assert high > 94
+
+    def test_the_axes_say_what_they_are(self):
+        axes = self.drawn(log_x=True, x_label="meshes in a row")
+        assert axes.get_xlabel() == "meshes in a row"
+        assert axes.get_ylabel() == "test accuracy (%)"
+        assert axes.get_xscale() == "log"
+
+    def test_a_grid_of_failures_says_so(self):
+        axes = self.drawn(accuracies=[None] * 6)
+        assert [text.get_text() for text in axes.texts] == ["no finished runs"]
+
+    def test_it_is_written_with_a_panel_each(self):
+        filled(accuracies=GIVEN).write_results()
+        filled("two", accuracies=GIVEN, panels="method", curves=()).write_results()
+        one, two = (imread(Path(name) / "figure.png") for name in ("grid", "two"))
+        assert one.shape[0] == two.shape[0]
+        assert one.shape[1] < two.shape[1]
+        assert one[..., :3].std() > 0.05
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+class TestPool:
+    def test_every_cell_runs_once_and_its_figures_come_back(self):
+        directory = run_pool()
+        assert [outcome.state for outcome in directory.outcomes()] == ["done"] * 6
+        first, second = summarise(directory.grid, directory.outcomes())
+        assert (first.mean, first.sd) == (pytest.approx(80.0), pytest.approx(10.0))
+        assert second.mean == pytest.approx(100.0)
+        for outcome in directory.outcomes():
+            assert len((outcome.directory / "starts.txt").read_text().splitlines()) == 1
+            assert read_json(outcome.directory / "config.json") == outcome.cell.plan.as_json()
+
+    @pytest.mark.parametrize("jobs", [1, 3])
+    def test_no_more_run_at_a_time_than_asked_for(self, jobs):
+        directory = run_pool(command=fake(pause=0.04), jobs=jobs)
+        times = []
+        for outcome in directory.outcomes():
+            start = float((outcome.directory / "starts.txt").read_text().split()[1])
+            times += [(start, 1), (float((outcome.directory / "ends.txt").read_text()), -1)]
+        at_once = np.cumsum([change for _, change in sorted(times)])
+        assert at_once.max() == jobs
+
+    def test_children_share_the_cores(self, monkeypatch):
+        for name in THREAD_VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(pool, "available_cores", lambda: 9)
+        directory = run_pool(jobs=2)
+        found = directory.outcomes()[0].results["environment"]
+        assert {found[name] for name in THREAD_VARIABLES} == {"4"}
+
+    def test_a_few_cells_get_all_cores(self, monkeypatch):
+        for name in THREAD_VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(pool, "available_cores", lambda: 8)
+        directory = run_pool(grid=small_grid(cells=cells(seeds=[0])), jobs=8)
+        found = directory.outcomes()[0].results["environment"]
+        assert {found[name] for name in THREAD_VARIABLES} == {"4"}
+
+    @pytest.mark.parametrize(
+        ("jobs", "cores", "given", "expected"),
+        [(1, 4, "", "4"), (3, 4, "", "1"), (8, 4, "", "1"), (1, 4, "2", "2"), (2, 4, "64", "2")],
+    )
+    def test_threads_are_never_more_than_there_are(self, monkeypatch, jobs, cores, given, expected):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert thread_limits(jobs, cores)["OMP_NUM_THREADS"] == expected
+
+    @pytest.mark.parametrize(
+        ("mode", "message"),
+        [
+            ("fail-ff-ad", "no light on port 3"),
+            ("vanish-ff-ad", "ended with exit code 0 and no results.json"),
+            ("crash-ff-ad", "killed by SIGKILL"),
+        ],
+    )
+    def test_a_failing_cell_leaves_the_others_alone(self, mode, message):
+        directory = run_pool(command=fake(mode))
+        states = [outcome.state for outcome in directory.outcomes()]
+        assert states == ["done", "failed"] * 3
+        assert directory.outcomes()[1].message == message
+        assert "2      |                 - | 0/3 failed |       - |" in directory.write_results()
+        assert [row["state"] for row in rows("grid")] == states
+        if mode == "fail-ff-ad":
+            log = (directory.outcomes()[1].directory / "log.txt").read_text()
+            assert log == "first line\nno light on port 3\n"
+
+    def test_a_failed_cell_runs_again_the_next_time(self):
+        run_pool(command=fake("fail-ff-ad"))
+        directory = run_pool()
+        assert [outcome.state for outcome in directory.outcomes()] == ["done"] * 6
+        starts = [len((o.directory / "starts.txt").read_text().split()) // 2 for o in reopened()]
+        assert starts == [1, 2] * 3
+
+    def test_two_grids_are_never_at_work_in_one_directory(self, monkeypatch):
+        directory = GridDirectory.create(Path("grid"), small_grid())
+        monkeypatch.setattr(pool, "_PATIENCE", 0.2)
+        folder = os.open("grid", os.O_RDONLY)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError, match="grid: another process is at work in it"):
+            Pool(directory, fake(), 1, Console(quiet=True)).run()
+        os.close(folder)
+        assert Pool(directory, fake(), 2, Console(quiet=True)).run() == 0
+
+    def test_an_error_here_leaves_no_child_behind(self, monkeypatch):
+        def broken(self, shown):
+            if len(list(Path("grid").glob("cells/*/starts.txt"))) == 2:
+                raise OSError("No space left on device")
+
+        monkeypatch.setattr(Pool, "_collect", broken)
+        with pytest.raises(OSError, match="No space left"):
+            run_pool(command=fake(pause=10))
+        assert not living(pids("grid"))
+
+
+class TestProgress:
+    def test_off_a_terminal_every_cell_gets_a_line(self):
+        text = io.StringIO()
+        run_pool(command=fake("fail-ff-ad"), console=Console(file=text, width=40), jobs=1)
+        lines = text.getvalue().splitlines()
+        assert len(lines) == 6
+        assert re.fullmatch(r"\[1/6\] ff-dd, meshes 2, seed 0: done 70\.00 %, 0 s", lines[0])
+        assert "failed no light on port 3" in lines[1]
+
+    def test_on_a_terminal_it_fits_the_screen(self):
+        runs = [pool._Run(cell, Path(), "waiting") for cell in cells(seeds=range(30))]
+        for index, run in enumerate(runs[:40]):
+            run.state, run.seconds, run.figures = "done", 10.0, "90.00 %"
+            if index == 3:
+                run.state, run.figures = "failed", "a [/long] reason, " * 9
+        runs[40].state, runs[40].seconds = "running", 4.0
+        console = Console(file=io.StringIO(), width=80, height=12, force_terminal=True)
+        screen = pool._Screen(small_grid(), runs, 2, console)
+        with console.capture() as capture:
+            console.print(screen.picture())
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capture.get().splitlines()]
+        assert len(lines) <= 12
+        assert max(map(len, lines)) <= 80
+        assert any(line.startswith("running") for line in lines)
+        assert lines[-1].startswith("40 of 60 cells, 1 failed")
+        assert lines[-1].endswith("1:38 left")  # (19 * 10 + 10 - 4) / 2
+
+    def test_a_running_cell_shows_its_epoch(self, tmp_path):
+        (tmp_path / "history.csv").write_text(
+            "mesh,epoch,loss,validation_accuracy\n1,2,0.5,0.5\n2,1,0.4,0.875\n"
+        )
+        run = pool._Run(cells()[0], tmp_path, "running")
+        console = Console(file=io.StringIO(), width=80, height=12, force_terminal=True)
+        console.print(pool._Screen(small_grid(), [run], 2, console).picture())
+        assert "mesh 2, epoch 1, validation 87.50 %" in console.file.getvalue()
+
+    def test_a_whole_grid_on_a_terminal(self):
+        console = Console(file=io.StringIO(), width=80, height=20, force_terminal=True)
+        run_pool(console=console)
+        assert "of 6 cells" in console.file.getvalue()
+
+
+# --- interrupted ----------------------------------------------------------------------------------
+
+
+def start(*flags, steps=5, pause=0.02, mode="work"):
+    """The grid as a process of its own."""
+    Path("driver.py").write_text(DRIVER.format(tests=str(Path(__file__).parent)))
+    return subprocess.Popen(
+        [sys.executable, "driver.py", *flags],
+        env=os.environ | {"FAKE": f"{mode} {steps} {pause}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def pids(path):
+    texts = [file.read_text() for file in Path(path).glob("cells/*/starts.txt")]
+    return [int(line.split()[0]) for text in texts for line in text.splitlines()]
+
+
+def living(numbers):
+    """Those of some processes that are at work; one that has ended may wait to be reaped."""
+    found = []
+    for number in numbers:
+        try:
+            state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        found += [number] if state != "Z" else []
+    return found
+
+
+def wait_until(condition, seconds=60.0):
+    end = time.perf_counter() + seconds
+    while not condition() and time.perf_counter() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def finished_files(path):
+    """What tells whether a finished cell was touched."""
+    files = [*Path(path).glob("cells/*/results.json")]
+    stats = {file: file.stat() for file in files}
+    return {file: (stat.st_ino, stat.st_mtime_ns) for file, stat in stats.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The CSV of a grid that nothing ever stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "grid"
+    assert experiment(["--output", str(folder), "--quiet", "--jobs", "2"]) == 0
+    return but_seconds(folder)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_an_interrupted_grid_goes_on_to_the_same_csv(which, code, whole, capsys):
+    process = start("--output", "grid", "--jobs", "2", steps=20)
+    assert wait_until(lambda: len(pids("grid")) >= 4)
+    process.send_signal(which)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    if which != signal.SIGKILL:
+        assert not living(pids("grid"))
+        assert "go on with: python experiments/trial.py --resume grid" in errors
+        assert "| ff-dd" in output  # the table of what there is
+        states = [row["state"] for row in rows("grid")]
+        assert "failed" not in states
+        assert set(states) == {"done", "stopped", "waiting"}
+        signals = [file.read_text().split() for file in Path("grid").glob("cells/*/signals.txt")]
+        assert signals
+        assert all(own == [str(int(which))] for own in signals)  # each was told once
+    before = finished_files("grid")
+    assert 0 < len(before) < 6
+    assert experiment(["--resume", "grid", "--quiet", "--jobs", "2"]) == 0
+    assert not living(pids("grid"))
+    assert before.items() <= finished_files("grid").items()
+    assert but_seconds("grid") == whole
+    assert capsys.readouterr().err == ""
+
+
+@needs_proc
+def test_killed_at_any_moment_it_goes_on_to_the_same_csv(whole):
+    """SIGKILL after random times; the children go, too."""
+    rng, flags = random.Random(0), ["--output", "grid"]
+    for _ in range(3):
+        before, begun = finished_files("grid"), len(pids("grid"))
+        process = start(*flags, "--jobs", "2", pause=0.05)
+        assert wait_until(lambda: len(pids("grid")) > begun)  # noqa: B023
+        time.sleep(rng.uniform(0, 0.4))  # a cell takes 0.25 s
+        process.kill()
+        process.communicate()
+        assert wait_until(lambda: not living(pids("grid")))
+        assert before.items() <= finished_files("grid").items()
+        flags = ["--resume", "grid"]
+    assert experiment([*flags, "--quiet", "--jobs", "2"]) == 0
+    assert before.items() <= finished_files("grid").items()
+    assert but_seconds("grid") == whole
+
+
+@needs_proc
+def test_a_second_signal_kills_what_does_not_listen():
+    process = start("--output", "grid", "--jobs", "2", mode="stubborn", steps=1, pause=60)
+    assert wait_until(lambda: len(pids("grid")) == 2)
+    process.send_signal(signal.SIGTERM)
+    assert wait_until(lambda: len(list(Path("grid").glob("cells/*/signals.txt"))) == 2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert not living(pids("grid"))
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+BAD = [
+    (["--preset", "huge"], "argument --preset: invalid choice: 'huge'"),
+    (["--dataset", "cifar"], "argument --dataset: invalid choice: 'cifar'"),
+    (["--seeds", "0"], "argument --seeds: must be at least 1, got 0"),
+    (["--seed", "-1"], "argument --seed: must be at least 0, got -1"),
+    (["--epochs", "x"], "argument --epochs: must be a whole number, got 'x'"),
+    (["--limit", "0"], "argument --limit: must be at least 1, got 0"),
+    (["--jobs", "0"], "argument --jobs: must be at least 1, got 0"),
+    (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
+    (["--resume", "nowhere"], "must hold a grid.json, found none in nowhere"),
+    (["--resume", "nowhere", "--epochs", "3"], "leave out --epochs"),
+    (["--prese", "small"], "unrecognized arguments: --prese small"),
+]
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(("flags", "message"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
+    def test_bad_input_is_one_line_exit_2_and_nothing_written(
+        self, flags, message, capsys, elsewhere
+    ):
+        with pytest.raises(SystemExit) as stop:
+            experiment(flags)
+        errors = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert message in errors
+        assert errors.startswith("trial.py: error: ")
+        assert errors.count("\n") == 1
+        assert list(elsewhere.iterdir()) == []
+
+    def test_a_directory_with_files_is_never_touched(self, tmp_path, capsys):
+        (tmp_path / "thesis.txt").write_text("x")
+        with pytest.raises(SystemExit) as stop:
+            experiment(["--output", str(tmp_path)])
+        assert stop.value.code == 2
+        assert "argument --output must be a new or empty directory" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+    def test_flags_come_before_the_preset(self):
+        flags = ["--seed", "4", "--seeds", "2", "--epochs", "7", "--limit", "99", "--quiet"]
+        assert experiment([*flags, "--preset", "paper", "--output", "grid"]) == 0
+        grid = GridDirectory.open(Path("grid")).grid
+        assert [cell.seed for cell in grid.cells] == [4, 4, 5, 5]
+        assert {cell.plan.config.epochs for cell in grid.cells} == {7}
+        assert {cell.plan.limit for cell in grid.cells} == {99}
+        assert (grid.name, grid.preset) == ("trial", "paper")
+        assert grid.command == (
+            "python experiments/trial.py --preset paper --seed 4 --seeds 2 --epochs 7 --limit 99"
+        )
+
+    def test_the_table_is_the_output_and_the_rest_is_not(self, capsys):
+        assert experiment(["--output", "grid"]) == 0
+        output, errors = capsys.readouterr()
+        assert output == Path("grid/table.txt").read_text()
+        assert errors.splitlines()[0] == "trial: preset small, 6 runs"
+        assert errors.splitlines()[-1] == "results in grid"
+        assert len(errors.splitlines()) == 1 + 6 + 1
+
+    def test_results_go_to_a_dated_directory(self):
+        assert experiment(["--quiet", "--seeds", "1"]) == 0
+        (folder,) = Path("results").iterdir()
+        assert re.fullmatch(r"trial-\d{8}-\d{6}", folder.name)
+        assert {path.name for path in folder.iterdir()} == {
+            *("grid.json", "cells", "results.csv", "table.txt", "figure.png"),
+        }
+
+    def test_failures_are_named_with_their_logs(self, monkeypatch, capsys):
+        monkeypatch.setenv("FAKE", "fail-ff-dd 1 0")
+        assert experiment(["--output", "grid", "--quiet", "--seeds", "1"]) == 1
+        errors = capsys.readouterr().err.splitlines()
+        log = Path("grid/cells/method-ff-dd_seed-0/log.txt")
+        assert errors[0] == f"failed: ff-dd, seed 0: no light on port 3; see {log}"
+        assert errors[1] == (
+            "1 of 2 runs failed; try them again with: python experiments/trial.py --resume grid"
+        )
+        assert log.exists()
+
+    def test_a_finished_grid_is_shown_again_and_not_run(self, capsys):
+        experiment(["--output", "grid", "--quiet"])
+        first, before = capsys.readouterr().out, finished_files("grid")
+        assert experiment(["--resume", "grid", "--quiet"]) == 0
+        assert capsys.readouterr().out == first
+        assert finished_files("grid") == before
+
+    def test_another_experiments_grid_is_refused(self, capsys):
+        GridDirectory.create(Path("grid"), small_grid(name="other"))
+        with pytest.raises(SystemExit):
+            experiment(["--resume", "grid"])
+        assert "argument --resume must name a grid of trial, found one of other in grid" in (
+            capsys.readouterr().err
+        )
+
+    def test_a_data_set_that_was_looked_for_is_written_down(self, monkeypatch):
+        def automatic(options):
+            grid = trial(options)
+            plans = [replace(cell.plan, dataset="auto") for cell in grid.cells]
+            made = [Cell(c.labels, plan) for c, plan in zip(grid.cells, plans, strict=True)]
+            return replace(grid, cells=tuple(made))
+
+        from photonic_ffzero import experiment as module
+        from photonic_ffzero.data import load_dataset
+
+        monkeypatch.setattr(module, "load_dataset", lambda name, folder: load_dataset("digits"))
+        assert experiment(["--output", "grid", "--quiet"], {"small": automatic}) == 0
+        grid = GridDirectory.open(Path("grid")).grid
+        assert {cell.plan.dataset for cell in grid.cells} == {"digits"}
+
+    def test_help_teaches(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as stop:
+            experiment(["--help"])
+        text = capsys.readouterr().out
+        assert stop.value.code == 0
+        assert max(map(len, text.splitlines())) <= 100
+        for word in ("100% nothing", "presets:", "examples:", "--resume results/trial-", "--jobs"):
+            assert word in text
+
+    def test_help_answers_before_the_heavy_libraries_are_loaded(self):
+        code = "import sys, photonic_ffzero.experiment; print(*sys.modules)"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+        )
+        heavy = {"tensorflow", "keras", "neurophox", "numba", "matplotlib.pyplot", "sklearn"}
+        assert not set(done.stdout.split()) & heavy
+
+
+# --- the real thing -------------------------------------------------------------------------------
+
+
+def twins(options: Options) -> Grid:
+    """The same run twice."""
+    config = configure(epochs=60, batch_size=40, meshes=1, directions=2)
+    plan = plan_for("digits", config, size=4, limit=200)
+    return Grid(cells=tuple(Cell({"twin": name}, plan) for name in ("a", "b")), x="twin")
+
+
+@needs_proc
+def test_a_real_run_outlives_the_grid_by_a_step_and_goes_on_to_the_figures_of_its_twin():
+    """SIGKILL the grid; its child notices, saves and ends; its twin runs without a stop."""
+    text = DRIVER.replace("sys.argv[1:])", "sys.argv[1:], {{'small': twins}}, training_command)")
+    text = text.replace("import experiment", "import experiment, training_command, twins")
+    Path("driver.py").write_text(text.format(tests=str(Path(__file__).parent)))
+    flags = ["--output", "grid", "--jobs", "1"]
+    process = subprocess.Popen([sys.executable, "driver.py", *flags], stderr=subprocess.DEVNULL)
+    stopped, other = (Path(f"grid/cells/twin-{name}_seed-0") for name in ("a", "b"))
+    assert wait_until((stopped / "model.npz").exists)
+    process.kill()
+    process.wait()
+    flags = ["--resume", "grid", "--quiet", "--jobs", "2"]
+    assert experiment(flags, {"small": twins}, training_command) == 0
+    assert "stopped, all is saved" in (stopped / "log.txt").read_text()
+    assert "stopped" not in (other / "log.txt").read_text()
+    here, there = (read_json(folder / "results.json") for folder in (stopped, other))
+    assert {**here, "train_seconds": 0} == {**there, "train_seconds": 0}
+    assert [row["state"] for row in rows("grid")] == ["done", "done"]

@@ -1,0 +1,218 @@
+"""The report is one file that tells what there is, and nothing it was told can break it."""
+
+import base64
+import struct
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for
+from photonic_ffzero.recipes import configure
+from photonic_ffzero.report import ReportTable, Section, grid_section, main, write_report
+from photonic_ffzero.storage import write_json
+
+NASTY = """<script>alert("x")</script> & 'quoted' </td></section> <img src=http://a.b/c.png>"""
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: elements with their attributes, text, and whether tags match."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.texts, self.rows, self.open = [], [], [], []
+        self.feed(Path(path).read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+    def tags(self):
+        return [tag for tag, _ in self.elements]
+
+    def attributes(self, *names):
+        pairs = ((name, value) for _, given in self.elements for name, value in given.items())
+        return [value for name, value in pairs if name in names]
+
+
+def png():
+    """A black pixel."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def section(text=NASTY):
+    return Section(
+        title=text,
+        description=text,
+        command=text,
+        facts={text: text},
+        failures=[text],
+        figure=png(),
+        figure_text=text,
+        tables=[ReportTable(text, [text], [[text]]), ReportTable(text, [text], [[text]], True)],
+    )
+
+
+def grid_directory(path="grid"):
+    """Three seeds of two methods; the last run failed and the one before has not begun."""
+    cells = tuple(
+        Cell({"method": method}, plan_for("digits", configure(method=method, seed=seed)))
+        for seed in (3, 4, 5)
+        for method in ("ff-dd", "ff-ad")
+    )
+    grid = Grid(
+        cells=cells,
+        x="method",
+        name="trial",
+        title="A trial",
+        description="It shows nothing.",
+        command="python experiments/trial.py --preset small",
+    )
+    directory = GridDirectory.create(Path(path), grid)
+    for cell, accuracy in zip(cells, (0.5, 0.9, 0.7, 0.8), strict=False):
+        results = {"test_accuracy": accuracy, "train_seconds": 100 * accuracy}
+        versions = {"versions": {"numpy": f"2.{cell.seed}", "python": "3.12"}}
+        write_json(directory.prepare(cell) / "results.json", results | versions)
+    directory.prepare(cells[5])
+    directory.fail(cells[5], "no light <port 3>")
+    directory.write_results()
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+class TestPage:
+    def test_every_text_is_escaped_and_reads_as_it_was(self):
+        write_report(Path("report.html"), [section(), section()], title=NASTY)
+        page = Page("report.html")
+        assert page.open == []
+        # two sections: heading, link, paragraph, command, fact twice, failure; a table: three
+        assert page.text.count(NASTY) == 2 + 2 * (2 + 1 + 1 + 2 + 1 + 3 + 3)
+        assert page.attributes("alt") == [NASTY] * 2
+        assert page.tags().count("section") == 2
+        assert page.tags().count("td") == 4
+
+    def test_it_needs_nothing_but_itself(self):
+        write_report(Path("report.html"), [section(), section()])
+        page, raw = Page("report.html"), Path("report.html").read_text()
+        assert not {"script", "link", "iframe", "object", "base", "form"} & set(page.tags())
+        assert all(source.startswith("data:image/png;base64,") for source in page.attributes("src"))
+        assert page.attributes("href") == ["#s0", "#s1"]
+        assert set(page.attributes("id")) == {"s0", "s1"}
+        assert not [name for _, given in page.elements for name in given if name.startswith("on")]
+        style = raw[raw.index("<style>") : raw.index("</style>")]
+        assert "url(" not in style
+        assert "@import" not in style
+        assert [path.name for path in Path().iterdir()] == ["report.html"]
+
+    def test_the_picture_is_whole(self):
+        write_report(Path("report.html"), [section()])
+        (source,) = Page("report.html").attributes("src")
+        assert base64.b64decode(source.partition(",")[2]) == png()
+
+    def test_it_can_be_read_in_the_dark_and_in_any_language(self):
+        write_report(Path("report.html"), [Section(title="ππ größer")])
+        raw = Path("report.html").read_text(encoding="utf-8")
+        assert "prefers-color-scheme: dark" in raw
+        assert ("meta", {"charset": "utf-8"}) in Page("report.html").elements
+        assert "ππ größer" in raw
+
+    def test_tables_have_headers_and_all_their_cells(self):
+        table = ReportTable("c", ["a", "b"], [["1", "2"], ["3", "4"]])
+        write_report(Path("report.html"), [Section(title="t", tables=[table])])
+        page = Page("report.html")
+        assert page.rows == [["a", "b"], ["1", "2"], ["3", "4"]]
+        assert page.tags().count("th") == 2
+
+
+class TestGridSection:
+    def test_it_tells_the_figures_of_the_grid(self):
+        directory = grid_directory()
+        found = grid_section(directory.path)
+        assert (found.title, found.description) == ("A trial", "It shows nothing.")
+        assert found.command == "python experiments/trial.py --preset small"
+        assert found.figure == Path("grid/figure.png").read_bytes()
+        means, runs = found.tables
+        # ff-dd: 50 and 70 of three; ff-ad: 90 and 80
+        assert means.rows == [
+            ["ff-dd", "60.00 +- 14.14", "2/3", "60.0"],
+            ["ff-ad", "85.00 +- 7.07", "2/3 failed", "85.0"],
+        ]
+        assert len(runs.rows) == 6
+        assert runs.rows[0] == ["ff-dd", "3", "done", "50.00", "50.0"]
+        assert runs.rows[4] == ["ff-dd", "5", "waiting", "-", "-"]
+        assert runs.rows[5] == ["ff-ad", "5", "failed", "-", "-"]
+        assert all(len(row) == len(table.header) for table in found.tables for row in table.rows)
+
+    def test_it_tells_seeds_time_versions_and_failures(self):
+        found = grid_section(grid_directory().path)
+        assert found.facts == {
+            "Preset": "small",
+            "Runs": "4 of 6 done",
+            "Seeds": "3, 4, 5",
+            "Training time": "290 s, all runs added up",
+            "Versions": "numpy 2.3 and 2.4, python 3.12",
+        }
+        log = Path("grid/cells/method-ff-ad_seed-5/log.txt")
+        assert found.failures == [f"ff-ad, seed 5: no light <port 3> ({log})"]
+
+    def test_a_grid_that_has_not_begun_has_a_section(self):
+        cell = Cell({"method": "ff-dd"}, plan_for("digits", configure()))
+        GridDirectory.create(Path("grid"), Grid(cells=(cell,), x="method", name="trial"))
+        found = grid_section(Path("grid"))
+        assert (found.title, found.figure) == ("trial", None)
+        assert found.facts["Runs"] == "0 of 1 done"
+
+
+class TestCommandLine:
+    def test_several_grids_go_into_one_page(self, capsys):
+        for name in ("one", "two"):
+            grid_directory(name)
+        assert main(["one", "two", "--output", "report.html", "--title", "Both"]) == 0
+        page = Page("report.html")
+        assert page.tags().count("section") == 2
+        assert page.tags().count("img") == 2
+        assert page.text.count("no light <port 3>") == 2
+        assert "python experiments/trial.py --preset small" in page.text
+        assert capsys.readouterr().out == "report in report.html\n"
+
+    def test_what_is_no_grid_is_named_and_nothing_written(self, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main(["nowhere"])
+        errors = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert errors == (
+            "report: error: a grid's directory must hold a grid.json, found none in nowhere\n"
+        )
+        assert not Path("report.html").exists()
