@@ -27,13 +27,14 @@ from photonic_ffzero.jobs import UNENCODED, Job, Plan
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
+from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.recipes import METHODS, NETWORKS, RECIPES, Config, configure
 from photonic_ffzero.reporting import check_new_directory
 from photonic_ffzero.storage import read_json
 from photonic_ffzero.tasks import TASKS
 from photonic_ffzero.training import NonFiniteLossError, Observer, StoppedError
 
-__all__ = ["build_parser", "main"]
+__all__ = ["LineParser", "as_flag", "build_parser", "count", "main"]
 
 PHOTONIC = """\
 Train a photonic neural network on MNIST.
@@ -85,8 +86,8 @@ examples:
 _SETTINGS = tuple(field.name for field in fields(Config) if field.name not in ("recipe", "method"))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line."""
+class LineParser(argparse.ArgumentParser):
+    """A parser whose errors take one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -108,7 +109,8 @@ def _checked(check: Callable[..., Any], kind: Callable[[str], Any], what: str, *
     return convert
 
 
-def _count(minimum: int) -> Any:
+def count(minimum: int) -> Any:
+    """An argparse type: whole numbers from a minimum on."""
     return _checked(integer, int, "a whole number", minimum=minimum)
 
 
@@ -122,7 +124,7 @@ def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
         recipe: The default one; ``digital`` makes it the parser of ``mnist_digital.py``.
     """
     digital = recipe == "digital"
-    parser = _Parser(
+    parser = LineParser(
         prog="mnist_digital.py" if digital else "mnist_photonic.py",
         description=DIGITAL if digital else PHOTONIC,
         epilog=DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES,
@@ -156,27 +158,27 @@ def _add_data(group: Any) -> None:
     )
     group.add_argument(
         "--size",
-        type=_count(1),
+        type=count(1),
         metavar="S",
         help="pixels a side after encoding; S x S ports (default: recipe's, 8)",
     )
     group.add_argument(
         "--validation",
-        type=_count(0),
+        type=count(0),
         metavar="N",
         help="training images held out (default: a tenth, at most 5000)",
     )
-    group.add_argument("--limit", type=_count(1), metavar="N", help="train on the first N images")
+    group.add_argument("--limit", type=count(1), metavar="N", help="train on the first N images")
 
 
 def _add_network(group: Any) -> None:
     group.add_argument(
         "--network", choices=NETWORKS, help="meshes, dense layers, convolutions (default: recipe's)"
     )
-    group.add_argument("--meshes", type=_count(1), metavar="N", help="meshes in a row (default: 2)")
+    group.add_argument("--meshes", type=count(1), metavar="N", help="meshes in a row (default: 2)")
     group.add_argument(
         "--columns",
-        type=_count(1),
+        type=count(1),
         metavar="L",
         help="columns of a mesh (default: as many as ports)",
     )
@@ -188,7 +190,7 @@ def _add_network(group: Any) -> None:
         ("groups", "groups of outputs with prototypes of their own", "1"),
     ):
         group.add_argument(
-            f"--{name}", type=_count(1), metavar="N", help=f"{what} (default: {default})"
+            f"--{name}", type=count(1), metavar="N", help=f"{what} (default: {default})"
         )
     group.add_argument(
         "--nonlinearity",
@@ -205,6 +207,11 @@ def _add_network(group: Any) -> None:
         "--readout",
         choices=READOUTS,
         help="cosine with prototypes, or the first ports' intensities (default: recipe's)",
+    )
+    group.add_argument(
+        "--prototypes",
+        choices=PROTOTYPES,
+        help="as far apart as they can be, or drawn independently (default: simplex)",
     )
     group.add_argument(
         "--rule", choices=RULES, help="how the meshes of FF decide together (default: recipe's)"
@@ -244,7 +251,7 @@ def _add_learning(group: Any, recipe: str) -> None:
     )
     group.add_argument("--law", choices=LAWS, help="law of the directions (default: recipe's)")
     group.add_argument(
-        "--directions", type=_count(1), metavar="K", help="directions a step (default: recipe's)"
+        "--directions", type=count(1), metavar="K", help="directions a step (default: recipe's)"
     )
     group.add_argument(
         "--epsilon",
@@ -259,20 +266,20 @@ def _add_learning(group: Any, recipe: str) -> None:
     )
     group.add_argument("--schedule", choices=SCHEDULES, help="of the rate (default: recipe's)")
     group.add_argument(
-        "--batch-size", type=_count(1), metavar="B", help="images a step (default: 128)"
+        "--batch-size", type=count(1), metavar="B", help="images a step (default: 128)"
     )
     group.add_argument(
-        "--epochs", type=_count(1), metavar="N", help="epochs a mesh (default: recipe's)"
+        "--epochs", type=count(1), metavar="N", help="epochs a mesh (default: recipe's)"
     )
 
 
 def _add_run(group: Any) -> None:
     group.add_argument(
-        "--seed", type=_count(0), default=0, metavar="N", help="seed of everything (default: 0)"
+        "--seed", type=count(0), default=0, metavar="N", help="seed of everything (default: 0)"
     )
     group.add_argument(
         "--seeds",
-        type=_count(1),
+        type=count(1),
         default=1,
         metavar="N",
         help="run N seeds from --seed on; report mean and spread (default: 1)",
@@ -300,7 +307,7 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
     try:
         job = resumed(arguments, parser) if arguments.resume else prepare(arguments)
     except (ValueError, TypeError, OSError) as error:
-        parser.error(_as_flag(str(error), parser))
+        parser.error(as_flag(str(error), parser))
     if job.dataset.note:
         print(job.dataset.note, file=sys.stderr)
     how = f"go on with: {parser.prog} --resume {job.output}"
@@ -408,7 +415,7 @@ def _dated_directory(what: str) -> Path:
     return Path("results") / f"mnist-{what}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _as_flag(message: str, parser: argparse.ArgumentParser) -> str:
+def as_flag(message: str, parser: argparse.ArgumentParser) -> str:
     """Errors begin with the argument's name: show it as the flag that a user typed."""
     name, space, rest = message.partition(" ")
     flag = "--" + name.replace("_", "-")

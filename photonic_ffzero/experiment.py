@@ -14,16 +14,13 @@ from typing import Any
 
 from rich.console import Console
 
-from photonic_ffzero import cli
+from photonic_ffzero.cli import LineParser, as_flag, count
 from photonic_ffzero.data import DATA_VARIABLE, load_dataset
 from photonic_ffzero.grid import Cell, Grid, GridDirectory
 from photonic_ffzero.pool import Pool, available_cores, training_command
 from photonic_ffzero.reporting import check_new_directory
 
-__all__ = ["LineParser", "Options", "run_experiment"]
-
-# The one place that takes what the main job's command line keeps to itself.
-LineParser, _count, _as_flag = cli._Parser, cli._count, cli._as_flag
+__all__ = ["Options", "run_experiment"]
 
 _HABITS = """\
 A grid of training runs, several at a time, each in a process of its own. A run that
@@ -80,6 +77,7 @@ def run_experiment(
     presets: Mapping[str, Callable[[Options], Grid]],
     *,
     datasets: Sequence[str] = (),
+    finish: Callable[[GridDirectory], None] | None = None,
     command: Callable[[Path | None], Callable[[Path], list[str]]] = training_command,
     argv: Sequence[str] | None = None,
 ) -> int:
@@ -93,6 +91,7 @@ def run_experiment(
         description: What it shows, for ``--help``.
         presets: Makes the grid of each preset, ``small`` and ``paper``, from the options.
         datasets: What ``--dataset`` offers; no such flag if empty.
+        finish: What to add to the grid's directory when all runs are done.
         command: Makes, from the folder of the data or None, the `Pool`'s command.
         argv: The arguments; those of the process by default.
     """
@@ -105,9 +104,12 @@ def run_experiment(
         else:
             directory = _prepared(arguments, name, presets, console)
     except (ValueError, TypeError, OSError) as error:
-        parser.error(_as_flag(str(error), parser))
+        parser.error(as_flag(str(error), parser))
     try:
-        return _run(directory, command(arguments.data_dir), arguments.jobs, console)
+        code = _run(directory, command(arguments.data_dir), arguments.jobs, console)
+        if code == 0 and finish is not None:
+            finish(directory)
+        return code
     except KeyboardInterrupt:  # between the runs and the end, where nobody listens to signals
         print(f"interrupted; go on with: {_go_on(directory)}", file=sys.stderr)
         return 130
@@ -249,17 +251,17 @@ def _add_grid(group: Any, presets: Mapping[str, Any], datasets: Sequence[str]) -
             "--dataset", choices=datasets, help="train on this one alone (default: preset's)"
         )
     group.add_argument(
-        "--seed", type=_count(0), default=0, metavar="N", help="first seed (default: 0)"
+        "--seed", type=count(0), default=0, metavar="N", help="first seed (default: 0)"
     )
     group.add_argument(
-        "--seeds", type=_count(1), metavar="N", help="seeds from --seed on (default: preset's)"
+        "--seeds", type=count(1), metavar="N", help="seeds from --seed on (default: preset's)"
     )
     group.add_argument(
-        "--epochs", type=_count(1), metavar="N", help="epochs a block (default: preset's)"
+        "--epochs", type=count(1), metavar="N", help="epochs a block (default: preset's)"
     )
     group.add_argument(
         "--limit",
-        type=_count(1),
+        type=count(1),
         metavar="N",
         help="train on the first N images (default: preset's)",
     )
@@ -276,7 +278,7 @@ def _add_run(group: Any) -> None:
     cores = available_cores()
     group.add_argument(
         "--jobs",
-        type=_count(1),
+        type=count(1),
         default=cores,
         metavar="N",
         help=f"runs at a time; they share the cores (default: as many as cores, {cores})",

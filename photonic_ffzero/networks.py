@@ -16,6 +16,7 @@ from photonic_ffzero.activations import ACTIVATIONS
 from photonic_ffzero.blocks import Block
 from photonic_ffzero.goodness import Goodness, Ports, Readout
 from photonic_ffzero.layers import Conv, ConvParams, Dense, DenseParams, Layer, Photonic
+from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.tasks import Task
@@ -169,5 +170,6 @@ def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:
         return Ports(task.labels, task.classes)
     rng = generator(config.seed, "prototypes", index)
     zero_mean = config.detection == "balanced"
-    prototypes = [task.prototypes(dimension, rng, zero_mean) for _ in range(groups)]
-    return Goodness(np.stack(prototypes), config.detection)
+    draw = PROTOTYPES[config.prototypes or ""]
+    corners = [draw(task.corners, dimension, rng, zero_mean=zero_mean) for _ in range(groups)]
+    return Goodness(np.stack(corners)[:, : task.classes], config.detection)

@@ -1,12 +1,14 @@
-"""Fixed class prototypes: the corners of a randomly rotated regular simplex."""
+"""Fixed class prototypes: the corners of a randomly rotated regular simplex, or any vectors."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 from meshes.validation import integer
 
-__all__ = ["simplex"]
+__all__ = ["PROTOTYPES", "independent", "simplex"]
 
 
 def simplex(
@@ -37,6 +39,35 @@ def simplex(
     """
     from scipy.linalg import helmert  # SciPy takes a second to import: not before it is needed
 
+    classes, dimension = _checked(classes, dimension)
+    corners = np.sqrt(classes / (classes - 1)) * helmert(classes).T  # [C, C - 1]
+    freedom = dimension - 1 if zero_mean else dimension
+    rotated = corners @ _haar_rotation(freedom, rng)[: classes - 1]
+    return (rotated @ helmert(dimension) if zero_mean else rotated).astype(np.float32)
+
+
+def independent(
+    classes: int, dimension: int, rng: np.random.Generator, *, zero_mean: bool = False
+) -> np.ndarray:
+    """Draw class prototypes without regard to each other: uniform on the unit sphere.
+
+    What the simplex is compared with: two of them are now and then close.
+
+    Args and errors are those of `simplex`.
+
+    Returns:
+        Prototypes [C, n], float32.
+    """
+    classes, dimension = _checked(classes, dimension)
+    vectors = rng.standard_normal((classes, dimension))
+    vectors -= zero_mean * vectors.mean(axis=1, keepdims=True)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+PROTOTYPES: dict[str, Callable[..., np.ndarray]] = {"simplex": simplex, "random": independent}
+
+
+def _checked(classes: int, dimension: int) -> tuple[int, int]:
     classes = integer("classes", classes, minimum=2)
     dimension = integer("dimension", dimension)
     if classes > dimension:
@@ -44,10 +75,7 @@ def simplex(
             f"a layer needs at least as many tapped values as classes: {classes} prototypes do "
             f"not fit into dimension {dimension}"
         )
-    corners = np.sqrt(classes / (classes - 1)) * helmert(classes).T  # [C, C - 1]
-    freedom = dimension - 1 if zero_mean else dimension
-    rotated = corners @ _haar_rotation(freedom, rng)[: classes - 1]
-    return (rotated @ helmert(dimension) if zero_mean else rotated).astype(np.float32)
+    return classes, dimension
 
 
 def _haar_rotation(dimension: int, rng: np.random.Generator) -> np.ndarray:

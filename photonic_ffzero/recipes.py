@@ -17,6 +17,7 @@ from photonic_ffzero.inference import RULES
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
+from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.tasks import TASKS
 
 __all__ = ["BLACK_BOX", "METHODS", "NETWORKS", "RECIPES", "Config", "configure"]
@@ -95,6 +96,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "mlp": {"depth": 4, "width": 100, "nonlinearity": "relu"},
     "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "relu"},
     "ports": {"loss": "cross-entropy:scale=1"},
+    "goodness": {"prototypes": "simplex"},
 }
 BLACK_BOX = "black box "
 _ALWAYS = {"task": "classification", "groups": 1, "seed": 0}
@@ -119,6 +121,7 @@ class Config:
         nonlinearity: ``NAME`` or ``NAME:key=value,...``, applied between layers; or a function
             of NumPy arrays, a black box.
         readout: ``goodness`` (cosine with prototypes) or ``ports`` (the first C tapped values).
+        prototypes: ``simplex`` or ``random``; None for the readout ``ports``.
         detection: ``balanced`` or ``raw``; None for the readout ``ports``.
         loss: ``NAME`` or ``NAME:key=value,...``.
         rule: How layers decide together, ``sum``, ``vote`` or ``last``; None for BP.
@@ -152,6 +155,7 @@ class Config:
     groups: int
     nonlinearity: Any
     readout: str
+    prototypes: str | None
     detection: str | None
     loss: str
     rule: str | None
@@ -192,7 +196,7 @@ class Config:
         needed += ["perturb", "law", "directions"] if self.method.endswith("-dd") else []
         needed += ["epsilon"] if self.estimator in ("central", "forward") else []
         needed += ["rule"] if self.local else []
-        needed += ["detection"] if self.readout == "goodness" else []
+        needed += ["detection", "prototypes"] if self.readout == "goodness" else []
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(
@@ -273,6 +277,7 @@ _CHOICES: dict[str, Iterable[str]] = {
     "task": TASKS,
     "network": NETWORKS,
     "readout": READOUTS,
+    "prototypes": PROTOTYPES,
     "detection": DETECTIONS,
     "rule": RULES,
     "estimator": ESTIMATORS,
@@ -320,7 +325,7 @@ def _defaults(
     values |= parts[grouping] | parts[derivative]
     values |= parts.get(given.get("perturb", values.get("perturb")), {})
     readout = choice("readout", given.get("readout", values["readout"]), READOUTS)
-    values |= parts["goodness"] if readout == "goodness" else _PARTS["ports"]
+    values |= _PARTS[readout] | parts.get(readout, {})
     if given.get("task") == "regression":
         values |= {"loss": "squared"} | ({"rule": "last"} if grouping == "ff" else {})
     if given.get("estimator") == "jvp":  # needs no step, and a differentiable engine

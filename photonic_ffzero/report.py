@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from photonic_ffzero.experiment import LineParser
+from photonic_ffzero.cli import LineParser
 from photonic_ffzero.grid import SECONDS, Grid, GridDirectory, Outcome, summarise
 from photonic_ffzero.storage import write_whole
 

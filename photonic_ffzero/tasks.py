@@ -6,7 +6,7 @@ A task offers
 * ``labels``: label dimensions T, and ``classes``: scores C of each;
 * ``outputs``: outputs of a digital network's last layer;
 * ``targets(y) -> [n, T]``: labels as the losses take them;
-* ``prototypes(dimension, rng, zero_mean) -> [C, n]``: those of one group of outputs;
+* ``corners``: prototypes of a group of outputs, of which the first C are used;
 * ``predictions(decided)``: what scores [n, T C] say in the label's own terms;
 * ``quality(scores, y)``: how good that is, 1 at best.
 """
@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-
-from photonic_ffzero.prototypes import simplex
 
 __all__ = ["TASKS", "Classification", "Regression", "Task"]
 
@@ -43,6 +41,11 @@ class Classification:
         return cls(int(y.max()) + 1)
 
     @property
+    def corners(self) -> int:
+        """One a class."""
+        return self.classes
+
+    @property
     def outputs(self) -> int:
         """One a class."""
         return self.classes
@@ -50,10 +53,6 @@ class Classification:
     def targets(self, y: np.ndarray) -> np.ndarray:
         """Classes [n, 1]."""
         return y.astype(np.int32)[:, np.newaxis]
-
-    def prototypes(self, dimension: int, rng: np.random.Generator, zero_mean: bool) -> np.ndarray:
-        """The corners [C, n] of a regular simplex."""
-        return simplex(self.classes, dimension, rng, zero_mean=zero_mean)
 
     def predictions(self, decided: np.ndarray) -> np.ndarray:
         """The best class [n]."""
@@ -82,6 +81,7 @@ class Regression:
     high: tuple[float, ...]
     name: ClassVar[str] = "regression"
     classes: ClassVar[int] = 1
+    corners: ClassVar[int] = 2  # p+ and p- = -p+, whose goodness says nothing new
 
     def __post_init__(self) -> None:
         if len(self.low) != len(self.high) or not self.low:
@@ -114,10 +114,6 @@ class Regression:
         """Scaled labels [n, T]; those outside the training data's range lie outside [-1, 1]."""
         low, high = np.array(self.low), np.array(self.high)
         return (2 * (y.reshape(len(y), -1) - low) / (high - low) - 1).astype(np.float32)
-
-    def prototypes(self, dimension: int, rng: np.random.Generator, zero_mean: bool) -> np.ndarray:
-        """p+ alone [1, n]: the goodness of p- = -p+ says nothing new."""
-        return simplex(2, dimension, rng, zero_mean=zero_mean)[:1]
 
     def predictions(self, decided: np.ndarray) -> np.ndarray:
         """Scores in the label's unit: [n] of one label dimension, [n, T] of several."""

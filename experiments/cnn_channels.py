@@ -1,0 +1,59 @@
+"""Accuracy of CNNs over the channels of their convolutions (the paper's figure 5)."""
+
+import sys
+from collections.abc import Iterable
+from functools import partial
+from itertools import product
+from typing import Any
+
+from photonic_ffzero.experiment import Options, run_experiment
+from photonic_ffzero.grid import Cell, Grid, plan_for
+from photonic_ffzero.recipes import METHODS, configure
+
+DESCRIPTION = """
+Train two convolutions and a dense layer with the four methods, for some numbers of
+channels. Under a local loss (ff) every channel has prototypes and a loss of its own, so
+that one pair of forward passes serves all of them; the paper shows this in figure 5.
+"""
+
+
+def channels(
+    options: Options,
+    *,
+    datasets: tuple[str, ...],
+    counts: Iterable[int],
+    seeds: int,
+    methods: Iterable[str] = METHODS,
+    limit: int | None = None,
+    **settings: Any,
+) -> Grid:
+    """Every method with every number of channels; all of them before the next seed."""
+    settings |= {"epochs": options.epochs} if options.epochs else {}
+    axes = (options.seeds_or(seeds), options.datasets_or(*datasets), counts, methods)
+    cells = []
+    for seed, dataset, count, method in product(*axes):
+        config = configure("digital", method, network="cnn", channels=count, seed=seed, **settings)
+        labels = {"dataset": dataset, "channels": count, "method": method}
+        cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
+    return Grid(
+        cells=tuple(cells),
+        x="channels",
+        curves=("method",),
+        panels="dataset",
+        x_label="channels a convolution",
+        log_x=True,
+        title="CNNs over channels",
+        description=" ".join(DESCRIPTION.split()),
+    )
+
+
+PRESETS = {
+    "small": partial(
+        channels, datasets=("digits",), counts=(2, 4), seeds=2, kernel_size=4, batch_size=64
+    ),
+    "paper": partial(channels, datasets=("mnist", "fashion-mnist"), counts=(4, 8, 16), seeds=3),
+}
+
+if __name__ == "__main__":
+    names = ("digits", "mnist", "fashion-mnist")
+    sys.exit(run_experiment("cnn_channels", DESCRIPTION, PRESETS, datasets=names))

@@ -1,0 +1,152 @@
+"""Accuracy and gradient error over directions, laws, spaces and estimators (supplement 3)."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterable
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from meshes._tensorflow import tf
+from meshes.validation import from_spec
+from photonic_ffzero.data import load_dataset
+from photonic_ffzero.directions import draw
+from photonic_ffzero.encoding import encode
+from photonic_ffzero.estimators import ESTIMATORS, estimate
+from photonic_ffzero.experiment import Options, run_experiment
+from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for
+from photonic_ffzero.losses import LOSSES
+from photonic_ffzero.model import Model
+from photonic_ffzero.objectives import PERTURBATIONS, Weights
+from photonic_ffzero.recipes import Config, configure
+from photonic_ffzero.reporting import save_figure
+from photonic_ffzero.seeds import generator
+from photonic_ffzero.storage import write_whole
+from photonic_ffzero.tasks import Classification
+
+DESCRIPTION = """
+Train an MLP from directional derivatives at equal numbers of forward passes: the more
+directions a step takes, the fewer epochs it gets. Curves tell apart where directions
+lie (weights or activations), their law, and the estimator. A second figure, error.png,
+shows the relative error of one step's gradient against automatic differentiation.
+"""
+
+# What is compared: space, law, estimator.
+VARIANTS = (
+    ("weights", "rademacher", "central"),
+    ("weights", "gaussian", "central"),
+    ("weights", "orthonormal", "central"),
+    ("weights", "rademacher", "forward"),
+    ("weights", "rademacher", "jvp"),
+    ("activations", "rademacher", "central"),
+    ("activations", "rademacher", "jvp"),
+)
+LEARNING_RATES = {"weights": 0.2, "activations": 1.0}
+
+
+def directions(
+    options: Options,
+    *,
+    dataset: str,
+    counts: Iterable[int],
+    passes: int,
+    seeds: int,
+    limit: int | None = None,
+    **settings: Any,
+) -> Grid:
+    """Every variant with every number of directions, at so many passes an image and layer."""
+    (dataset,) = options.datasets_or(dataset)
+    cells = []
+    for seed, variant, count in product(options.seeds_or(seeds), VARIANTS, counts):
+        space, law, estimator = variant
+        sets = ESTIMATORS[estimator]().parameter_sets(count)
+        epochs = options.epochs or max(1, round(passes / sets))
+        config = configure(
+            "digital", perturb=space, law=law, estimator=estimator, directions=count, seed=seed,
+            epochs=epochs, learning_rate=LEARNING_RATES[space], **settings,
+        )  # fmt: skip
+        labels = {"directions": count, "perturb": space, "law": law, "estimator": estimator}
+        cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
+    return Grid(
+        cells=tuple(cells),
+        x="directions",
+        curves=("perturb", "law", "estimator"),
+        log_x=True,
+        x_label="directions a step K",
+        title=f"Directions at equal forward passes, {dataset}",
+        description=" ".join(DESCRIPTION.split()),
+    )
+
+
+def gradient_error(config: Config, x: np.ndarray, y: np.ndarray, draws: int = 8) -> float:
+    """Relative error |g - grad| / |grad| of a step's estimate at the first layer, rms of draws."""
+    model = Model(config, x.shape[-1], Classification(int(y.max()) + 1))
+    block, loss = model.blocks[0], from_spec("loss", config.loss, LOSSES)
+    params = tf.nest.map_structure(tf.constant, model.params[0])
+    inputs = (tf.constant(x[: config.batch_size]), tf.constant(model.task.targets(y))[: len(x)])
+    inputs = (inputs[0], inputs[1][: config.batch_size])
+    exact = estimate(
+        ESTIMATORS["autodiff"](), Weights(shortcut=False)(block, loss, params, *inputs), None
+    ).gradient
+    perturbation, rng = PERTURBATIONS[config.perturb](), generator(config.seed, "gradient error")
+    objective = perturbation(block, loss, params, *inputs)
+    moved = perturbation.trainable(block, len(inputs[0]))
+    errors = []
+    for _ in range(draws):
+        drawn = draw(config.law, config.epsilon or 1.0, config.directions, moved, rng)
+        found = estimate(ESTIMATORS[config.estimator](), objective, drawn).gradient
+        errors.append(_distance(found, exact) / _distance(exact, None))
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+def _distance(a: Any, b: Any) -> float:
+    first = [np.asarray(leaf) for leaf in tf.nest.flatten(a)]
+    second = [np.asarray(leaf) for leaf in tf.nest.flatten(b)] if b is not None else [0] * len(first)
+    return float(np.sqrt(sum(np.sum((p - q) ** 2) for p, q in zip(first, second, strict=True))))
+
+
+def write_errors(directory: GridDirectory) -> None:
+    """Measure the gradient error of every variant; write error.csv and error.png."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    cells = directory.grid.cells
+    data = load_dataset(cells[0].plan.dataset)
+    x = encode(data.train_images, cells[0].plan.encoding, min(data.train_images.shape[1:]))
+    for cell in cells:
+        if cell.seed == cells[0].seed:
+            name = " ".join(str(cell.labels[key]) for key in directory.grid.curves)
+            error = gradient_error(cell.plan.config, x, data.train_labels)
+            curves.setdefault(name, []).append((int(cell.labels["directions"]), error))
+    rows = io.StringIO(newline="")
+    writer = csv.writer(rows)
+    writer.writerow(("variant", "directions", "relative_error"))
+    writer.writerows((name, *point) for name, points in curves.items() for point in points)
+    write_whole(directory.path / "error.csv", lambda file: file.write(rows.getvalue().encode()))
+    save_figure(directory.path / "error.png", lambda axes: _plot(axes, curves))
+
+
+def _plot(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
+    for mark, (name, points) in zip("osD^vP*", curves.items(), strict=False):
+        axes.loglog(*zip(*points, strict=True), mark + "-", ms=4, lw=1, label=name)
+    axes.set(xlabel="directions a step K", ylabel="relative error of the gradient")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=6)
+
+
+PRESETS = {
+    "small": partial(
+        directions, dataset="digits", counts=(1, 4, 16), passes=64, seeds=1, depth=2, width=32,
+        batch_size=64,
+    ),
+    "paper": partial(
+        directions, dataset="mnist", counts=(1, 2, 4, 8, 16, 32), passes=320, seeds=3,
+    ),
+}  # fmt: skip
+
+if __name__ == "__main__":
+    names = ("digits", "mnist", "fashion-mnist")
+    sys.exit(
+        run_experiment("directions", DESCRIPTION, PRESETS, datasets=names, finish=write_errors)
+    )

@@ -1,0 +1,56 @@
+"""Run the small preset of every experiment and collect them in one report.
+
+    python experiments/figures.py                    all of them, into results/report.html
+    python experiments/figures.py mlp_depth ablation some of them
+
+What was finished before is not run again; delete results/figures to start anew.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from photonic_ffzero.report import main as write_report
+
+EXPERIMENTS = (
+    "photonic_methods",
+    "mlp_depth",
+    "cnn_channels",
+    "regression",
+    "directions",
+    "ablation",
+    "embeddings",
+)
+SCRIPTS = Path(__file__).parent
+
+
+def main() -> int:
+    """Run what is missing, one experiment after another; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "experiments", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}"
+    )
+    parser.add_argument("--output", type=Path, default=Path("results"), metavar="DIR")
+    arguments = parser.parse_args()
+    for name in arguments.experiments:
+        if name not in EXPERIMENTS:
+            parser.error(f"NAME must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
+    names, folder = arguments.experiments or EXPERIMENTS, arguments.output / "figures"
+    for name in names:
+        print(f"--- {name}", file=sys.stderr, flush=True)
+        if code := _run(name, folder / name):
+            return code
+    report = arguments.output / "report.html"
+    return write_report([str(folder / name) for name in names] + ["--output", str(report)])
+
+
+def _run(name: str, folder: Path) -> int:
+    flag = "--resume" if (folder / "grid.json").exists() else "--output"
+    return subprocess.run([sys.executable, SCRIPTS / f"{name}.py", flag, folder]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Regression of f1, f2 and the digits' values, with MLPs and CNNs (the paper's figure 6)."""
+
+import sys
+from collections.abc import Iterable
+from functools import partial
+from itertools import product
+from typing import Any
+
+from photonic_ffzero.experiment import Options, run_experiment
+from photonic_ffzero.functions import FUNCTIONS
+from photonic_ffzero.grid import Cell, Grid, plan_for
+from photonic_ffzero.recipes import METHODS, configure
+
+DESCRIPTION = """
+Learn numbers instead of classes: f1 = sin x0 + cos x1, f2 = exp(x0) sin x1 + x2 cos x3
+- x4 x0, and the digit that an image shows as a number from 0 to 9. Two antipodal
+prototypes stand for the ends of the scale, and the last layer's goodness is the
+prediction. The paper shows this in figure 6.
+"""
+
+FUNCTION_SETTINGS = {"batch_size": 64, "epochs": 40}
+
+
+def regressions(
+    options: Options,
+    *,
+    targets: Iterable[tuple[str, str]],
+    seeds: int,
+    methods: Iterable[str] = METHODS,
+    limit: int | None = None,
+    **settings: Any,
+) -> Grid:
+    """Every method on every pair of data set and network; all of them before the next seed."""
+    pairs = [pair for pair in targets if options.dataset in (None, pair[0])]
+    cells = []
+    for seed, (dataset, network), method in product(options.seeds_or(seeds), pairs, methods):
+        own = settings | (FUNCTION_SETTINGS if dataset in FUNCTIONS else {})
+        own |= {"epochs": options.epochs} if options.epochs else {}
+        if network == "cnn" and dataset == "digits":
+            own |= {"kernel_size": 4, "channels": 4}
+        config = configure("digital", method, task="regression", network=network, seed=seed, **own)
+        labels = {"target": f"{dataset} {network}", "method": method}
+        cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
+    return Grid(
+        cells=tuple(cells),
+        x="target",
+        curves=("method",),
+        value="test_r2",
+        value_label="test R²",
+        unit="",
+        factor=1.0,
+        title="Regression",
+        description=" ".join(DESCRIPTION.split()),
+    )
+
+
+PRESETS = {
+    "small": partial(
+        regressions,
+        targets=(("f1", "mlp"), ("f2", "mlp"), ("digits", "mlp"), ("digits", "cnn")),
+        seeds=2,
+        limit=2000,
+    ),
+    "paper": partial(
+        regressions,
+        targets=(("f1", "mlp"), ("f2", "mlp"), ("mnist", "mlp"), ("mnist", "cnn")),
+        seeds=3,
+    ),
+}
+
+if __name__ == "__main__":
+    names = ("f1", "f2", "digits", "mnist")
+    sys.exit(run_experiment("regression", DESCRIPTION, PRESETS, datasets=names))
