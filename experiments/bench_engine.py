@@ -73,11 +73,12 @@ def ours(engine: str, ports: int, task: str) -> Callable[[], object]:
     data = samples(ports)
     targets = Samples(data.x, model.task.targets(data.y))
     training = BlockTraining(config, model.blocks[0], 0, model.params[0], targets)
-    losses = _endless(training)
+    losses = endless(training)
     return lambda: len(next(losses))
 
 
-def _endless(training: BlockTraining) -> Iterator[list[float]]:
+def endless(training: BlockTraining) -> Iterator[list[float]]:
+    """The losses of call after call, epoch after epoch."""
     for epoch in range(training.config.epochs):
         yield from training.epoch(epoch)
 

@@ -104,6 +104,10 @@ class Block:
         """
         return _in_chunks(self._scores_once, params, x)
 
+    def all_measured(self, params: Any, x: Any) -> np.ndarray:
+        """Tapped values [n, taps] of a whole data set under one parameter set."""
+        return _in_chunks(self._measure_once, params, x)
+
     def all_outputs(self, params: Any, x: Any) -> np.ndarray:
         """The next block's inputs [n, ...] for a whole data set: the frozen activations."""
         return _in_chunks(self._transmit_once, params, x)
@@ -119,6 +123,11 @@ class Block:
             return tf.reduce_mean(turns, axis=1)
 
         return self._compiled(scores)
+
+    @cached_property
+    def _measure_once(self) -> Callable[..., Any]:
+        block = self.evaluation
+        return self._compiled(lambda params, x: block.measure(_one_set(params), x)[0])
 
     @cached_property
     def _transmit_once(self) -> Callable[..., Any]:

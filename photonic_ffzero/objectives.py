@@ -159,7 +159,7 @@ class Activations:
 def _sample_losses(block: Block, loss: Any, groups: Any, y: Any) -> Any:
     """Losses [P, B, G] of tapped values [P, B, G, n] and labels [B, T], taken in turns."""
     turns = groups.shape[-2] // y.shape[-1] if y.shape[-1] > 1 else 1
-    return loss(block.readout(groups), tf.tile(y, [1, turns]))
+    return loss(block.readout(groups), tf.concat([y] * turns, axis=1))
 
 
 PERTURBATIONS: dict[str, Callable[[], Perturbation]] = {

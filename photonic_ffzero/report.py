@@ -17,7 +17,7 @@ from photonic_ffzero.cli import LineParser
 from photonic_ffzero.grid import SECONDS, Grid, GridDirectory, Outcome, summarise
 from photonic_ffzero.storage import write_whole
 
-__all__ = ["ReportTable", "Section", "grid_section", "main", "write_report"]
+__all__ = ["Picture", "ReportTable", "Section", "grid_section", "main", "write_report"]
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1b1b; --faint: #5c5c5c; --back: #ffffff;
@@ -61,6 +61,19 @@ class ReportTable:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture of the report.
+
+    Attributes:
+        png: The content of its file.
+        text: What it shows, for those who cannot see it.
+    """
+
+    png: bytes
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
     """What the report tells of one experiment; all of it plain text but the figure.
 
@@ -70,8 +83,7 @@ class Section:
         command: The command line that gives it again.
         facts: Names and values: seeds, time, versions.
         failures: What did not work, a line each.
-        figure: A PNG picture, or None.
-        figure_text: What the picture shows, for those who cannot see it.
+        pictures: What is to be seen.
         tables: Its tables.
     """
 
@@ -80,8 +92,7 @@ class Section:
     command: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     failures: Sequence[str] = ()
-    figure: bytes | None = None
-    figure_text: str = ""
+    pictures: Sequence[Picture] = ()
     tables: Sequence[ReportTable] = ()
 
 
@@ -124,10 +135,10 @@ def _section(section: Section) -> Iterable[str]:
         yield f'<p class="failed"><strong>Failed: {len(section.failures)}</strong></p>'
         lines = (f"<li>{escape(line)}</li>" for line in section.failures)
         yield f'<ul class="failed">{"".join(lines)}</ul>'
-    if section.figure is not None:
-        picture = base64.b64encode(section.figure).decode()
-        yield f'<figure><img src="data:image/png;base64,{picture}"'
-        yield f' alt="{escape(section.figure_text)}"></figure>'
+    for picture in section.pictures:
+        content = base64.b64encode(picture.png).decode()
+        yield f'<figure><img src="data:image/png;base64,{content}"'
+        yield f' alt="{escape(picture.text)}"></figure>'
     for table in section.tables:
         yield from _table(table)
     if section.command:
@@ -168,7 +179,6 @@ def grid_section(path: Path) -> Section:
     """
     directory = GridDirectory.open(path)
     grid, outcomes = directory.grid, directory.outcomes()
-    figure = path / "figure.png"
     return Section(
         title=grid.heading,
         description=grid.description,
@@ -179,10 +189,19 @@ def grid_section(path: Path) -> Section:
             for outcome in outcomes
             if outcome.state == "failed"
         ],
-        figure=figure.read_bytes() if figure.exists() else None,
-        figure_text=f"{grid.value_axis} against {grid.x_label or grid.x}, as in the table",
+        pictures=list(_pictures(directory)),
         tables=[_means(grid, outcomes), _runs(grid, outcomes)],
     )
+
+
+def _pictures(directory: GridDirectory) -> Iterable[Picture]:
+    """The grid's figure, then whatever its experiment drew besides."""
+    grid, main = directory.grid, directory.path / "figure.png"
+    if main.exists():
+        text = f"{grid.value_axis} against {grid.x_label or grid.x}, as in the table"
+        yield Picture(main.read_bytes(), text)
+    for path in sorted(set(directory.path.glob("*.png")) - {main}):
+        yield Picture(path.read_bytes(), f"{grid.heading}: {path.stem}")
 
 
 def _facts(grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for
 from photonic_ffzero.recipes import configure
-from photonic_ffzero.report import ReportTable, Section, grid_section, main, write_report
+from photonic_ffzero.report import Picture, ReportTable, Section, grid_section, main, write_report
 from photonic_ffzero.storage import write_json
 
 NASTY = """<script>alert("x")</script> & 'quoted' </td></section> <img src=http://a.b/c.png>"""
@@ -75,8 +75,7 @@ def section(text=NASTY):
         command=text,
         facts={text: text},
         failures=[text],
-        figure=png(),
-        figure_text=text,
+        pictures=[Picture(png(), text)],
         tables=[ReportTable(text, [text], [[text]]), ReportTable(text, [text], [[text]], True)],
     )
 
@@ -162,7 +161,7 @@ class TestGridSection:
         found = grid_section(directory.path)
         assert (found.title, found.description) == ("A trial", "It shows nothing.")
         assert found.command == "python experiments/trial.py --preset small"
-        assert found.figure == Path("grid/figure.png").read_bytes()
+        assert [p.png for p in found.pictures] == [Path("grid/figure.png").read_bytes()]
         means, runs = found.tables
         # ff-dd: 50 and 70 of three; ff-ad: 90 and 80
         assert means.rows == [
@@ -191,7 +190,7 @@ class TestGridSection:
         cell = Cell({"method": "ff-dd"}, plan_for("digits", configure()))
         GridDirectory.create(Path("grid"), Grid(cells=(cell,), x="method", name="trial"))
         found = grid_section(Path("grid"))
-        assert (found.title, found.figure) == ("trial", None)
+        assert (found.title, found.pictures) == ("trial", [])
         assert found.facts["Runs"] == "0 of 1 done"
 
 

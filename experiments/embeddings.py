@@ -1,0 +1,118 @@
+"""Embeddings behind every mesh and their prototypes (the paper's supplement 4)."""
+
+import csv
+import io
+import sys
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from photonic_ffzero.data import load_dataset
+from photonic_ffzero.encoding import encode
+from photonic_ffzero.experiment import Options, run_experiment
+from photonic_ffzero.goodness import DETECTIONS
+from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for
+from photonic_ffzero.model import Model
+from photonic_ffzero.recipes import configure
+from photonic_ffzero.reporting import plot_alignment, plot_embeddings, save_figure
+from photonic_ffzero.storage import load_model, write_whole
+
+DESCRIPTION = """
+Train photonic networks with local losses and look at what every mesh does to the test
+images: embeddings.png shows the detected intensities in the plane of their two first
+principal components with the class prototypes, and how goodness is distributed for the
+true class and the others; alignment.csv has the mean goodness of both, mesh by mesh.
+"""
+
+SHOWN = 400  # test images in a scatter plot: more of them hide each other
+
+
+def embeddings(
+    options: Options,
+    *,
+    dataset: str,
+    seeds: int,
+    methods: tuple[str, ...] = ("ff-dd", "ff-ad"),
+    limit: int | None = None,
+    **settings: Any,
+) -> Grid:
+    """Both local methods; all of them before the next seed."""
+    settings |= {"epochs": options.epochs} if options.epochs else {}
+    (dataset,) = options.datasets_or(dataset)
+    cells = []
+    for seed, method in product(options.seeds_or(seeds), methods):
+        own = {k: v for k, v in settings.items() if k != "directions" or method == "ff-dd"}
+        config = configure("balanced", method, seed=seed, **own)
+        plan = plan_for(dataset, config, limit=options.limit or limit)
+        cells.append(Cell({"method": method}, plan))
+    return Grid(
+        cells=tuple(cells),
+        x="method",
+        title=f"Embeddings behind every mesh, {dataset}",
+        description=" ".join(DESCRIPTION.split()),
+    )
+
+
+def write_embeddings(directory: GridDirectory) -> None:
+    """Draw the first run's embeddings; write every run's alignment."""
+    grid = directory.grid
+    data = load_dataset(grid.cells[0].plan.dataset)
+    plan = grid.cells[0].plan
+    x = encode(data.test_images, plan.encoding, plan.size or 1)
+    rows: list[tuple[Any, ...]] = [("method", "seed", "mesh", "true_class", "other_classes")]
+    for cell in grid.cells:
+        model = load_model(directory.cell_path(cell) / "model.npz")
+        means = (_alignment(scores, data.test_labels) for scores in model.scores(x))
+        rows += [
+            (cell.labels["method"], cell.seed, mesh, f"{true:.4f}", f"{other:.4f}")
+            for mesh, (true, other) in enumerate(means, start=1)
+        ]
+    _write_rows(directory.path / "alignment.csv", rows)
+    first = load_model(directory.cell_path(grid.cells[0]) / "model.npz")
+    draw = partial(_draw, model=first, x=x, labels=data.test_labels)
+    title = f"{grid.cells[0].name}, test images"
+    save_figure(directory.path / "embeddings.png", draw, panels=2 * len(first.blocks), title=title)
+
+
+def _alignment(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Mean goodness of the true class and of the others."""
+    true = np.eye(scores.shape[-1], dtype=bool)[labels]
+    return float(scores[true].mean()), float(scores[~true].mean())
+
+
+def _draw(*axes: Any, model: Model, x: np.ndarray, labels: np.ndarray) -> None:
+    for index, (block, params) in enumerate(zip(model.blocks, model.params, strict=True)):
+        z = DETECTIONS[block.readout.detection](block.all_measured(params, x)).numpy()
+        z /= np.linalg.norm(z, axis=-1, keepdims=True)
+        prototypes = block.readout.prototypes[0]
+        _, _, components = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
+        plane, scores = components[:2].T, z @ prototypes.T
+        plot_embeddings(axes[2 * index], z[:SHOWN] @ plane, labels[:SHOWN], prototypes @ plane)
+        plot_alignment(axes[2 * index + 1], scores, labels)
+        axes[2 * index].set(
+            title=f"mesh {index + 1}", xlabel="first component", ylabel="second component"
+        )
+        x = block.all_outputs(params, x)
+
+
+def _write_rows(path: Path, rows: list[tuple[Any, ...]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+
+PRESETS = {
+    "small": partial(
+        embeddings, dataset="digits", seeds=2, epochs=8, batch_size=32, directions=8
+    ),
+    "paper": partial(embeddings, dataset="mnist", seeds=3),
+}
+
+if __name__ == "__main__":
+    names = ("digits", "mnist", "fashion-mnist")
+    sys.exit(
+        run_experiment("embeddings", DESCRIPTION, PRESETS, datasets=names, finish=write_embeddings)
+    )
