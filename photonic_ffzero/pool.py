@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,7 @@ THREAD_VARIABLES = (
 
 _POLL = 0.1  # seconds between looks at the children
 _LOOK = 1.0  # seconds between looks at their histories
+_LONGEST = 160  # characters of a failure's message; the log has the rest
 _PATIENCE = 10.0  # seconds that the children of a killed grid get to save and end
 
 
@@ -282,7 +284,10 @@ def _reason(code: int, log: Path) -> str:
         return f"killed by {signal.Signals(-code).name}"
     lines = log.read_text(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return last or f"ended with exit code {code} and no results.json"
+    return (
+        textwrap.shorten(last, _LONGEST, placeholder=" ...")
+        or f"ended with exit code {code} and no results.json"
+    )
 
 
 @contextmanager
