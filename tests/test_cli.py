@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from meshes._tensorflow import tf
 from photonic_ffzero.cli import build_parser, main
 from photonic_ffzero.training import NonFiniteLossError, Observer, Trainer
 
@@ -163,6 +164,118 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(flags, message, capsys
     assert stop.value.code == 2
     assert message in errors
     assert errors.startswith("mnist_photonic.py: error: ")
+    assert errors.count("\n") == 1
+    assert list(elsewhere.iterdir()) == []
+
+
+class TestDigital:
+    """The command line of the digital experiments: the same one with another recipe."""
+
+    RUN = ("--epochs", "1", "--depth", "2", "--batch-size", "60", "--limit", "120", "--quiet")
+
+    @pytest.fixture(autouse=True)
+    def eager(self):
+        """Without compiling, which would take longer than the few steps taken here."""
+        tf.config.run_functions_eagerly(True)
+        yield
+        tf.config.run_functions_eagerly(False)
+
+    def run(self, *flags):
+        assert main([*self.RUN, *flags, "--output", "run"], recipe="digital") == 0
+        return results("run")
+
+    def test_an_mlp_by_default(self, capsys):
+        found = self.run("--dataset", "digits", "--width", "12", "--perturb", "activations")
+        expected = {"network": "mlp", "recipe": "digital", "depth": 2, "width": 12, "ports": 64}
+        expected |= {"meshes": None, "columns": None, "engine": None, "channels": None}
+        expected |= {"perturb": "activations", "task": "classification", "test_r2": None}
+        assert expected.items() <= found.items()
+        assert len(found["layer_test_accuracy"]) == 2
+        assert capsys.readouterr().out.startswith("digits, ff-dd, seed 0: test accuracy ")
+
+    def test_a_cnn(self):
+        flags = ["--network", "cnn", "--channels", "2", "--kernel-size", "3", "--method", "ff-ad"]
+        found = self.run("--dataset", "digits", *flags)
+        assert {"network": "cnn", "channels": 2, "perturb": None}.items() <= found.items()
+
+    def test_a_function_to_learn(self, capsys):
+        found = self.run("--dataset", "f1", "--task", "regression", "--width", "12")
+        expected = {"dataset": "f1", "task": "regression", "rule": "last", "ports": 2}
+        expected |= {"encoding": "none", "size": None}
+        assert expected.items() <= found.items()
+        for name in ("test_accuracy", "vote_accuracy", "goodness_sum_accuracy"):
+            assert found[name] is None
+        assert found["test_r2"] == found["layer_test_r2"][-1] <= 1
+        assert f"test R^2 {found['test_r2']:.4f} by last" in capsys.readouterr().out
+        names = {path.name for path in Path("run").iterdir()}
+        assert "predictions.png" in names
+        assert "confusion.png" not in names
+        assert json.loads(Path("run/config.json").read_text())["dataset"] == "f1"
+
+    def test_classes_may_be_taken_for_numbers(self):
+        found = self.run("--dataset", "digits", "--task", "regression", "--method", "bp-ad")
+        assert (found["rule"], found["test_accuracy"]) == (None, None)
+        assert found["test_r2"] <= 1
+
+    def test_regressions_of_several_seeds_end_in_mean_and_spread(self, capsys):
+        flags = ["--task", "regression", "--width", "12", "--seeds", "2", "--output", "run"]
+        assert main([*self.RUN, "--dataset", "f2", *flags], recipe="digital") == 0
+        found = [results(f"run/seed-{seed}")["test_r2"] for seed in (0, 1)]
+        summary = json.loads(Path("run/summary.json").read_text())
+        assert summary["test_r2"]["mean"] == pytest.approx(np.mean(found))
+        assert summary["test_accuracy"] is None
+        assert f"test R^2 {np.mean(found):.4f} (standard" in capsys.readouterr().out
+
+    def test_help_names_the_digital_flags(self, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main(["--help"], recipe="digital")
+        text = capsys.readouterr().out
+        assert stop.value.code == 0
+        for word in ("mnist_digital.py", "--perturb", "--task", "--network", "--groups", "jvp"):
+            assert word in text
+        assert "Mach" not in text
+
+
+F1 = ["--dataset", "f1", "--task", "regression"]
+BAD_DIGITAL = [
+    (["--dataset", "f1"], "argument --task must be regression for a data set whose labels are"),
+    ([*F1, "--encoding", "crop"], "argument --encoding does not apply to data set f1"),
+    ([*F1, "--size", "4"], "argument --size does not apply to data set f1"),
+    ([*F1, "--network", "cnn"], "cnn needs square images, got 2 values an image"),
+    ([*F1, "--rule", "sum"], "argument --rule must be last for a regression, got sum"),
+    ([*F1, "--loss", "cosine"], "argument --loss cosine does not fit the task regression"),
+    (["--loss", "squared"], "argument --loss squared does not fit the task classification"),
+    (["--task", "ranking"], "argument --task: invalid choice: 'ranking'"),
+    (["--network", "rnn"], "argument --network: invalid choice: 'rnn'"),
+    (["--depth", "0"], "argument --depth: must be at least 1, got 0"),
+    (["--width", "9"], "10 classes need at least as many tapped values (ports, outputs) a group"),
+    (["--groups", "3"], "argument --groups must divide a layer's 100 outputs, got 3"),
+    (["--meshes", "2"], "argument --meshes does not apply to mlp with method ff-dd"),
+    (["--channels", "2"], "argument --channels does not apply to mlp with method ff-dd"),
+    (["--engine", "xla"], "argument --engine does not apply to mlp with method ff-dd"),
+    (["--network", "cnn", "--kernel-size", "13"], "argument --kernel-size must be at most the"),
+    (
+        ["--perturb", "activations", "--method", "bp-dd"],
+        "argument --perturb must be weights for bp",
+    ),
+    (["--perturb", "weights", "--method", "ff-ad"], "argument --perturb does not apply to mlp"),
+    (["--perturb", "activations", "--network", "photonic"], "argument --perturb must be weights"),
+    (["--estimator", "jvp", "--epsilon", "1"], "argument --epsilon does not apply to mlp"),
+    (["--nonlinearity", "kerr"], "argument --nonlinearity must be one of relu, tanh"),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), BAD_DIGITAL, ids=[" ".join(flags) for flags, _ in BAD_DIGITAL]
+)
+def test_bad_input_of_digital_runs_too(flags, message, capsys, elsewhere):
+    arguments = [*flags] if "--dataset" in flags else ["--dataset", "digits", *flags]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments, recipe="digital")
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in errors
+    assert errors.startswith("mnist_digital.py: error: ")
     assert errors.count("\n") == 1
     assert list(elsewhere.iterdir()) == []
 

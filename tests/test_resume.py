@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from meshes._tensorflow import tf
 from photonic_ffzero import DataError, Model, Observer, Trainer, configure, steps
 from photonic_ffzero.cli import main
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
@@ -21,6 +22,8 @@ from photonic_ffzero.training import StoppedError
 SCRIPT = Path(__file__).parents[1] / "experiments" / "mnist_photonic.py"
 RUN = ["--dataset", "digits", "--size", "4", "--limit", "200", "--batch-size", "40"]
 RUN += ["--directions", "2", "--epochs", "3", "--quiet"]
+CNN = ["--recipe", "digital", "--network", "cnn", "--depth", "2", "--channels", "2"]
+CNN += ["--kernel-size", "3"]
 KILLS = int(os.environ.get("PHOTONIC_FFZERO_KILLS", "3"))  # the long form: 200
 
 
@@ -28,6 +31,14 @@ KILLS = int(os.environ.get("PHOTONIC_FFZERO_KILLS", "3"))  # the long form: 200
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(steps, "MOST_STEPS", 2)  # so that an epoch of 5 has an inside
+
+
+@pytest.fixture
+def eager(flags):
+    """Digital runs without compiling, which would take longer than their few steps."""
+    tf.config.run_functions_eagerly("--recipe" in flags)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def figures(folder):
@@ -67,12 +78,19 @@ def stopped_at(monkeypatch, step, arguments, output):
 @pytest.mark.parametrize(
     ("flags", "step"),
     [
+        (["--recipe", "digital", "--width", "12", "--perturb", "activations"], 16),
+        (["--recipe", "digital", "--width", "12", "--optimizer", "adam"], 7),
+        ([*CNN], 7),
+        ([*CNN, "--method", "bp-ad"], 7),
+        (["--task", "regression"], 16),
         *[([], step) for step in (1, 5, 7, 15, 16, 23)],
         *[(["--optimizer", "adam"], step) for step in (7, 23)],
         *[(["--method", "bp-ad"], step) for step in (5, 7)],
     ],
 )
-def test_a_resumed_run_ends_as_one_that_never_stopped(monkeypatch, tmp_path_factory, flags, step):
+def test_a_resumed_run_ends_as_one_that_never_stopped(
+    monkeypatch, tmp_path_factory, eager, flags, step
+):
     """5 steps an epoch, 3 epochs a mesh: within an epoch, at its end, at a mesh's end."""
     given = [flag for flag in RUN if "bp-ad" not in flags or flag not in ("--directions", "2")]
     arguments = [*given, *flags]

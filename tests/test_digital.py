@@ -1,0 +1,291 @@
+"""Digital networks end to end: every way of training, tasks, black boxes, and files."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from meshes._tensorflow import tf
+from photonic_ffzero import (
+    Model,
+    Observer,
+    configure,
+    evaluate,
+    fit,
+    load_model,
+    predict,
+    save_model,
+)
+from photonic_ffzero.estimators import ESTIMATORS
+from photonic_ffzero.objectives import PERTURBATIONS
+from photonic_ffzero.recipes import METHODS
+from photonic_ffzero.storage import load_checkpoint, save_checkpoint
+from photonic_ffzero.tasks import Classification
+
+CLASSES, SIDE, N = 3, 6, 90
+NETWORKS = {"mlp": {"depth": 2, "width": 8}, "cnn": {"depth": 2, "channels": 3, "kernel_size": 3}}
+
+DIRECTIONAL = [name for name, own in ESTIMATORS.items() if own().needs_directions]
+
+# Every way to a gradient: method, estimator and place of the directions.
+WAYS = [
+    *[("ff-dd", estimator, perturb) for estimator in DIRECTIONAL for perturb in PERTURBATIONS],
+    *[("bp-dd", estimator, "weights") for estimator in DIRECTIONAL],
+    ("ff-ad", None, None),
+    ("bp-ad", None, None),
+]
+
+
+@pytest.fixture
+def eager():
+    """Without compiling, which would take longer than the few steps taken here."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def images(seed=0):
+    """Three classes of images: a bright bar at a place of its own, in noise."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(N) % CLASSES
+    x = 0.3 * rng.random((N, SIDE, SIDE), np.float32)
+    for image, label in zip(x, y, strict=True):
+        image[2 * label : 2 * label + 2, rng.integers(SIDE)] += 1
+        image[2 * label] += 0.7
+    return x.reshape(N, -1), y
+
+
+def numbers(dimensions, seed=0):
+    """Images and labels that are smooth functions of them, far from [-1, 1]."""
+    x, _ = images(seed)
+    source = np.random.default_rng(7)
+    y = x @ source.normal(size=(SIDE**2, dimensions))
+    y = 100 + 10 * np.tanh((y - y.mean(axis=0)) / y.std(axis=0))
+    return x, y[:, 0] if dimensions == 1 else y
+
+
+def trained(network, method="ff-dd", data=None, **given):
+    settings = {"recipe": "digital", "epochs": 4, "batch_size": 15} | NETWORKS[network] | given
+    if method.endswith("-ad"):
+        settings = {"learning_rate": 0.02} | settings
+    return fit(*(data or images()), network=network, method=method, **settings)
+
+
+def losses(model):
+    by_layer = {}
+    for record in model.history:
+        by_layer.setdefault(record.mesh, []).append(record.loss)
+    return by_layer
+
+
+def test_every_way_is_taken_here():
+    assert {method for method, *_ in WAYS} == set(METHODS)
+    assert {name for _, name, _ in WAYS if name} | {"autodiff"} == set(ESTIMATORS)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("method", "estimator", "perturb"), WAYS)
+def test_every_way_to_a_gradient_learns(eager, network, method, estimator, perturb):
+    rates = {"learning_rate": 0.5 if perturb == "activations" else 0.05}
+    given = rates | {"directions": 8} if method.endswith("-dd") else {}
+    model = trained(network, method, estimator=estimator, perturb=perturb, **given)
+    for own in losses(model).values():
+        assert np.mean(own[-2:]) < own[0]
+    assert evaluate(model, *images(1)).accuracy > (0.8 if method.startswith("ff") else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("network", "given"),
+    [
+        ("mlp", {"perturb": "weights"}),
+        ("mlp", {"perturb": "activations", "estimator": "jvp"}),
+        ("cnn", {"perturb": "weights"}),
+        ("cnn", {"perturb": "activations", "estimator": "forward"}),
+        ("cnn", {"method": "bp-ad"}),
+    ],
+)
+def test_compiled_it_is_the_same(network, given):
+    """What a graph cannot do, or does otherwise, would show only here."""
+    given = {"epochs": 1, "optimizer": "sgd", "learning_rate": 0.05} | given
+    compiled = trained(network, **given)
+    tf.config.run_functions_eagerly(True)
+    try:
+        expected = trained(network, **given)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    for own, other in zip(losses(compiled).values(), losses(expected).values(), strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-3)
+    x, _ = images(1)
+    np.testing.assert_allclose(compiled.scores(x), expected.scores(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_same_seed_same_figures_other_seed_others(eager, network):
+    def figures(seed):
+        model = trained(network, epochs=1, seed=seed)
+        return [dataclasses.replace(record, seconds=0.0) for record in model.history]
+
+    assert figures(0) == figures(0)
+    assert figures(0) != figures(1)
+
+
+def test_a_convolution_ends_with_the_statistics_of_all_training_images(eager):
+    for method in ("ff-ad", "bp-ad"):
+        model = trained("cnn", method, epochs=1)
+        layer, own = model.blocks[0].layers[0], model.params[0][0]
+        for found, expected in zip(own, layer.settled(own, images()[0]), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+        assert np.all(own.variance > 0)
+        assert np.any(own.mean != 0)
+
+
+class TestRegression:
+    @pytest.mark.parametrize("dimensions", [1, 2])
+    @pytest.mark.parametrize(
+        ("network", "method", "given"),
+        [
+            ("mlp", "ff-dd", {"perturb": "activations", "learning_rate": 0.5}),
+            ("mlp", "ff-ad", {"readout": "ports"}),
+            ("mlp", "ff-ad", {}),
+            ("mlp", "bp-ad", {}),
+            ("cnn", "ff-ad", {"channels": 4}),
+            ("cnn", "bp-ad", {}),
+        ],
+    )
+    def test_learns_and_predicts_in_the_labels_own_unit(
+        self, eager, dimensions, network, method, given
+    ):
+        data = numbers(dimensions)
+        model = trained(network, method, data, task="regression", epochs=12, **given)
+        predicted = predict(model, data[0])
+        assert predicted.shape == data[1].shape
+        assert 85 < predicted.min() < predicted.max() < 115
+        found = evaluate(model, *data)
+        assert found.quality > 0.5  # the mean: 0
+        left = np.sum((data[1] - predicted) ** 2, axis=0)
+        r2 = np.mean(1 - left / np.sum((data[1] - data[1].mean(axis=0)) ** 2, axis=0))
+        np.testing.assert_allclose(found.quality, r2)
+        np.testing.assert_allclose(found.layer_quality[-1], r2)  # the last layer decides
+
+    def test_the_scale_comes_from_the_training_samples_alone(self, eager):
+        x, y = numbers(1)
+        model = trained("mlp", "ff-ad", (x, y), task="regression", epochs=1)
+        held_out = trained(
+            "mlp", "ff-ad", (x, y), task="regression", epochs=1, validation=(x[:9], 5 * y[:9])
+        )
+        assert held_out.task == model.task
+        assert model.task.low == (y.min(),)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda x, y: (x, np.full(N, 3.0)), "labels of dimension 0 must not be constant"),
+            (lambda x, y: (x, np.where(np.arange(N) == 4, np.nan, y)), "y must be finite"),
+            (lambda x, y: (x, y[:-1]), "x and y must have equal lengths"),
+            (lambda x, y: (x, y.astype(str)), "y must hold numbers"),
+            (lambda x, y: (1j * x, y), "x must be real for mlp, got complex64"),
+            (
+                lambda x, y: (x.reshape(N, SIDE, SIDE), y),
+                r"x must have shape \[n, N\], got \[90, 6",
+            ),
+        ],
+    )
+    def test_what_cannot_be_learned_is_refused_by_name(self, change, message):
+        with pytest.raises(ValueError, match=message):
+            trained("mlp", data=change(*numbers(1)), task="regression")
+
+
+class TestGroups:
+    def test_groups_learn_side_by_side(self, eager):
+        model = trained("mlp", perturb="activations", groups=2, learning_rate=0.5)
+        assert model.blocks[0].readout.prototypes.shape == (2, CLASSES, 4)
+        assert evaluate(model, *images(1)).accuracy > 0.8
+
+
+class Never(Observer):
+    """Fails where any step was taken."""
+
+    def on_steps(self, mesh, losses):
+        raise AssertionError("this was not to be trained")
+
+
+class TestBlackBox:
+    @pytest.mark.parametrize(
+        ("network", "method"),
+        [("mlp", "ff-dd"), ("mlp", "ff-ad"), ("mlp", "bp-dd"), ("cnn", "ff-ad")],
+    )
+    def test_trains_as_the_function_that_it_hides(self, network, method):
+        given = {"epochs": 1, "optimizer": "sgd", "learning_rate": 0.05}
+        hidden = trained(network, method, nonlinearity=np.tanh, **given)
+        known = trained(network, method, nonlinearity="tanh", **given)
+        x, _ = images(1)
+        np.testing.assert_allclose(hidden.scores(x), known.scores(x), atol=1e-3)
+        assert not np.allclose(hidden.scores(x), Model(hidden.config, 36, hidden.task).scores(x))
+
+    def test_is_one_clear_error_for_backpropagation_before_any_training(self):
+        with pytest.raises(ValueError, match="nonlinearity is a black box, which estimator auto"):
+            trained("mlp", "bp-ad", nonlinearity=np.tanh, observers=(Never(),))
+
+    def test_comes_back_with_the_function_and_asks_for_it(self, eager, tmp_path):
+        model, path = trained("mlp", nonlinearity=np.tanh, epochs=1), tmp_path / "model.npz"
+        save_model(model, path)
+        with pytest.raises(ValueError, match=r"'black box tanh': load the model with .*function"):
+            load_model(path)
+        loaded = load_model(path, nonlinearity=np.tanh)
+        x, _ = images(1)
+        np.testing.assert_array_equal(loaded.scores(x), model.scores(x))
+        assert loaded.config == model.config
+
+    def test_its_training_goes_on_with_the_function(self, eager, tmp_path):
+        kept = []
+
+        class Keep(Observer):
+            def on_checkpoint(self, model, position):
+                kept.append(position.epoch)
+                save_checkpoint(model, position, tmp_path / "model.npz")
+
+        trained("mlp", nonlinearity=np.tanh, epochs=2, observers=(Keep(),))
+        model, position = load_checkpoint(tmp_path / "model.npz", nonlinearity=np.tanh)
+        assert (position.block, position.epoch) == (1, kept[-1])
+        assert model.config.nonlinearity is np.tanh
+
+
+class TestFiles:
+    @pytest.mark.parametrize("method", ["ff-ad", "bp-ad"])
+    @pytest.mark.parametrize("network", NETWORKS)
+    @pytest.mark.parametrize("dimensions", [0, 1, 2])
+    def test_a_loaded_model_predicts_exactly_as_the_saved_one(
+        self, eager, tmp_path, network, method, dimensions
+    ):
+        task = {"task": "regression"} if dimensions else {}
+        data = numbers(dimensions) if dimensions else images()
+        task |= {"channels": 4} if network == "cnn" else {}
+        model, path = trained(network, method, data, epochs=1, **task), tmp_path / "model.npz"
+        save_model(model, path)
+        loaded = load_model(path)
+        assert loaded.task == model.task
+        assert loaded.config == model.config
+        np.testing.assert_array_equal(loaded.scores(data[0]), model.scores(data[0]))
+        np.testing.assert_array_equal(predict(loaded, data[0]), predict(model, data[0]))
+
+    def test_arrays_are_named_by_layer(self, tmp_path):
+        config = configure("digital", network="cnn", **NETWORKS["cnn"])
+        save_model(Model(config, SIDE**2, Classification(CLASSES)), tmp_path / "model.npz")
+        with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
+            shapes = {name: array.shape for name, array in file.items()}
+        assert shapes.pop("description")
+        assert shapes == {
+            "conv_1_kernel": (3, 3, 3, 1),
+            **{f"conv_1_{name}": (3,) for name in ("scale", "shift", "mean", "variance")},
+            "dense_2_kernel": (1, 4 * 4 * 3, CLASSES),
+            "dense_2_bias": (1, CLASSES),
+            "prototypes_1": (3, CLASSES, 10),
+            "prototypes_2": (1, CLASSES, CLASSES),
+        }
+
+    def test_one_input_is_enough(self, eager, tmp_path):
+        x = np.linspace(-1, 1, N, dtype=np.float32)[:, np.newaxis]
+        given = {"task": "regression", "epochs": 1}
+        model = trained("mlp", "ff-ad", (x, np.sin(3 * x[:, 0])), **given)
+        save_model(model, tmp_path / "model.npz")
+        np.testing.assert_array_equal(load_model(tmp_path / "model.npz").scores(x), model.scores(x))
