@@ -1,6 +1,7 @@
 """Digital networks end to end: every way of training, tasks, black boxes, and files."""
 
 import dataclasses
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -36,12 +37,20 @@ WAYS = [
 ]
 
 
-@pytest.fixture
-def eager():
+@contextmanager
+def eagerly():
     """Without compiling, which would take longer than the few steps taken here."""
     tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eager():
+    with eagerly():
+        yield
 
 
 def images(seed=0):
@@ -71,6 +80,11 @@ def trained(network, method="ff-dd", data=None, **given):
     return fit(*(data or images()), network=network, method=method, **settings)
 
 
+def trained_eagerly(network, method="ff-dd", **given):
+    with eagerly():
+        return trained(network, method, **given)
+
+
 def losses(model):
     by_layer = {}
     for record in model.history:
@@ -97,7 +111,6 @@ def test_every_way_to_a_gradient_learns(eager, network, method, estimator, pertu
 @pytest.mark.parametrize(
     ("network", "given"),
     [
-        ("mlp", {"perturb": "weights"}),
         ("mlp", {"perturb": "activations", "estimator": "jvp"}),
         ("cnn", {"perturb": "weights"}),
         ("cnn", {"perturb": "activations", "estimator": "forward"}),
@@ -107,12 +120,7 @@ def test_every_way_to_a_gradient_learns(eager, network, method, estimator, pertu
 def test_compiled_it_is_the_same(network, given):
     """What a graph cannot do, or does otherwise, would show only here."""
     given = {"epochs": 1, "optimizer": "sgd", "learning_rate": 0.05} | given
-    compiled = trained(network, **given)
-    tf.config.run_functions_eagerly(True)
-    try:
-        expected = trained(network, **given)
-    finally:
-        tf.config.run_functions_eagerly(False)
+    compiled, expected = trained(network, **given), trained_eagerly(network, **given)
     for own, other in zip(losses(compiled).values(), losses(expected).values(), strict=True):
         np.testing.assert_allclose(own, other, rtol=1e-3)
     x, _ = images(1)
@@ -140,16 +148,15 @@ def test_a_convolution_ends_with_the_statistics_of_all_training_images(eager):
 
 
 class TestRegression:
-    @pytest.mark.parametrize("dimensions", [1, 2])
     @pytest.mark.parametrize(
-        ("network", "method", "given"),
+        ("dimensions", "network", "method", "given"),
         [
-            ("mlp", "ff-dd", {"perturb": "activations", "learning_rate": 0.5}),
-            ("mlp", "ff-ad", {"readout": "ports"}),
-            ("mlp", "ff-ad", {}),
-            ("mlp", "bp-ad", {}),
-            ("cnn", "ff-ad", {"channels": 4}),
-            ("cnn", "bp-ad", {}),
+            (1, "mlp", "ff-dd", {"perturb": "activations", "learning_rate": 0.5}),
+            (2, "mlp", "ff-dd", {"perturb": "activations", "learning_rate": 0.5}),
+            (2, "mlp", "ff-ad", {"readout": "ports", "width": 32}),
+            (1, "mlp", "bp-ad", {}),
+            (2, "cnn", "ff-ad", {"channels": 4}),
+            (2, "cnn", "bp-ad", {}),
         ],
     )
     def test_learns_and_predicts_in_the_labels_own_unit(
@@ -212,12 +219,12 @@ class Never(Observer):
 class TestBlackBox:
     @pytest.mark.parametrize(
         ("network", "method"),
-        [("mlp", "ff-dd"), ("mlp", "ff-ad"), ("mlp", "bp-dd"), ("cnn", "ff-ad")],
+        [("mlp", "ff-ad"), ("mlp", "bp-dd"), ("cnn", "ff-dd")],
     )
     def test_trains_as_the_function_that_it_hides(self, network, method):
         given = {"epochs": 1, "optimizer": "sgd", "learning_rate": 0.05}
         hidden = trained(network, method, nonlinearity=np.tanh, **given)
-        known = trained(network, method, nonlinearity="tanh", **given)
+        known = trained_eagerly(network, method, nonlinearity="tanh", **given)
         x, _ = images(1)
         np.testing.assert_allclose(hidden.scores(x), known.scores(x), atol=1e-3)
         assert not np.allclose(hidden.scores(x), Model(hidden.config, 36, hidden.task).scores(x))
