@@ -23,6 +23,7 @@ from photonic_ffzero.data import (
     DATA_VARIABLE,
     DataError,
     check_arrays,
+    check_numbers,
     load_dataset,
     load_image_folder,
     split,
@@ -367,6 +368,36 @@ class TestCheckArrays:
             check_arrays(np.ones((2, 2)), [0, 2], num_classes=2)
         with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
             check_arrays(np.ones((2, 2)), [0, 0], num_classes=1)
+
+
+class TestNumbers:
+    """The user's own arrays for a regression."""
+
+    @pytest.mark.parametrize(("y", "dimensions"), [([0, 1], 1), ([[0.5, 2], [1, 3]], 2)])
+    def test_labels_keep_their_shape_in_double_precision(self, y, dimensions):
+        x, labels, found = check_numbers(np.ones((2, 3)), y)
+        assert (x.dtype, labels.dtype, found) == (np.float32, np.float64, dimensions)
+        np.testing.assert_array_equal(labels, y)
+
+    @pytest.mark.parametrize(
+        ("y", "rule"),
+        [
+            ([0.0, np.nan], "y must be finite, got nan at index"),
+            ([0.0, 1.0, 2.0], "x and y must have equal lengths, got 2 and 3"),
+            ([1j, 2.0], "y must be numbers of shape .*, got complex128"),
+            ([True, False], "y must be numbers of shape .*, got bool"),
+            (np.ones((2, 0)), "y must be numbers of shape"),
+            (np.ones((2, 1, 1)), r"y must be numbers .* of shape \(2, 1, 1\)"),
+            (["a", "b"], "y must hold numbers"),
+        ],
+    )
+    def test_what_is_none_is_refused_by_name(self, y, rule):
+        with pytest.raises(DataError, match=rule):
+            check_numbers(np.ones((2, 3)), y)
+
+    def test_held_out_labels_have_the_dimensions_of_the_training(self):
+        with pytest.raises(DataError, match="y must have 2 label dimensions, got 1"):
+            check_numbers(np.ones((2, 3)), [0.0, 1.0], 2)
 
 
 class TestImageFolder:

@@ -229,17 +229,17 @@ class TestDense:
         expected = x @ matrix + np.ravel(params.bias)
         np.testing.assert_allclose(layer.measure(lead(params), tf.constant(x))[0], expected)
 
-    def test_hands_on_a_unit_mean_square_whatever_the_strength(self):
-        layer, x = Dense(5, 6, Identity()), inputs(Dense, B)
+    def test_scales_to_unit_mean_square_in_front_of_its_activation(self):
+        """So that a nonlinearity always works in the same range: x' = f(z / rms z)."""
+        layer, x = EXAMPLES[Dense](), inputs(Dense, B)
         params = parameters(layer)
-        out = layer.transmit(params, x)
-        np.testing.assert_allclose(np.mean(np.square(out), axis=-1), 1)
-        ratio = out / layer.measure(params, x)
-        np.testing.assert_allclose(ratio, ratio[..., :1] * np.ones(layer.taps))  # scaled alone
+        z = layer.measure(params, x).numpy()
+        expected = np.tanh(z / np.sqrt(np.mean(z**2, axis=-1, keepdims=True)))
+        np.testing.assert_allclose(layer.transmit(params, x), expected)
 
     @pytest.mark.parametrize("strength", [1e-3, 1e3])
     def test_a_stronger_signal_is_handed_on_as_a_weaker_one(self, strength):
-        layer, x = Dense(5, 6, Relu()), inputs(Dense, B)
+        layer, x = EXAMPLES[Dense](), inputs(Dense, B)
         params = parameters(layer)
         stronger = tf.nest.map_structure(lambda w: strength * w, params)
         expected = layer.transmit(params, x)

@@ -18,7 +18,7 @@ CLASSES = Classification(3)
 TWO = Regression((0.0, -1.0), (1.0, 5.0))
 # Small settings of every network, and the values of one of its inputs.
 SETTINGS = {
-    "photonic": ({"meshes": 3, "columns": 2}, 6),
+    "photonic": ({"meshes": 3, "columns": 2}, 8),
     "mlp": ({"depth": 3, "width": 8}, 5),
     "cnn": ({"depth": 3, "channels": 4, "kernel_size": 3}, 36),
 }
@@ -61,8 +61,6 @@ class TestEveryNetwork:
     @pytest.mark.parametrize("groups", [1, 2])
     def test_is_described_as_it_is_built(self, network, task, groups):
         """Without building it: a file's description is compared with its arrays first."""
-        if network == "photonic" and groups * task.labels > 1:
-            pytest.skip("ports have no groups of their own")
         config, units = configured(network, "ff-ad", task, groups=groups)
         blocks, params = build_blocks(config, units, task)
         expected = [
@@ -118,6 +116,17 @@ def test_groups_of_one_layer_have_prototypes_of_their_own():
         for block in blocks:
             for one, other in itertools.combinations(block.readout.prototypes, 2):
                 assert np.abs(one - other).max() > 0.1
+
+
+def test_prototypes_are_drawn_by_the_law_of_the_configuration():
+    """On a simplex all cosines are alike, at random none."""
+    for law, alike in (("simplex", True), ("random", False)):
+        blocks, _ = built("mlp", prototypes=law)
+        first = blocks[0].readout.prototypes[0]
+        cosines = (first @ first.T)[np.triu_indices(3, 1)]
+        assert np.allclose(cosines, -1 / 2, atol=1e-5) == alike
+    blocks, _ = built("mlp", task=TWO)
+    assert blocks[0].readout.prototypes.shape == (2, 1, 4)  # p+ alone
 
 
 def test_the_depth_counts_the_last_layer():

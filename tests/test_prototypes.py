@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from photonic_ffzero.prototypes import simplex
+from photonic_ffzero.prototypes import PROTOTYPES, independent, simplex
 from photonic_ffzero.seeds import generator
 
 SIZES = st.tuples(st.integers(2, 12), st.integers(0, 30)).map(lambda s: (s[0], s[0] + s[1]))
@@ -86,3 +86,44 @@ def test_the_generator_alone_decides():
 def test_what_is_no_number_of_classes_is_refused(classes, error, message):
     with pytest.raises(error, match=message):
         simplex(classes, 5, rng())
+
+
+@pytest.mark.parametrize("law", PROTOTYPES)
+@pytest.mark.parametrize("zero_mean", [False, True])
+class TestEveryLaw:
+    def test_are_unit_vectors_in_their_space(self, law, zero_mean):
+        for classes, dimension in ((2, 2), (3, 7), (10, 10)):
+            found = PROTOTYPES[law](classes, dimension, rng(), zero_mean=zero_mean)
+            assert found.shape == (classes, dimension)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+            if zero_mean:
+                np.testing.assert_allclose(found.sum(axis=1), 0, atol=1e-5)
+
+    def test_the_generator_alone_decides(self, law, zero_mean):
+        first, again, other = (
+            PROTOTYPES[law](4, 9, rng(seed), zero_mean=zero_mean) for seed in (3, 3, 4)
+        )
+        np.testing.assert_array_equal(first, again)
+        assert np.abs(first - other).max() > 0.1
+
+    def test_more_than_fit_are_refused(self, law, zero_mean):
+        with pytest.raises(ValueError, match="5 prototypes do not fit into dimension 4"):
+            PROTOTYPES[law](5, 4, rng(), zero_mean=zero_mean)
+
+
+@pytest.mark.parametrize("zero_mean", [False, True])
+def test_independent_prototypes_are_uniform_on_the_sphere_and_do_not_know_of_each_other(zero_mean):
+    """Covariance of a Haar-random unit vector; cosines of mean 0 and variance 1 / freedom."""
+    n, count, source = 5, 4000, rng()
+    found = np.stack([independent(2, n, source, zero_mean=zero_mean) for _ in range(count)])
+    freedom = n - 1 if zero_mean else n
+    expected = (np.eye(n) - 1 / n if zero_mean else np.eye(n)) / freedom
+    tolerance = 5 * 0.5 / np.sqrt(count)  # as above
+    for c in range(2):
+        covariance = found[:, c].T @ found[:, c] / count
+        np.testing.assert_allclose(covariance, expected, atol=tolerance)
+        np.testing.assert_allclose(found[:, c].mean(axis=0), 0, atol=tolerance)
+    cosines = np.sum(found[:, 0] * found[:, 1], axis=-1)
+    assert abs(cosines.mean()) < 5 / np.sqrt(freedom * count)
+    assert abs(cosines.var() - 1 / freedom) < tolerance

@@ -10,6 +10,7 @@ from photonic_ffzero.estimators import ESTIMATORS
 from photonic_ffzero.goodness import READOUTS
 from photonic_ffzero.inference import RULES
 from photonic_ffzero.objectives import PERTURBATIONS
+from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.recipes import METHODS, NETWORKS, RECIPES, Config, configure
 from photonic_ffzero.tasks import TASKS
 
@@ -90,6 +91,7 @@ def test_every_value_of_every_recipe(recipe, method, network):
     own = network or {"digital": "mlp"}.get(recipe, "photonic")
     expected = COMMON | NONE | NETWORK[own] | TABLE[recipe, method]
     expected |= {"recipe": recipe, "method": method, "network": own}
+    expected["prototypes"] = None if expected["readout"] == "ports" else "simplex"
     found = asdict(configure(recipe, method, network=network))
     free = {"directions", "learning_rate", "epochs"} if recipe in FREE else set()
     assert {name: found[name] for name in expected} == expected
@@ -132,6 +134,7 @@ def test_balanced_ff_dd_is_the_default():
         ("meshes", 3),
         ("columns", 5),
         ("nonlinearity", "electro-optic:phi_b=1.5"),
+        ("prototypes", "random"),
         ("detection", "raw"),
         ("loss", "margin:margin=0.5"),
         ("rule", "vote"),
@@ -198,6 +201,7 @@ def test_another_readout_brings_the_loss_and_detection_that_fit_it(recipe, reado
         ("bp-ad", {"rule": "vote"}),
         ("bp-ad", {"readout": "ports", "detection": "raw"}),
         ("ff-dd", {"readout": "ports", "detection": "balanced"}),
+        ("bp-ad", {"readout": "ports", "prototypes": "random"}),
     ],
 )
 def test_what_does_not_apply_is_refused(method, given):
@@ -279,6 +283,7 @@ def test_estimators_of_the_other_kind_are_refused(method, estimator):
     "name",
     [
         *["recipe", "method", "task", "network", "nonlinearity", "readout", "detection", "loss"],
+        *["prototypes"],
         *["rule", "estimator", "perturb", "law", "optimizer", "schedule", "engine"],
     ],
 )
@@ -357,6 +362,6 @@ def test_the_names_in_the_documentation_are_those_that_are_taken():
     for method in METHODS:
         assert f"``{method}``" in configure.__doc__
         assert f"``{method}``" in Config.__doc__
-    for names in (NETWORKS, TASKS, ESTIMATORS, PERTURBATIONS, READOUTS, RULES):
+    for names in (NETWORKS, TASKS, ESTIMATORS, PERTURBATIONS, READOUTS, PROTOTYPES, RULES):
         for name in names:
             assert f"``{name}``" in Config.__doc__, name

@@ -14,6 +14,7 @@ from photonic_ffzero.reporting import (
     plot_loss,
     plot_power,
     plot_power_budget,
+    plot_predictions,
     plot_quality,
     save_figure,
 )
@@ -68,6 +69,13 @@ class TestCurves:
         plot_quality(without, history(validation=None))
         assert len(without.lines) == 2
 
+    def test_r_squared_of_a_regression_as_it_is_and_layers_by_their_name(self, axes):
+        plot_quality(axes, history(), layer="layer", task="regression")
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.6, 0.7, 0.8])
+        assert axes.lines[0].get_label() == "layer 1, training"
+        assert axes.get_ylabel().startswith("R²")
+        assert "layer" in axes.get_xlabel()
+
     def test_power_budget(self, axes):
         powers = np.array([1.0, 0.1])[:, None] * np.linspace(0, 1, 101)
         plot_power_budget(axes, powers, "first")
@@ -106,6 +114,24 @@ class TestHeatMaps:
         np.testing.assert_allclose(shown[1], intensities[2])
         assert tick_labels(axes.yaxis) == ["0", "1", "2"]
         assert colour_bar(axes) == "mean intensity |E|² (arb. units)"
+
+
+class TestPredictions:
+    @pytest.mark.parametrize("dimensions", [1, 2])
+    def test_every_label_dimension_lies_by_its_true_label_and_the_ideal_is_a_diagonal(
+        self, axes, dimensions
+    ):
+        labels, predicted = np.random.default_rng(0).normal(size=(2, 7, dimensions))
+        flat = (slice(None), 0) if dimensions == 1 else slice(None)
+        plot_predictions(axes, labels[flat], predicted[flat])
+        *drawn, ideal = axes.lines
+        assert len(drawn) == dimensions
+        for index, line in enumerate(drawn):
+            np.testing.assert_array_equal(line.get_xdata(), labels[:, index])
+            np.testing.assert_array_equal(line.get_ydata(), predicted[:, index])
+        assert len({line.get_marker() for line in drawn}) == dimensions
+        np.testing.assert_array_equal(ideal.get_xdata(), [labels.min(), labels.max()])
+        np.testing.assert_array_equal(ideal.get_xdata(), ideal.get_ydata())
 
 
 class TestEmbeddings:

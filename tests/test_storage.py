@@ -103,6 +103,31 @@ class TestRefused:
         with pytest.raises(DataError, match="must have shape"):
             load_model(saved)
 
+    @pytest.mark.parametrize("kernel", [1, 3, 5])
+    def test_nor_does_one_that_lies_about_the_depth(self, tmp_path, kernel):
+        """Small kernels leave padded images as they are: no depth would ever be too much."""
+        given = {"depth": 2, "channels": 2, "kernel_size": kernel}
+        model = Model(configure("digital", network="cnn", **given), 64, Classification(CLASSES))
+        save_model(model, tmp_path / "model.npz")
+        with np.load(tmp_path / "model.npz") as file:
+            about = json.loads(bytes(file["description"]))
+        about["config"]["depth"] = 10**9
+        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        changed(tmp_path / "model.npz", description=text)
+        with pytest.raises(DataError, match=r"model\.npz"):
+            load_model(tmp_path / "model.npz")
+
+    @pytest.mark.parametrize(
+        "task", [{}, {"classes": 3, "low": [0]}, {"classes": 10**9}, {"low": [0], "high": [1]}]
+    )
+    def test_a_task_that_does_not_fit(self, saved, task):
+        with np.load(saved) as file:
+            about = json.loads(bytes(file["description"]))
+        about["task"] = task
+        changed(saved, description=np.frombuffer(json.dumps(about).encode(), np.uint8))
+        with pytest.raises(DataError, match=r"model\.npz"):
+            load_model(saved)
+
 
 class TestWholeFiles:
     def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path):

@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from photonic_ffzero.prototypes import simplex
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.tasks import TASKS, Classification, Regression
 
@@ -43,11 +44,7 @@ class TestEveryTask:
         task = kind.of(y)
         assert task.targets(y).shape == (N, task.labels) == (N, 1)
         assert task.targets(y).dtype == (np.int32 if name == "classification" else np.float32)
-        for zero_mean in (False, True):
-            prototypes = task.prototypes(5, generator(0, "prototypes"), zero_mean)
-            assert prototypes.shape == (task.classes, 5)
-            np.testing.assert_allclose(np.linalg.norm(prototypes, axis=1), 1, rtol=1e-6)
-            assert (np.abs(prototypes.sum(axis=1)).max() < 1e-6) == zero_mean
+        assert task.corners >= max(task.classes, 2)  # a simplex has two at least
         assert task.predictions(np.zeros((N, task.labels * task.classes))).shape == (N,)
         assert task.outputs >= task.classes
 
@@ -128,10 +125,10 @@ class TestRegression:
 
     def test_its_prototype_is_one_of_two_that_are_opposite(self):
         """Goodness of the other says nothing new."""
-        pair = TASKS["classification"](2).prototypes(5, generator(0, "prototypes"), True)
-        one = Regression((0.0,), (1.0,)).prototypes(5, generator(0, "prototypes"), True)
+        task = Regression((0.0,), (1.0,))
+        pair = simplex(task.corners, 5, generator(0, "prototypes"))
         np.testing.assert_allclose(pair[1], -pair[0], atol=1e-6)
-        np.testing.assert_array_equal(one, pair[:1])
+        assert len(pair[: task.classes]) == 1
 
     @pytest.mark.parametrize(
         ("y", "message"),

@@ -195,6 +195,11 @@ class TestFit:
         with pytest.raises(ValueError, match="x"):
             fit(x, digits[0].y, **settings())
 
+    def test_refuses_images_that_are_not_encoded(self, digits):
+        images = digits[0].x.reshape(-1, 4, 4)
+        with pytest.raises(ValueError, match=r"x must have shape \[n, N\], .*; encode makes it"):
+            fit(images, digits[0].y, **settings())
+
     def test_refuses_more_classes_than_ports(self, digits):
         with pytest.raises(ValueError, match=r"10 classes need at least as many .*ports.*, got 8"):
             fit(digits[0].x[:, :8], digits[0].y, **settings())
