@@ -7,13 +7,15 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: mnist test bench notebooks lint format clean help
+.PHONY: mnist digital figures test bench notebooks lint format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make mnist       train a photonic network on MNIST from forward passes alone"
 	@echo "make test        run all tests"
-	@echo "make bench       time the mesh engines against Neurophox"
+	@echo "make digital     train a digital MLP (or CNN) with the same core"
+	@echo "make figures     run small versions of the paper's experiments; one HTML report"
+	@echo "make bench       time the mesh engines against Neurophox, digital steps against TensorFlow"
 	@echo "make notebooks   open the notebooks in JupyterLab"
 	@echo "make lint        check style and types"
 	@echo "make clean       remove the environment and all caches"
@@ -30,11 +32,18 @@ $(READY): requirements.txt setup.cfg pyproject.toml
 mnist: $(READY)
 	@$(BIN)/python experiments/mnist_photonic.py $(ARGS)
 
+digital: $(READY)
+	@$(BIN)/python experiments/mnist_digital.py $(ARGS)
+
+figures: $(READY)
+	@$(BIN)/python experiments/figures.py $(ARGS)
+
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(READY)
 	@$(BIN)/python experiments/bench_engine.py $(ARGS)
+	@$(BIN)/python experiments/bench_digital.py
 
 notebooks: $(READY)
 	$(BIN)/python -m jupyterlab notebooks $(ARGS)

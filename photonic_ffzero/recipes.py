@@ -26,9 +26,9 @@ METHODS = ("ff-dd", "ff-ad", "bp-dd", "bp-ad")
 NETWORKS = ("photonic", "mlp", "cnn")
 
 # What a recipe sets, part by part: "input" for the images; "all" for every run; and for what the
-# run is made of: its network; local (ff) or global (bp) learning; directional derivatives (dd),
-# with directions among "weights" or "activations", or automatic differentiation (ad); the task;
-# the readout. Later parts take precedence.
+# run is made of: its network; local (ff) or global (bp) learning; directional derivatives (dd)
+# or automatic differentiation (ad); both together; directions among "weights" or "activations";
+# the readout; the task. Later parts take precedence.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "balanced": {
         "input": {"encoding": "average", "size": 8},
@@ -323,6 +323,7 @@ def _defaults(
     network = choice("network", given.get("network", parts["all"]["network"]), NETWORKS)
     values = _ALWAYS | _PARTS[network] | parts["all"] | parts.get(network, {})
     values |= parts[grouping] | parts[derivative]
+    values |= parts.get(method, {})
     values |= parts.get(given.get("perturb", values.get("perturb")), {})
     readout = choice("readout", given.get("readout", values["readout"]), READOUTS)
     values |= _PARTS[readout] | parts.get(readout, {})
