@@ -332,8 +332,10 @@ class Conv:
 
     def measure(self, params: ConvParams, x: Any) -> Any:
         """Tapped values of all channels [P, B, C n], channel by channel."""
-        maps = self._normalised(params, self._convolved(params.kernel, x))
-        z = self._tapped(maps)  # [S, B, n, Q]
+        maps = self._convolved(params.kernel, x)
+        factor, offset = (value[:, tf.newaxis, tf.newaxis] for value in self._norm(params, maps))
+        dark = tf.reduce_sum(self.projection, axis=0)[:, tf.newaxis]
+        z = factor * self._tapped(maps) + offset * dark  # [S, B, n, Q]: no map is normalised
         shared, batch, n, _ = z.shape
         if shared == params.scale.shape[0]:  # every set has its own inputs, or there is but one
             return _flat(tf.transpose(z, [0, 1, 3, 2]))
@@ -342,7 +344,8 @@ class Conv:
 
     def transmit(self, params: ConvParams, x: Any) -> Any:
         """The next layer's inputs [P, B, H'' W'' C]."""
-        maps = self.activation(self._normalised(params, self._convolved(params.kernel, x)))
+        maps = self._convolved(params.kernel, x)
+        maps = self.activation(self._affine(*self._norm(params, maps), maps))
         sets, batch, rows, columns, channels = maps.shape
         images = tf.reshape(maps, [-1, rows, columns, channels])
         pooled = tf.nn.max_pool2d(images, self.pool, self.pool, "VALID")
@@ -404,26 +407,28 @@ class Conv:
 
     def _moments(self, maps: Any) -> tuple[Any, Any]:
         """Mean and variance of every map [S, Q]."""
-        mean = tf.reduce_mean(maps, [1, 2, 3])
-        centred = maps - mean[:, tf.newaxis, tf.newaxis, tf.newaxis]
-        return mean, tf.reduce_mean(centred * centred, [1, 2, 3])
+        pixels = tf.reshape(maps, [maps.shape[0], -1, maps.shape[4]])
+        mean = tf.reduce_mean(pixels, axis=1, keepdims=True)
+        return mean[:, 0], tf.reduce_mean(tf.square(pixels - mean), axis=1)
 
-    def _normalised(self, params: ConvParams, maps: Any) -> Any:
-        """Batch norm, with the batch's own or the settled statistics."""
-        lead = [maps.shape[0], 1, 1, 1, maps.shape[4]]
+    def _norm(self, params: ConvParams, maps: Any) -> tuple[Any, Any]:
+        """Batch norm's factor and offset [S, Q], with the batch's own or settled statistics."""
+        lead = [maps.shape[0], maps.shape[4]]
         if self.frozen:
-            mean, variance = params.mean, params.variance
+            mean, variance = tf.reshape(params.mean, lead), tf.reshape(params.variance, lead)
         else:
             mean, variance = self._moments(maps)
-        factor = tf.reshape(params.scale, lead) * tf.math.rsqrt(
-            tf.reshape(variance, lead) + _EPSILON
-        )
-        return factor * (maps - tf.reshape(mean, lead)) + tf.reshape(params.shift, lead)
+        factor = tf.reshape(params.scale, lead) * tf.math.rsqrt(variance + _EPSILON)
+        return factor, tf.reshape(params.shift, lead) - factor * mean
+
+    def _affine(self, factor: Any, offset: Any, maps: Any) -> Any:
+        lead = [maps.shape[0], 1, 1, 1, maps.shape[4]]
+        return tf.reshape(factor, lead) * maps + tf.reshape(offset, lead)
 
     def _tapped(self, maps: Any) -> Any:
         sets, batch, rows, columns, channels = maps.shape
         flat = tf.reshape(maps, [sets, batch, rows * columns, channels])
-        return tf.einsum("sbmq,mn->sbnq", flat, self.projection)
+        return tf.matmul(self.projection, flat, transpose_a=True)
 
     def _sums(self, kernel: Any, x: Any) -> tuple[Any, Any]:
         """Sums of the maps and their squares [C], in double precision."""
