@@ -47,9 +47,7 @@ def trained(config: Config, index: int, x: np.ndarray, y: np.ndarray) -> Callabl
 def one_after_another(config: Config, x: np.ndarray, y: np.ndarray) -> Callable[[], object]:
     """2 K + 1 full forwards of the MLP, each with its loss, in one compiled function."""
     model = Model(config, PIXELS, Classification(CLASSES))
-    layers = [
-        (tf.Variable(p.kernel[0]), tf.Variable(p.bias[0])) for (p,) in model.params
-    ]
+    layers = [(tf.Variable(p.kernel[0]), tf.Variable(p.bias[0])) for (p,) in model.params]
     images, labels = tf.constant(x[: config.batch_size]), tf.constant(y[: config.batch_size])
 
     def loss(shift: list[Any]) -> Any:
@@ -68,8 +66,7 @@ def one_after_another(config: Config, x: np.ndarray, y: np.ndarray) -> Callable[
                 value = loss(v)
             slope = value - loss([(-dw, -db) for dw, db in v])
             total = [
-                (g + slope * dw, h + slope * db)
-                for (g, h), (dw, db) in zip(total, v, strict=True)
+                (g + slope * dw, h + slope * db) for (g, h), (dw, db) in zip(total, v, strict=True)
             ]
         for (w, b), (g, h) in zip(layers, total, strict=True):
             w.assign_sub(g)

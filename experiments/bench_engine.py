@@ -208,7 +208,7 @@ def interleaved(functions: dict[str, Callable[[], object]], budget: float) -> di
     started = time.perf_counter()
     while len(next(iter(times.values()))) < 5 or time.perf_counter() - started < budget:
         for name, function in functions.items():
-            time.sleep(0.05)  # the one before leaves threads that spin for work
+            time.sleep(0.2)  # the one before leaves threads that spin for work
             function()
             start = time.perf_counter()
             done = sum(_count(function()) for _ in range(calls[name]))

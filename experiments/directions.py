@@ -104,7 +104,9 @@ def gradient_error(config: Config, x: np.ndarray, y: np.ndarray, draws: int = 8)
 
 def _distance(a: Any, b: Any) -> float:
     first = [np.asarray(leaf) for leaf in tf.nest.flatten(a)]
-    second = [np.asarray(leaf) for leaf in tf.nest.flatten(b)] if b is not None else [0] * len(first)
+    second = (
+        [np.asarray(leaf) for leaf in tf.nest.flatten(b)] if b is not None else [0] * len(first)
+    )
     return float(np.sqrt(sum(np.sum((p - q) ** 2) for p, q in zip(first, second, strict=True))))
 
 

@@ -105,9 +105,7 @@ def _write_rows(path: Path, rows: list[tuple[Any, ...]]) -> None:
 
 
 PRESETS = {
-    "small": partial(
-        embeddings, dataset="digits", seeds=2, epochs=8, batch_size=32, directions=8
-    ),
+    "small": partial(embeddings, dataset="digits", seeds=2, epochs=8, batch_size=32, directions=8),
     "paper": partial(embeddings, dataset="mnist", seeds=3),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -186,10 +187,12 @@ class BlockTraining:
         return losses.numpy()[:count].tolist()
 
     def _fitting_steps(self) -> int:
-        """As many as an epoch has; fewer where one's random numbers take more memory."""
+        """As many as share out an epoch evenly; fewer where random numbers take more memory."""
         numbers = sum(mask.size for mask in tf.nest.flatten(self._perturbed()))
-        fitting = max(RANDOM_NUMBERS // (numbers * (self.config.directions or 1)), 1)
-        return min(fitting, MOST_STEPS, len(self.train.y) // self.batch_size)
+        most = max(RANDOM_NUMBERS // (numbers * (self.config.directions or 1)), 1)
+        steps = len(self.train.y) // self.batch_size
+        calls = math.ceil(steps / min(most, MOST_STEPS))
+        return math.ceil(steps / calls)
 
     def _perturbed(self) -> Any:
         """Which numbers a direction moves."""
