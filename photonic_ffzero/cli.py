@@ -196,7 +196,7 @@ def _add_network(group: Any) -> None:
         "--nonlinearity",
         metavar="NAME:key=value,...",
         help=f"between meshes: {', '.join(NONLINEARITIES)} (default: electro-optic); between "
-        f"digital layers: {', '.join(ACTIVATIONS)} (default: relu)",
+        f"digital layers: {', '.join(ACTIVATIONS)} (default: gelu)",
     )
     group.add_argument(
         "--detection",

@@ -67,21 +67,23 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "digital": {
         "input": {"encoding": "average", "size": None},
         "all": {"network": "mlp", "batch_size": 256, "epochs": 20, "schedule": "cosine"},
-        "cnn": {"epochs": 5},
         "ff": {"readout": "goodness", "rule": "sum"},
         "bp": {"readout": "ports"},
         "dd": {
             "estimator": "central",
             "perturb": "weights",
             "law": "rademacher",
-            "directions": 8,
+            "directions": 32,
             "epsilon": 1e-3,
             "optimizer": "sgd",
-            "learning_rate": 0.02,
+            "learning_rate": 0.2,
+            "epochs": 30,
         },
-        "activations": {"learning_rate": 0.3},
+        "bp-dd": {"learning_rate": 0.02},
+        "ff-ad": {"learning_rate": 0.05},
+        "activations": {"directions": 16, "learning_rate": 1.0, "epochs": 20},
         "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3},
-        "goodness": {"detection": "raw", "loss": "cross-entropy:scale=10"},
+        "goodness": {"detection": "raw", "loss": "cross-entropy:scale=15"},
     },
 }
 RECIPES["published"] = RECIPES["paper"] | {
@@ -93,8 +95,8 @@ RECIPES["published"] = RECIPES["paper"] | {
 # detection; a regression's last layer is its prediction.
 _PARTS: dict[str, dict[str, Any]] = {
     "photonic": {"meshes": 2, "columns": None, "nonlinearity": "electro-optic", "engine": "auto"},
-    "mlp": {"depth": 4, "width": 100, "nonlinearity": "relu"},
-    "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "relu"},
+    "mlp": {"depth": 4, "width": 100, "nonlinearity": "gelu"},
+    "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
     "ports": {"loss": "cross-entropy:scale=1"},
     "goodness": {"prototypes": "simplex"},
 }
@@ -323,10 +325,10 @@ def _defaults(
     network = choice("network", given.get("network", parts["all"]["network"]), NETWORKS)
     values = _ALWAYS | _PARTS[network] | parts["all"] | parts.get(network, {})
     values |= parts[grouping] | parts[derivative]
-    values |= parts.get(method, {})
-    values |= parts.get(given.get("perturb", values.get("perturb")), {})
     readout = choice("readout", given.get("readout", values["readout"]), READOUTS)
     values |= _PARTS[readout] | parts.get(readout, {})
+    values |= parts.get(method, {})
+    values |= parts.get(given.get("perturb", values.get("perturb")), {})
     if given.get("task") == "regression":
         values |= {"loss": "squared"} | ({"rule": "last"} if grouping == "ff" else {})
     if given.get("estimator") == "jvp":  # needs no step, and a differentiable engine

@@ -45,7 +45,7 @@ DIGITAL_AD = AD | {"optimizer": "adam"}
 DIGITAL_FF = {
     "readout": "goodness",
     "detection": "raw",
-    "loss": "cross-entropy:scale=10",
+    "loss": "cross-entropy:scale=15",
     "rule": "sum",
 }
 
@@ -73,8 +73,8 @@ NONE = dict.fromkeys(
 )
 NETWORK = {
     "photonic": {"meshes": 2, "nonlinearity": "electro-optic", "engine": "auto"},
-    "mlp": {"depth": 4, "width": 100, "nonlinearity": "relu"},
-    "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "relu"},
+    "mlp": {"depth": 4, "width": 100, "nonlinearity": "gelu"},
+    "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
 }
 COMMON = {"task": "classification", "groups": 1, "seed": 0}
 
