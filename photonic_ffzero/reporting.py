@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import platform
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import partial
@@ -134,7 +135,7 @@ def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: s
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.4 + 4.2 * panels, 4.4), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(textwrap.fill(title, 10 + 50 * panels), fontsize="medium")
     draw(*np.ravel(figure.subplots(1, panels)))
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
