@@ -1,7 +1,5 @@
 """Accuracy and gradient error over directions, laws, spaces and estimators (supplement 3)."""
 
-import csv
-import io
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -24,7 +22,7 @@ from photonic_ffzero.objectives import PERTURBATIONS, Weights
 from photonic_ffzero.recipes import Config, configure
 from photonic_ffzero.reporting import save_figure
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.storage import write_whole
+from photonic_ffzero.storage import write_csv
 from photonic_ffzero.tasks import Classification
 
 DESCRIPTION = """
@@ -86,8 +84,8 @@ def gradient_error(config: Config, x: np.ndarray, y: np.ndarray, draws: int = 8)
     model = Model(config, x.shape[-1], Classification(int(y.max()) + 1))
     block, loss = model.blocks[0], from_spec("loss", config.loss, LOSSES)
     params = tf.nest.map_structure(tf.constant, model.params[0])
-    inputs = (tf.constant(x[: config.batch_size]), tf.constant(model.task.targets(y))[: len(x)])
-    inputs = (inputs[0], inputs[1][: config.batch_size])
+    batch = slice(config.batch_size)
+    inputs = tf.constant(x[batch]), tf.constant(model.task.targets(y[batch]))
     exact = estimate(
         ESTIMATORS["autodiff"](), Weights(shortcut=False)(block, loss, params, *inputs), None
     ).gradient
@@ -121,11 +119,9 @@ def write_errors(directory: GridDirectory) -> None:
             name = " ".join(str(cell.labels[key]) for key in directory.grid.curves)
             error = gradient_error(cell.plan.config, x, data.train_labels)
             curves.setdefault(name, []).append((int(cell.labels["directions"]), error))
-    rows = io.StringIO(newline="")
-    writer = csv.writer(rows)
-    writer.writerow(("variant", "directions", "relative_error"))
-    writer.writerows((name, *point) for name, points in curves.items() for point in points)
-    write_whole(directory.path / "error.csv", lambda file: file.write(rows.getvalue().encode()))
+    rows = [(name, *point) for name, points in curves.items() for point in points]
+    header = ("variant", "directions", "relative_error")
+    write_csv(directory.path / "error.csv", [header, *rows])
     save_figure(directory.path / "error.png", lambda axes: _plot(axes, curves))
 
 

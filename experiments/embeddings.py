@@ -1,11 +1,8 @@
 """Embeddings behind every mesh and their prototypes (the paper's supplement 4)."""
 
-import csv
-import io
 import sys
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,7 @@ from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for
 from photonic_ffzero.model import Model
 from photonic_ffzero.recipes import configure
 from photonic_ffzero.reporting import plot_alignment, plot_embeddings, save_figure
-from photonic_ffzero.storage import load_model, write_whole
+from photonic_ffzero.storage import load_model, write_csv
 
 DESCRIPTION = """
 Train photonic networks with local losses and look at what every mesh does to the test
@@ -70,7 +67,7 @@ def write_embeddings(directory: GridDirectory) -> None:
             (cell.labels["method"], cell.seed, mesh, f"{true:.4f}", f"{other:.4f}")
             for mesh, (true, other) in enumerate(means, start=1)
         ]
-    _write_rows(directory.path / "alignment.csv", rows)
+    write_csv(directory.path / "alignment.csv", rows)
     first = load_model(directory.cell_path(grid.cells[0]) / "model.npz")
     draw = partial(_draw, model=first, x=x, labels=data.test_labels)
     title = f"{grid.cells[0].name}, test images"
@@ -96,12 +93,6 @@ def _draw(*axes: Any, model: Model, x: np.ndarray, labels: np.ndarray) -> None:
             title=f"mesh {index + 1}", xlabel="first component", ylabel="second component"
         )
         x = block.all_outputs(params, x)
-
-
-def _write_rows(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 PRESETS = {

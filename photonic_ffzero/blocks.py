@@ -13,7 +13,7 @@ from meshes._tensorflow import tf
 from photonic_ffzero.goodness import Readout
 from photonic_ffzero.layers import Layer
 
-__all__ = ["Block"]
+__all__ = ["Block", "one_set"]
 
 CHUNK = 1024  # samples evaluated at once where the whole data set is
 
@@ -117,7 +117,7 @@ class Block:
         block = self.evaluation
 
         def scores(params: Any, x: Any) -> Any:
-            by_group = block.readout(block.readout.split(block.measure(_one_set(params), x)[0]))
+            by_group = block.readout(block.readout.split(block.measure(one_set(params), x)[0]))
             batch, groups, classes = by_group.shape
             turns = tf.reshape(by_group, [batch, groups // self.labels, self.labels * classes])
             return tf.reduce_mean(turns, axis=1)
@@ -127,18 +127,19 @@ class Block:
     @cached_property
     def _measure_once(self) -> Callable[..., Any]:
         block = self.evaluation
-        return self._compiled(lambda params, x: block.measure(_one_set(params), x)[0])
+        return self._compiled(lambda params, x: block.measure(one_set(params), x)[0])
 
     @cached_property
     def _transmit_once(self) -> Callable[..., Any]:
         block = self.evaluation
-        return self._compiled(lambda params, x: block.transmit(_one_set(params), x)[0])
+        return self._compiled(lambda params, x: block.transmit(one_set(params), x)[0])
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return tf.function(function, autograph=False, jit_compile=self.compilable)
 
 
-def _one_set(params: Any) -> Any:
+def one_set(params: Any) -> Any:
+    """One parameter set as a stack of one, P = 1."""
     return tf.nest.map_structure(lambda w: w[tf.newaxis], params)
 
 

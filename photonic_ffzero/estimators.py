@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from meshes._tensorflow import fused, tf
+from photonic_ffzero.blocks import one_set
 from photonic_ffzero.directions import Directions
 from photonic_ffzero.objectives import Objective
 
@@ -81,10 +82,6 @@ def estimate(
     return fused(lambda found: then(estimator.conclude(objective, found, directions)), evidence)
 
 
-def _one_set(origin: Any) -> Any:
-    return tf.nest.map_structure(lambda w: w[tf.newaxis], origin)
-
-
 def _stacked(*sets: Any) -> Any:
     return tf.nest.map_structure(lambda *arrays: tf.concat(arrays, axis=0), *sets)
 
@@ -150,7 +147,7 @@ class ForwardDifference:
         """The origin, and one end of every direction."""
         here, tangent = objective.origin, objective.tangent(directions)
         moved = tf.nest.map_structure(lambda w, t: w + t, here, tangent)
-        return _stacked(_one_set(here), moved)
+        return _stacked(one_set(here), moved)
 
     def evaluate(self, objective: Objective, points: Any) -> Any:
         """The tapped values there."""
@@ -220,7 +217,7 @@ class Autodiff:
         flat = tf.nest.flatten(points)
         with tf.GradientTape() as tape:
             tape.watch(flat)
-            z = objective.measure(_one_set(points))
+            z = objective.measure(one_set(points))
             loss = fused(lambda z: _total(objective.losses(z)), z)
         gradient = tape.gradient(loss, flat, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return Estimate(tf.nest.pack_sequence_as(points, gradient), loss)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from meshes._tensorflow import tf
-from photonic_ffzero.blocks import Block
+from photonic_ffzero.blocks import Block, one_set
 from photonic_ffzero.directions import Directions
 
 __all__ = ["PERTURBATIONS", "Activations", "Objective", "Perturbation", "Weights", "combine"]
@@ -117,7 +117,7 @@ class Weights:
 
         if not (self.shortcut and block.linear):
             return Objective(params, measure, losses, _displacements, combine)
-        here = measure(tf.nest.map_structure(lambda w: w[tf.newaxis], params))[0]
+        here = measure(one_set(params))[0]
         return Objective(
             here, lambda z: z, losses, lambda lines: measure(_displacements(lines)), combine
         )
@@ -142,7 +142,7 @@ class Activations:
         return np.ones([batch_size, *block.readout.split(np.ones(block.taps)).shape], bool)
 
     def __call__(self, block: Block, loss: Any, params: Any, x: Any, y: Any) -> Objective:
-        z = block.measure(tf.nest.map_structure(lambda w: w[tf.newaxis], params), x)[0]
+        z = block.measure(one_set(params), x)[0]
 
         def losses(groups: Any) -> Any:
             return _sample_losses(block, loss, groups, y) / z.shape[0]

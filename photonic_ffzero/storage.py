@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +31,7 @@ __all__ = [
     "read_json",
     "save_checkpoint",
     "save_model",
+    "write_csv",
     "write_json",
     "write_whole",
 ]
@@ -67,6 +70,17 @@ def write_json(path: Path, content: Any) -> None:
     """
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table, its header first.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
