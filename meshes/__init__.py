@@ -1,6 +1,7 @@
 """Meshes of Mach-Zehnder interferometers: physics, usable alone."""
 
 from meshes.decomposition import SVDMeshes, decompose, svd_decompose
+from meshes.imperfections import Chip, Imperfections, shot_noise
 from meshes.model import Phases, RectangularMesh
 from meshes.nonlinearities import (
     NONLINEARITIES,
@@ -23,7 +24,9 @@ __all__ = [
     "NONLINEARITIES",
     "BlackBox",
     "CReLU",
+    "Chip",
     "ElectroOptic",
+    "Imperfections",
     "Kerr",
     "Linear",
     "ModReLU",
@@ -39,5 +42,6 @@ __all__ = [
     "intensities",
     "propagate",
     "resolve_engine",
+    "shot_noise",
     "svd_decompose",
 ]

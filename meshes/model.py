@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["Phases", "RectangularMesh"]
 
 
+_PATHS = 1  # the stream of a seed that paths' losses come from; couplers use the seed itself
+
+
 class Phases(NamedTuple):
     """The phase shifts that set a mesh of N ports, L columns and M = N // 2 interferometers each.
 
@@ -61,6 +64,8 @@ class RectangularMesh:
         seed: seed of that draw.
         insertion_loss_db: power that an interferometer takes from its two ports, dB. The ports
             that an odd column leaves out lose as much, so that all paths are balanced.
+        loss_imbalance_db: mean of what a column takes from every port besides, dB; drawn once,
+            exponentially distributed, so that no path gains.
 
     Attributes:
         mask: bool [L, M], False where an interferometer is idle.
@@ -84,6 +89,7 @@ class RectangularMesh:
         seed: int = 0,
         *,
         insertion_loss_db: float = 0.0,
+        loss_imbalance_db: float = 0.0,
     ) -> None:
         self.units = integer("units", units, minimum=2)
         columns = self.units if num_columns is None else num_columns
@@ -91,10 +97,11 @@ class RectangularMesh:
         self.splitter_error = number("splitter_error", splitter_error, minimum=0.0)
         self.seed = integer("seed", seed, minimum=0)
         self.insertion_loss_db = number("insertion_loss_db", insertion_loss_db, minimum=0.0)
+        self.loss_imbalance_db = number("loss_imbalance_db", loss_imbalance_db, minimum=0.0)
         model = _neurophox().meshmodel.RectangularMeshModel(self.units, self.num_columns)
         self.mask = model.mask.astype(bool)
         self.splitter_errors = self._draw_splitter_errors()
-        self.transmission = self._balanced_transmission()
+        self.transmission = self._draw_transmission()
 
     @property
     def num_interferometers(self) -> int:
@@ -142,7 +149,8 @@ class RectangularMesh:
     def __repr__(self) -> str:
         return (
             f"RectangularMesh({self.units}, {self.num_columns}, {self.splitter_error},"
-            f" {self.seed}, insertion_loss_db={self.insertion_loss_db})"
+            f" {self.seed}, insertion_loss_db={self.insertion_loss_db},"
+            f" loss_imbalance_db={self.loss_imbalance_db})"
         )
 
     def _draw_splitter_errors(self) -> np.ndarray | None:
@@ -152,11 +160,14 @@ class RectangularMesh:
         delta = rng.normal(0.0, self.splitter_error, (2, *self.mask.shape))
         return np.where(self.mask, delta, 0.0).astype(np.float32)
 
-    def _balanced_transmission(self) -> np.ndarray | None:
-        if self.insertion_loss_db == 0.0:
+    def _draw_transmission(self) -> np.ndarray | None:
+        if self.insertion_loss_db == self.loss_imbalance_db == 0.0:
             return None
-        amplitude = 10.0 ** (-self.insertion_loss_db / 20.0)
-        return np.full((self.num_columns, self.units), amplitude, np.float32)
+        loss_db = np.full((self.num_columns, self.units), self.insertion_loss_db)
+        if self.loss_imbalance_db:
+            rng = np.random.default_rng([self.seed, _PATHS])
+            loss_db += rng.exponential(self.loss_imbalance_db, loss_db.shape)
+        return (10.0 ** (-loss_db / 20.0)).astype(np.float32)
 
     def _haar_exponents(self) -> np.ndarray:
         """Neurophox's exponents alpha [L, M], brought into the order of the phases."""

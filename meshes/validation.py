@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["choice", "from_spec", "integer", "number"]
+__all__ = ["choice", "from_spec", "integer", "number", "with_values"]
 
 
 def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
@@ -87,14 +87,34 @@ def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any
     if not isinstance(text, str):
         raise TypeError(f"{argument} must be written NAME or NAME:key=value,...; got {text!r}")
     name, _, rest = text.partition(":")
-    cls: Any = registry[choice(argument, name.strip(), registry)]
+    cls = registry[choice(argument, name.strip(), registry)]
+    return with_values(argument, f"{name.strip()}:", rest, cls)
+
+
+def with_values(argument: str, prefix: str, text: str, cls: Any) -> Any:
+    """Build a dataclass from ``"key=value,..."``.
+
+    Args:
+        argument: What the text is given for; named in the errors.
+        prefix: What stands in front of the text, or "".
+        text: Values for some of the dataclass's fields.
+        cls: The dataclass; its fields are numbers.
+
+    Raises:
+        ValueError: a key is unknown, or a value is no number or out of range.
+        TypeError: ``text`` is no text.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{argument} must be written key=value,...; got {text!r}")
     given = {}
-    for item in filter(None, (part.strip() for part in rest.split(","))):
+    for item in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
-            raise ValueError(f"{argument} is written NAME:key=value,...; got {item!r}")
-        choice(f"{argument} {name}'s parameter", key, [field.name for field in fields(cls)])
-        where = f"{argument} {name}: {key}"
+            form = "NAME:key=value,..." if prefix else "key=value,..."
+            raise ValueError(f"{argument} is written {form}; got {item!r}")
+        of = f" {prefix[:-1]}" if prefix else ""
+        choice(f"{argument}{of}'s parameter", key, [field.name for field in fields(cls)])
+        where = f"{argument}{of and of + ':'} {key}"
         try:
             given[key] = number(where, float(value))
         except ValueError:

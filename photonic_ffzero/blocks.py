@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from meshes._tensorflow import tf
 from photonic_ffzero.goodness import Readout
 from photonic_ffzero.layers import Layer
 
-__all__ = ["Block", "one_set"]
+__all__ = ["Block", "Chance", "one_set"]
 
 CHUNK = 1024  # samples evaluated at once where the whole data set is
 
@@ -26,11 +26,18 @@ class Block:
         layers: The layers; FF has one a block, BP all in one.
         readout: From tapped values [P, B, taps] to scores [P, B, G, C].
         labels: Label dimensions T; the groups take turns at them.
+        frozen: Layers in front, each with its parameters, that the inputs cross at every
+            evaluation, because what is behind them cannot be kept.
     """
 
     layers: tuple[Layer, ...]
     readout: Readout
     labels: int = 1
+    frozen: tuple[tuple[Layer, Any], ...] = ()
+
+    @property
+    def _all_layers(self) -> tuple[Layer, ...]:
+        return (*(layer for layer, _ in self.frozen), *self.layers)
 
     @property
     def trainable(self) -> tuple[Any, ...]:
@@ -55,22 +62,59 @@ class Block:
     @property
     def compilable(self) -> bool:
         """Whether XLA may compile the whole block."""
-        return all(layer.compilable for layer in self.layers)
+        return all(layer.compilable for layer in self._all_layers)
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether the next block's inputs can be kept."""
+        return not self.frozen and all(layer.cacheable for layer in self.layers)
+
+    @property
+    def depth(self) -> int:
+        """Layers that the inputs cross at every evaluation."""
+        return len(self.frozen) + len(self.layers)
 
     @property
     def evaluation(self) -> Block:
         """The block as it is outside of training."""
-        return Block(tuple(layer.evaluation for layer in self.layers), self.readout, self.labels)
+        return replace(self, layers=tuple(layer.evaluation for layer in self.layers))
+
+    def behind(self, block: Block, params: Sequence[Any]) -> Block:
+        """This block with another in front, frozen with one set of its parameters."""
+        pairs = zip(block.evaluation.layers, params, strict=True)
+        return replace(self, frozen=(*block.frozen, *pairs))
+
+    def draw(
+        self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
+    ) -> tuple[Any, ...]:
+        """The noise of some steps for every layer, frozen ones first; see `layers`."""
+        return tuple(layer.draw(rng, steps, sets, batch, epochs) for layer in self._all_layers)
+
+    def under(self, noise: Sequence[Any]) -> Block:
+        """The block with the noise of one step."""
+        first = len(self.frozen)
+        pairs = zip(self.frozen, noise[:first], strict=True)
+        layers = zip(self.layers, noise[first:], strict=True)
+        return replace(
+            self,
+            frozen=tuple((layer.under(own), params) for (layer, params), own in pairs),
+            layers=tuple(layer.under(own) for layer, own in layers),
+        )
 
     def measure(self, params: Sequence[Any], x: Any) -> Any:
         """Tapped values [P, B, taps] of inputs [B, ...] under parameters [P, ...]."""
-        for layer, own in zip(self.layers[:-1], params, strict=False):
-            x = layer.transmit(own, x)
+        x = self._through(params[:-1], x)
         return self.layers[-1].measure(params[-1], x)
 
     def transmit(self, params: Sequence[Any], x: Any) -> Any:
         """The next block's inputs [P, B, ...]."""
-        for layer, own in zip(self.layers, params, strict=True):
+        return self._through(params, x)
+
+    def _through(self, params: Sequence[Any], x: Any) -> Any:
+        """Send inputs through the frozen layers and as many others as there are parameters."""
+        for layer, own in self.frozen:
+            x = layer.transmit(one_set(own), x)
+        for layer, own in zip(self.layers, params, strict=False):
             x = layer.transmit(own, x)
         return x
 
@@ -96,59 +140,78 @@ class Block:
                 x = Block((layer.evaluation,), self.readout).all_outputs((out[-1],), x)
         return tuple(out)
 
-    def all_scores(self, params: Any, x: Any) -> np.ndarray:
+    def all_scores(self, params: Any, x: Any, chance: Chance | None = None) -> np.ndarray:
         """Scores [n, T C] of a whole data set under one parameter set.
 
         Groups that look at the same label are averaged, which decides as their sum does and
         keeps a layer of many groups from outweighing the others.
         """
-        return _in_chunks(self._scores_once, params, x)
+        return self._in_chunks(self._scores_once, params, x, chance)
 
-    def all_measured(self, params: Any, x: Any) -> np.ndarray:
+    def all_measured(self, params: Any, x: Any, chance: Chance | None = None) -> np.ndarray:
         """Tapped values [n, taps] of a whole data set under one parameter set."""
-        return _in_chunks(self._measure_once, params, x)
+        return self._in_chunks(self._measure_once, params, x, chance)
 
-    def all_outputs(self, params: Any, x: Any) -> np.ndarray:
+    def all_outputs(self, params: Any, x: Any, chance: Chance | None = None) -> np.ndarray:
         """The next block's inputs [n, ...] for a whole data set: the frozen activations."""
-        return _in_chunks(self._transmit_once, params, x)
+        return self._in_chunks(self._transmit_once, params, x, chance)
 
     @cached_property
     def _scores_once(self) -> Callable[..., Any]:
-        block = self.evaluation
+        readout, labels = self.readout, self.labels
 
-        def scores(params: Any, x: Any) -> Any:
-            by_group = block.readout(block.readout.split(block.measure(one_set(params), x)[0]))
+        def scores(block: Block, params: Any, x: Any) -> Any:
+            by_group = readout(readout.split(block.measure(params, x)[0]))
             batch, groups, classes = by_group.shape
-            turns = tf.reshape(by_group, [batch, groups // self.labels, self.labels * classes])
+            turns = tf.reshape(by_group, [batch, groups // labels, labels * classes])
             return tf.reduce_mean(turns, axis=1)
 
         return self._compiled(scores)
 
     @cached_property
     def _measure_once(self) -> Callable[..., Any]:
-        block = self.evaluation
-        return self._compiled(lambda params, x: block.measure(one_set(params), x)[0])
+        return self._compiled(lambda block, params, x: block.measure(params, x)[0])
 
     @cached_property
     def _transmit_once(self) -> Callable[..., Any]:
-        block = self.evaluation
-        return self._compiled(lambda params, x: block.transmit(one_set(params), x)[0])
+        return self._compiled(lambda block, params, x: block.transmit(params, x)[0])
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return tf.function(function, autograph=False, jit_compile=self.compilable)
+        """Compile a function of the block, a stack of one parameter set, and inputs."""
+        block = self.evaluation
+
+        def once(params: Any, x: Any, noise: Any) -> Any:
+            own = tf.nest.map_structure(lambda drawn: drawn[0], noise)
+            return function(block.under(own), one_set(params), x)
+
+        return tf.function(once, autograph=False, jit_compile=self.compilable)
+
+    def _in_chunks(
+        self, function: Callable[..., Any], params: Any, x: np.ndarray, chance: Chance | None
+    ) -> np.ndarray:
+        """Apply a function to chunks of one size, so that it is compiled for one shape."""
+        params, outputs = tf.nest.map_structure(tf.convert_to_tensor, params), []
+        rng, epochs = chance or Chance(np.random.default_rng(0))
+        for start in range(0, len(x), CHUNK):
+            chunk = x[start : start + CHUNK]
+            padding = [(0, CHUNK - len(chunk))] + [(0, 0)] * (x.ndim - 1)
+            noise = self.draw(rng, 1, 1, CHUNK, epochs)
+            outputs.append(function(params, np.pad(chunk, padding), noise)[: len(chunk)].numpy())
+        return np.concatenate(outputs)
+
+
+class Chance(NamedTuple):
+    """What noise comes from.
+
+    Attributes:
+        rng: Source of everything fresh.
+        epochs: The chip's age, in epochs of training.
+    """
+
+    rng: np.random.Generator
+    epochs: int = 0
 
 
 def one_set(params: Any) -> Any:
     """One parameter set as a stack of one, P = 1."""
     return tf.nest.map_structure(lambda w: w[tf.newaxis], params)
-
-
-def _in_chunks(function: Callable[..., Any], params: Any, x: np.ndarray) -> np.ndarray:
-    """Apply a function to chunks of one size, so that it is compiled for one shape."""
-    params = tf.nest.map_structure(tf.convert_to_tensor, params)
-    outputs = []
-    for start in range(0, len(x), CHUNK):
-        chunk = x[start : start + CHUNK]
-        padding = [(0, CHUNK - len(chunk))] + [(0, 0)] * (x.ndim - 1)
-        outputs.append(function(params, np.pad(chunk, padding))[: len(chunk)].numpy())
-    return np.concatenate(outputs)

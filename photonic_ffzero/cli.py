@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from meshes import NONLINEARITIES
+from meshes import NONLINEARITIES, Imperfections
 from meshes.propagation import ENGINES
 from meshes.validation import integer, number
 from photonic_ffzero.activations import ACTIVATIONS
@@ -197,6 +197,17 @@ def _add_network(group: Any) -> None:
         metavar="NAME:key=value,...",
         help=f"between meshes: {', '.join(NONLINEARITIES)} (default: electro-optic); between "
         f"digital layers: {', '.join(ACTIVATIONS)} (default: gelu)",
+    )
+    group.add_argument(
+        "--imperfections",
+        metavar="key=value,...",
+        help=f"of the chip: {', '.join(f.name for f in fields(Imperfections))} (default: none)",
+    )
+    group.add_argument(
+        "--chip", type=count(0), metavar="N", help="seed of the chip (default: that of the run)"
+    )
+    group.add_argument(
+        "--reads", type=count(1), metavar="N", help="readings averaged into one (default: 1)"
     )
     group.add_argument(
         "--detection",

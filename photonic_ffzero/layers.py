@@ -13,7 +13,11 @@ A layer offers
 * ``linear``: whether z is linear in the parameters;
 * ``pullback(params, x, g_z)``: the gradient of one parameter set, from that of z [B, taps]; a
   layer that has none says why in an error;
-* ``compilable``: whether XLA may compile the layer.
+* ``compilable``: whether XLA may compile the layer;
+* ``cacheable``: whether ``transmit`` gives the same again for the same arguments;
+* ``draw(rng, steps, sets, batch, epochs) -> noise``: random numbers for some steps, each of P
+  evaluations of a batch, on a chip of some age; and ``under(noise)``: the layer that uses those of
+  one step. Without noise, the empty tuple and the layer itself.
 
 Every array of ``params`` leads with P, the number of parameter sets evaluated side by side;
 ``x`` is [B, ...], shared by all sets, or [P, B, ...].
@@ -23,12 +27,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from meshes import Phases, RectangularMesh
-from meshes._tensorflow import tf
+from meshes._tensorflow import fused, tf
+from meshes.imperfections import Chip, Noise
 from meshes.nonlinearities import Nonlinearity
 from meshes.propagation import resolve_engine
 from meshes.validation import integer
@@ -51,6 +56,8 @@ class Layer(Protocol):
     @property
     def compilable(self) -> bool: ...
     @property
+    def cacheable(self) -> bool: ...
+    @property
     def evaluation(self) -> Layer: ...
     @property
     def trainable(self) -> Any: ...
@@ -59,6 +66,29 @@ class Layer(Protocol):
     def transmit(self, params: Any, x: Any) -> Any: ...
     def settled(self, params: Any, x: Any) -> Any: ...
     def pullback(self, params: Any, x: Any, g_z: Any) -> Any: ...
+    def draw(
+        self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
+    ) -> Any: ...
+    def under(self, noise: Any) -> Layer: ...
+
+
+class Noiseless:
+    """What layers share that are numbers and no light."""
+
+    cacheable: ClassVar[bool] = True
+
+    def draw(
+        self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
+    ) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    def under(self, noise: Any) -> Self:
+        """The same."""
+        return self
+
+
+_QUIET = Noise()
 
 
 @dataclass(frozen=True)
@@ -71,24 +101,33 @@ class Photonic:
         mesh: The mesh.
         nonlinearity: f, from complex fields to complex fields, applied between meshes only.
         engine: ``"auto"``, ``"native"`` or ``"xla"``.
+        chip: What the mesh is made of; None if it is ideal.
+        noise: Random numbers of one step for the chip.
     """
 
     mesh: RectangularMesh
     nonlinearity: Nonlinearity
     engine: str = "auto"
+    chip: Chip | None = None
+    noise: Noise = _QUIET
     name: ClassVar[str] = "mesh"
     groups: ClassVar[int] = 1
     linear: ClassVar[bool] = False
 
     @property
     def taps(self) -> int:
-        """Detectors, one a port."""
+        """A detector at every port."""
         return self.mesh.units
 
     @property
     def compilable(self) -> bool:
         """Whether XLA may compile the layer: not the native engine, nor a black box."""
         return resolve_engine(self.engine) == "xla" and self.nonlinearity.compilable
+
+    @property
+    def cacheable(self) -> bool:
+        """Unless the chip's light is noisy."""
+        return self.chip is None or self.chip.imperfections.steady
 
     @property
     def evaluation(self) -> Photonic:
@@ -104,13 +143,32 @@ class Photonic:
         """Haar-random phases."""
         return self.mesh.initial_phases(seed=int(rng.integers(2**31)))
 
+    def draw(
+        self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
+    ) -> Noise:
+        """What the chip needs, see `meshes.Chip.draw`."""
+        return self.chip.draw(rng, steps, sets, batch, epochs) if self.chip else _QUIET
+
+    def under(self, noise: Noise) -> Photonic:
+        """The layer with that noise."""
+        return replace(self, noise=noise)
+
     def measure(self, params: Phases, x: Any) -> Any:
-        """Intensities at the output ports [P, B, N]."""
-        return self.mesh.intensities(x, params, engine=self.engine)
+        """Intensities at the output ports [P, B, N], as detectors read them."""
+        phases, fields = self._on_chip(params, x)
+        z = self.mesh.intensities(fields, phases, engine=self.engine)
+        return fused(self.chip.read, z, self.noise) if self.chip else z
 
     def transmit(self, params: Phases, x: Any) -> Any:
         """Fields behind the nonlinearity [P, B, N], complex."""
-        return self.nonlinearity(self.mesh.propagate(x, params, engine=self.engine))
+        phases, fields = self._on_chip(params, x)
+        return self.nonlinearity(self.mesh.propagate(fields, phases, engine=self.engine))
+
+    def _on_chip(self, params: Phases, x: Any) -> tuple[Phases, Any]:
+        """Phases and fields as the chip makes them of what it is given."""
+        if self.chip is None:
+            return params, x
+        return fused(self.chip.drive, params, self.noise), self.chip.emit(x, self.noise)
 
     def settled(self, params: Phases, x: Any) -> Phases:
         """The same."""
@@ -136,7 +194,7 @@ class DenseParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Noiseless):
     r"""A dense layer in independent groups of outputs, tapped before its nonlinearity.
 
     .. math:: z = x W + b, \qquad x' = f(z / \mathrm{rms}(z))
@@ -232,7 +290,7 @@ class ConvParams(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Conv:
+class Conv(Noiseless):
     r"""A convolution with batch norm whose channels are independent groups, tapped one by one.
 
     .. math::

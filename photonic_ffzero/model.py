@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from photonic_ffzero.blocks import Block
+from photonic_ffzero.blocks import Block, Chance
 from photonic_ffzero.networks import build_blocks
 from photonic_ffzero.recipes import Config
+from photonic_ffzero.seeds import generator
 from photonic_ffzero.tasks import Task
 
 __all__ = ["EpochRecord", "Model", "Position", "Usage"]
@@ -27,10 +28,10 @@ class Usage:
     forward_passes: int = 0
     phase_writes: int = 0
 
-    def add(self, layers: int, parameter_sets: int, samples: int, writes: int = 1) -> None:
-        """Count samples sent through some layers under every parameter set, written so often."""
-        self.forward_passes += layers * parameter_sets * samples
-        self.phase_writes += layers * parameter_sets * writes
+    def add(self, block: Block, parameter_sets: int, samples: int, writes: int = 1) -> None:
+        """Count samples sent through a block under every parameter set, written so often."""
+        self.forward_passes += block.depth * parameter_sets * samples
+        self.phase_writes += len(block.layers) * parameter_sets * writes
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,13 @@ class Model:
         if np.ndim(x) != 2 or x.shape[-1] != self.units:
             raise ValueError(f"x must have shape [n, {self.units}], got {list(np.shape(x))}")
         scores = []
-        for block, params in zip(self.blocks, self.params, strict=True):
-            scores.append(block.all_scores(params, x))
+        for index, (block, params) in enumerate(zip(self.blocks, self.params, strict=True)):
+            scores.append(block.all_scores(params, x, self.chance("readings", index)))
             if block is not self.blocks[-1]:
-                x = block.all_outputs(params, x)
+                x = block.all_outputs(params, x, self.chance("outputs", index))
         return np.stack(scores)
+
+    def chance(self, purpose: str, *index: int) -> Chance:
+        """What a chip's noise comes from when the model as it stands is evaluated."""
+        epochs = len(self.history)
+        return Chance(generator(self.config.seed, purpose, epochs, *index), epochs)

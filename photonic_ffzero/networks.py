@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from meshes import NONLINEARITIES, Phases, RectangularMesh
+from meshes import NONLINEARITIES, Imperfections, Phases, RectangularMesh
 from meshes.nonlinearities import BlackBox
 from meshes.validation import from_spec
 from photonic_ffzero.activations import ACTIVATIONS
@@ -34,9 +35,17 @@ def nonlinearity(config: Config) -> Any:
 
 def photonic(config: Config, units: int, task: Task) -> Iterator[Layer]:
     """Rectangular meshes of N ports, one behind the other."""
-    between = nonlinearity(config)
-    for _ in range(config.layers):
-        yield Photonic(RectangularMesh(units, config.columns), between, config.engine or "auto")
+    between, engine = nonlinearity(config), config.engine or "auto"
+    made = config.chip_imperfections
+    for index in range(config.layers):
+        if made == Imperfections():
+            yield Photonic(RectangularMesh(units, config.columns), between, engine)
+            continue
+        seed = config.seed if config.chip is None else config.chip
+        own = int(generator(seed, "fabrication", index).integers(2**31))
+        chip = made.fabricate(units, config.columns, own, config.reads or 1)
+        yield Photonic(chip.mesh, between, engine, chip)
+        made = replace(made, source_noise=0.0)  # there is one source, in front of all
 
 
 def mlp(config: Config, units: int, task: Task) -> Iterator[Layer]:

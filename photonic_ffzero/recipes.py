@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from meshes import NONLINEARITIES
+from meshes import NONLINEARITIES, Imperfections
 from meshes.propagation import ENGINES
-from meshes.validation import choice, from_spec, integer, number
+from meshes.validation import choice, from_spec, integer, number, with_values
 from photonic_ffzero.activations import ACTIVATIONS
 from photonic_ffzero.directions import LAWS
 from photonic_ffzero.estimators import ESTIMATORS
@@ -94,7 +94,15 @@ RECIPES["published"] = RECIPES["paper"] | {
 # What follows from a choice in every recipe. Ports read out are logits as they are, and need no
 # detection; a regression's last layer is its prediction.
 _PARTS: dict[str, dict[str, Any]] = {
-    "photonic": {"meshes": 2, "columns": None, "nonlinearity": "electro-optic", "engine": "auto"},
+    "photonic": {
+        "meshes": 2,
+        "columns": None,
+        "nonlinearity": "electro-optic",
+        "imperfections": "",
+        "chip": None,
+        "reads": 1,
+        "engine": "auto",
+    },
     "mlp": {"depth": 4, "width": 100, "nonlinearity": "gelu"},
     "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
     "ports": {"loss": "cross-entropy:scale=1"},
@@ -122,6 +130,10 @@ class Config:
         groups: Groups of outputs with prototypes of their own, for each label dimension.
         nonlinearity: ``NAME`` or ``NAME:key=value,...``, applied between layers; or a function
             of NumPy arrays, a black box.
+        imperfections: The chip's, ``key=value,...`` with the fields of `meshes.Imperfections`;
+            empty for an ideal one.
+        chip: Seed of the chip: which one was made. None for the run's own seed.
+        reads: Readings that are averaged into one.
         readout: ``goodness`` (cosine with prototypes) or ``ports`` (the first C tapped values).
         prototypes: ``simplex`` or ``random``; None for the readout ``ports``.
         detection: ``balanced`` or ``raw``; None for the readout ``ports``.
@@ -156,6 +168,9 @@ class Config:
     kernel_size: int | None
     groups: int
     nonlinearity: Any
+    imperfections: str | None
+    chip: int | None
+    reads: int | None
     readout: str
     prototypes: str | None
     detection: str | None
@@ -181,7 +196,9 @@ class Config:
         for name in _COUNTS:
             if (value := getattr(self, name)) is not None:
                 integer(name, value, minimum=1)
-        integer("seed", self.seed, minimum=0)
+        for name in ("seed", "chip"):
+            if (value := getattr(self, name)) is not None:
+                integer(name, value, minimum=0)
         for name in ("learning_rate", "epsilon"):
             if (value := getattr(self, name)) is not None:
                 number(name, value, above=0)
@@ -192,6 +209,7 @@ class Config:
         self._check_estimator()
         self._check_all_is_set()
         self._check_task()
+        self._check_chip()
 
     def _check_all_is_set(self) -> None:
         needed = list(_NEEDED[self.network])
@@ -241,6 +259,31 @@ class Config:
         if regression and self.rule not in (None, "last"):
             raise ValueError(f"rule must be last for a regression, got {self.rule}")
 
+    def _check_chip(self) -> None:
+        made = self.chip_imperfections
+        if self.estimator in ("autodiff", "jvp") and not made.differentiable:
+            raise ValueError(
+                f"imperfections with drive_bits or adc_bits cannot be differentiated, which "
+                f"estimator {self.estimator} does; use differences (-dd)"
+            )
+        if not (made.drive_step and self.epsilon):
+            return
+        if "unit" in (self.law or ""):
+            raise ValueError(
+                f"law must give every phase a step of its own where the drive has steps "
+                f"(drive_bits={made.drive_bits}), got {self.law}"
+            )
+        if self.epsilon < made.drive_step:
+            raise ValueError(
+                f"epsilon must be at least one step of the drive, {made.drive_step:.6g} rad with "
+                f"drive_bits={made.drive_bits}, got {self.epsilon:g}"
+            )
+
+    @property
+    def chip_imperfections(self) -> Imperfections:
+        """How far from ideal the chip is."""
+        return with_values("imperfections", "", self.imperfections or "", Imperfections)
+
     @property
     def local(self) -> bool:
         """Whether every layer learns by its own loss (FF)."""
@@ -266,7 +309,7 @@ class Config:
 
 _COUNTS = (
     *("meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
-    *("directions", "batch_size", "epochs"),
+    *("reads", "directions", "batch_size", "epochs"),
 )
 _NEEDED = {
     "photonic": ("meshes", "engine"),

@@ -55,13 +55,15 @@ def make_steps(block: Block, config: Config) -> Callable[..., Any]:
         y: Any,
         batches: Any,
         directions: Directions | None,
+        noise: Any,
         rates: Any,
         count: Any,
     ) -> tuple[Any, Any, Any]:
         def body(index: Any, params: Any, state: Any, losses: Any) -> tuple[Any, ...]:
             own = directions and directions.of_step(index)
+            drawn = tf.nest.map_structure(lambda array: array[index], noise)
             inputs, labels = tf.gather(x, batches[index]), tf.gather(y, batches[index])
-            params, state, loss = step(params, state, inputs, labels, own, rates[index])
+            params, state, loss = step(params, state, inputs, labels, own, drawn, rates[index])
             return index + 1, params, state, losses.write(index, loss)
 
         start = (0, params, state, tf.TensorArray(tf.float32, batches.shape[0]))
@@ -74,8 +76,8 @@ def make_steps(block: Block, config: Config) -> Callable[..., Any]:
 def make_step(block: Block, config: Config) -> Callable[..., Any]:
     """One training step of a block, of tensors.
 
-    It maps (params, optimizer state, inputs [B, ...], labels [B, T], directions, learning rate)
-    to (params, optimizer state, loss).
+    It maps (params, optimizer state, inputs [B, ...], labels [B, T], directions, noise, learning
+    rate) to (params, optimizer state, loss).
     """
     estimator = ESTIMATORS[config.estimator]()
     optimizer = OPTIMIZERS[config.optimizer]()
@@ -83,13 +85,19 @@ def make_step(block: Block, config: Config) -> Callable[..., Any]:
     perturbation = _perturbation(config)
 
     def step(
-        params: Any, state: Any, x: Any, y: Any, directions: Directions | None, rate: Any
+        params: Any,
+        state: Any,
+        x: Any,
+        y: Any,
+        directions: Directions | None,
+        noise: Any,
+        rate: Any,
     ) -> tuple[Any, Any, Any]:
         def move(found: Estimate) -> tuple[Any, Any, Any]:
             direction, new_state = optimizer.update(found.gradient, state)
             return descend(params, direction, rate), new_state, found.loss
 
-        objective = perturbation(block, loss, params, x, y)
+        objective = perturbation(block.under(noise), loss, params, x, y)
         return estimate(estimator, objective, directions, move)
 
     return step
@@ -165,8 +173,13 @@ class BlockTraining:
             if first >= start:
                 yield self._take(epoch, first, order, directions)
 
-    def _generator(self, purpose: str, epoch: int) -> np.random.Generator:
-        return generator(self.config.seed, purpose, self.index, epoch)
+    def _noise(self, steps: int, epoch: int, first: int = 0) -> tuple[Any, ...]:
+        rng = self._generator("noise", epoch, first)
+        age = self.index * self.config.epochs + epoch
+        return self.block.draw(rng, steps, self.parameter_sets, self.batch_size, age)
+
+    def _generator(self, purpose: str, *place: int) -> np.random.Generator:
+        return generator(self.config.seed, purpose, self.index, *place)
 
     def _take(
         self, epoch: int, first: int, order: np.ndarray, directions: Directions | None
@@ -182,14 +195,17 @@ class BlockTraining:
         count = min(self.steps_per_call, steps - first)
         self.params, self.state, losses = self._steps(
             *(self.params, self.state, self._x, self._y),
-            *(batches, directions, rates, np.int32(count)),
+            *(batches, directions, self._noise(len(numbers), epoch, first)),
+            *(rates, np.int32(count)),
         )
         return losses.numpy()[:count].tolist()
 
     def _fitting_steps(self) -> int:
         """As many as share out an epoch evenly; fewer where random numbers take more memory."""
-        numbers = sum(mask.size for mask in tf.nest.flatten(self._perturbed()))
-        most = max(RANDOM_NUMBERS // (numbers * (self.config.directions or 1)), 1)
+        moved = sum(mask.size for mask in tf.nest.flatten(self._perturbed()))
+        drawn = sum(array.size for array in tf.nest.flatten(self._noise(1, 0)))
+        numbers = moved * (self.config.directions or 1) + drawn
+        most = max(RANDOM_NUMBERS // numbers, 1)
         steps = len(self.train.y) // self.batch_size
         calls = math.ceil(steps / min(most, MOST_STEPS))
         return math.ceil(steps / calls)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from meshes._tensorflow import tf
+from photonic_ffzero.blocks import Block
 from photonic_ffzero.data import check_arrays, check_numbers, split
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.recipes import Config, configure
@@ -95,12 +96,16 @@ class Trainer:
         """
         self._started = time.perf_counter() - self.model.seconds
         train, validation = self.train, self.validation
-        for index in range(len(self.model.blocks)):
-            if index > 0:
+        before: Block | None = None
+        for index, block in enumerate(self.model.blocks):
+            if before is not None and before.cacheable:
                 train = self._behind(index - 1, train)
                 validation = self._behind(index - 1, validation) if validation else None
+            elif before is not None:
+                block = block.behind(before, self.model.params[index - 1])
             if index >= self.position.block:
-                self._train_block(index, train, validation)
+                self._train_block(index, block, train, validation)
+            before = block
         self.model.seconds = self._elapsed()
         return self.model
 
@@ -111,11 +116,13 @@ class Trainer:
         """Send samples through a frozen block: once for the whole of the next block's training."""
         block = self.model.blocks[index]
         if not self.position.has_begun(index + 1):  # else it was counted before the checkpoint
-            self.model.usage.add(len(block.layers), 1, len(samples.y))
+            self.model.usage.add(block, 1, len(samples.y))
         return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
 
-    def _train_block(self, index: int, train: Samples, validation: Samples | None) -> None:
-        block, position = self.model.blocks[index], self.position
+    def _train_block(
+        self, index: int, block: Block, train: Samples, validation: Samples | None
+    ) -> None:
+        position = self.position
         targets = Samples(train.x, self.model.task.targets(train.y))
         training = BlockTraining(self.config, block, index, self.model.params[index], targets)
         training.restore(position.optimizer)
@@ -123,7 +130,7 @@ class Trainer:
         for epoch in range(position.epoch, self.config.epochs):
             self._train_epoch(training, epoch)
             self.model.params[index] = block.settled(as_arrays(training.params), monitored.x)
-            self._record(index, epoch, monitored, validation)
+            self._record(index, epoch, block, monitored, validation)
             position.epoch, position.losses = epoch + 1, []
             self._checkpoint(training)
         self.model.params[index] = block.settled(self.model.params[index], train.x)
@@ -132,10 +139,8 @@ class Trainer:
     def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
         taken, saved = self.position.losses, time.perf_counter()
         for losses in training.epoch(epoch, start=len(taken)):
-            samples = training.batch_size * len(losses)
-            self.model.usage.add(
-                len(training.block.layers), training.parameter_sets, samples, len(losses)
-            )
+            shots = training.batch_size * len(losses) * self._reads
+            self.model.usage.add(training.block, training.parameter_sets, shots, len(losses))
             taken.extend(losses)
             try:
                 self._report(training.index, epoch, losses)
@@ -167,14 +172,19 @@ class Trainer:
             observer.on_checkpoint(self.model, self.position)
 
     def _record(
-        self, index: int, epoch: int, monitored: Samples, validation: Samples | None
+        self,
+        index: int,
+        epoch: int,
+        block: Block,
+        monitored: Samples,
+        validation: Samples | None,
     ) -> None:
         record = EpochRecord(
             mesh=self._name(index),
             epoch=epoch + 1,
             loss=float(np.mean(self.position.losses)),
-            train_accuracy=self._quality(index, monitored),
-            validation_accuracy=self._quality(index, validation) if validation else None,
+            train_accuracy=self._quality(index, block, monitored),
+            validation_accuracy=self._quality(index, block, validation) if validation else None,
             **asdict(self.model.usage),
             seconds=self._elapsed(),
         )
@@ -182,10 +192,14 @@ class Trainer:
         for observer in self.observers:
             observer.on_epoch(record)
 
-    def _quality(self, index: int, samples: Samples) -> float:
-        block = self.model.blocks[index]
-        self.model.usage.add(len(block.layers), 1, len(samples.y))
-        scores = block.all_scores(self.model.params[index], samples.x)
+    @property
+    def _reads(self) -> int:
+        return self.config.reads or 1
+
+    def _quality(self, index: int, block: Block, samples: Samples) -> float:
+        self.model.usage.add(block, 1, len(samples.y) * self._reads)
+        chance = self.model.chance("monitor", index, len(samples.y))
+        scores = block.all_scores(self.model.params[index], samples.x, chance)
         return self.model.task.quality(scores, samples.y)
 
     def _name(self, index: int) -> str:
