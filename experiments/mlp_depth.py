@@ -1,9 +1,10 @@
 """Accuracy of MLPs over depth and width with the four methods (the paper's figure 4)."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 from photonic_ffzero.experiment import Options, run_experiment
@@ -26,6 +27,7 @@ def depths(
     seeds: int,
     methods: Iterable[str] = METHODS,
     limit: int | None = None,
+    learning_rates: Mapping[str, float] = MappingProxyType({}),
     **settings: Any,
 ) -> Grid:
     """Every method at every depth and width; all of them before the next seed."""
@@ -33,7 +35,9 @@ def depths(
     axes = (options.seeds_or(seeds), options.datasets_or(*datasets), widths, depths, methods)
     cells = []
     for seed, dataset, width, depth, method in product(*axes):
-        config = configure("digital", method, depth=depth, width=width, seed=seed, **settings)
+        own = settings | {"depth": depth, "width": width, "seed": seed}
+        rate = learning_rates.get(method)
+        config = configure("digital", method, learning_rate=rate, **own)
         labels = {"dataset": dataset, "width": width, "depth": depth, "method": method}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
     return Grid(
@@ -53,7 +57,8 @@ PRESETS = {
     ),
     "deep": partial(
         depths, datasets=("mnist",), depths=(2, 4, 6, 8, 10), widths=(100,), seeds=3,
-        methods=("ff-dd", "bp-dd"), epochs=20,
+        methods=("ff-dd", "bp-dd"), epochs=20, directions=8,
+        learning_rates={"ff-dd": 0.05, "bp-dd": 0.01},
     ),
     "paper": partial(
         depths,
