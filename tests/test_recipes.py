@@ -69,10 +69,20 @@ for recipe, law, loss in [
     TABLE[recipe, "bp-ad"] = PUBLISHED | PUBLISHED_AD | PORTS
 # What a network has, and what it has not.
 NONE = dict.fromkeys(
-    ("meshes", "columns", "engine", "depth", "width", "channels", "kernel_size"), None
+    (
+        *("meshes", "columns", "imperfections", "chip", "reads", "engine"),
+        *("depth", "width", "channels", "kernel_size"),
+    ),
+    None,
 )
 NETWORK = {
-    "photonic": {"meshes": 2, "nonlinearity": "electro-optic", "engine": "auto"},
+    "photonic": {
+        "meshes": 2,
+        "nonlinearity": "electro-optic",
+        "imperfections": "",
+        "reads": 1,
+        "engine": "auto",
+    },
     "mlp": {"depth": 4, "width": 100, "nonlinearity": "gelu"},
     "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
 }
