@@ -10,8 +10,8 @@ What a chip makes of a set of phases, in this order:
 and of light: the source's amplitude fluctuates, couplers are off, every interferometer takes some
 light, detectors add noise, and a converter rounds what they read.
 
-Phases are not taken modulo 2 pi anywhere: theta turns the interferometer's arms by theta / 2 against
-each other (Neurophox's differential convention), so that theta and theta + 2 pi differ by a sign.
+Phases are not taken modulo 2 pi anywhere: theta turns an interferometer's arms by theta / 2 against
+each other (Neurophox's differential convention), so theta and theta + 2 pi differ by a sign.
 
 Offsets, couplers and losses are the chip's own: drawn once, from its seed. The rest is drawn afresh
 at every evaluation, outside of compiled code, as a :class:`Noise`.

@@ -28,7 +28,7 @@ from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.prototypes import PROTOTYPES
-from photonic_ffzero.recipes import METHODS, NETWORKS, RECIPES, Config, configure
+from photonic_ffzero.recipes import AUTO, METHODS, NETWORKS, RECIPES, Config, configure
 from photonic_ffzero.reporting import check_new_directory
 from photonic_ffzero.storage import read_json
 from photonic_ffzero.tasks import TASKS
@@ -266,10 +266,10 @@ def _add_learning(group: Any, recipe: str) -> None:
     )
     group.add_argument(
         "--epsilon",
-        type=_POSITIVE,
+        type=lambda text: text if text == AUTO else _POSITIVE(text),
         metavar="EPS",
         help="step of each parameter (of a phase: rad) or activation; for the unit laws, length "
-        "of the whole step (default: recipe's)",
+        "of the whole step; auto: from a chip's noise, measured (default: recipe's)",
     )
     group.add_argument("--optimizer", choices=OPTIMIZERS, help="(default: recipe's)")
     group.add_argument(

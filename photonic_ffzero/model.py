@@ -48,6 +48,7 @@ class EpochRecord:
         forward_passes: See `Usage`.
         phase_writes: See `Usage`.
         seconds: Time since training began.
+        epsilon: Step of the differences (of a phase: rad), or None.
     """
 
     mesh: str
@@ -58,6 +59,7 @@ class EpochRecord:
     forward_passes: int
     phase_writes: int
     seconds: float
+    epsilon: float | None = None
 
 
 @dataclass
@@ -69,12 +71,14 @@ class Position:
         epoch: Its epoch, from 0.
         losses: The losses of the steps taken in that epoch.
         optimizer: The optimizer's state as a flat list; empty at a block's start.
+        epsilon: Step of the differences in that block, once it has been chosen.
     """
 
     block: int = 0
     epoch: int = 0
     losses: list[float] = field(default_factory=list)
     optimizer: list[np.ndarray] = field(default_factory=list)
+    epsilon: float | None = None
 
     def has_begun(self, block: int) -> bool:
         """Whether any step of a block was taken. (The last epoch of one may be done.)"""

@@ -20,7 +20,7 @@ from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.tasks import TASKS
 
-__all__ = ["BLACK_BOX", "METHODS", "NETWORKS", "RECIPES", "Config", "configure"]
+__all__ = ["AUTO", "BLACK_BOX", "METHODS", "NETWORKS", "RECIPES", "Config", "configure"]
 
 METHODS = ("ff-dd", "ff-ad", "bp-dd", "bp-ad")
 NETWORKS = ("photonic", "mlp", "cnn")
@@ -109,6 +109,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "goodness": {"prototypes": "simplex"},
 }
 BLACK_BOX = "black box "
+AUTO = "auto"  # an epsilon to be chosen
 _ALWAYS = {"task": "classification", "groups": 1, "seed": 0}
 
 
@@ -143,7 +144,8 @@ class Config:
         perturb: Where directions lie, ``weights`` or ``activations``; None for AD.
         law: Law of the directions; None for AD.
         directions: Directions a step K; None for AD.
-        epsilon: Step of the differences (of a phase: rad); None for AD.
+        epsilon: Step of the differences (of a phase: rad), or ``auto``: chosen from the measured
+            noise, see `stepsize`. None for AD.
         optimizer: ``sgd``, ``momentum`` or ``adam``.
         learning_rate: First learning rate, for the mean loss over the batch.
         schedule: ``constant`` or ``cosine``.
@@ -180,7 +182,7 @@ class Config:
     perturb: str | None
     law: str | None
     directions: int | None
-    epsilon: float | None
+    epsilon: float | str | None
     optimizer: str
     learning_rate: float
     schedule: str
@@ -200,7 +202,7 @@ class Config:
             if (value := getattr(self, name)) is not None:
                 integer(name, value, minimum=0)
         for name in ("learning_rate", "epsilon"):
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) not in (None, AUTO):
                 number(name, value, above=0)
         from_spec("loss", self.loss, LOSSES)
         if not callable(self.nonlinearity):
@@ -266,7 +268,12 @@ class Config:
                 f"imperfections with drive_bits or adc_bits cannot be differentiated, which "
                 f"estimator {self.estimator} does; use differences (-dd)"
             )
-        if not (made.drive_step and self.epsilon):
+        if self.epsilon == AUTO and (self.network != "photonic" or "unit" in (self.law or "")):
+            raise ValueError(
+                f"epsilon {AUTO} is the step of every phase of a mesh, chosen from a chip's noise; "
+                f"it does not apply to {self.network} with law {self.law}"
+            )
+        if not made.drive_step or self.epsilon is None or isinstance(self.epsilon, str):
             return
         if "unit" in (self.law or ""):
             raise ValueError(

@@ -12,13 +12,14 @@ import numpy as np
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
 from photonic_ffzero.blocks import Block
-from photonic_ffzero.directions import Directions, Sampler
+from photonic_ffzero.directions import Directions, Sampler, draw
 from photonic_ffzero.estimators import ESTIMATORS, Estimate, estimate
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS, Perturbation, Weights
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
+from photonic_ffzero.stepsize import PROBES, probe_step
 
 __all__ = ["BlockTraining", "Samples", "as_arrays", "make_step", "make_steps"]
 
@@ -121,6 +122,8 @@ class BlockTraining:
         index: Which block it is, from 0.
         params: Its parameters, moved by every step.
         train: Its inputs, and labels [n, T] as the losses take them.
+        epsilon: The step of the differences; chosen now if the configuration leaves it open and
+            none is given. None where there are none.
         state: The optimizer's state.
         steps_per_call: Steps compiled into one call.
     """
@@ -130,6 +133,7 @@ class BlockTraining:
     index: int
     params: Any
     train: Samples
+    epsilon: float | None = None
     state: Any = field(init=False)
     steps_per_call: int = field(init=False)
 
@@ -139,6 +143,10 @@ class BlockTraining:
         self.params = tf.nest.map_structure(tf.constant, self.params)
         self.state = OPTIMIZERS[self.config.optimizer]().init(self.params)
         self.steps_per_call = self._fitting_steps()  # asked for in every call
+        if not isinstance(self.config.epsilon, str):
+            self.epsilon = self.config.epsilon
+        elif self.epsilon is None:
+            self.epsilon = self._chosen_epsilon()
         self._sampler = self._build_sampler()
 
     @property
@@ -218,4 +226,20 @@ class BlockTraining:
         law, count = self.config.law, self.config.directions
         if law is None or count is None:  # AD perturbs nothing
             return None
-        return Sampler(law, self.config.epsilon or 1.0, count, self._perturbed())
+        return Sampler(law, self.epsilon or 1.0, count, self._perturbed())
+
+    def _chosen_epsilon(self) -> float:
+        """Choose the step from the first samples, as `stepsize` has it."""
+        loss = from_spec("loss", self.config.loss, LOSSES)
+        x, y = self._x[: self.batch_size], self._y[: self.batch_size]
+        rng = self._generator("probes")
+        v = draw("rademacher", 1.0, PROBES, self._perturbed(), rng).v
+
+        def losses(step: float, sign: int) -> np.ndarray:
+            drawn = self.block.draw(rng, 1, PROBES, self.batch_size, self.index)
+            noise = tf.nest.map_structure(lambda array: array[0], drawn)
+            objective = Weights(shortcut=False)(self.block.under(noise), loss, self.params, x, y)
+            points = tf.nest.map_structure(lambda w, u: w + sign * step * u, self.params, v)
+            return np.sum(objective.losses(objective.measure(points)), axis=1)
+
+        return probe_step(losses, self.config.chip_imperfections.drive_step)

@@ -126,6 +126,7 @@ def save_checkpoint(model: Model, position: Position, path: str | os.PathLike[st
         "block": position.block,
         "epoch": position.epoch,
         "losses": position.losses,
+        "epsilon": position.epsilon,
         "history": [asdict(record) for record in model.history],
         "usage": asdict(model.usage),
         "seconds": model.seconds,
@@ -216,6 +217,7 @@ def load_checkpoint(
     model = load_model(path, nonlinearity=nonlinearity)
     with _described(path, "training", "the state of a training") as about:
         position = Position(int(about["block"]), int(about["epoch"]), about["losses"])
+        position.epsilon = None if about["epsilon"] is None else float(about["epsilon"])
         model.history = [EpochRecord(**record) for record in about["history"]]
         model.usage, model.seconds = Usage(**about["usage"]), float(about["seconds"])
     if position.block < len(model.blocks):

@@ -12,8 +12,9 @@ from meshes._tensorflow import tf
 from photonic_ffzero.blocks import Block
 from photonic_ffzero.data import check_arrays, check_numbers, split
 from photonic_ffzero.model import EpochRecord, Model, Position
-from photonic_ffzero.recipes import Config, configure
+from photonic_ffzero.recipes import AUTO, Config, configure
 from photonic_ffzero.steps import BlockTraining, Samples, as_arrays
+from photonic_ffzero.stepsize import LADDER, PROBES
 from photonic_ffzero.tasks import TASKS
 
 __all__ = ["NonFiniteLossError", "Observer", "StoppedError", "Trainer", "fit"]
@@ -124,17 +125,24 @@ class Trainer:
     ) -> None:
         position = self.position
         targets = Samples(train.x, self.model.task.targets(train.y))
-        training = BlockTraining(self.config, block, index, self.model.params[index], targets)
+        training = BlockTraining(
+            self.config, block, index, self.model.params[index], targets, position.epsilon
+        )
         training.restore(position.optimizer)
+        if self.config.epsilon == AUTO and position.epsilon is None:  # it was chosen just now
+            probes = len(LADDER) * 2 + 2
+            self.model.usage.add(block, probes * PROBES, training.batch_size * self._reads)
+        position.epsilon = training.epsilon
         monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
         for epoch in range(position.epoch, self.config.epochs):
             self._train_epoch(training, epoch)
             self.model.params[index] = block.settled(as_arrays(training.params), monitored.x)
-            self._record(index, epoch, block, monitored, validation)
+            self._record(training, epoch, monitored, validation)
             position.epoch, position.losses = epoch + 1, []
             self._checkpoint(training)
         self.model.params[index] = block.settled(self.model.params[index], train.x)
         position.block, position.epoch, position.optimizer = index + 1, 0, []
+        position.epsilon = None
 
     def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
         taken, saved = self.position.losses, time.perf_counter()
@@ -173,12 +181,12 @@ class Trainer:
 
     def _record(
         self,
-        index: int,
+        training: BlockTraining,
         epoch: int,
-        block: Block,
         monitored: Samples,
         validation: Samples | None,
     ) -> None:
+        index, block = training.index, training.block
         record = EpochRecord(
             mesh=self._name(index),
             epoch=epoch + 1,
@@ -187,6 +195,7 @@ class Trainer:
             validation_accuracy=self._quality(index, block, validation) if validation else None,
             **asdict(self.model.usage),
             seconds=self._elapsed(),
+            epsilon=training.epsilon,
         )
         self.model.history.append(record)
         for observer in self.observers:
