@@ -23,7 +23,7 @@ from photonic_ffzero.formats import DataError
 from photonic_ffzero.functions import FUNCTIONS
 from photonic_ffzero.goodness import DETECTIONS, READOUTS
 from photonic_ffzero.inference import RULES
-from photonic_ffzero.jobs import UNENCODED, Job, Plan
+from photonic_ffzero.jobs import RATES, UNENCODED, Job, Plan
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
@@ -134,6 +134,7 @@ def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
     _add_data(parser.add_argument_group("data"))
     _add_network(parser.add_argument_group("network"))
     _add_learning(parser.add_argument_group("learning"), recipe)
+    _add_chip(parser.add_argument_group("time and energy on the chip, for the results"))
     _add_run(parser.add_argument_group("run"))
     return parser
 
@@ -284,6 +285,16 @@ def _add_learning(group: Any, recipe: str) -> None:
     )
 
 
+def _add_chip(group: Any) -> None:
+    for name, what in (
+        ("symbol-rate HZ", "samples a second through a mesh"),
+        ("write-time S", "seconds in which the phases of a mesh are written and settle"),
+        ("chip-power W", "watts of laser, heaters and electronics together"),
+    ):
+        flag, _, unit = name.partition(" ")
+        group.add_argument(f"--{flag}", type=float, metavar=unit, help=f"{what} (default: unknown)")
+
+
 def _add_run(group: Any) -> None:
     group.add_argument(
         "--seed", type=count(0), default=0, metavar="N", help="seed of everything (default: 0)"
@@ -355,6 +366,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
         validation=arguments.validation,
         limit=arguments.limit,
         seeds=arguments.seeds,
+        **{name: getattr(arguments, name) for name in RATES},
     )
     return Job.load(plan, arguments.data_dir, output, arguments.quiet)
 

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from meshes.propagation import resolve_engine
+from photonic_ffzero.accounting import ChipRates
 from photonic_ffzero.data import Dataset, load_dataset, split
 from photonic_ffzero.encoding import encode
 from photonic_ffzero.formats import DataError
@@ -25,7 +26,7 @@ from photonic_ffzero.storage import load_checkpoint, read_json, write_json
 from photonic_ffzero.tasks import TASKS
 from photonic_ffzero.training import Observer, Trainer
 
-__all__ = ["UNENCODED", "Job", "Plan"]
+__all__ = ["RATES", "UNENCODED", "Job", "Plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,13 @@ class Plan:
         validation: Training images held out; None for a tenth, at most 5000.
         limit: Training images used at most; None for all that are left.
         seeds: How many seeds, from the configuration's on.
+        symbol_rate: See `ChipRates`, as for the next two; None if no time is asked for.
+        write_time: With a symbol rate.
+        chip_power: With both, or None.
+
+    Raises:
+        TypeError, ValueError: a chip's rate is out of range, without the others, or of a network
+            that is on no chip.
     """
 
     config: Config
@@ -49,6 +57,24 @@ class Plan:
     validation: int | None
     limit: int | None
     seeds: int
+    symbol_rate: float | None = None
+    write_time: float | None = None
+    chip_power: float | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.rates
+
+    @property
+    def rates(self) -> ChipRates | None:
+        """What the chip's time and energy follow from."""
+        every = {name: getattr(self, name) for name in RATES}
+        given = {name: value for name, value in every.items() if value is not None}
+        for name in given if self.config.network != "photonic" else ():
+            raise ValueError(f"{name} does not apply to {self.config.network}: it is on no chip")
+        for name in ("symbol_rate", "write_time") if given else ():
+            if name not in given:
+                raise ValueError(f"{name} must be set with {', '.join(given)}")
+        return ChipRates(**given) if given else None
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Plan:
@@ -70,6 +96,10 @@ class Plan:
         """The plan as a flat JSON object."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         return own.pop("config").as_json() | own
+
+
+RATES = tuple(field.name for field in fields(ChipRates))
+"""The names of a chip's rates, each a field of `Plan`."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +244,7 @@ class Job:
 
     def _results(self, model: Model, outcome: Evaluation) -> dict[str, Any]:
         config, classes = model.config, model.config.task == "classification"
+        rates = self.plan.rates
         return {
             "dataset": self.dataset.name,
             **{name: getattr(config, name) for name in _REPORTED},
@@ -230,6 +261,8 @@ class Job:
             "layer_test_r2": None if classes else outcome.layer_quality,
             "last_validation_accuracy": model.history[-1].validation_accuracy,
             **asdict(model.usage),
+            "chip_seconds": rates.seconds(model.usage) if rates else None,
+            "chip_joules": rates.joules(model.usage) if rates else None,
             "train_seconds": round(model.seconds, 3),
             "versions": versions(),
         }
@@ -287,8 +320,16 @@ def _one_line(result: dict[str, Any]) -> str:
     rule = f" by {result['rule']} (readouts alone: {alone})" if result["rule"] else ""
     return (
         f"{result['dataset']}, {result['method']}, seed {result['seed']}: test {what} "
-        f"{_figure(result[key], task)}{rule}, {result['train_seconds']:.1f} s"
+        f"{_figure(result[key], task)}{rule}, {result['train_seconds']:.1f} s{_on_chip(result)}"
     )
+
+
+def _on_chip(result: dict[str, Any]) -> str:
+    """What the training takes on the chip, where that is known."""
+    seconds, joules = result["chip_seconds"], result["chip_joules"]
+    if seconds is None:
+        return ""
+    return f", on the chip {seconds:.3g} s" + ("" if joules is None else f" and {joules:.3g} J")
 
 
 _NAMES = {"classification": ("accuracy", "test_accuracy"), "regression": ("R^2", "test_r2")}
