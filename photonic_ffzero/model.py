@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from photonic_ffzero.blocks import Block, Chance
+from photonic_ffzero.layers import Layer
 from photonic_ffzero.networks import build_blocks
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
@@ -116,6 +118,12 @@ class Model:
         if self.task.name != self.config.task:
             raise ValueError(f"task must be a {self.config.task}, got {self.task}")
         self.blocks, self.params = build_blocks(self.config, self.units, self.task)
+
+    @property
+    def layers(self) -> Iterator[tuple[Layer, Any]]:
+        """Every layer with its parameters, in the order of the light."""
+        for block, params in zip(self.blocks, self.params, strict=True):
+            yield from zip(block.layers, params, strict=True)
 
     def scores(self, x: Any) -> np.ndarray:
         """Scores of every block's readout [blocks, n, T C] for fields [n, N].

@@ -18,7 +18,6 @@ from meshes._tensorflow import tf
 from meshes.validation import integer
 from photonic_ffzero.formats import DataError, read_npz
 from photonic_ffzero.goodness import Goodness
-from photonic_ffzero.layers import Layer
 from photonic_ffzero.model import EpochRecord, Model, Position, Usage
 from photonic_ffzero.networks import parameter_shapes
 from photonic_ffzero.optimizers import OPTIMIZERS
@@ -151,19 +150,13 @@ def _optimizer(index: int) -> str:
 def _arrays(model: Model) -> dict[str, np.ndarray]:
     about = {"config": model.config.as_json(), "units": model.units, "task": asdict(model.task)}
     arrays = {"description": _as_bytes(about)}
-    for index, (layer, params) in enumerate(_layers(model), start=1):
+    for index, (layer, params) in enumerate(model.layers, start=1):
         names = _names(layer.name, index, params)
         arrays |= {name: np.asarray(own) for name, own in zip(names, params, strict=True)}
     for index, block in enumerate(model.blocks, start=1):
         if isinstance(block.readout, Goodness):
             arrays[f"prototypes_{index}"] = block.readout.prototypes
     return arrays
-
-
-def _layers(model: Model) -> Iterator[tuple[Layer, Any]]:
-    """Every layer with its parameters."""
-    for block, params in zip(model.blocks, model.params, strict=True):
-        yield from zip(block.layers, params, strict=True)
 
 
 def load_model(path: str | os.PathLike[str], *, nonlinearity: Any = None) -> Model:

@@ -21,7 +21,10 @@ GRIDS = (
     "photonic_methods",
     "regression",
 )
-OTHERS = {"bench_digital", "bench_engine", "figures", "mnist_digital", "mnist_photonic"}
+OTHERS = {
+    *("bench_digital", "bench_engine", "export_phases", "figures"),
+    *("mnist_digital", "mnist_photonic"),
+}
 PIXELS = {"digits": 64, "f1": 2, "f2": 5}
 
 

@@ -1,0 +1,193 @@
+"""Phases to voltages and back, calibration files, and what they refuse."""
+
+import csv
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from meshes import RectangularMesh
+from meshes.calibration import HeaterLaw, MeasuredCurve, read_calibration, voltages
+from meshes.shifters import Shifter, shifters
+
+TURN = 2 * np.pi
+ANY_PHASE = st.floats(-20, 20)
+
+
+def apart(first, second):
+    """Distance of phases on the circle, rad."""
+    return np.abs(np.angle(np.exp(1j * (np.asarray(first) - np.asarray(second)))))
+
+
+@st.composite
+def measured_curves(draw):
+    """A rising table that spans a turn, its points at uneven places."""
+    steps = st.lists(st.floats(0.05, 1), min_size=2, max_size=12)
+    first, more = draw(steps), draw(steps)
+    count = min(len(first), len(more))
+    volts = draw(st.floats(0, 3)) + np.cumsum([0, *first[:count]])
+    rise = np.cumsum([0, *more[:count]])
+    return MeasuredCurve(volts, draw(ANY_PHASE) + TURN * rise / rise[-1])
+
+
+class TestRoundTrips:
+    @given(st.floats(0.1, 50), ANY_PHASE, ANY_PHASE)
+    def test_heaters(self, v_pi, phase_0, phase):
+        law = HeaterLaw(v_pi, phase_0)
+        assert apart(law.phase(law.voltage(phase)), phase) < 1e-6
+
+    @settings(deadline=None)
+    @given(measured_curves(), ANY_PHASE)
+    def test_measured_curves(self, curve, phase):
+        assert apart(curve.phase(curve.voltage(phase)), phase) < 1e-6
+
+    @settings(deadline=None)
+    @given(measured_curves())
+    def test_every_measured_point(self, curve):
+        inner = curve.phases[:-1]  # the last is a turn above the first, which takes less
+        np.testing.assert_allclose(curve.voltage(inner), curve.voltages[:-1], atol=1e-6)
+        np.testing.assert_allclose(curve.phase(curve.voltages), curve.phases, atol=1e-12)
+
+    @settings(deadline=None)
+    @given(measured_curves(), ANY_PHASE, st.floats(0, 1))
+    def test_no_lower_voltage_makes_the_phase(self, curve, phase, share):
+        voltage = curve.voltage(phase)
+        lower = curve.voltages[0] + share * (voltage - curve.voltages[0])
+        assume(voltage - lower > 1e-3)
+        assert curve.phase(lower) < curve.phase(voltage)
+        assert curve.phase(voltage) - curve.phases[0] < TURN
+
+    def test_arrays_of_any_shape(self):
+        phases = np.random.default_rng(0).uniform(0, TURN, (3, 4, 5)).astype(np.float32)
+        law = HeaterLaw(5, phase_0=1)
+        table = MeasuredCurve(np.linspace(0, 9, 40), law.phase(np.linspace(0, 9, 40)))
+        for curve in (law, table):
+            assert curve.voltage(phases).shape == (3, 4, 5)
+            assert apart(curve.phase(curve.voltage(phases)), phases).max() < 1e-6
+        # Twenty measured points a turn come as close to the law they were taken from.
+        np.testing.assert_allclose(table.voltage(phases), law.voltage(phases), atol=0.05)
+
+
+class TestHeaterLaw:
+    def test_its_equation(self):
+        law = HeaterLaw(5.0, phase_0=0.3)
+        np.testing.assert_allclose(law.phase([0, 5, 10]), [0.3, 0.3 + np.pi, 0.3 + 4 * np.pi])
+        np.testing.assert_allclose(law.voltage([0.3, 0.3 + np.pi]), [0, 5])
+        np.testing.assert_allclose(law.phase(-5), law.phase(5))
+
+    def test_phases_below_the_first_take_the_turn_above(self):
+        law = HeaterLaw(5.0, phase_0=1.0)
+        assert law.voltage(0.0) == pytest.approx(5 * np.sqrt((TURN - 1) / np.pi))
+
+    def test_rounding_does_not_cost_a_turn(self):
+        assert HeaterLaw(5.0, phase_0=1.0).voltage(np.float64(1) - 1e-12) == 0
+        assert HeaterLaw(5.0, max_voltage=5.0).voltage(np.pi + 1e-12) == 5.0
+
+    def test_beyond_the_drive(self):
+        law = HeaterLaw(5.0, max_voltage=6.0)
+        with pytest.raises(ValueError, match="reaches, got 5"):
+            law.voltage([1.0, 5.0])
+        with pytest.raises(ValueError, match="voltage must be from -6 to 6"):
+            law.phase(7.0)
+        with pytest.raises(ValueError, match="phase must be finite"):
+            law.voltage([0.0, np.nan])
+
+    @pytest.mark.parametrize(
+        ("given", "error"),
+        [
+            ({"v_pi": 0}, "v_pi must be greater than 0"),
+            ({"v_pi": 5, "phase_0": np.inf}, "phase_0 must be finite"),
+            ({"v_pi": 5, "max_voltage": -1}, "max_voltage must be greater than 0"),
+        ],
+    )
+    def test_refuses(self, given, error):
+        with pytest.raises(ValueError, match=error):
+            HeaterLaw(**given)
+
+
+class TestMeasuredCurve:
+    @pytest.mark.parametrize(
+        ("volts", "phases", "error"),
+        [
+            ([0, 1, 2], [0, 3, 3], "phases must increase, got 3 after 3"),
+            ([0, 1, 1], [0, 3, 6], "voltages must increase, got 1 after 1"),
+            ([0, 1, 2], [0, 6.2, 0.1], "phases must increase, got 0.1 after 6.2"),
+            ([0, 1], [0, 3, 6], "equally many, got 2 and 3"),
+            ([0], [0], r"voltages must be \[K\] with K of at least 2"),
+            ([[0, 1]], [0, 1], r"voltages must be \[K\]"),
+            ([0, np.nan], [0, 1], "voltages must be finite"),
+        ],
+    )
+    def test_refuses(self, volts, phases, error):
+        with pytest.raises(ValueError, match=error):
+            MeasuredCurve(volts, phases)
+
+    def test_out_of_reach(self):
+        curve = MeasuredCurve([0, 1, 2], [0.5, 1, 3])
+        with pytest.raises(ValueError, match=r"from 0\.5 to 3 rad modulo 2 pi.*got 4"):
+            curve.voltage(4.0)
+        with pytest.raises(ValueError, match="voltage must be from 0 to 2"):
+            curve.phase(2.5)
+
+
+class TestFiles:
+    def write(self, path, header, rows):
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([header.split(","), *rows])
+        return path
+
+    def test_a_measured_curve_for_all(self, tmp_path):
+        rows = [(0, 0.1), (1, 0.5), (2, 7)]
+        curve = read_calibration(self.write(tmp_path / "c.csv", "voltage_V,phase_rad", rows))
+        np.testing.assert_allclose(curve.phase([0, 1, 2]), [0.1, 0.5, 7])
+
+    def test_a_law_for_all(self, tmp_path):
+        path = self.write(tmp_path / "c.csv", "v_pi_V,phase_0_rad", [(5, 0.2)])
+        assert read_calibration(path) == HeaterLaw(5.0, 0.2)
+
+    def test_one_for_every_shifter(self, tmp_path):
+        names = shifters(RectangularMesh(3))
+        header = ",".join((*Shifter._fields, "voltage_V", "phase_rad"))
+        points = [(0, 0), (1, 1), (2, 16)]
+        rows = [
+            (*name, volt, (1 + index) / 2 * phase)
+            for index, name in enumerate(names)
+            for volt, phase in points
+        ]
+        read = read_calibration(self.write(tmp_path / "c.csv", header, rows))
+        assert list(read) == names
+        wanted = np.arange(1, len(names) + 1) / 2  # what each makes of one volt
+        np.testing.assert_allclose(voltages(read, names, wanted), 1)
+
+    def test_every_shifter_is_needed_and_named_where_it_fails(self):
+        names = shifters(RectangularMesh(2))
+        laws = {name: HeaterLaw(5, max_voltage=5) for name in names}
+        with pytest.raises(ValueError, match=r"theta of mesh 1 in column 0, ports 0-1: phase must"):
+            voltages(laws, names, np.full(len(names), 5.0))
+        del laws[names[-1]]
+        with pytest.raises(ValueError, match="found none for gamma of mesh 1, ports 1"):
+            voltages(laws, names, np.ones(len(names)))
+
+    @pytest.mark.parametrize(
+        ("text", "error"),
+        [
+            ("", "must have the columns"),
+            ("voltage,phase\n0,0\n", "must have the columns.*found voltage, phase"),
+            ("voltage_V,phase_rad\n", "must have a row"),
+            ("voltage_V,phase_rad\n0,0\n1,x\n", "phase_rad must be a number, found 'x'"),
+            ("voltage_V,phase_rad\n0,0\n1\n", "phase_rad must be a number, found None"),
+            ("voltage_V,phase_rad\n0,0\n1,1\n2,0.5\n", "phases must increase"),
+            ("v_pi_V,phase_0_rad\n5,0\n4,0\n", "one row a shifter, found 2"),
+            ("mesh,v_pi_V,phase_0_rad\n1,5,0\n", "all columns mesh, column.*found mesh"),
+        ],
+    )
+    def test_refused_with_the_file_s_name(self, text, error, tmp_path):
+        path = tmp_path / "c.csv"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"calibration .*c.csv: .*{error}"):
+            read_calibration(path)
+
+    def test_no_file(self, tmp_path):
+        with pytest.raises(ValueError, match=r"none\.csv: "):
+            read_calibration(tmp_path / "none.csv")

@@ -1,0 +1,155 @@
+"""A trained network's phases and voltages as tables, and back."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from meshes import Phases
+from meshes.calibration import HeaterLaw, MeasuredCurve, read_calibration
+from meshes.shifters import from_values
+from photonic_ffzero import configure, save_model
+from photonic_ffzero.export import main, settings
+from photonic_ffzero.model import Model
+from photonic_ffzero.tasks import Classification
+
+UNITS = 6
+
+
+def network(method="ff-dd", **given):
+    """Two meshes whose phases lie anywhere, as training may leave them."""
+    model = Model(configure(method=method, **given), UNITS, Classification(3))
+    rng = np.random.default_rng(0)
+    for index, layers in enumerate(model.params):
+        model.params[index] = tuple(
+            type(own)(*(rng.uniform(-9, 9, x.shape).astype(np.float32) for x in own))
+            for own in layers
+        )
+    return model
+
+
+def set_to(model, rows, phase_of):
+    """The parameters of a chip that is set to the rows."""
+    params = []
+    for number, (layer, _) in enumerate(model.layers, start=1):
+        own = [phase_of(row) for row in rows if row.name.mesh == number]
+        phases = from_values(layer.mesh, np.array(own))
+        params.append((Phases(*(x.astype(np.float32) for x in phases)),))
+    return params
+
+
+@pytest.mark.parametrize("lowest", [0.0, 0.7, -2.5])
+def test_voltages_make_the_network_again(lowest):
+    model, law = network(), HeaterLaw(5.0, phase_0=lowest)
+    x = np.random.default_rng(1).random((20, UNITS), np.float32)
+    scores = model.scores(x)
+    rows = settings(model, law)
+    model.params = set_to(model, rows, lambda row: law.phase(row.voltage_v))
+    np.testing.assert_allclose(model.scores(x), scores, atol=2e-5)
+
+
+def test_every_shifter_once_and_idle_ones_never():
+    model = network("bp-dd")
+    rows = settings(model, HeaterLaw(5.0))
+    per_mesh = 2 * (6 * 3 - 3) + UNITS
+    assert len({row.name for row in rows}) == len(rows) == 2 * per_mesh
+    assert {row.name.mesh for row in rows} == {1, 2}
+    assert all(0 <= row.phase_rad < 2 * np.pi for row in rows)
+
+
+def test_a_shifter_of_its_own_calibration():
+    model = network()
+    names = [row.name for row in settings(model, HeaterLaw(1.0))]
+    laws = {name: HeaterLaw(1.0 + index) for index, name in enumerate(names)}
+    for row in settings(model, laws):
+        assert row.voltage_v == laws[row.name].voltage(row.phase_rad)
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("run").mkdir()
+        save_model(network(), "run/model.npz")
+
+    def export(self, *flags):
+        return main(["run", *flags, "--output", "out"])
+
+    def test_writes_the_same_rows_as_csv_and_json(self, run, capsys):
+        assert self.export("--v-pi", "5", "--max-voltage", "8") == 0
+        content = json.loads(Path("out/phases.json").read_text())
+        assert content["calibration"] == {"v_pi": 5, "phase_0": 0, "max_voltage": 8}
+        assert (content["ports"], content["columns"], content["meshes"]) == (UNITS, UNITS, 2)
+        with open("out/phases.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        header = ["mesh", "column", "interferometer", "shifter", "ports", "phase_rad", "voltage_V"]
+        assert list(rows[0]) == header
+        assert len(rows) == len(content["shifters"])
+        for row, same in zip(rows, content["shifters"], strict=True):
+            assert row == {k: "" if v is None else str(v) for k, v in same.items()}
+        assert "72 phase shifters in out" in capsys.readouterr().out
+
+    def test_an_export_is_a_template_for_a_calibration_of_every_shifter(self, run):
+        self.export("--v-pi", "5")
+        with open("out/phases.csv", newline="") as file:
+            rows = list(csv.reader(file))
+        table = [[*rows[0][:5], "v_pi_V", "phase_0_rad"], *([*row[:5], 4, 0.1] for row in rows[1:])]
+        with open("laws.csv", "w", newline="") as file:
+            csv.writer(file).writerows(table)
+        assert main(["run/model.npz", "--calibration", "laws.csv", "--output", "second"]) == 0
+        assert set(read_calibration("laws.csv").values()) == {HeaterLaw(4, 0.1)}
+        content = json.loads(Path("second/phases.json").read_text())
+        assert content["calibration"] == "laws.csv"
+
+    def test_a_measured_curve(self, run):
+        Path("curve.csv").write_text("voltage_V,phase_rad\n0,0.2\n3,2\n5,7\n")
+        assert self.export("--calibration", "curve.csv") == 0
+        curve = MeasuredCurve([0, 3, 5], [0.2, 2, 7])
+        for row in json.loads(Path("out/phases.json").read_text())["shifters"]:
+            assert curve.voltage(row["phase_rad"]) == pytest.approx(row["voltage_V"])
+
+    def test_one_arm_is_another_set_of_phases(self, run):
+        self.export("--v-pi", "5", "--arms", "upper")
+        upper = json.loads(Path("out/phases.json").read_text())
+        assert upper["theta_arms"] == "upper"
+        both = settings(network(), HeaterLaw(5.0))
+        pairs = list(zip(upper["shifters"], both, strict=True))
+        same = [np.isclose(one["phase_rad"], two.phase_rad, atol=1e-6) for one, two in pairs]
+        theta = [one["shifter"] == "theta" for one, _ in pairs]
+        assert np.all(np.array(same)[theta])
+        assert not np.all(same)
+
+    @pytest.mark.parametrize(
+        ("flags", "error"),
+        [
+            (["--v-pi", "0"], "v_pi must be greater than 0"),
+            (["--v-pi", "5", "--max-voltage", "5"], "phase must be from 0 to"),
+            ([], "one of the arguments --calibration --v-pi is required"),
+            (["--calibration", "none.csv"], "none.csv"),
+            (["--calibration", "none.csv", "--phase-0", "1"], "--phase-0 belongs to v_pi"),
+        ],
+    )
+    def test_refuses_in_one_line_and_writes_nothing(self, flags, error, run, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            self.export(*flags)
+        err = capsys.readouterr().err
+        assert error.replace("_", "-") in err.replace("_", "-")
+        assert len(err.splitlines()) == 1
+        assert not Path("out").exists()
+
+    def test_refuses_what_is_no_photonic_network(self, run, capsys):
+        model = Model(configure("digital", depth=2, width=4), UNITS, Classification(3))
+        save_model(model, "run/model.npz")
+        with pytest.raises(SystemExit, match="2"):
+            self.export("--v-pi", "5")
+        assert "model must consist of meshes, got mlp" in capsys.readouterr().err
+        Path("run/model.npz").unlink()
+        with pytest.raises(SystemExit, match="2"):
+            self.export("--v-pi", "5")
+        assert "run must hold a model.npz" in capsys.readouterr().err
+
+    def test_a_black_box_between_the_meshes_does_not_matter(self, run):
+        save_model(network(nonlinearity=np.tanh), "run/model.npz")
+        assert self.export("--v-pi", "5") == 0
