@@ -263,8 +263,9 @@ class Chip:
             readings += tf.sqrt(tf.maximum(variance, 0)) * noise.readings
         if own.adc_bits:
             full = tf.reduce_max(intensities, axis=-1, keepdims=True)
-            step = tf.maximum(full, np.finfo(np.float32).tiny) / (2**own.adc_bits - 1)
-            readings = step * tf.round(tf.clip_by_value(readings, 0, full) / step)
+            levels = 2**own.adc_bits - 1
+            code = tf.round(levels * tf.math.divide_no_nan(readings, full))
+            readings = full * tf.clip_by_value(code, 0, levels) / levels
         return tf.reduce_mean(readings, axis=0)
 
     def walk(self, epochs: int) -> Phases:
