@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from meshes import NONLINEARITIES, Imperfections
 from meshes.propagation import ENGINES
 from meshes.validation import integer, number
 from photonic_ffzero.activations import ACTIVATIONS
-from photonic_ffzero.data import DATA_VARIABLE, DATASETS
+from photonic_ffzero.data import DATA_VARIABLE, DATASETS, IMAGE_SIZE
 from photonic_ffzero.directions import LAWS
 from photonic_ffzero.encoding import ENCODINGS
 from photonic_ffzero.formats import DataError
@@ -73,11 +74,23 @@ examples:
   mnist_digital.py --resume results/mnist-mlp-ff-dd-20260101-120000
 """
 
+_OWN_IMAGES = """\
+images of your own (--dataset PATH):
+  A folder with a sub-folder of PNG or JPEG files for each class, whose names become
+  those of the classes; a fifth of each class is for testing, or give the folder two
+  sub-folders, train and test. Colours become grey, transparency is ignored, and every
+  image, whatever its size and proportions, is made --image-size pixels square.
+  Or an .npz file with x_train and x_test, [n, H, W], bytes or floats in [0, 1], taken
+  as they are, and y_train and y_test, whole numbers from 0.
+
+"""
+
 PHOTONIC_EXAMPLES = """\
 examples:
   mnist_photonic.py --data-dir ~/data --seeds 3
   mnist_photonic.py --method ff-ad
   mnist_photonic.py --dataset digits --epochs 5 --quiet
+  mnist_photonic.py --dataset ~/leaves --image-size 64 --size 10
   mnist_photonic.py --recipe paper --nonlinearity electro-optic:phi_b=1.57
   mnist_photonic.py --resume results/mnist-photonic-ff-dd-20260101-120000
 """
@@ -114,6 +127,19 @@ def count(minimum: int) -> Any:
     return _checked(integer, int, "a whole number", minimum=minimum)
 
 
+def _dataset(text: str) -> str:
+    """An argparse type: the name of a data set, or the whole path of the user's own."""
+    if text in DATASETS:
+        return text
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(DATASETS)}, or an existing folder of images or .npz file; "
+            f"got {text!r}"
+        )
+    return path
+
+
 _POSITIVE = _checked(number, float, "a number", above=0)
 
 
@@ -127,7 +153,7 @@ def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
     parser = LineParser(
         prog="mnist_digital.py" if digital else "mnist_photonic.py",
         description=DIGITAL if digital else PHOTONIC,
-        epilog=DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES,
+        epilog=_OWN_IMAGES + (DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -142,10 +168,19 @@ def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
 def _add_data(group: Any) -> None:
     group.add_argument(
         "--dataset",
-        choices=DATASETS,
+        type=_dataset,
+        metavar="NAME|PATH",
         default="auto",
-        help="auto: MNIST, or scikit-learn's 8 x 8 digits where it cannot be had; f1, f2: "
-        "functions to learn, with --task regression (default: auto)",
+        help=f"{', '.join(DATASETS)}, or images of your own, see below. auto: MNIST, or "
+        "scikit-learn's 8 x 8 digits where it cannot be had; f1, f2: functions to learn, with "
+        "--task regression (default: auto)",
+    )
+    group.add_argument(
+        "--image-size",
+        type=count(1),
+        metavar="P",
+        help="make a folder's images P x P grey pixels by averaging over areas (default: "
+        f"{IMAGE_SIZE})",
     )
     group.add_argument(
         "--data-dir",
@@ -362,6 +397,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
     plan = Plan(
         config=config,
         dataset=arguments.dataset,
+        image_size=arguments.image_size,
         **inputs,
         validation=arguments.validation,
         limit=arguments.limit,

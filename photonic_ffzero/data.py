@@ -14,26 +14,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes.validation import choice, integer
-from photonic_ffzero.formats import (
-    IMAGE_SUFFIXES,
-    MAX_BYTES,
-    DataError,
-    read_idx,
-    read_image,
-    read_npz,
-)
+from meshes.validation import integer
+from photonic_ffzero.formats import DataError, read_idx, read_npz
 from photonic_ffzero.functions import FUNCTIONS, sample
+from photonic_ffzero.image_folder import load_image_folder
 
 __all__ = [
     "DATASETS",
     "DATA_VARIABLE",
+    "IMAGE_SIZE",
     "DataError",
     "Dataset",
     "check_arrays",
     "check_numbers",
     "load_dataset",
-    "load_image_folder",
     "require_finite",
     "split",
 ]
@@ -41,6 +35,9 @@ __all__ = [
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits", *FUNCTIONS)
 DATA_VARIABLE = "PHOTONIC_FFZERO_DATA"
 """Environment variable with the folder that holds mnist/ and fashion-mnist/."""
+
+IMAGE_SIZE = 28
+"""Pixels a side to which the images of a folder are brought unless asked otherwise: MNIST's."""
 
 _DIGITS_TEST = 500  # images of the digits' 1,797 that are the test set
 _FILES = (
@@ -78,6 +75,7 @@ _PUBLISHED = {
         ),
     ),
 }
+_PARTS = ("train", "test")  # sub-folders of a folder of images that has its own test set
 _NPZ_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -90,7 +88,8 @@ class Dataset:
     """Images and labels for training and testing, and where they came from.
 
     Args:
-        name: the data set: "mnist", "fashion-mnist", "digits", "f1" or "f2".
+        name: the data set: "mnist", "fashion-mnist", "digits", "f1", "f2", or that of a folder or
+            file of the user's own.
         source: what it was read from, in words.
         train_images: [n, H, W] float32 in [0, 1]; for "f1" and "f2" numbers [n, D].
         train_labels: [n] int64 in 0..num_classes-1; for "f1" and "f2" float64.
@@ -98,6 +97,7 @@ class Dataset:
         test_labels: [m] int64 in 0..num_classes-1, or float64.
         num_classes: C; None where labels are numbers.
         note: one line for the user if the data are not those first looked for, else empty.
+        class_names: what the classes are called, C of them; empty where they are numbers.
     """
 
     name: str
@@ -108,6 +108,7 @@ class Dataset:
     test_labels: np.ndarray
     num_classes: int | None = None
     note: str = ""
+    class_names: tuple[str, ...] = ()
 
 
 class _Part(NamedTuple):
@@ -117,35 +118,58 @@ class _Part(NamedTuple):
     array: np.ndarray
 
 
-def load_dataset(name: str = "auto", data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Load a data set by name.
+def load_dataset(
+    name: str = "auto",
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+) -> Dataset:
+    """Load a data set by its name, or the user's own by its path.
 
     MNIST and Fashion-MNIST are taken from IDX files (compressed or not) or Keras's ``.npz``, in
     ``data_dir``, else in the folder that ``PHOTONIC_FFZERO_DATA`` names, else in
     ``~/.keras/datasets`` or this package's cache; else they are downloaded into the cache and
     checked against their published content. The digits come with scikit-learn.
 
+    A folder holds a sub-folder of PNG or JPEG files for each class, and a fifth of each class,
+    drawn at random but always the same, is for testing; or it holds train/ and test/ with the
+    same classes each. Every image becomes grey and is brought to a square of ``image_size`` pixels
+    a side by area averaging. A ``.npz`` file holds x_train and x_test, [n, H, W] as bytes or as
+    floats in [0, 1], and y_train and y_test, [n] with whole numbers from 0.
+
     Args:
         name: "mnist", "fashion-mnist", "digits", a function of `sample`, or "auto": MNIST, and
             the digits only where no location was named and MNIST cannot be downloaded (``note``
-            then says so).
+            then says so); else the path of a folder or a ``.npz`` file.
         data_dir: the folder that holds mnist/ and fashion-mnist/, or directly the files.
+        image_size: for a folder; None means `IMAGE_SIZE`.
 
     Returns:
         The data set.
 
     Raises:
-        ValueError: ``name`` is unknown.
+        ValueError: ``name`` is unknown, or ``image_size`` was given for anything but a folder.
         DataError: the location named does not hold the data, a file is damaged, or the download
             failed.
     """
-    choice("name", name, DATASETS)
+    own = _expanded(name)
+    if name not in DATASETS and os.path.isdir(own):
+        size = IMAGE_SIZE if image_size is None else image_size
+        return _load_folder(own, integer("image_size", size, minimum=1))
+    if image_size is not None:
+        raise ValueError(f"image_size does not apply to data set {name}: it is no folder of images")
+    if name not in DATASETS and os.path.exists(own):
+        return _read_npz_file(own.stem, own, classes=None)
     if name == "digits":
         return _load_digits()
     if name in FUNCTIONS:
         return Dataset(name, "drawn anew, always the same", *sample(name))
-    if name != "auto":
+    if name in _PUBLISHED:
         return _load_published(name, data_dir)
+    if name != "auto":
+        raise ValueError(
+            f"name must be one of {', '.join(DATASETS)}, or an existing folder of images or .npz "
+            f"file; got {name!r}"
+        )
     try:
         return _load_published("mnist", data_dir)
     except _DownloadError as error:
@@ -200,7 +224,7 @@ def check_arrays(
     if len(x) != len(y):
         raise DataError(f"x and y must have equal lengths, got {len(x)} and {len(y)}")
     if num_classes is None:
-        num_classes = _count_classes(y)
+        num_classes = _count_classes("y", y)
     num_classes = integer("num_classes", num_classes, minimum=2)
     return x, _checked_labels(_Part("y", y), num_classes), num_classes
 
@@ -241,40 +265,6 @@ def require_finite(name: str, array: np.ndarray) -> None:
     if not finite.all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise DataError(f"{name} must be finite, got {array[index]} at index {index}")
-
-
-def load_image_folder(
-    path: str | os.PathLike[str], size: int | None = None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Load PNG or JPEG files from a folder with one sub-folder for each class.
-
-    Colours become grey; classes and files are taken in the order of their names; names that begin
-    with a dot are passed over.
-
-    Args:
-        path: the folder.
-        size: pixels; every image is resized to size x size by area averaging. None demands that
-            all have the same size.
-
-    Returns:
-        Images [n, H, W] float32 in [0, 1], labels [n] int64, and the names of the classes.
-
-    Raises:
-        DataError: fewer than two classes, an empty class, a file that is no PNG or JPEG, is
-            damaged, is larger than 2**24 pixels or has another size than the first.
-    """
-    if size is not None:
-        size = integer("size", size, minimum=1)
-    folder = Path(path)
-    classes = [entry for entry in _visible(folder) if entry.is_dir()]
-    if len(classes) < 2:
-        raise DataError(
-            f"{folder}: must hold a sub-folder for each of 2 or more classes, found {len(classes)}"
-        )
-    files = [(file, label) for label, entry in enumerate(classes) for file in _image_files(entry)]
-    images = _read_images([file for file, _ in files], size)
-    labels = np.array([label for _, label in files], dtype=np.int64)
-    return images, labels, tuple(entry.name for entry in classes)
 
 
 # --- MNIST and Fashion-MNIST: find, download, read --------------------------------------------
@@ -365,19 +355,18 @@ def _read_idx_files(name: str, files: Mapping[str, Path]) -> Dataset:
         _Part(str(files[file]), read_idx(files[file], 3 if "images" in file else 1))
         for file in _FILES
     ]
-    return _dataset(name, f"IDX files in {files[_FILES[0]].parent}", *parts)
+    return _dataset(name, f"IDX files in {files[_FILES[0]].parent}", parts, 10)
 
 
-def _read_npz_file(name: str, path: Path) -> Dataset:
+def _read_npz_file(name: str, path: Path, classes: int | None = 10) -> Dataset:
     arrays = read_npz(path, _NPZ_ARRAYS)
     parts = [_Part(f"{path}, array {key}", arrays[key]) for key in _NPZ_ARRAYS]
-    return _dataset(name, f"NumPy file {path}", *parts)
+    return _dataset(name, f"NumPy file {path}", parts, classes)
 
 
-def _dataset(
-    name: str, source: str, x_train: _Part, y_train: _Part, x_test: _Part, y_test: _Part
-) -> Dataset:
-    """Check the four parts, alone and against each other."""
+def _dataset(name: str, source: str, parts: list[_Part], classes: int | None) -> Dataset:
+    """Check the four parts, alone and against each other; None counts the classes."""
+    x_train, y_train, x_test, y_test = parts
     for images, labels in ((x_train, y_train), (x_test, y_test)):
         if images.array.ndim != 3 or labels.array.shape != images.array.shape[:1]:
             raise DataError(
@@ -389,14 +378,15 @@ def _dataset(
             f"{x_test.where}: must have images of the training set's size "
             f"{x_train.array.shape[1:]}, found {x_test.array.shape[1:]}"
         )
+    classes = classes or _count_classes(*y_train)
     return Dataset(
         name=name,
         source=source,
         train_images=_checked_images(x_train),
-        train_labels=_checked_labels(y_train, 10),
+        train_labels=_checked_labels(y_train, classes),
         test_images=_checked_images(x_test),
-        test_labels=_checked_labels(y_test, 10),
-        num_classes=10,
+        test_labels=_checked_labels(y_test, classes),
+        num_classes=classes,
     )
 
 
@@ -468,47 +458,67 @@ def _checked_inputs(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _count_classes(y: np.ndarray) -> int:
+def _count_classes(where: str, y: np.ndarray) -> int:
     classes = np.unique(y)
     if not np.array_equal(classes, np.arange(len(classes))):
-        raise DataError(f"y must use every label from 0 to C-1, got {classes[:12].tolist()}")
+        raise DataError(f"{where} must use every label from 0 to C-1, got {classes[:12].tolist()}")
     if len(classes) < 2:
-        raise DataError(f"y must have at least 2 classes, got {len(classes)}")
+        raise DataError(f"{where} must have at least 2 classes, got {len(classes)}")
     return len(classes)
 
 
-def _visible(folder: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{folder}: must be a readable folder: {error.strerror}") from None
+def _load_folder(folder: Path, size: int) -> Dataset:
+    """Load a folder of images; the classes are mixed, so that the first few show all of them."""
+    own_test_set = all((folder / part).is_dir() for part in _PARTS)
+    if own_test_set:
+        train, test, names = _load_parts(folder, size)
+    else:
+        images, labels, names = load_image_folder(folder, size)
+        train, test = _hold_out_fifths(folder, images, labels, names)
+    order = np.random.default_rng(0).permutation(len(train.y))
+    test_set = "test/" if own_test_set else "a fifth of each class"
+    return Dataset(
+        name=folder.name,
+        source=f"folder {folder}, made {size} x {size} grey pixels; for testing {test_set}",
+        train_images=train.x[order],
+        train_labels=train.y[order],
+        test_images=test.x,
+        test_labels=test.y,
+        num_classes=len(names),
+        class_names=names,
+    )
 
 
-def _image_files(folder: Path) -> list[Path]:
-    files = _visible(folder)
-    if not files:
-        raise DataError(f"{folder}: must hold at least one image, found none")
-    for file in files:
-        if file.suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(
-                f"{file}: must be a PNG or JPEG file, found {file.suffix or 'no suffix'}"
-            )
-    return files
+class _Labelled(NamedTuple):
+    """Images with their labels."""
+
+    x: np.ndarray
+    y: np.ndarray
 
 
-def _read_images(files: list[Path], size: int | None) -> np.ndarray:
-    first = read_image(files[0], size)
-    if len(files) * first.size > MAX_BYTES:
+def _load_parts(folder: Path, size: int) -> tuple[_Labelled, _Labelled, tuple[str, ...]]:
+    (train, names), (test, others) = (
+        (_Labelled(images, labels), names)
+        for images, labels, names in (load_image_folder(folder / part, size) for part in _PARTS)
+    )
+    if names != others:
         raise DataError(
-            f"{files[0].parent.parent}: must hold at most {MAX_BYTES} pixels, "
-            f"found {len(files)} images of {first.shape}"
+            f"{folder}: train/ and test/ must have the same classes, found "
+            f"{', '.join(sorted({*names} ^ {*others}))} in one of them alone"
         )
-    images = np.empty((len(files), *first.shape), dtype=np.float32)
-    for index, file in enumerate(files):
-        image = read_image(file, size)
-        if image.shape != first.shape:
+    return train, test, names
+
+
+def _hold_out_fifths(
+    folder: Path, x: np.ndarray, y: np.ndarray, names: tuple[str, ...]
+) -> tuple[_Labelled, _Labelled]:
+    """Hold out a fifth of every class, but at least one image."""
+    held_out = np.zeros(len(y), bool)
+    for label, name in enumerate(names):
+        own = np.flatnonzero(y == label)
+        if len(own) < 2:
             raise DataError(
-                f"{file}: must have the size {first.shape} of {files[0]}, found {image.shape}"
+                f"{folder / name}: must hold at least 2 images, one of them to test with; found 1"
             )
-        images[index] = image
-    return images
+        held_out[own[split(len(own), max(1, len(own) // 5))[1]]] = True
+    return _Labelled(x[~held_out], y[~held_out]), _Labelled(x[held_out], y[held_out])

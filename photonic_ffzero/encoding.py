@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from meshes.validation import choice, integer
 from photonic_ffzero.data import require_finite
+from photonic_ffzero.formats import MAX_PIXELS
 
-__all__ = ["ENCODINGS", "average", "crop", "encode", "fourier"]
+__all__ = ["ENCODINGS", "Encoder", "average", "crop", "encode", "fourier", "resize"]
 
 
 def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
@@ -41,11 +43,69 @@ def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
     return _peak_normalised(fields.reshape(len(images), size * size))
 
 
-def average(images: np.ndarray, size: int) -> np.ndarray:
-    """Average over size x size equal areas, sharing out the pixels that a border cuts.
+@dataclass(frozen=True)
+class Encoder:
+    """How images become a network's inputs; saved with it, so that new images are seen alike.
 
-    A = R X C^T with R_ij = (size / H) |[i, i+1) H/size  ∩  [j, j+1)|, and C likewise: each row of
+    Attributes:
+        encoding: A name in :data:`ENCODINGS`.
+        size: Rows and columns of the encoded image.
+        shape: Rows H and columns W of the training images.
+
+    Raises:
+        TypeError, ValueError: a value breaks a rule of `encode`, or ``shape`` means more pixels
+            than an image may have.
+    """
+
+    encoding: str
+    size: int
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        choice("encoding", self.encoding, ENCODINGS)
+        height, width = (integer("shape", length, minimum=1) for length in self.shape)
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"shape must mean at most {MAX_PIXELS} pixels, got {self.shape}")
+        if integer("size", self.size, minimum=1) > min(height, width):
+            raise ValueError(f"size must be at most the image's {self.shape}, got {self.size}")
+
+    @property
+    def values(self) -> int:
+        """Values of an encoded image."""
+        return self.size**2
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Encode images [n, H', W'], first resized to the training images' H x W.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        if np.shape(images)[1:] != self.shape:
+            images = resize(images, self.shape)
+        return encode(images, self.encoding, self.size)
+
+
+def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Bring images to a shape by averaging over equal areas; proportions are not kept.
+
+    A = R X C^T with R_ij = (H / H') |[i, i+1) H'/H  ∩  [j, j+1)|, and C likewise: each row of
     weights sums to 1, so the mean over the areas is the mean over the pixels.
+
+    Args:
+        images: [n, H', W'], real and finite.
+        shape: (H, W).
+
+    Returns:
+        [n, H, W] float32.
+
+    Raises:
+        ValueError: ``images`` are not finite real numbers of shape [n, H', W'].
+    """
+    return _areas(_checked_images(images), *shape)
+
+
+def average(images: np.ndarray, size: int) -> np.ndarray:
+    """Average over size x size equal areas, sharing out the pixels that a border cuts: `resize`.
 
     Args:
         images: [n, H, W] float32.
@@ -54,7 +114,7 @@ def average(images: np.ndarray, size: int) -> np.ndarray:
     Returns:
         [n, size, size] float32.
     """
-    return _along_both_axes(_area_weights, images, size)
+    return _areas(images, size, size)
 
 
 def crop(images: np.ndarray, size: int) -> np.ndarray:
@@ -94,7 +154,8 @@ def fourier(images: np.ndarray, size: int) -> np.ndarray:
     Reference: Williamson et al., "Reprogrammable electro-optic nonlinear activation functions for
         optical neural networks", arXiv 1903.04579, where MNIST enters a mesh this way.
     """
-    return _along_both_axes(_fourier_weights, images, size)
+    rows, columns = (_fourier_weights(length, size) for length in images.shape[1:])
+    return rows @ (images @ columns.T)
 
 
 ENCODINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
@@ -105,10 +166,8 @@ ENCODINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 """Name -> function from images [n, H, W] and size to amplitudes [n, size, size]."""
 
 
-def _along_both_axes(
-    weights: Callable[[int, int], np.ndarray], images: np.ndarray, size: int
-) -> np.ndarray:
-    rows, columns = (weights(length, size) for length in images.shape[1:])
+def _areas(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows, columns = map(_area_weights, images.shape[1:], (height, width))
     return rows @ (images @ columns.T)
 
 

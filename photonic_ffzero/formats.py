@@ -94,12 +94,15 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
         return _array(path, stream, np.dtype(np.uint8), shape)
 
 
-def read_npz(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, np.ndarray]:
+def read_npz(
+    path: str | os.PathLike[str], names: Iterable[str], most: int = MAX_BYTES
+) -> dict[str, np.ndarray]:
     """Read the named arrays of numbers from a NumPy ``.npz`` archive.
 
     Args:
         path: the file.
         names: the arrays wanted; others are left alone.
+        most: bytes that an array may have.
 
     Returns:
         The arrays by name, in the dtype and shape stored.
@@ -110,7 +113,7 @@ def read_npz(path: str | os.PathLike[str], names: Iterable[str]) -> dict[str, np
     """
     path = Path(path)
     with _damage_named(path), zipfile.ZipFile(path) as archive:
-        return {name: _read_member(path, archive, name) for name in names}
+        return {name: _read_member(path, archive, name, most) for name in names}
 
 
 def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndarray:
@@ -197,12 +200,13 @@ def _array(
     dtype: np.dtype,
     shape: tuple[int, ...],
     order: _Order = "C",
+    most: int = MAX_BYTES,
 ) -> np.ndarray:
     """Read the rest of ``stream`` as an array of exactly this type and shape."""
     size = math.prod(shape) * dtype.itemsize
-    if not 0 < size <= MAX_BYTES:
+    if not 0 < size <= most:
         raise DataError(
-            f"{where}: the array must have 1 to {MAX_BYTES} bytes, "
+            f"{where}: the array must have 1 to {most} bytes, "
             f"the header's shape {shape} of {dtype} means {size}"
         )
     data = _read_up_to(stream, size + 1)
@@ -229,7 +233,7 @@ def _idx_shape(path: Path, stream: _Readable, dimensions: int) -> tuple[int, ...
     return struct.unpack(f">{dimensions}I", sizes)
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
     where = f"{path}, array {name}"
     try:
         member = archive.getinfo(f"{name}.npy")
@@ -240,7 +244,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{where}: must be stored or deflated, found type {member.compress_type}")
     with archive.open(member) as stream:
-        return _array(where, stream, *_npy_header(where, stream))
+        return _array(where, stream, *_npy_header(where, stream), most)
 
 
 def _npy_header(where: str, stream: _Readable) -> tuple[np.dtype, tuple[int, ...], _Order]:

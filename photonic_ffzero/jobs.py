@@ -14,7 +14,7 @@ from rich.console import Console
 from meshes.propagation import resolve_engine
 from photonic_ffzero.accounting import ChipRates
 from photonic_ffzero.data import Dataset, load_dataset, split
-from photonic_ffzero.encoding import encode
+from photonic_ffzero.encoding import Encoder
 from photonic_ffzero.formats import DataError
 from photonic_ffzero.inference import Evaluation, decide, score
 from photonic_ffzero.model import Model, Position
@@ -35,7 +35,7 @@ class Plan:
 
     Attributes:
         config: The configuration, with the first seed.
-        dataset: Name of the data set; ``auto`` becomes what was found.
+        dataset: Name of the data set, or path of the user's own; ``auto`` becomes what was found.
         encoding: Name of the encoding, see `encode`.
         size: Pixels a side after encoding; None for as many as the images have, if they are any.
         validation: Training images held out; None for a tenth, at most 5000.
@@ -44,6 +44,7 @@ class Plan:
         symbol_rate: See `ChipRates`, as for the next two; None if no time is asked for.
         write_time: With a symbol rate.
         chip_power: With both, or None.
+        image_size: Pixels a side to which the images of a folder are brought, see `load_dataset`.
 
     Raises:
         TypeError, ValueError: a chip's rate is out of range, without the others, or of a network
@@ -60,6 +61,7 @@ class Plan:
     symbol_rate: float | None = None
     write_time: float | None = None
     chip_power: float | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         _ = self.rates
@@ -109,6 +111,7 @@ class Job:
     Attributes:
         plan: What to train on what.
         dataset: The data.
+        encoder: How its images become inputs; None if they are no images.
         train: All training images, encoded.
         test: All test images, encoded.
         output: The run directory; with several seeds it holds one for each.
@@ -117,6 +120,7 @@ class Job:
 
     plan: Plan
     dataset: Dataset
+    encoder: Encoder | None
     train: Samples
     test: Samples
     output: Path
@@ -129,20 +133,24 @@ class Job:
         Raises:
             TypeError, ValueError: the data are missing or damaged, or do not fit the plan.
         """
-        dataset = load_dataset(plan.dataset, data_dir)
+        dataset = load_dataset(plan.dataset, data_dir, plan.image_size)
         count = len(dataset.train_labels)
         held_out = min(5000, count // 10) if plan.validation is None else plan.validation
+        found = dataset.name if plan.dataset == "auto" else plan.dataset
+        plan = replace(plan, dataset=found, validation=held_out)
+        encoder = None
         if dataset.train_images.ndim == 3:
-            plan = replace(plan, size=plan.size or min(dataset.train_images.shape[1:]))
-        plan = replace(plan, dataset=dataset.name, validation=held_out)
+            height, width = dataset.train_images.shape[1:]
+            encoder = Encoder(plan.encoding, plan.size or min(height, width), (height, width))
+            plan = replace(plan, size=encoder.size)
         train, test = (
-            Samples(_inputs(x, plan), _labels(y, plan.config.task))
+            Samples(encoder(x) if encoder else x, _labels(y, plan.config.task))
             for x, y in (
                 (dataset.train_images, dataset.train_labels),
                 (dataset.test_images, dataset.test_labels),
             )
         )
-        job = cls(plan, dataset, train, test, output, quiet)
+        job = cls(plan, dataset, encoder, train, test, output, quiet)
         job._trainer(plan.config.seed)  # raises now what would be raised later
         return job
 
@@ -217,7 +225,8 @@ class Job:
             if model.config != config:
                 raise DataError(f"{checkpoint}: is a checkpoint of another run than config.json")
         else:
-            model = Model(config, train.x.shape[-1], TASKS[config.task].of(self.train.y))
+            task = TASKS[config.task].of(self.train.y, self.dataset.class_names)
+            model = Model(config, train.x.shape[-1], task, self.encoder)
         return Trainer(model, train, validation if len(held_out) else None, (), position)
 
     def _run_seed(
@@ -266,11 +275,6 @@ class Job:
             "train_seconds": round(model.seconds, 3),
             "versions": versions(),
         }
-
-
-def _inputs(x: np.ndarray, plan: Plan) -> np.ndarray:
-    """Images encoded; other numbers as they are."""
-    return encode(x, plan.encoding, plan.size or 1) if plan.encoding != UNENCODED else x
 
 
 UNENCODED = "none"  # the encoding of a data set that has no images

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from photonic_ffzero.blocks import Block, Chance
+from photonic_ffzero.encoding import Encoder
 from photonic_ffzero.layers import Layer
 from photonic_ffzero.networks import build_blocks
 from photonic_ffzero.recipes import Config
@@ -95,6 +96,7 @@ class Model:
         config: Every choice of the run.
         units: Number of ports N, or of values of one input.
         task: What it is to tell.
+        encoder: How images become its inputs; None for a network trained on inputs as they are.
         blocks: The blocks, in the order of the light.
         params: The parameters of each block; random at first.
         history: One record an epoch.
@@ -102,12 +104,14 @@ class Model:
         seconds: Time of the training.
 
     Raises:
-        ValueError: layers, groups and prototypes do not fit each other.
+        ValueError: layers, groups and prototypes do not fit each other, or the encoder gives
+            another number of values.
     """
 
     config: Config
     units: int
     task: Task
+    encoder: Encoder | None = None
     blocks: list[Block] = field(init=False)
     params: list[Any] = field(init=False)
     history: list[EpochRecord] = field(init=False, default_factory=list)
@@ -117,6 +121,8 @@ class Model:
     def __post_init__(self) -> None:
         if self.task.name != self.config.task:
             raise ValueError(f"task must be a {self.config.task}, got {self.task}")
+        if self.encoder is not None and self.encoder.values != self.units:
+            raise ValueError(f"encoder must give {self.units} values, got {self.encoder}")
         self.blocks, self.params = build_blocks(self.config, self.units, self.task)
 
     @property

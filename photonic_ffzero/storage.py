@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.validation import integer
+from meshes.validation import integer, number
+from photonic_ffzero.data import require_finite
+from photonic_ffzero.encoding import Encoder
 from photonic_ffzero.formats import DataError, read_npz
 from photonic_ffzero.goodness import Goodness
 from photonic_ffzero.model import EpochRecord, Model, Position, Usage
@@ -34,6 +36,8 @@ __all__ = [
     "write_json",
     "write_whole",
 ]
+
+_LONGEST_TEXT = 2**24  # bytes of JSON in a model; parsed, they take several times as many
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -102,9 +106,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     """Save a model as a ``.npz`` file of plain numbers (nothing pickled).
 
-    It holds ``description`` (configuration, ports and task, as the bytes of a JSON text), every
-    layer's parameters, ``mesh_1_theta``, ``mesh_1_phi``, ``mesh_1_gamma``, ... (``dense_1_kernel``,
-    ``conv_1_kernel``, ... of digital layers), and ``prototypes_1``, ....
+    It holds ``description`` (configuration, ports, task and encoder, as the bytes of a JSON
+    text), every layer's parameters, ``mesh_1_theta``, ``mesh_1_phi``, ``mesh_1_gamma``, ...
+    (``dense_1_kernel``, ``conv_1_kernel``, ... of digital layers), and ``prototypes_1``, ....
 
     Raises:
         OSError: the file cannot be written.
@@ -148,7 +152,12 @@ def _optimizer(index: int) -> str:
 
 
 def _arrays(model: Model) -> dict[str, np.ndarray]:
-    about = {"config": model.config.as_json(), "units": model.units, "task": asdict(model.task)}
+    about = {
+        "config": model.config.as_json(),
+        "units": model.units,
+        "task": asdict(model.task),
+        "encoder": model.encoder and asdict(model.encoder),
+    }
     arrays = {"description": _as_bytes(about)}
     for index, (layer, params) in enumerate(model.layers, start=1):
         names = _names(layer.name, index, params)
@@ -173,9 +182,10 @@ def load_model(path: str | os.PathLike[str], *, nonlinearity: Any = None) -> Mod
         config = Config(**_with_nonlinearity(about["config"], nonlinearity))
         units = integer("units", about["units"], minimum=1)
         task = TASKS[config.task](**_tuples(about["task"]))
+        encoder = Encoder(**_tuples(about["encoder"])) if about.get("encoder") else None
         # Before anything of the size that the text claims is built, the arrays must have it.
         arrays = _read_shaped(path, _shapes(config, units, task))
-        return _restored(Model(config, units, task), arrays, path)
+        return _restored(Model(config, units, task, encoder), arrays, path)
 
 
 def _with_nonlinearity(config: dict[str, Any], function: Any) -> dict[str, Any]:
@@ -190,8 +200,10 @@ def _with_nonlinearity(config: dict[str, Any], function: Any) -> dict[str, Any]:
     return config | {"nonlinearity": function}
 
 
-def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+def _tuples(content: Any) -> dict[str, Any]:
     """JSON has lists for tuples."""
+    if not isinstance(content, dict):
+        raise TypeError(f"a {type(content).__name__} for an object")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
 
 
@@ -221,18 +233,50 @@ def load_checkpoint(
     return model, position
 
 
+def _position(about: dict[str, Any], model: Model) -> Position:
+    """Where a training stands; it must be within that of the model.
+
+    Raises:
+        KeyError, TypeError, ValueError: something is missing or out of range.
+    """
+    block = integer("block", about["block"], minimum=0)
+    epoch = integer("epoch", about["epoch"], minimum=0)
+    if block > len(model.blocks) or epoch > model.config.epochs:
+        raise ValueError(
+            f"block {block}, epoch {epoch} of a training of {len(model.blocks)} blocks, "
+            f"{model.config.epochs} epochs each"
+        )
+    return Position(block, epoch, [number("losses", loss) for loss in about["losses"]])
+
+
+def _record(mesh: Any, epoch: Any, **numbers: Any) -> EpochRecord:
+    """A row of the history, if its values are of the kinds they must be.
+
+    Raises:
+        TypeError, ValueError: they are not.
+    """
+    for name, value in numbers.items():
+        if value is not None or name != "validation_accuracy":
+            number(name, value)
+    return EpochRecord(mesh=str(mesh), epoch=integer("epoch", epoch), **numbers)
+
+
 @contextmanager
 def _described(path: str | os.PathLike[str], name: str, what: str) -> Iterator[dict[str, Any]]:
     """Read a JSON text; whatever is wrong with it in the body is an error of the file."""
-    text = read_npz(path, [name])[name]
+    text = read_npz(path, [name], _LONGEST_TEXT)[name]
+    if text.dtype != np.uint8:
+        raise DataError(f"{path}: {name} must be a text as uint8, found {text.dtype}")
     try:
-        about = json.loads(bytes(text.astype(np.uint8)))
+        about = json.loads(text.tobytes())
         if not isinstance(about, dict):
             raise TypeError(f"a {type(about).__name__}")
         yield about
     except DataError:  # of an array, and says so
         raise
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except KeyError as error:
+        raise DataError(f"{path}: {name} must describe {what}, {error} is missing") from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: {name} must describe {what}, found {error}") from None
 
 
@@ -256,7 +300,22 @@ def _read_shaped(
         arrays |= read_npz(path, [name])
         if arrays[name].shape != shape:
             raise DataError(f"{path}: {name} must have shape {shape}, found {arrays[name].shape}")
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
+        arrays[name] = _real(f"{path}: {name}", arrays[name])
+    return arrays
+
+
+def _real(where: str, array: np.ndarray) -> np.ndarray:
+    """Finite numbers in single precision.
+
+    Raises:
+        DataError: they are not real, or not finite.
+    """
+    if array.dtype.kind != "f":
+        raise DataError(f"{where} must hold real numbers, found {array.dtype}")
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused
+        array = array.astype(np.float32)
+    require_finite(where, array)
+    return array
 
 
 def _restored(model: Model, arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> Model:

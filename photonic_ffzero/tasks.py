@@ -2,7 +2,7 @@
 
 A task offers
 
-* ``of(y)``: the task that training labels [n] or [n, T] set;
+* ``of(y, names)``: the task that training labels [n] or [n, T] set, and what they are called;
 * ``labels``: label dimensions T, and ``classes``: scores C of each;
 * ``outputs``: outputs of a digital network's last layer;
 * ``targets(y) -> [n, T]``: labels as the losses take them;
@@ -29,16 +29,29 @@ class Classification:
 
     Attributes:
         classes: C, at least 2.
+        names: What the classes are called, C of them; empty where they are numbers.
+
+    Raises:
+        ValueError: the names are not C different printable texts.
     """
 
     classes: int
+    names: tuple[str, ...] = ()
     name: ClassVar[str] = "classification"
     labels: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        if not self.names:
+            return
+        if not all(isinstance(name, str) and name.isprintable() for name in self.names):
+            raise ValueError(f"names must be printable, got {self.names}")
+        if len(set(self.names)) != self.classes or len(self.names) != self.classes:
+            raise ValueError(f"names must be {self.classes} different ones, got {self.names}")
+
     @classmethod
-    def of(cls, y: np.ndarray) -> Classification:
-        """The task of some labels: as many classes as the highest says."""
-        return cls(int(y.max()) + 1)
+    def of(cls, y: np.ndarray, names: tuple[str, ...] = ()) -> Classification:
+        """The task of some labels: as many classes as there are names, or as the highest says."""
+        return cls(len(names) or int(y.max()) + 1, names)
 
     @property
     def corners(self) -> int:
@@ -95,8 +108,8 @@ class Regression:
                 )
 
     @classmethod
-    def of(cls, y: np.ndarray) -> Regression:
-        """The task of some training labels [n] or [n, T]."""
+    def of(cls, y: np.ndarray, names: tuple[str, ...] = ()) -> Regression:
+        """The task of some training labels [n] or [n, T]; numbers have no names."""
         columns = y.reshape(len(y), -1)
         return cls(tuple(columns.min(axis=0).tolist()), tuple(columns.max(axis=0).tolist()))
 

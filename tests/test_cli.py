@@ -135,7 +135,7 @@ BAD = [
     (["--meshes", "0"], "argument --meshes: must be at least 1"),
     (["--columns", "-3"], "argument --columns: must be at least 1"),
     (["--seed", "-1"], "argument --seed: must be at least 0"),
-    (["--dataset", "cifar"], "argument --dataset: invalid choice: 'cifar'"),
+    (["--dataset", "cifar"], "argument --dataset: must be one of auto, mnist, "),
     (["--method", "ff"], "argument --method: invalid choice: 'ff'"),
     (["--loss", "hinge"], "argument --loss must be one of cross-entropy, margin, cosine"),
     (["--loss", "margin:m=1"], "argument --loss margin's parameter must be one of margin; got 'm'"),

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from test_formats import idx_bytes, npz_bytes
 
 from photonic_ffzero import data, download
@@ -25,7 +24,6 @@ from photonic_ffzero.data import (
     check_arrays,
     check_numbers,
     load_dataset,
-    load_image_folder,
     split,
 )
 
@@ -398,49 +396,6 @@ class TestNumbers:
     def test_held_out_labels_have_the_dimensions_of_the_training(self):
         with pytest.raises(DataError, match="y must have 2 label dimensions, got 1"):
             check_numbers(np.ones((2, 3)), [0.0, 1.0], 2)
-
-
-class TestImageFolder:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        for value, name in ((51, "a/1.png"), (102, "a/2.PNG"), (255, "b/1.jpg")):
-            path = tmp_path / "images" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((4, 6), value, np.uint8)).save(path)
-        (tmp_path / "images" / ".hidden").mkdir()
-        return tmp_path / "images"
-
-    def test_classes_are_sub_folders_in_order(self, folder):
-        images, labels, names = load_image_folder(folder)
-        assert (images.shape, images.dtype, names) == ((3, 4, 6), np.float32, ("a", "b"))
-        np.testing.assert_array_equal(labels, [0, 0, 1])
-        np.testing.assert_allclose(images.mean((1, 2)), [0.2, 0.4, 1], atol=1e-6)
-
-    def test_size_brings_all_to_one_size(self, folder):
-        Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "b" / "2.png")
-        with pytest.raises(DataError, match=r"2\.png: must have the size \(4, 6\)"):
-            load_image_folder(folder)
-        assert load_image_folder(folder, size=3)[0].shape == (4, 3, 3)
-
-    def test_what_cannot_be_used_is_named(self, folder, tmp_path):
-        with pytest.raises(DataError, match="2 or more classes, found 0"):
-            load_image_folder(folder / "a")
-        with pytest.raises(DataError, match="absent: must be a readable folder"):
-            load_image_folder(tmp_path / "absent")
-        (folder / "c").mkdir()
-        with pytest.raises(DataError, match="c: must hold at least one image"):
-            load_image_folder(folder)
-        (folder / "c" / "notes.txt").write_text("hello")
-        with pytest.raises(DataError, match=r"notes.txt: must be a PNG or JPEG file, found \.txt"):
-            load_image_folder(folder)
-        (folder / "c" / "notes.txt").rename(folder / "c" / "notes.png")
-        with pytest.raises(DataError, match=r"notes\.png: cannot be read"):
-            load_image_folder(folder)
-
-    def test_memory_is_bounded(self, folder, monkeypatch):
-        monkeypatch.setattr(data, "MAX_BYTES", 50)
-        with pytest.raises(DataError, match="at most 50 pixels, found 3 images"):
-            load_image_folder(folder)
 
 
 def test_the_modules_import_numpy_and_no_network_code():
