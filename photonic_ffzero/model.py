@@ -50,8 +50,8 @@ class EpochRecord:
         validation_accuracy: The same on the images held out, or None.
         forward_passes: See `Usage`.
         phase_writes: See `Usage`.
-        seconds: Time since training began.
         epsilon: Step of the differences (of a phase: rad), or None.
+        seconds: Time since training began.
     """
 
     mesh: str
@@ -61,8 +61,8 @@ class EpochRecord:
     validation_accuracy: float | None
     forward_passes: int
     phase_writes: int
+    epsilon: float | None
     seconds: float
-    epsilon: float | None = None
 
 
 @dataclass

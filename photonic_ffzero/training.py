@@ -194,8 +194,8 @@ class Trainer:
             train_accuracy=self._quality(index, block, monitored),
             validation_accuracy=self._quality(index, block, validation) if validation else None,
             **asdict(self.model.usage),
-            seconds=self._elapsed(),
             epsilon=training.epsilon,
+            seconds=self._elapsed(),
         )
         self.model.history.append(record)
         for observer in self.observers:
