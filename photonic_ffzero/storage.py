@@ -221,9 +221,8 @@ def load_checkpoint(
     """
     model = load_model(path, nonlinearity=nonlinearity)
     with _described(path, "training", "the state of a training") as about:
-        position = Position(int(about["block"]), int(about["epoch"]), about["losses"])
-        position.epsilon = None if about["epsilon"] is None else float(about["epsilon"])
-        model.history = [EpochRecord(**record) for record in about["history"]]
+        position = _position(about, model)
+        model.history = [_record(**record) for record in about["history"]]
         model.usage, model.seconds = Usage(**about["usage"]), float(about["seconds"])
     if position.block < len(model.blocks):
         state = OPTIMIZERS[model.config.optimizer]().init(model.params[position.block])
@@ -246,7 +245,11 @@ def _position(about: dict[str, Any], model: Model) -> Position:
             f"block {block}, epoch {epoch} of a training of {len(model.blocks)} blocks, "
             f"{model.config.epochs} epochs each"
         )
-    return Position(block, epoch, [number("losses", loss) for loss in about["losses"]])
+    losses = [number("losses", loss) for loss in about["losses"]]
+    epsilon = about["epsilon"]
+    return Position(
+        block, epoch, losses, epsilon=None if epsilon is None else number("epsilon", epsilon)
+    )
 
 
 def _record(mesh: Any, epoch: Any, **numbers: Any) -> EpochRecord:
@@ -256,7 +259,7 @@ def _record(mesh: Any, epoch: Any, **numbers: Any) -> EpochRecord:
         TypeError, ValueError: they are not.
     """
     for name, value in numbers.items():
-        if value is not None or name != "validation_accuracy":
+        if value is not None or name not in ("validation_accuracy", "epsilon"):
             number(name, value)
     return EpochRecord(mesh=str(mesh), epoch=integer("epoch", epoch), **numbers)
 

@@ -43,7 +43,7 @@ def scores(seed=0):
 def history(validation=0.75):
     """Two meshes of three and two epochs."""
     return [
-        EpochRecord(mesh, epoch, 1 / epoch, 0.5 + epoch / 10, validation, 0, 0, 0.0)
+        EpochRecord(mesh, epoch, 1 / epoch, 0.5 + epoch / 10, validation, 0, 0, None, 0.0)
         for mesh, epochs in (("1", 3), ("2", 2))
         for epoch in range(1, epochs + 1)
     ]
