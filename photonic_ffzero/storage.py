@@ -29,6 +29,7 @@ from photonic_ffzero.tasks import TASKS, Task
 __all__ = [
     "load_checkpoint",
     "load_model",
+    "model_file",
     "read_json",
     "save_checkpoint",
     "save_model",
@@ -166,6 +167,17 @@ def _arrays(model: Model) -> dict[str, np.ndarray]:
         if isinstance(block.readout, Goodness):
             arrays[f"prototypes_{index}"] = block.readout.prototypes
     return arrays
+
+
+def model_file(run: Path) -> Path:
+    """The model's file in a run directory, or the file itself.
+
+    Raises:
+        ValueError: the directory holds none.
+    """
+    if run.is_dir() and not (run / "model.npz").exists():
+        raise ValueError(f"run must hold a model.npz, found none in {run}; name a seed's folder")
+    return run / "model.npz" if run.is_dir() else run
 
 
 def load_model(path: str | os.PathLike[str], *, nonlinearity: Any = None) -> Model:
