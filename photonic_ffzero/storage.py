@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,7 +52,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write: Writes the content to a binary file object.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the old file stands.
+        OSError: the disk is full or the folder cannot be written; the old file stands. The error
+            names the file.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -61,8 +62,11 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:  # of a full disk it knows the number alone
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that has become read-only, and never the first one
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

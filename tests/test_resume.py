@@ -1,19 +1,23 @@
 """Runs that stop and go on: exactly the figures of a run that never stopped."""
 
+import errno
+import itertools
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from meshes._tensorflow import tf
-from photonic_ffzero import DataError, Model, Observer, Trainer, configure, steps
+from photonic_ffzero import DataError, Model, Observer, Trainer, configure, steps, storage
 from photonic_ffzero.cli import main
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
 from photonic_ffzero.tasks import Classification
@@ -191,6 +195,75 @@ def finished(process, output, whole):
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return figures(output) == figures(whole) and history(output) == history(whole)
+
+
+@contextmanager
+def small_disk(monkeypatch):
+    """A limit of the operating system's on every file, below a checkpoint and above all else."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def full_disk(monkeypatch):
+    """A disk that takes two files more, and what it takes of a third it cannot keep."""
+    sync, calls = os.fsync, itertools.count()
+
+    def sync_two(descriptor):
+        if next(calls) >= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", sync_two)
+        yield
+
+
+@contextmanager
+def read_only(monkeypatch):
+    """A file system that has become read-only; for root no permission does that."""
+
+    def refuse(path, mode):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "open", refuse, raising=False)
+        yield
+
+
+def test_a_disk_that_takes_no_more_costs_nothing_that_was_saved(
+    monkeypatch, tmp_path_factory, capsys
+):
+    whole = whole_run(tmp_path_factory, RUN)
+    stopped_at(monkeypatch, 7, RUN, "run")
+    before = Path("run/model.npz").read_bytes()
+    for trouble, file, reason in (
+        (small_disk, "model.npz", "File too large"),
+        (full_disk, "model.npz", "No space left on device"),
+        (read_only, "config.json", "Read-only file system"),
+    ):
+        with trouble(monkeypatch):
+            assert main(["--resume", "run", "--quiet"]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("mnist_photonic.py: [Errno ")
+        assert error.endswith(f"{reason}: 'run/{file}'; what was saved is in run")
+        assert Path("run/model.npz").read_bytes() == before
+        assert not list(Path("run").glob("*.partial"))
+    assert main(["--resume", "run", "--quiet"]) == 0
+    assert figures("run") == figures(whole)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_training(monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SystemExit) as stop:
+        main([*RUN, "--output", "run"])
+    assert stop.value.code == 2
+    assert "argument --output must be a place that can be written" in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 class TestRefused:

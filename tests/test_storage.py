@@ -1,5 +1,6 @@
 """Saved models: exact, whole, and refused by name where they are not models."""
 
+import errno
 import json
 
 import numpy as np
@@ -142,3 +143,11 @@ class TestWholeFiles:
             write_whole(path, fail)
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_the_error_names_the_file(self, tmp_path):
+        def fail(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with pytest.raises(OSError, match=r"No space left on device: '.*file'") as caught:
+            write_whole(tmp_path / "file", fail)
+        assert caught.value.errno == errno.ENOSPC
