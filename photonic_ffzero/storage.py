@@ -239,7 +239,9 @@ def load_checkpoint(
     with _described(path, "training", "the state of a training") as about:
         position = _position(about, model)
         model.history = [_record(**record) for record in about["history"]]
-        model.usage, model.seconds = Usage(**about["usage"]), float(about["seconds"])
+        counts = {name: integer(name, n, minimum=0) for name, n in about["usage"].items()}
+        model.usage = Usage(**counts)
+        model.seconds = number("seconds", about["seconds"], minimum=0)
     if position.block < len(model.blocks):
         state = OPTIMIZERS[model.config.optimizer]().init(model.params[position.block])
         leaves = enumerate(tf.nest.flatten(state))
@@ -295,7 +297,7 @@ def _described(path: str | os.PathLike[str], name: str, what: str) -> Iterator[d
         raise
     except KeyError as error:
         raise DataError(f"{path}: {name} must describe {what}, {error} is missing") from None
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: {name} must describe {what}, found {error}") from None
 
 
