@@ -260,7 +260,7 @@ photonic mlp cnn ff-ad bp-dd jvp regression ports rademacher paper published dig
 kerr kerr:phi_nl=nan kerr:phi_nl electro-optic:alpha=2 electro-optic:g=1e300
 drive_bits=8 drive_bits=1e9 splitter_error=-1 read_noise=0.1 write_noise=1e300
 squared cross-entropy:scale=0 margin:margin=x
-""".split()
+"""
 ODD_WORDS = ["", "\n", "\udcff", "9" * 30, "9" * 5000]
 SMALL = ["--dataset", "digits", "--size", "4", "--output", "run"]
 
@@ -271,7 +271,7 @@ def command_lines(draw):
     arguments = list(draw(st.sampled_from([[], SMALL])))
     for _ in range(draw(st.integers(1, 4))):
         action = draw(st.sampled_from(build_parser()._actions))
-        values = st.sampled_from(WORDS + ODD_WORDS) | st.text(max_size=5)
+        values = st.sampled_from([*WORDS.split(), *ODD_WORDS]) | st.text(max_size=5)
         if action.choices:
             values |= st.sampled_from(sorted(action.choices))
         arguments += [draw(st.sampled_from(action.option_strings)), draw(values)]
