@@ -32,6 +32,7 @@ __all__ = [
     "Label",
     "Outcome",
     "Summary",
+    "add_legend",
     "plan_for",
     "plot_grid",
     "summarise",
@@ -76,6 +77,7 @@ class Cell:
     Attributes:
         labels: The cell's coordinates: column name to value, without the seed.
         plan: What to train on what; its configuration holds the seed.
+        after: Slug of the cell whose trained network this one starts from; empty for none.
 
     Raises:
         ValueError: the plan has several seeds, or a label is a number that is not finite.
@@ -83,6 +85,7 @@ class Cell:
 
     labels: Mapping[str, Label]
     plan: Plan
+    after: str = ""
 
     def __post_init__(self) -> None:
         if self.plan.seeds != 1:
@@ -172,6 +175,9 @@ class Grid:
         if taken := set(names) & set(_RESERVED):
             raise ValueError(f"labels must not be named {' or '.join(sorted(taken))}")
         slugs = [cell.slug for cell in self.cells]
+        for place, cell in enumerate(self.cells):
+            if cell.after and cell.after not in slugs[:place]:
+                raise ValueError(f"after must name an earlier cell, got {cell.after!r}")
         if twice := {slug for slug in slugs if slugs.count(slug) > 1}:
             raise ValueError(f"cells must differ in a label or the seed, got twice {min(twice)}")
 
@@ -204,7 +210,10 @@ class Grid:
     def as_json(self) -> dict[str, Any]:
         """The grid as a JSON object."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
-        cells = [{"labels": dict(c.labels), "plan": c.plan.as_json()} for c in self.cells]
+        cells = [
+            {"labels": dict(cell.labels), "plan": cell.plan.as_json(), "after": cell.after}
+            for cell in self.cells
+        ]
         return content | {"curves": list(self.curves), "cells": cells}
 
     @classmethod
@@ -216,7 +225,7 @@ class Grid:
         """
         try:
             cells = tuple(
-                Cell(dict(cell["labels"]), Plan.from_json(cell["plan"]))
+                Cell(dict(cell["labels"]), Plan.from_json(cell["plan"]), str(cell["after"]))
                 for cell in content["cells"]
             )
             return cls(**(content | {"cells": cells, "curves": tuple(content["curves"])}))
@@ -300,7 +309,8 @@ class GridDirectory:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "failure.json").unlink(missing_ok=True)
         if not (folder / "config.json").exists():  # a started run has added a checksum to it
-            write_json(folder / "config.json", cell.plan.as_json())
+            start = {"start_from": f"../{cell.after}"} if cell.after else {}
+            write_json(folder / "config.json", cell.plan.as_json() | start)
         return folder
 
     def fail(self, cell: Cell, message: str) -> None:
@@ -344,7 +354,7 @@ class GridDirectory:
                 own.sharey(axes[0])
                 plot_grid(own, self.grid, members)
                 own.set_title(str(name), fontsize="medium")
-            _add_legend(axes)
+            add_legend(axes)
 
         title = f"{self.grid.heading} (preset {self.grid.preset})"
         reporting.save_figure(self.path / "figure.png", draw, panels=len(panels), title=title)
@@ -518,7 +528,9 @@ def plot_grid(axes: Axes, grid: Grid, summaries: Sequence[Summary]) -> None:
         x = [place_of[member.labels[grid.x]] for member in drawn]
         offset = (index - (len(curves) - 1) / 2) * (_APART if categories else _BESIDE)
         line = "" if categories else _LINES[index % len(_LINES)]
-        _plot_curve(axes, x, drawn, offset, **_style(index), linestyle=line, label=name)
+        _plot_curve(
+            axes, x, drawn, offset, **reporting.curve_style(index), linestyle=line, label=name
+        )
     if not any(summary.values for summary in summaries):
         axes.text(0.5, 0.5, "no finished runs", transform=axes.transAxes, ha="center")
     _finish(axes, grid, place_of, categories)
@@ -532,12 +544,6 @@ def _curves(grid: Grid, summaries: Sequence[Summary]) -> dict[str, list[Summary]
         words = (value if isinstance(value, str) else f"{name} {value}" for name, value in values)
         curves.setdefault(", ".join(words), []).append(summary)
     return curves
-
-
-def _style(index: int) -> dict[str, str]:
-    """Colour and marker of a curve: apart for the colour-blind, and in grey."""
-    colours, markers = reporting._OKABE_ITO, reporting._MARKERS
-    return {"color": colours[index % len(colours)], "marker": markers[index % len(markers)]}
 
 
 def _plot_curve(
@@ -582,7 +588,7 @@ def _finish(axes: Axes, grid: Grid, place_of: Mapping[Label, float], categories:
     axes.grid(alpha=0.3)
 
 
-def _add_legend(axes: Sequence[Axes]) -> None:
+def add_legend(axes: Sequence[Axes]) -> None:
     """One legend for all panels, below them, where it hides nothing."""
     entries: dict[str, Any] = {}
     for own in axes:
