@@ -227,8 +227,9 @@ class Modulated(Photonic):
     @property
     def trainable(self) -> ModulatedPhases:
         """The mesh's, and all of the modulators'."""
+        phases: Phases = super().trainable
         every = np.ones(self.mesh.units, bool)
-        return ModulatedPhases(*super().trainable, every, every, every)
+        return ModulatedPhases(*phases, every, every, every)
 
     def init(self, rng: np.random.Generator) -> ModulatedPhases:
         """Haar-random phases; modulators alike."""

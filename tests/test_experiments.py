@@ -17,6 +17,7 @@ GRIDS = (
     "cnn_channels",
     "directions",
     "embeddings",
+    "epsilon",
     "mlp_depth",
     "photonic_methods",
     "regression",
