@@ -437,23 +437,21 @@ class Conv(Noiseless):
         return ConvParams(kernel, scale, shift, tf.zeros_like(scale), tf.zeros_like(scale))
 
     def _correlated(self, x: Any, g_u: Any) -> Any:
-        """The kernels' gradient [C, k, k, inputs], one product a pixel of them.
+        """The kernels' gradient [C, k, k, inputs], one product a row of them.
 
         XLA's own gradient of a convolution is up to ten times slower inside a loop on a CPU.
         """
         size, (rows, columns) = self.kernel_size, self._map
         edges = [self.padding, self.padding]
         padded = tf.pad(self._images(x), [[0, 0], edges, edges, [0, 0]])
+        beside = tf.concat([padded[:, :, j : j + columns] for j in range(size)], axis=-1)
+        seen = size * self.shape[2]  # values of a kernel's row
         flat = tf.reshape(g_u, [-1, self.channels])
-        pixels = [
-            tf.matmul(
-                flat,
-                tf.reshape(padded[:, i : i + rows, j : j + columns], [-1, self.shape[2]]),
-                transpose_a=True,
-            )
-            for i, j in np.ndindex(size, size)
+        products = [
+            tf.matmul(flat, tf.reshape(beside[:, i : i + rows], [-1, seen]), transpose_a=True)
+            for i in range(size)
         ]
-        return tf.reshape(tf.stack(pixels, axis=1), [self.channels, size, size, self.shape[2]])
+        return tf.reshape(tf.stack(products, axis=1), [self.channels, size, size, self.shape[2]])
 
     @property
     def _geometry(self) -> dict[str, Any]:
