@@ -104,7 +104,7 @@ def write_settings(rows: Sequence[Setting], directory: Path, about: dict[str, An
     """
     directory.mkdir(parents=True, exist_ok=True)
     table = [row.as_row() for row in rows]
-    write_csv(directory / "phases.csv", [table[0], *(row.values() for row in table)])
+    write_csv(directory / "phases.csv", table)
     write_json(directory / "phases.json", about | {"shifters": table})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import re
@@ -19,7 +18,7 @@ from photonic_ffzero.formats import DataError
 from photonic_ffzero.functions import FUNCTIONS
 from photonic_ffzero.jobs import UNENCODED, Plan
 from photonic_ffzero.recipes import RECIPES, Config
-from photonic_ffzero.storage import read_json, write_json, write_whole
+from photonic_ffzero.storage import read_json, write_csv, write_json, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +45,6 @@ SECONDS = "train_seconds"
 
 _RESERVED = ("seed", "state")  # columns of results.csv that no label may take
 _LONGEST = 100  # characters of a slug before its checksum; file systems take 255
-_LINES = ("-", "--", "-.", ":")
 _FEW = 8  # so many values of x get a tick each
 _WIDE = 45  # characters that fit side by side below a panel
 _BESIDE, _APART, _RUNS_BESIDE = 3.0, 12.0, 5.0  # points between curves; to the single runs
@@ -138,7 +136,7 @@ class Grid:
         x_label: Text of the horizontal axis, with its unit; the label's name if empty.
         log_x: Whether the horizontal axis is logarithmic.
         title: Heading of the figure and of the report's section.
-        description: A paragraph for the report.
+        description: A paragraph for the report; filled in, too.
         command: The command line that gives this grid again; filled in, too.
 
     Raises:
@@ -344,8 +342,7 @@ class GridDirectory:
         outcomes = self.outcomes()
         summaries = summarise(self.grid, outcomes)
         table = _table(self.grid, summaries)
-        content = _csv(self.grid, outcomes).encode()
-        write_whole(self.path / "results.csv", lambda file: file.write(content))
+        write_csv(self.path / "results.csv", [_row(outcome) for outcome in outcomes])
         write_whole(self.path / "table.txt", lambda file: file.write(table.encode()))
         panels = _panels(self.grid, summaries)
 
@@ -445,18 +442,8 @@ def _summary(grid: Grid, members: Sequence[Outcome]) -> Summary:
     )
 
 
-def _csv(grid: Grid, outcomes: Sequence[Outcome]) -> str:
-    """One row a cell: labels, seed, state, and what is a single number or text in its results."""
-    rows = [_row(outcome) for outcome in outcomes]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _row(outcome: Outcome) -> dict[str, Any]:
+    """Labels, seed, state, and what is a single number or text in the results of a cell."""
     own = {**outcome.cell.labels, "seed": outcome.cell.seed, "state": outcome.state}
     single = {
         name: value
@@ -527,10 +514,8 @@ def plot_grid(axes: Axes, grid: Grid, summaries: Sequence[Summary]) -> None:
         drawn.sort(key=lambda member: place_of[member.labels[grid.x]])
         x = [place_of[member.labels[grid.x]] for member in drawn]
         offset = (index - (len(curves) - 1) / 2) * (_APART if categories else _BESIDE)
-        line = "" if categories else _LINES[index % len(_LINES)]
-        _plot_curve(
-            axes, x, drawn, offset, **reporting.curve_style(index), linestyle=line, label=name
-        )
+        style = reporting.curve_style(index) | ({"linestyle": ""} if categories else {})
+        _plot_curve(axes, x, drawn, offset, **style, label=name)
     if not any(summary.values for summary in summaries):
         axes.text(0.5, 0.5, "no finished runs", transform=axes.transAxes, ha="center")
     _finish(axes, grid, place_of, categories)

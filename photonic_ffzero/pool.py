@@ -7,7 +7,6 @@ run, which stops in good order when the process that started it is gone.
 from __future__ import annotations
 
 import csv
-import fcntl
 import math
 import os
 import signal
@@ -35,6 +34,7 @@ __all__ = [
     "THREAD_VARIABLES",
     "Pool",
     "available_cores",
+    "check_platform",
     "run_training",
     "thread_limits",
     "training_command",
@@ -52,6 +52,19 @@ _POLL = 0.1  # seconds between looks at the children
 _LOOK = 1.0  # seconds between looks at their histories
 _LONGEST = 160  # characters of a failure's message; the log has the rest
 _PATIENCE = 10.0  # seconds that the children of a killed grid get to save and end
+
+
+def check_platform() -> None:
+    """Check that runs can be started side by side here.
+
+    Raises:
+        OSError: they cannot: Windows has no locks and pipes that children inherit.
+    """
+    if sys.platform == "win32":
+        raise OSError(
+            "grids must run on Linux or macOS, whose processes inherit locks and pipes, found "
+            "Windows; mnist_photonic.py and mnist_digital.py run there one by one"
+        )
 
 
 def available_cores() -> int:
@@ -329,6 +342,8 @@ def _locked(path: Path) -> Iterator[int]:
 
 
 def _lock(folder: int, path: Path) -> None:
+    import fcntl  # not on Windows, where `check_platform` has refused before
+
     end = time.perf_counter() + _PATIENCE
     while True:
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 import platform
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from photonic_ffzero.model import EpochRecord, Model, Position
-from photonic_ffzero.storage import save_checkpoint, write_whole
+from photonic_ffzero.storage import save_checkpoint, write_csv, write_whole
 from photonic_ffzero.tasks import Classification
 from photonic_ffzero.training import Observer
 
@@ -50,6 +48,7 @@ _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _COLOURS = (*_OKABE_ITO, "#888888", "#882255", "#999933", "#6A51A3")
 _MARKERS = "osD^vP"  # a second sign, for grey
 _MOST_BESIDE = 4  # panels of a figure in a row
+_LINES = ("-", "--", "-.", ":")
 
 
 def check_new_directory(path: Path) -> None:
@@ -96,12 +95,9 @@ class RunDirectory(Observer):
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
         """Keep the history as a table, and the model with the state of its training."""
-        rows = io.StringIO(newline="")
-        writer = csv.DictWriter(rows, [field.name for field in fields(EpochRecord)])
-        writer.writeheader()
-        for record in model.history:
-            writer.writerow({name: _cell(value) for name, value in asdict(record).items()})
-        write_whole(self.path / "history.csv", lambda file: file.write(rows.getvalue().encode()))
+        rows = [{k: _cell(v) for k, v in asdict(record).items()} for record in model.history]
+        columns = [field.name for field in fields(EpochRecord)]
+        write_csv(self.path / "history.csv", rows, columns)
         save_checkpoint(model, position, self.checkpoint)
 
     def write_figures(
@@ -134,10 +130,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def curve_style(index: int) -> dict[str, str]:
-    """Colour and marker of a curve: apart for the colour-blind, and in grey."""
-    colour, marker = _OKABE_ITO[index % len(_OKABE_ITO)], _MARKERS[index % len(_MARKERS)]
-    return {"color": colour, "marker": marker}
+def curve_style(index: int) -> dict[str, Any]:
+    """Colour, marker and line of the curve of that number: apart for the colour-blind, in grey."""
+    return {
+        "color": _OKABE_ITO[index % len(_OKABE_ITO)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "linestyle": _LINES[index % len(_LINES)],
+    }
 
 
 def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: str = "") -> None:
@@ -229,8 +228,7 @@ def plot_predictions(axes: Axes, labels: np.ndarray, predicted: np.ndarray) -> N
     """
     columns = zip(_columns(labels), _columns(predicted), strict=True)
     for index, (true, found) in enumerate(columns):
-        mark = _MARKERS[index % len(_MARKERS)]
-        axes.plot(true, found, mark, ms=2.5, alpha=0.4, color=_COLOURS[index % len(_COLOURS)])
+        axes.plot(true, found, ms=2.5, alpha=0.4, **(curve_style(index) | {"linestyle": ""}))
     ends = [labels.min(), labels.max()]
     axes.plot(ends, ends, ":", color=axes.xaxis.label.get_color(), label="ideal")
     axes.set(xlabel="true label", ylabel="prediction")
@@ -337,9 +335,9 @@ def plot_power_budget(axes: Axes, powers: np.ndarray, label: str) -> None:
 
     low, median, high = np.percentile(powers, (5, 50, 95), axis=1)
     stages, index = range(len(powers)), len(axes.lines)
-    (line,) = axes.semilogy(stages, median, f"{_MARKERS[index % len(_MARKERS)]}-", label=label)
-    line.set_color(_COLOURS[index % len(_COLOURS)])
-    axes.fill_between(stages, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    style = curve_style(index)
+    axes.semilogy(stages, median, label=label, **style)
+    axes.fill_between(stages, low, high, color=style["color"], alpha=0.2, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="meshes passed", ylabel="total power Σ|E|² (arb. units)")
     axes.legend()

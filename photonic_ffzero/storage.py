@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -75,14 +76,22 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table, its header first.
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write a table, its header first; what a row lacks stays empty.
+
+    Args:
+        path: The file.
+        rows: Column to value.
+        columns: The columns in their order; those of the rows, as they come, if none are given.
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: a row has a column more.
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    writer = csv.DictWriter(text, columns or list(dict.fromkeys(chain.from_iterable(rows))))
+    writer.writeheader()
+    writer.writerows(rows)
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 

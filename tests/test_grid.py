@@ -722,6 +722,14 @@ class TestCommandLine:
         assert errors.count("\n") == 1
         assert list(elsewhere.iterdir()) == []
 
+    def test_where_runs_cannot_go_side_by_side_it_says_so(self, monkeypatch, capsys, elsewhere):
+        monkeypatch.setattr(sys, "platform", "win32")
+        with pytest.raises(SystemExit) as stop:
+            experiment([])
+        assert stop.value.code == 2
+        assert "error: grids must run on Linux or macOS, " in capsys.readouterr().err
+        assert list(elsewhere.iterdir()) == []
+
     def test_a_directory_with_files_is_never_touched(self, tmp_path, capsys):
         (tmp_path / "thesis.txt").write_text("x")
         with pytest.raises(SystemExit) as stop:

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import FrozenInstanceError, asdict, fields
+from itertools import product
 
 import pytest
 
@@ -11,7 +12,7 @@ from photonic_ffzero.goodness import READOUTS
 from photonic_ffzero.inference import RULES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.prototypes import PROTOTYPES
-from photonic_ffzero.recipes import METHODS, NETWORKS, RECIPES, Config, configure
+from photonic_ffzero.recipes import METHODS, NETWORKS, PARTS, RECIPES, Config, configure
 from photonic_ffzero.tasks import TASKS
 
 # What all recipes share in each half of a method.
@@ -88,6 +89,8 @@ NETWORK = {
     "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
 }
 COMMON = {"task": "classification", "groups": 1, "seed": 0}
+# What a network has of its own in a recipe: a CNN's last layer decides, where there are several.
+OWN = {("digital", "cnn", method): {"rule": "last"} for method in ("ff-dd", "ff-ad")}
 
 
 def test_every_network_has_its_settings_here():
@@ -102,6 +105,7 @@ def test_every_value_of_every_recipe(recipe, method, network):
     own = network or {"digital": "mlp"}.get(recipe, "photonic")
     expected = COMMON | NONE | NETWORK[own] | TABLE[recipe, method]
     expected |= {"recipe": recipe, "method": method, "network": own}
+    expected |= OWN.get((recipe, own, method), {})
     expected["prototypes"] = None if expected["readout"] == "ports" else "simplex"
     found = asdict(configure(recipe, method, network=network))
     free = {"directions", "learning_rate", "epochs"} if recipe in FREE else set()
@@ -111,10 +115,11 @@ def test_every_value_of_every_recipe(recipe, method, network):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_regression_changes_the_loss_and_who_decides_and_nothing_else(method):
+def test_a_regression_changes_the_loss_who_decides_and_one_rate(method):
     classes = configure("digital", method)
     expected = {"task": "regression", "loss": "squared"}
     expected |= {"rule": "last"} if classes.local else {}
+    expected |= {"learning_rate": 0.003} if method == "bp-dd" else {}
     assert asdict(configure("digital", method, task="regression")) == asdict(classes) | expected
 
 
@@ -133,6 +138,26 @@ def test_the_inputs_of_the_recipes():
     assert RECIPES["digital"]["input"] == {"encoding": "average", "size": None}  # all pixels
     for recipe in ("paper", "published"):
         assert RECIPES[recipe]["input"]["encoding"] == "crop"
+
+
+def test_every_part_of_every_recipe_belongs_to_some_run():
+    """A part under a name that no run asks for would never be heard of."""
+    options = {
+        **{"method": METHODS, "network": NETWORKS, "task": TASKS, "readout": READOUTS},
+        **{"grouping": ("ff", "bp"), "derivative": ("dd", "ad"), "perturb": PERTURBATIONS},
+        "slopes": ("differences", "forward-mode", "reverse-mode"),
+    }
+    every = [dict(zip(options, values, strict=True)) for values in product(*options.values())]
+    names = {part.format_map(choices) for part in PARTS for choices in every}
+    for parts in RECIPES.values():
+        assert parts.keys() <= names | {"input"}
+
+
+def test_a_cnn_takes_smaller_steps_among_activations_than_an_mlp():
+    given = {"network": "cnn", "perturb": "activations"}
+    found = configure("digital", **given)
+    assert (found.directions, found.learning_rate, found.rule) == (8, 0.1, "last")
+    assert configure("digital", perturb="activations").directions == 16
 
 
 def test_balanced_ff_dd_is_the_default():
