@@ -1,7 +1,7 @@
-"""Nonlinear elements between meshes: one frozen dataclass each, complex fields to complex fields.
+r"""Nonlinear elements between meshes: one frozen dataclass each, complex fields to complex fields.
 
 A new one is a class here and a row in NONLINEARITIES; all its fields are numbers. Powers are in
-units of |E|^2. BlackBox stands apart: it wraps a function, which no text can name.
+units of \|E\|^2. BlackBox stands apart: it wraps a function, which no text can name.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Nonlinearity(ABC):
 
 @dataclass(frozen=True)
 class Linear(Nonlinearity):
-    """No nonlinearity: f(E) = E."""
+    """No nonlinearity: :math:`f(E) = E`."""
 
     passive: ClassVar[bool] = True
 
@@ -63,9 +63,11 @@ class Linear(Nonlinearity):
 
 @dataclass(frozen=True)
 class ElectroOptic(Nonlinearity):
-    """A modulator driven by the light it modulates.
+    r"""A modulator driven by the light it modulates.
 
-        f(E) = sqrt(1 - alpha) exp(-i psi) cos(psi) E,    psi = (g |E|^2 + phi_b) / 2
+    .. math::
+        f(E) = \sqrt{1 - \alpha} \, e^{-i \psi} \cos(\psi) \, E, \qquad
+        \psi = \frac{g |E|^2 + \phi_b}{2}
 
     A tap takes the power share alpha to a detector, whose amplified signal and a bias set the
     phase between the arms of an interferometer that the remaining light passes. The paper's
@@ -106,21 +108,23 @@ class ElectroOptic(Nonlinearity):
         bias_v: float,
         unit_power_w: float,
     ) -> ElectroOptic:
-        """Build one from the parts it is made of.
+        r"""Build one from the parts it is made of.
 
-            g = pi tap gain responsivity unit_power / V_pi,    phi_b = pi V_b / V_pi
+        .. math::
+            g = \frac{\pi \, \alpha \, R \, G \, P_1}{V_\pi}, \qquad
+            \phi_b = \frac{\pi V_b}{V_\pi}
 
         The paper's phase gain (its equations 5 and 7) is in rad per watt; ``unit_power_w`` makes
-        it rad per unit of |E|^2.
+        it rad per unit of \|E\|^2.
 
         Args:
-            tap: power share of the tap, in [0, 1].
-            responsivity_a_per_w: current of the detector per power of light, A/W.
-            gain_ohm: voltage of the transimpedance amplifier per current, ohm; negative if it
+            tap: power share of the tap alpha, in [0, 1].
+            responsivity_a_per_w: current of the detector per power of light R, A/W.
+            gain_ohm: voltage of the transimpedance amplifier per current G, ohm; negative if it
                 inverts.
-            v_pi_v: voltage for a phase of pi in the modulator, V.
-            bias_v: voltage of the bias, V.
-            unit_power_w: power of a field with |E|^2 = 1, W.
+            v_pi_v: voltage for a phase of pi in the modulator V_pi, V.
+            bias_v: voltage of the bias V_b, V.
+            unit_power_w: power P_1 of a field with \|E\|^2 = 1, W.
 
         Raises:
             TypeError, ValueError: a parameter is not a finite number or out of range.
@@ -148,15 +152,15 @@ class ElectroOptic(Nonlinearity):
 
 @dataclass(frozen=True)
 class SaturableAbsorber(Nonlinearity):
-    """A thin absorber that bright light bleaches, such as graphene.
+    r"""A thin absorber that bright light bleaches, such as graphene.
 
-        f(E) = sqrt(1 - l - d / (1 + |E|^2 / I_s)) E
+    .. math:: f(E) = \sqrt{1 - l - \frac{d}{1 + |E|^2 / I_s}} \; E
 
     Args:
         modulation_depth: d, power share that only dim light loses, in [0, 1).
         nonsaturable_loss: l, power share that all light loses, in [0, 1); l + d is below 1.
         saturation_intensity: I_s, where half of the modulation depth is left, in units of
-            |E|^2, above 0.
+            \|E\|^2, above 0.
 
     Raises:
         TypeError, ValueError: a parameter is not a finite number or out of range.
@@ -192,13 +196,13 @@ class SaturableAbsorber(Nonlinearity):
 
 @dataclass(frozen=True)
 class Kerr(Nonlinearity):
-    """Self-phase modulation in a waveguide without loss.
+    r"""Self-phase modulation in a waveguide without loss.
 
-        f(E) = exp(i phi_nl |E|^2) E
+    .. math:: f(E) = e^{i \phi_{nl} |E|^2} E
 
     Args:
         phi_nl: phase per unit of intensity, rad: the waveguide's gamma (rad / (W m)) times its
-            length (m) times the power of a field with |E|^2 = 1 (W).
+            length (m) times the power of a field with \|E\|^2 = 1 (W).
 
     Raises:
         TypeError, ValueError: phi_nl is not a finite number.
@@ -221,12 +225,12 @@ class Kerr(Nonlinearity):
 
 @dataclass(frozen=True)
 class ModReLU(Nonlinearity):
-    """A dead zone in the modulus; the phase stays.
+    r"""A dead zone in the modulus; the phase stays.
 
-        f(E) = max(|E| + bias, 0) E / |E|
+    .. math:: f(E) = \max(|E| + b, 0) \, \frac{E}{|E|}
 
     Args:
-        bias: minus the radius of the dead zone, in units of |E|, at most 0. (A positive one
+        bias: b, minus the radius of the dead zone, in units of \|E\|, at most 0. (A positive one
             would be gain, with a jump at E = 0.)
 
     Raises:
@@ -289,7 +293,7 @@ class CReLU(Nonlinearity):
 
 @dataclass(frozen=True)
 class Modulus(Nonlinearity):
-    """Forgets the phase and keeps the power: f(E) = |E|.
+    r"""Forgets the phase and keeps the power: :math:`f(E) = |E|`.
 
     Reference:
         Bruna and Mallat, "Invariant scattering convolution networks", IEEE Trans. Pattern Anal.
@@ -305,7 +309,7 @@ class Modulus(Nonlinearity):
 
 @dataclass(frozen=True)
 class SquareLaw(Nonlinearity):
-    """A detector whose signal is the amplitude of fresh light: f(E) = |E|^2.
+    r"""A detector whose signal is the amplitude of fresh light: :math:`f(E) = |E|^2`.
 
     A field of amplitude 1 leaves as it came, a brighter one with more power. The phase is
     forgotten.

@@ -310,11 +310,11 @@ def plot_power(axes: Axes, intensities: np.ndarray, labels: np.ndarray) -> None:
 
 
 def plot_power_budget(axes: Axes, powers: np.ndarray, label: str) -> None:
-    """Draw the total power behind each stage: the median over the samples, and 90 % of them.
+    r"""Draw the total power behind each stage: the median over the samples, and 90 % of them.
 
     Args:
         axes: The axes to draw on.
-        powers: Sum of |E|^2 over the ports [stages, n], the input first.
+        powers: Sum of \|E\|^2 over the ports [stages, n], the input first.
         label: Name in the legend.
     """
     from matplotlib.ticker import MaxNLocator
