@@ -30,6 +30,8 @@ __all__ = [
     "SaturableAbsorber",
     "SquareLaw",
     "ZReLU",
+    "from_quadratures",
+    "quadratures",
 ]
 
 
@@ -139,7 +141,7 @@ class ElectroOptic(Nonlinearity):
         return cls(alpha=tap, g=math.pi * drive_v / v_pi_v, phi_b=math.pi * bias_v / v_pi_v)
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
+        xp, real, imag = quadratures(fields)
         x = (real * real + imag * imag) * (0.5 * self.g)
         # Adding x to phi_b would lose a dim field's x next to pi: expand cos(psi) and sin(psi),
         # with a cos(phi_b / 2) that is exactly 0 at phi_b = pi.
@@ -147,7 +149,7 @@ class ElectroOptic(Nonlinearity):
         cos_psi = xp.cos(x) * cos_b - xp.sin(x) * sin_b
         sin_psi = xp.sin(x) * cos_b + xp.cos(x) * sin_b
         amplitude = math.sqrt(1.0 - self.alpha) * cos_psi
-        return fields * _complex(amplitude * cos_psi, -amplitude * sin_psi)
+        return fields * from_quadratures(amplitude * cos_psi, -amplitude * sin_psi)
 
 
 @dataclass(frozen=True)
@@ -186,12 +188,12 @@ class SaturableAbsorber(Nonlinearity):
         number("modulation_depth + nonsaturable_loss", total, below=1.0)
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
+        xp, real, imag = quadratures(fields)
         x = (real * real + imag * imag) / self.saturation_intensity
         # A sum of positive terms, which rounding cannot make negative.
         in_the_dark = 1.0 - (self.modulation_depth + self.nonsaturable_loss)
         amplitude = xp.sqrt(in_the_dark + self.modulation_depth * (x / (1.0 + x)))
-        return _complex(amplitude * real, amplitude * imag)
+        return from_quadratures(amplitude * real, amplitude * imag)
 
 
 @dataclass(frozen=True)
@@ -218,9 +220,9 @@ class Kerr(Nonlinearity):
         number("phi_nl", self.phi_nl)
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
+        xp, real, imag = quadratures(fields)
         phase = (real * real + imag * imag) * self.phi_nl
-        return fields * _complex(xp.cos(phase), xp.sin(phase))
+        return fields * from_quadratures(xp.cos(phase), xp.sin(phase))
 
 
 @dataclass(frozen=True)
@@ -248,12 +250,12 @@ class ModReLU(Nonlinearity):
         number("bias", self.bias, maximum=0.0)
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
+        xp, real, imag = quadratures(fields)
         # The same without a division by a dark field: 1 - radius / max(|E|, radius). For a
         # radius of 0 the divisor has a floor, whose square (in the gradient) does not underflow.
         modulus = xp.maximum(xp.abs(fields), max(-self.bias, 1e-18))
         share = 1.0 + self.bias / modulus
-        return _complex(share * real, share * imag)
+        return from_quadratures(share * real, share * imag)
 
 
 @dataclass(frozen=True)
@@ -269,9 +271,9 @@ class ZReLU(Nonlinearity):
     passive: ClassVar[bool] = True
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
+        xp, real, imag = quadratures(fields)
         passes = (real >= 0.0) & (imag >= 0.0)
-        return _complex(xp.where(passes, real, 0.0), xp.where(passes, imag, 0.0))
+        return from_quadratures(xp.where(passes, real, 0.0), xp.where(passes, imag, 0.0))
 
 
 @dataclass(frozen=True)
@@ -287,8 +289,8 @@ class CReLU(Nonlinearity):
     passive: ClassVar[bool] = True
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
-        return _complex(xp.maximum(real, 0.0), xp.maximum(imag, 0.0))
+        xp, real, imag = quadratures(fields)
+        return from_quadratures(xp.maximum(real, 0.0), xp.maximum(imag, 0.0))
 
 
 @dataclass(frozen=True)
@@ -303,8 +305,8 @@ class Modulus(Nonlinearity):
     passive: ClassVar[bool] = True
 
     def __call__(self, fields: Any) -> Any:
-        xp, _, imag = _parts(fields)
-        return _complex(xp.abs(fields), xp.zeros_like(imag))
+        xp, _, imag = quadratures(fields)
+        return from_quadratures(xp.abs(fields), xp.zeros_like(imag))
 
 
 @dataclass(frozen=True)
@@ -321,8 +323,8 @@ class SquareLaw(Nonlinearity):
     passive: ClassVar[bool] = False
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
-        return _complex(real * real + imag * imag, xp.zeros_like(real))
+        xp, real, imag = quadratures(fields)
+        return from_quadratures(real * real + imag * imag, xp.zeros_like(real))
 
 
 @dataclass(frozen=True)
@@ -400,12 +402,13 @@ NONLINEARITIES: dict[str, type[Nonlinearity]] = {
 }
 
 
-def _parts(fields: Any) -> tuple[Any, Any, Any]:
+def quadratures(fields: Any) -> tuple[Any, Any, Any]:
     """The library that computes with the fields, and their real and imaginary parts."""
     if tf.is_tensor(fields):
         return tf, tf.math.real(fields), tf.math.imag(fields)
     return np, np.real(fields), np.imag(fields)
 
 
-def _complex(real: Any, imag: Any) -> Any:
+def from_quadratures(real: Any, imag: Any) -> Any:
+    """Complex fields of their real and imaginary parts, arrays or tensors."""
     return tf.complex(real, imag) if tf.is_tensor(real) else real + 1j * imag
