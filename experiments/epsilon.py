@@ -109,13 +109,13 @@ def write_errors(directory: GridDirectory) -> None:
     found = {
         noise: slope_errors(cells[noise].plan.config, Samples(x, y)) for noise in sorted(cells)
     }
-    header = ("read_noise", "epsilon_rad", "error", "error_without_noise", "auto_epsilon_rad")
+    columns = ("read_noise", "epsilon_rad", "error", "error_without_noise", "auto_epsilon_rad")
     rows = [
-        (noise, *row, auto)
+        dict(zip(columns, (noise, *row, auto), strict=True))
         for noise, (error, curvature, auto) in found.items()
         for row in zip(STEPS, error, curvature, strict=True)
     ]
-    write_csv(directory.path / "error.csv", [header, *rows])
+    write_csv(directory.path / "error.csv", rows)
     save_figure(directory.path / "error.png", lambda axes: _plot(axes, found), title=_TITLE)
 
 
