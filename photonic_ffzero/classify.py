@@ -36,8 +36,6 @@ examples:
   predict.py results/run/seed-0/model.npz data/mnist/t10k-images-idx3-ubyte
 """
 
-_COLUMNS = ("file", "class", "goodness", "margin")
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -55,9 +53,14 @@ class Prediction:
     goodness: float
     margin: float
 
-    def as_row(self) -> tuple[str, str, str, str]:
-        """As texts for a table."""
-        return self.name, self.label, f"{self.goodness:.4f}", f"{self.margin:.4f}"
+    def as_row(self) -> dict[str, str]:
+        """As a row of a table."""
+        return {
+            "file": self.name,
+            "class": self.label,
+            "goodness": f"{self.goodness:.4f}",
+            "margin": f"{self.margin:.4f}",
+        }
 
 
 def read_encoded(
@@ -121,12 +124,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model = load_model(model_file(arguments.model))
         names, x = read_encoded(model, arguments.images, arguments.dark_on_light)
-        rows = [_COLUMNS, *(found.as_row() for found in classify(model, names, x))]
+        rows = [found.as_row() for found in classify(model, names, x)]
         if arguments.csv:
             write_csv(arguments.csv, rows)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
-    print("\n".join(_lines(rows)))
+    print("\n".join(_lines([[*rows[0]], *([*row.values()] for row in rows)])))
     return 0
 
 

@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,14 +81,22 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table, its header first.
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write a table, its header first; what a row lacks stays empty.
+
+    Args:
+        path: The file.
+        rows: Column to value.
+        columns: The columns in their order; those of the rows, as they come, if none are given.
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: a row has a column more.
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    writer = csv.DictWriter(text, columns or list(dict.fromkeys(chain.from_iterable(rows))))
+    writer.writeheader()
+    writer.writerows(rows)
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
@@ -242,7 +251,7 @@ def load_checkpoint(
         counts = {name: integer(name, n, minimum=0) for name, n in about["usage"].items()}
         model.usage = Usage(**counts)
         model.seconds = number("seconds", about["seconds"], minimum=0)
-    if position.block < len(model.blocks):
+    if position.epoch or position.losses:  # else a block begins, and its optimizer with it
         state = OPTIMIZERS[model.config.optimizer]().init(model.params[position.block])
         leaves = enumerate(tf.nest.flatten(state))
         arrays = _read_shaped(path, [(_optimizer(i), tuple(leaf.shape)) for i, leaf in leaves])
@@ -264,6 +273,8 @@ def _position(about: dict[str, Any], model: Model) -> Position:
             f"{model.config.epochs} epochs each"
         )
     losses = [number("losses", loss) for loss in about["losses"]]
+    if block == len(model.blocks) and (epoch or losses):
+        raise ValueError(f"epoch {epoch} behind the last of {block} blocks")
     epsilon = about["epsilon"]
     return Position(
         block, epoch, losses, epsilon=None if epsilon is None else number("epsilon", epsilon)
