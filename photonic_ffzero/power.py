@@ -15,7 +15,7 @@ from photonic_ffzero.model import Model
 __all__ = ["SAMPLE", "UNIT_POWER", "PowerBudget", "power_budget"]
 
 UNIT_POWER = 1e-3
-"""Power of a field with \\|E\\|^2 = 1 unless another is given, W: that of an image's brightest port."""
+r"""Watts of a field with \|E\|^2 = 1, which an image's brightest port has; the default."""
 SAMPLE = 512
 """Training images of which the power is recorded."""
 

@@ -431,5 +431,7 @@ def plot_power_budget(
         axes.set_xlabel("behind")
         axes.set_xticks(places, stages, rotation=60, ha="right", rotation_mode="anchor")
     if floor is not None:
-        axes.axhline(floor, linestyle=":", color=axes.xaxis.label.get_color(), label="floor")
+        axes.axhline(
+            floor, linestyle=":", color=axes.xaxis.label.get_color(), label="detectors' floor"
+        )
     axes.legend()
