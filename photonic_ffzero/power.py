@@ -12,6 +12,7 @@ from meshes import ModulatorParts
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
 from photonic_ffzero.blocks import one_set
+from photonic_ffzero.layers import Photonic
 from photonic_ffzero.model import Model
 
 __all__ = ["SAMPLE", "UNIT_POWER", "PowerBudget", "in_units", "power_budget"]
@@ -97,8 +98,6 @@ def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
     Raises:
         ValueError: the network has no light in it.
     """
-    if model.config.network != "photonic":
-        raise ValueError(f"model must be a photonic network, got {model.config.network}")
     pairs = list(_passage(model, x))
     # As far as the last detectors: what is behind them plays no part.
     end = max(index for index, (stage, _) in enumerate(pairs) if stage.startswith("mesh"))
@@ -111,6 +110,8 @@ def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
     rng, epochs = model.chance("power")
     light, passed = x, 0
     for layer, params in model.layers:
+        if not isinstance(layer, Photonic):
+            raise ValueError(f"model must be a photonic network, got {model.config.network}")
         noise = layer.draw(rng, 1, 1, len(x), epochs)
         now = layer.under(tf.nest.map_structure(lambda drawn: drawn[0], noise))
         own = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
