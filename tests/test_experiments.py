@@ -25,7 +25,7 @@ GRIDS = (
 )
 OTHERS = {
     *("bench_digital", "bench_engine", "export_phases", "figures"),
-    *("mnist_digital", "mnist_photonic"),
+    *("mnist_digital", "mnist_photonic", "predict"),
 }
 PIXELS = {"digits": 64, "f1": 2, "f2": 5}
 
