@@ -121,12 +121,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model = load_model(model_file(arguments.model))
         names, x = read_encoded(model, arguments.images, arguments.dark_on_light)
-        rows = [_COLUMNS, *(found.as_row() for found in classify(model, names, x))]
+        rows = [found.as_row() for found in classify(model, names, x)]
         if arguments.csv:
-            write_csv(arguments.csv, rows)
+            columns = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+            write_csv(arguments.csv, columns, _COLUMNS)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
-    print("\n".join(_lines(rows)))
+    print("\n".join(_lines([_COLUMNS, *rows])))
     return 0
 
 
