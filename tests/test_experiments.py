@@ -24,7 +24,7 @@ GRIDS = (
     "robustness",
 )
 OTHERS = {
-    *("bench_digital", "bench_engine", "export_phases", "figures"),
+    *("bench_digital", "bench_engine", "bench_imperfections", "export_phases", "figures"),
     *("mnist_digital", "mnist_photonic", "predict"),
 }
 PIXELS = {"digits": 64, "f1": 2, "f2": 5}
