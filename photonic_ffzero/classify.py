@@ -36,8 +36,6 @@ examples:
   predict.py results/run/seed-0/model.npz data/mnist/t10k-images-idx3-ubyte
 """
 
-_COLUMNS = ("file", "class", "goodness", "margin")
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -55,9 +53,14 @@ class Prediction:
     goodness: float
     margin: float
 
-    def as_row(self) -> tuple[str, str, str, str]:
-        """As texts for a table."""
-        return self.name, self.label, f"{self.goodness:.4f}", f"{self.margin:.4f}"
+    def as_row(self) -> dict[str, str]:
+        """As a row of a table."""
+        return {
+            "file": self.name,
+            "class": self.label,
+            "goodness": f"{self.goodness:.4f}",
+            "margin": f"{self.margin:.4f}",
+        }
 
 
 def read_encoded(
@@ -123,11 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         names, x = read_encoded(model, arguments.images, arguments.dark_on_light)
         rows = [found.as_row() for found in classify(model, names, x)]
         if arguments.csv:
-            columns = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
-            write_csv(arguments.csv, columns, _COLUMNS)
+            write_csv(arguments.csv, rows)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
-    print("\n".join(_lines([_COLUMNS, *rows])))
+    print("\n".join(_lines([[*rows[0]], *([*row.values()] for row in rows)])))
     return 0
 
 

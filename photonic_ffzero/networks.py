@@ -46,12 +46,13 @@ def photonic(config: Config, units: int, task: Task) -> Iterator[Layer]:
     """Rectangular meshes of N ports, one behind the other."""
     between, engine = nonlinearity(config), config.engine or "auto"
     for index, (mesh, chip) in enumerate(_fabricated(config, units)):
+        amplifier = config.amplification if index else None
         if not config.train_nonlinearity:
-            yield Photonic(mesh, between, engine, chip)
+            yield Photonic(mesh, between, engine, chip, amplifier)
         elif index == 0:
             yield Photonic(mesh, Linear(), engine, chip)
         else:
-            yield Modulated(mesh, Linear(), engine, chip, start=between)
+            yield Modulated(mesh, Linear(), engine, chip, amplifier, start=between)
 
 
 def _fabricated(config: Config, units: int) -> Iterator[tuple[RectangularMesh, Chip | None]]:

@@ -274,6 +274,8 @@ def _position(about: dict[str, Any], model: Model) -> Position:
             f"{model.config.epochs} epochs each"
         )
     losses = [number("losses", loss) for loss in about["losses"]]
+    if block == len(model.blocks) and (epoch or losses):
+        raise ValueError(f"epoch {epoch} behind the last of {block} blocks")
     epsilon = about["epsilon"]
     return Position(
         block, epoch, losses, epsilon=None if epsilon is None else number("epsilon", epsilon)
