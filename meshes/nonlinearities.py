@@ -30,6 +30,7 @@ __all__ = [
     "SaturableAbsorber",
     "SquareLaw",
     "ZReLU",
+    "electro_optic",
     "from_quadratures",
     "quadratures",
 ]
@@ -140,16 +141,38 @@ class ElectroOptic(Nonlinearity):
         drive_v = tap * unit_power_w * responsivity_a_per_w * gain_ohm
         return cls(alpha=tap, g=math.pi * drive_v / v_pi_v, phi_b=math.pi * bias_v / v_pi_v)
 
+    @property
+    def tap(self) -> float:
+        """The tap as the angle of a coupler, rad: alpha = sin^2(tap)."""
+        return math.asin(math.sqrt(self.alpha))
+
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = quadratures(fields)
-        x = (real * real + imag * imag) * (0.5 * self.g)
-        # Adding x to phi_b would lose a dim field's x next to pi: expand cos(psi) and sin(psi),
-        # with a cos(phi_b / 2) that is exactly 0 at phi_b = pi.
-        cos_b, sin_b = math.sin(0.5 * (math.pi - self.phi_b)), math.sin(0.5 * self.phi_b)
-        cos_psi = xp.cos(x) * cos_b - xp.sin(x) * sin_b
-        sin_psi = xp.sin(x) * cos_b + xp.cos(x) * sin_b
-        amplitude = math.sqrt(1.0 - self.alpha) * cos_psi
-        return fields * from_quadratures(amplitude * cos_psi, -amplitude * sin_psi)
+        return electro_optic(fields, self.tap, self.g, self.phi_b)
+
+
+def electro_optic(fields: Any, tap: Any, g: Any, phi_b: Any) -> Any:
+    r"""Apply `ElectroOptic` with settings that may differ from port to port.
+
+    .. math:: f(E) = \cos(t) \, e^{-i \psi} \cos(\psi) \, E, \qquad
+        \psi = \tfrac{1}{2} (g |E|^2 + \varphi_b)
+
+    Args:
+        fields: Complex fields [..., N].
+        tap: Angle t of the coupler that takes the power share sin^2(t), rad: a number, or
+            a tensor that fits the fields; as for the next two.
+        g: Modulator phase per unit of input intensity, rad.
+        phi_b: Bias phase, rad.
+    """
+    xp, real, imag = quadratures(fields)
+    own: Any = tf if tf.is_tensor(phi_b) else math
+    x = (real * real + imag * imag) * (0.5 * g)
+    # Adding x to phi_b would lose a dim field's x next to pi: expand cos(psi) and sin(psi), with a
+    # cos(phi_b / 2) that is exactly 0 at phi_b = pi.
+    cos_b, sin_b = own.sin(0.5 * (math.pi - phi_b)), own.sin(0.5 * phi_b)
+    cos_psi = xp.cos(x) * cos_b - xp.sin(x) * sin_b
+    sin_psi = xp.sin(x) * cos_b + xp.cos(x) * sin_b
+    amplitude = own.cos(tap) * cos_psi
+    return fields * from_quadratures(amplitude * cos_psi, -amplitude * sin_psi)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,15 @@ from photonic_ffzero.storage import read_json
 from photonic_ffzero.tasks import TASKS
 from photonic_ffzero.training import NonFiniteLossError, Observer, StoppedError
 
-__all__ = ["LineParser", "as_flag", "build_parser", "count", "main"]
+__all__ = [
+    "LineParser",
+    "add_data_dir",
+    "add_directories",
+    "as_flag",
+    "build_parser",
+    "count",
+    "main",
+]
 
 PHOTONIC = """\
 Train a photonic neural network on MNIST.
@@ -140,6 +148,14 @@ def _dataset(text: str) -> str:
     return path
 
 
+def _existing(text: str) -> str:
+    """An argparse type: the whole path of something that is there."""
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(f"must be a run's directory or a model, got {text!r}")
+    return path
+
+
 _POSITIVE = _checked(number, float, "a number", above=0)
 
 
@@ -151,7 +167,7 @@ def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
     """
     digital = recipe == "digital"
     parser = LineParser(
-        prog="mnist_digital.py" if digital else "mnist_photonic.py",
+        prog=_script(recipe),
         description=DIGITAL if digital else PHOTONIC,
         epilog=_OWN_IMAGES + (DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -163,6 +179,11 @@ def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
     _add_chip(parser.add_argument_group("time and energy on the chip, for the results"))
     _add_run(parser.add_argument_group("run"))
     return parser
+
+
+def _script(recipe: str) -> str:
+    """The experiment whose default the recipe is, or that has its defaults for the other ones."""
+    return "mnist_digital.py" if recipe == "digital" else "mnist_photonic.py"
 
 
 def _add_data(group: Any) -> None:
@@ -182,13 +203,7 @@ def _add_data(group: Any) -> None:
         help="make a folder's images P x P grey pixels by averaging over areas (default: "
         f"{IMAGE_SIZE})",
     )
-    group.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help=f"folder that holds mnist/ and fashion-mnist/ (default: {DATA_VARIABLE}, then "
-        "Keras's folder, then a download)",
-    )
+    add_data_dir(group)
     group.add_argument(
         "--encoding", choices=ENCODINGS, help="image to port amplitudes (default: recipe's)"
     )
@@ -233,6 +248,18 @@ def _add_network(group: Any) -> None:
         metavar="NAME:key=value,...",
         help=f"between meshes: {', '.join(NONLINEARITIES)} (default: electro-optic); between "
         f"digital layers: {', '.join(ACTIVATIONS)} (default: gelu)",
+    )
+    group.add_argument(
+        "--train-nonlinearity",
+        action="store_true",
+        default=None,
+        help="train the taps, gains and biases of electro-optic modulators, too (default: no)",
+    )
+    group.add_argument(
+        "--amplifier",
+        metavar="gain=G|level=P",
+        help="between meshes: a fixed power gain, or each image to a set total power, in units of "
+        "|E|^2 (a port's brightest is 1) (default: none)",
     )
     group.add_argument(
         "--imperfections",
@@ -316,7 +343,17 @@ def _add_learning(group: Any, recipe: str) -> None:
         "--batch-size", type=count(1), metavar="B", help="images a step (default: 128)"
     )
     group.add_argument(
-        "--epochs", type=count(1), metavar="N", help="epochs a mesh (default: recipe's)"
+        "--epochs",
+        type=count(0),
+        metavar="N",
+        help="epochs a mesh; 0 trains nothing (default: recipe's)",
+    )
+    group.add_argument(
+        "--start-from",
+        type=_existing,
+        metavar="DIR|FILE",
+        help="run or model.npz to start from, for instance one trained in silico, instead of "
+        "random parameters; its prototypes are taken, too",
     )
 
 
@@ -341,6 +378,28 @@ def _add_run(group: Any) -> None:
         metavar="N",
         help="run N seeds from --seed on; report mean and spread (default: 1)",
     )
+    add_directories(group, "run", "result")
+
+
+def add_data_dir(group: Any) -> None:
+    """Add the flag that says where the data are."""
+    group.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help=f"folder that holds mnist/ and fashion-mnist/ (default: {DATA_VARIABLE}, then "
+        "Keras's folder, then a download)",
+    )
+
+
+def add_directories(group: Any, what: str, end: str) -> None:
+    """Add the flags that say where the results go, and how much is said of it.
+
+    Args:
+        group: Of a parser.
+        what: What goes into the directory: a run, a grid.
+        end: What is printed in any case at the end.
+    """
     group.add_argument(
         "--output",
         type=Path,
@@ -348,9 +407,9 @@ def _add_run(group: Any) -> None:
         help="new directory for the results (default: one in results/, named by date)",
     )
     group.add_argument(
-        "--resume", type=Path, metavar="DIR", help="go on with the stopped run in DIR"
+        "--resume", type=Path, metavar="DIR", help=f"go on with the stopped {what} in DIR"
     )
-    group.add_argument("--quiet", action="store_true", help="print the final result only")
+    group.add_argument("--quiet", action="store_true", help=f"print the final {end} only")
 
 
 def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
@@ -367,7 +426,8 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
         parser.error(as_flag(str(error), parser))
     if job.dataset.note:
         print(job.dataset.note, file=sys.stderr)
-    how = f"go on with: {parser.prog} --resume {job.output}"
+    script = _script(job.plan.config.recipe)  # a grid's runs are resumed whatever they are of
+    how = f"go on with: {script} --resume {job.output}"
     with StopSignals() as signals:
         try:
             job.run((signals,))
@@ -378,7 +438,7 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
             print(f"interrupted; {how}", file=sys.stderr)
             return 130
         except (NonFiniteLossError, DataError, OSError) as error:
-            print(f"{parser.prog}: {error}; what was saved is in {job.output}", file=sys.stderr)
+            print(f"{script}: {error}; what was saved is in {job.output}", file=sys.stderr)
             return 1
     return 0
 
@@ -402,6 +462,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
         validation=arguments.validation,
         limit=arguments.limit,
         seeds=arguments.seeds,
+        start_from=arguments.start_from,
         **{name: getattr(arguments, name) for name in RATES},
     )
     return Job.load(plan, arguments.data_dir, output, arguments.quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
+import math
 import os
 import platform
 import textwrap
@@ -19,7 +19,7 @@ import numpy as np
 from photonic_ffzero.formats import DataError
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.recipes import Config
-from photonic_ffzero.storage import save_checkpoint, write_whole
+from photonic_ffzero.storage import save_checkpoint, write_csv, write_whole
 from photonic_ffzero.tasks import Classification
 from photonic_ffzero.training import Observer
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RunDirectory",
     "check_new_directory",
+    "curve_style",
     "plot_alignment",
     "plot_confusion",
     "plot_embeddings",
@@ -49,6 +50,8 @@ _PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "sc
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _COLOURS = (*_OKABE_ITO, "#888888", "#AA4499", "#999933", "#8A70D6")
 _MARKERS = "osD^vP"  # a second sign, for grey
+_MOST_BESIDE = 4  # panels of a figure in a row
+_LINES = ("-", "--", "-.", ":")
 
 
 def check_new_directory(path: Path) -> None:
@@ -95,12 +98,9 @@ class RunDirectory(Observer):
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
         """Keep the history as a table, and the model with the state of its training."""
-        rows = io.StringIO(newline="")
-        writer = csv.DictWriter(rows, [field.name for field in fields(EpochRecord)])
-        writer.writeheader()
-        for record in model.history:
-            writer.writerow({name: _cell(value) for name, value in asdict(record).items()})
-        write_whole(self.path / "history.csv", lambda file: file.write(rows.getvalue().encode()))
+        rows = [{k: _cell(v) for k, v in asdict(record).items()} for record in model.history]
+        columns = [field.name for field in fields(EpochRecord)]
+        write_csv(self.path / "history.csv", rows, columns)
         save_checkpoint(model, position, self.checkpoint)
 
     def read_history(self) -> list[EpochRecord]:
@@ -126,7 +126,8 @@ class RunDirectory(Observer):
             plot_loss(loss, *histories, layer=config.layer_name)
             plot_quality(quality, *histories, layer=config.layer_name, task=config.task)
 
-        save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
+        if any(histories):  # a run of no epochs has none
+            save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
 
     def write_figures(
         self, model: Model, labels: np.ndarray, predicted: np.ndarray, title: str
@@ -160,13 +161,28 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
+def curve_style(index: int) -> dict[str, Any]:
+    """Colour, marker and line of the curve of that number: apart for the colour-blind, in grey."""
+    return {
+        "color": _OKABE_ITO[index % len(_OKABE_ITO)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "linestyle": _LINES[index % len(_LINES)],
+    }
+
+
 def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: str = "") -> None:
-    """Let ``draw(axes, ...)`` fill the panels of a figure and write it as PNG."""
+    """Let ``draw(axes, ...)`` fill the panels of a figure, row by row, and write it as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.4 + 4.2 * panels, 4.4), dpi=150, layout="constrained")
-    figure.suptitle(textwrap.fill(title, 10 + 50 * panels), fontsize="medium")
-    draw(*np.ravel(figure.subplots(1, panels)))
+    rows = math.ceil(panels / _MOST_BESIDE)
+    columns = math.ceil(panels / rows)
+    size = (1.4 + 4.2 * columns, 0.4 + 4.0 * rows)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure.suptitle(textwrap.fill(title, 10 + 50 * columns), fontsize="medium")
+    every = np.ravel(figure.subplots(rows, columns))
+    for axes in every[panels:]:
+        axes.remove()
+    draw(*every[:panels])
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
@@ -382,9 +398,9 @@ def plot_power_budget(axes: Axes, powers: np.ndarray, label: str) -> None:
 
     low, median, high = np.percentile(powers, (5, 50, 95), axis=1)
     stages, index = range(len(powers)), len(axes.lines)
-    (line,) = axes.semilogy(stages, median, f"{_MARKERS[index % len(_MARKERS)]}-", label=label)
-    line.set_color(_COLOURS[index % len(_COLOURS)])
-    axes.fill_between(stages, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    style = curve_style(index)
+    axes.semilogy(stages, median, label=label, **style)
+    axes.fill_between(stages, low, high, color=style["color"], alpha=0.2, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="meshes passed", ylabel="total power Σ|E|² (arb. units)")
     axes.legend()

@@ -333,6 +333,17 @@ def test_a_run_that_stops_keeps_what_it_learned(monkeypatch, capsys, error, code
     }
 
 
+def test_a_run_of_any_network_names_its_own_script_when_it_stops(monkeypatch, capsys):
+    """A grid's runs are all resumed by one command, whatever they are of."""
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", stop)
+    assert main([*QUICK, "--recipe", "digital", "--output", "run"]) == 130
+    assert "go on with: mnist_digital.py --resume run" in capsys.readouterr().err
+
+
 def test_help_teaches_within_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:
