@@ -1,6 +1,6 @@
 """Draw the README's picture: an image, its light in a trained mesh, the training, what was learned.
 
-    python docs/picture.py      writes docs/picture.png; takes half a minute, needs no download
+python docs/picture.py      writes docs/picture.png; takes half a minute, needs no download
 """
 
 from __future__ import annotations
