@@ -30,6 +30,7 @@ __all__ = [
     "SaturableAbsorber",
     "SquareLaw",
     "ZReLU",
+    "electro_optic",
 ]
 
 
@@ -134,16 +135,37 @@ class ElectroOptic(Nonlinearity):
         drive_v = tap * unit_power_w * responsivity_a_per_w * gain_ohm
         return cls(alpha=tap, g=math.pi * drive_v / v_pi_v, phi_b=math.pi * bias_v / v_pi_v)
 
+    @property
+    def tap(self) -> float:
+        """The tap as the angle of a coupler, rad: alpha = sin^2(tap)."""
+        return math.asin(math.sqrt(self.alpha))
+
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
-        x = (real * real + imag * imag) * (0.5 * self.g)
-        # Adding x to phi_b would lose a dim field's x next to pi: expand cos(psi) and sin(psi),
-        # with a cos(phi_b / 2) that is exactly 0 at phi_b = pi.
-        cos_b, sin_b = math.sin(0.5 * (math.pi - self.phi_b)), math.sin(0.5 * self.phi_b)
-        cos_psi = xp.cos(x) * cos_b - xp.sin(x) * sin_b
-        sin_psi = xp.sin(x) * cos_b + xp.cos(x) * sin_b
-        amplitude = math.sqrt(1.0 - self.alpha) * cos_psi
-        return fields * _complex(amplitude * cos_psi, -amplitude * sin_psi)
+        return electro_optic(fields, self.tap, self.g, self.phi_b)
+
+
+def electro_optic(fields: Any, tap: Any, g: Any, phi_b: Any) -> Any:
+    """Apply `ElectroOptic` with settings that may differ from port to port.
+
+        f(E) = cos(tap) exp(-i psi) cos(psi) E,    psi = (g |E|^2 + phi_b) / 2
+
+    Args:
+        fields: Complex fields [..., N].
+        tap: Angle of the coupler that takes the power share alpha = sin^2(tap), rad: a number, or
+            a tensor that fits the fields; as for the next two.
+        g: Modulator phase per unit of input intensity, rad.
+        phi_b: Bias phase, rad.
+    """
+    xp, real, imag = _parts(fields)
+    own: Any = tf if tf.is_tensor(phi_b) else math
+    x = (real * real + imag * imag) * (0.5 * g)
+    # Adding x to phi_b would lose a dim field's x next to pi: expand cos(psi) and sin(psi), with a
+    # cos(phi_b / 2) that is exactly 0 at phi_b = pi.
+    cos_b, sin_b = own.sin(0.5 * (math.pi - phi_b)), own.sin(0.5 * phi_b)
+    cos_psi = xp.cos(x) * cos_b - xp.sin(x) * sin_b
+    sin_psi = xp.sin(x) * cos_b + xp.cos(x) * sin_b
+    amplitude = own.cos(tap) * cos_psi
+    return fields * _complex(amplitude * cos_psi, -amplitude * sin_psi)
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,14 @@ def _dataset(text: str) -> str:
     return path
 
 
+def _existing(text: str) -> str:
+    """An argparse type: the whole path of something that is there."""
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(f"must be a run's directory or a model, got {text!r}")
+    return path
+
+
 _POSITIVE = _checked(number, float, "a number", above=0)
 
 
@@ -242,6 +250,12 @@ def _add_network(group: Any) -> None:
         f"digital layers: {', '.join(ACTIVATIONS)} (default: gelu)",
     )
     group.add_argument(
+        "--train-nonlinearity",
+        action="store_true",
+        default=None,
+        help="train the taps, gains and biases of electro-optic modulators, too (default: no)",
+    )
+    group.add_argument(
         "--imperfections",
         metavar="key=value,...",
         help=f"of the chip: {', '.join(f.name for f in fields(Imperfections))} (default: none)",
@@ -323,7 +337,17 @@ def _add_learning(group: Any, recipe: str) -> None:
         "--batch-size", type=count(1), metavar="B", help="images a step (default: 128)"
     )
     group.add_argument(
-        "--epochs", type=count(1), metavar="N", help="epochs a mesh (default: recipe's)"
+        "--epochs",
+        type=count(0),
+        metavar="N",
+        help="epochs a mesh; 0 trains nothing (default: recipe's)",
+    )
+    group.add_argument(
+        "--start-from",
+        type=_existing,
+        metavar="DIR|FILE",
+        help="run or model.npz to start from, for instance one trained in silico, instead of "
+        "random parameters; its prototypes are taken, too",
     )
 
 
@@ -432,6 +456,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
         validation=arguments.validation,
         limit=arguments.limit,
         seeds=arguments.seeds,
+        start_from=arguments.start_from,
         **{name: getattr(arguments, name) for name in RATES},
     )
     return Job.load(plan, arguments.data_dir, output, arguments.quiet)

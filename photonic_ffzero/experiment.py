@@ -16,7 +16,7 @@ from rich.console import Console
 
 from photonic_ffzero.cli import LineParser, add_data_dir, add_directories, as_flag, count
 from photonic_ffzero.data import load_dataset
-from photonic_ffzero.grid import Cell, Grid, GridDirectory
+from photonic_ffzero.grid import Grid, GridDirectory
 from photonic_ffzero.pool import Pool, available_cores, check_platform, training_command
 from photonic_ffzero.reporting import check_new_directory
 
@@ -220,7 +220,7 @@ def _with_data(grid: Grid, data_dir: Path | None) -> Grid:
         if dataset.note:
             print(dataset.note, file=sys.stderr)
     plans = (replace(cell.plan, dataset=found[cell.plan.dataset]) for cell in grid.cells)
-    cells = (Cell(cell.labels, plan) for cell, plan in zip(grid.cells, plans, strict=True))
+    cells = (replace(cell, plan=plan) for cell, plan in zip(grid.cells, plans, strict=True))
     return replace(grid, cells=tuple(cells))
 
 

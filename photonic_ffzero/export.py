@@ -18,9 +18,10 @@ from meshes.calibration import (
     read_calibration,
     voltages,
 )
+from meshes.model import Phases
 from meshes.shifters import ARMS, Shifter, shifters, values, within_a_turn
 from photonic_ffzero.cli import LineParser, as_flag
-from photonic_ffzero.layers import Photonic
+from photonic_ffzero.layers import Modulated, Photonic
 from photonic_ffzero.model import Model
 from photonic_ffzero.reporting import check_new_directory
 from photonic_ffzero.storage import load_model, write_csv, write_json
@@ -43,6 +44,8 @@ examples:
   export_phases.py results/run --v-pi 5 --output phases
   export_phases.py results/run/seed-0/model.npz --calibration heaters.csv --output phases
 """
+
+_MODULATORS = ("tap", "g", "phi_b")  # trained settings in front of a mesh, one a port
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def settings(model: Model, calibration: Calibration, arms: str = "both") -> list
             raise ValueError(f"model must consist of meshes, got {model.config.network}")
         names = shifters(layer.mesh, number)
         lowest = lowest_phases(calibration, names)
-        own = values(layer.mesh, within_a_turn(layer.mesh, phases, lowest, arms))
+        own = values(layer.mesh, within_a_turn(layer.mesh, Phases(*phases[:3]), lowest, arms))
         volts = voltages(calibration, names, own)
         rows += map(Setting, names, own.tolist(), volts.tolist())
     return rows
@@ -140,7 +143,13 @@ def _calibration(arguments: argparse.Namespace) -> Calibration:
 
 def _about(model: Model, calibration: Calibration, arguments: argparse.Namespace) -> dict[str, Any]:
     law = asdict(calibration) if isinstance(calibration, HeaterLaw) else None
+    modulators = [
+        {"mesh": number, **{f"{name}_rad": getattr(params, name).tolist() for name in _MODULATORS}}
+        for number, (layer, params) in enumerate(model.layers, start=1)
+        if isinstance(layer, Modulated)
+    ]
     return {
+        "modulators": modulators,
         "ports": model.units,
         "columns": model.config.columns or model.units,
         "meshes": model.config.meshes,

@@ -31,6 +31,7 @@ __all__ = [
     "Label",
     "Outcome",
     "Summary",
+    "add_legend",
     "plan_for",
     "plot_grid",
     "summarise",
@@ -74,6 +75,7 @@ class Cell:
     Attributes:
         labels: The cell's coordinates: column name to value, without the seed.
         plan: What to train on what; its configuration holds the seed.
+        after: Slug of the cell whose trained network this one starts from; empty for none.
 
     Raises:
         ValueError: the plan has several seeds, or a label is a number that is not finite.
@@ -81,6 +83,7 @@ class Cell:
 
     labels: Mapping[str, Label]
     plan: Plan
+    after: str = ""
 
     def __post_init__(self) -> None:
         if self.plan.seeds != 1:
@@ -170,6 +173,9 @@ class Grid:
         if taken := set(names) & set(_RESERVED):
             raise ValueError(f"labels must not be named {' or '.join(sorted(taken))}")
         slugs = [cell.slug for cell in self.cells]
+        for place, cell in enumerate(self.cells):
+            if cell.after and cell.after not in slugs[:place]:
+                raise ValueError(f"after must name an earlier cell, got {cell.after!r}")
         if twice := {slug for slug in slugs if slugs.count(slug) > 1}:
             raise ValueError(f"cells must differ in a label or the seed, got twice {min(twice)}")
 
@@ -202,7 +208,10 @@ class Grid:
     def as_json(self) -> dict[str, Any]:
         """The grid as a JSON object."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
-        cells = [{"labels": dict(c.labels), "plan": c.plan.as_json()} for c in self.cells]
+        cells = [
+            {"labels": dict(cell.labels), "plan": cell.plan.as_json(), "after": cell.after}
+            for cell in self.cells
+        ]
         return content | {"curves": list(self.curves), "cells": cells}
 
     @classmethod
@@ -214,7 +223,7 @@ class Grid:
         """
         try:
             cells = tuple(
-                Cell(dict(cell["labels"]), Plan.from_json(cell["plan"]))
+                Cell(dict(cell["labels"]), Plan.from_json(cell["plan"]), str(cell["after"]))
                 for cell in content["cells"]
             )
             return cls(**(content | {"cells": cells, "curves": tuple(content["curves"])}))
@@ -298,7 +307,8 @@ class GridDirectory:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "failure.json").unlink(missing_ok=True)
         if not (folder / "config.json").exists():  # a started run has added a checksum to it
-            write_json(folder / "config.json", cell.plan.as_json())
+            start = {"start_from": f"../{cell.after}"} if cell.after else {}
+            write_json(folder / "config.json", cell.plan.as_json() | start)
         return folder
 
     def fail(self, cell: Cell, message: str) -> None:
@@ -341,7 +351,7 @@ class GridDirectory:
                 own.sharey(axes[0])
                 plot_grid(own, self.grid, members)
                 own.set_title(str(name), fontsize="medium")
-            _add_legend(axes)
+            add_legend(axes)
 
         title = f"{self.grid.heading} (preset {self.grid.preset})"
         reporting.save_figure(self.path / "figure.png", draw, panels=len(panels), title=title)
@@ -563,7 +573,7 @@ def _finish(axes: Axes, grid: Grid, place_of: Mapping[Label, float], categories:
     axes.grid(alpha=0.3)
 
 
-def _add_legend(axes: Sequence[Axes]) -> None:
+def add_legend(axes: Sequence[Axes]) -> None:
     """One legend for all panels, below them, where it hides nothing."""
     entries: dict[str, Any] = {}
     for own in axes:

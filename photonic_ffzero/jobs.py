@@ -22,7 +22,7 @@ from photonic_ffzero.progress import LiveProgress
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.reporting import RunDirectory, versions
 from photonic_ffzero.steps import Samples
-from photonic_ffzero.storage import load_checkpoint, read_json, write_json
+from photonic_ffzero.storage import load_checkpoint, load_model, read_json, write_json
 from photonic_ffzero.tasks import TASKS
 from photonic_ffzero.training import Observer, Trainer
 
@@ -45,6 +45,8 @@ class Plan:
         write_time: With a symbol rate.
         chip_power: With both, or None.
         image_size: Pixels a side to which the images of a folder are brought, see `load_dataset`.
+        start_from: Run directory or model whose parameters and prototypes the training starts
+            from; relative to the run's own directory.
 
     Raises:
         TypeError, ValueError: a chip's rate is out of range, without the others, or of a network
@@ -62,6 +64,7 @@ class Plan:
     write_time: float | None = None
     chip_power: float | None = None
     image_size: int | None = None
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         _ = self.rates
@@ -227,6 +230,8 @@ class Job:
         else:
             task = TASKS[config.task].of(self.train.y, self.dataset.class_names)
             model = Model(config, train.x.shape[-1], task, self.encoder)
+            if self.plan.start_from is not None:
+                model.take_over(load_model(_trained(self.output / self.plan.start_from, seed)))
         return Trainer(model, train, validation if len(held_out) else None, (), position)
 
     def _run_seed(
@@ -268,13 +273,23 @@ class Job:
             "goodness_sum_accuracy": outcome.goodness_sum_accuracy,
             "layer_test_accuracy": outcome.layer_quality if classes else None,
             "layer_test_r2": None if classes else outcome.layer_quality,
-            "last_validation_accuracy": model.history[-1].validation_accuracy,
+            "last_validation_accuracy": (
+                model.history[-1].validation_accuracy if model.history else None
+            ),
             **asdict(model.usage),
             "chip_seconds": rates.seconds(model.usage) if rates else None,
             "chip_joules": rates.joules(model.usage) if rates else None,
             "train_seconds": round(model.seconds, 3),
             "versions": versions(),
         }
+
+
+def _trained(path: Path, seed: int) -> Path:
+    """The model that a path stands for: a file, that of a run, or that of one of its seeds."""
+    if not path.is_dir():
+        return path
+    own = path / f"seed-{seed}"
+    return (own if own.is_dir() else path) / "model.npz"
 
 
 UNENCODED = "none"  # the encoding of a data set that has no images

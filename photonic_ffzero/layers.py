@@ -28,7 +28,7 @@ Every array of ``params`` leads with P, the number of parameter sets evaluated s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -36,12 +36,21 @@ import numpy as np
 from meshes import Phases, RectangularMesh
 from meshes._tensorflow import fused, tf
 from meshes.imperfections import Chip, Noise
-from meshes.nonlinearities import Nonlinearity
+from meshes.nonlinearities import ElectroOptic, Nonlinearity, electro_optic
 from meshes.propagation import resolve_engine
 from meshes.validation import integer
 from photonic_ffzero.activations import Activation
 
-__all__ = ["Conv", "ConvParams", "Dense", "DenseParams", "Layer", "Photonic"]
+__all__ = [
+    "Conv",
+    "ConvParams",
+    "Dense",
+    "DenseParams",
+    "Layer",
+    "Modulated",
+    "ModulatedPhases",
+    "Photonic",
+]
 
 
 class Layer(Protocol):
@@ -153,11 +162,11 @@ class Photonic(Steady):
         return self.chip is None or self.chip.imperfections.steady
 
     @property
-    def trainable(self) -> Phases:
+    def trainable(self) -> Any:
         """The phases of idle interferometers are no parameters."""
         return Phases(self.mesh.mask, self.mesh.mask, np.ones(self.mesh.units, bool))
 
-    def init(self, rng: np.random.Generator) -> Phases:
+    def init(self, rng: np.random.Generator) -> Any:
         """Haar-random phases."""
         return self.mesh.initial_phases(seed=int(rng.integers(2**31)))
 
@@ -182,7 +191,7 @@ class Photonic(Steady):
         phases, fields = self._on_chip(params, x)
         return self.nonlinearity(self.mesh.propagate(fields, phases, engine=self.engine))
 
-    def _on_chip(self, params: Phases, x: Any) -> tuple[Phases, Any]:
+    def _on_chip(self, params: Any, x: Any) -> tuple[Phases, Any]:
         """Phases and fields as the chip makes them of what it is given."""
         if self.chip is None:
             return params, x
@@ -198,6 +207,53 @@ class Photonic(Steady):
             "perturb must be weights for a mesh: activations lead back to a layer's parameters "
             "only where it is linear in them, and phases act through sines and cosines"
         )
+
+
+class ModulatedPhases(NamedTuple):
+    """Phases of a mesh, and of the modulators at its N inputs [P, N]: taps, gains, biases, rad."""
+
+    theta: Any
+    phi: Any
+    gamma: Any
+    tap: Any
+    g: Any
+    phi_b: Any
+
+
+@dataclass(frozen=True)
+class Modulated(Photonic):
+    r"""A mesh behind electro-optic modulators whose settings are trained with its phases.
+
+    .. math:: z = |f(x; t, g, \varphi_b) \, U(\theta, \phi, \gamma)|^2
+
+    Every port has a modulator of its own, see `meshes.electro_optic`. They stand in front of the
+    mesh, not behind the one before it, because what they do is first seen behind this one.
+
+    Attributes:
+        start: What all modulators are at first.
+
+    Reference:
+        Williamson et al., arXiv 1903.04579, which leaves the settings fixed.
+    """
+
+    start: ElectroOptic = field(default_factory=ElectroOptic)
+
+    @property
+    def trainable(self) -> ModulatedPhases:
+        """The mesh's, and all of the modulators'."""
+        every = np.ones(self.mesh.units, bool)
+        return ModulatedPhases(*super().trainable, every, every, every)
+
+    def init(self, rng: np.random.Generator) -> ModulatedPhases:
+        """Haar-random phases; modulators alike."""
+        ones = np.ones(self.mesh.units, np.float32)
+        own = (self.start.tap, self.start.g, self.start.phi_b)
+        return ModulatedPhases(*super().init(rng), *(np.float32(value) * ones for value in own))
+
+    def _on_chip(self, params: ModulatedPhases, x: Any) -> tuple[Phases, Any]:
+        """Phases, and fields behind the modulators."""
+        tap, g, phi_b = (value[:, tf.newaxis] for value in params[3:])
+        return super()._on_chip(Phases(*params[:3]), electro_optic(x, tap, g, phi_b))
 
 
 class DenseParams(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -11,12 +10,22 @@ from typing import Any
 import numpy as np
 
 from meshes import NONLINEARITIES, Imperfections, Phases, RectangularMesh
-from meshes.nonlinearities import BlackBox
+from meshes.imperfections import Chip
+from meshes.nonlinearities import BlackBox, Linear
 from meshes.validation import from_spec
 from photonic_ffzero.activations import ACTIVATIONS
 from photonic_ffzero.blocks import Block
 from photonic_ffzero.goodness import Goodness, Ports, Readout
-from photonic_ffzero.layers import Conv, ConvParams, Dense, DenseParams, Layer, Photonic
+from photonic_ffzero.layers import (
+    Conv,
+    ConvParams,
+    Dense,
+    DenseParams,
+    Layer,
+    Modulated,
+    ModulatedPhases,
+    Photonic,
+)
 from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
@@ -36,15 +45,26 @@ def nonlinearity(config: Config) -> Any:
 def photonic(config: Config, units: int, task: Task) -> Iterator[Layer]:
     """Rectangular meshes of N ports, one behind the other."""
     between, engine = nonlinearity(config), config.engine or "auto"
+    for index, (mesh, chip) in enumerate(_fabricated(config, units)):
+        if not config.train_nonlinearity:
+            yield Photonic(mesh, between, engine, chip)
+        elif index == 0:
+            yield Photonic(mesh, Linear(), engine, chip)
+        else:
+            yield Modulated(mesh, Linear(), engine, chip, start=between)
+
+
+def _fabricated(config: Config, units: int) -> Iterator[tuple[RectangularMesh, Chip | None]]:
+    """Every mesh, with what it is made of unless it is ideal."""
     made = config.chip_imperfections
     for index in range(config.layers):
         if made == Imperfections():
-            yield Photonic(RectangularMesh(units, config.columns), between, engine)
+            yield RectangularMesh(units, config.columns), None
             continue
         seed = config.seed if config.chip is None else config.chip
         own = int(generator(seed, "fabrication", index).integers(2**31))
         chip = made.fabricate(units, config.columns, own, config.reads or 1)
-        yield Photonic(chip.mesh, between, engine, chip)
+        yield chip.mesh, chip
         made = replace(made, source_noise=0.0)  # there is one source, in front of all
 
 
@@ -109,7 +129,11 @@ def parameter_shapes(config: Config, units: int, task: Task) -> Iterator[tuple[s
     groups = task.labels * config.groups
     if config.network == "photonic":
         grid = (config.columns or units, units // 2)
-        yield from itertools.repeat((Photonic.name, Phases(grid, grid, (units,))), config.layers)
+        phases, own = Phases(grid, grid, (units,)), (units,)
+        modulated = ModulatedPhases(*phases, own, own, own)
+        for index in range(config.layers):
+            trained = config.train_nonlinearity and index > 0
+            yield Photonic.name, modulated if trained else phases
         return
     sizes: Iterable[tuple[int, int]] = _dense_sizes(config, units, task)
     if config.network == "cnn":

@@ -202,6 +202,7 @@ class Pool:
                         self._hand_on_signals()
                         self._start_some(stdin, lock)
                         self._collect(shown)
+                        self._give_up(shown)
                         shown.refresh()
                         time.sleep(_POLL)
             finally:
@@ -214,8 +215,23 @@ class Pool:
 
     def _start_some(self, stdin: int, lock: int) -> None:
         free = self._jobs - len(self._in_state("running"))
-        for run in [] if self._signals else self._in_state("waiting")[:free]:
+        for run in [] if self._signals else self._ready()[:free]:
             self._start(run, stdin, lock)
+
+    def _ready(self) -> list[_Run]:
+        """The waiting runs that start from nothing, or from one that is done."""
+        done = {"", *(run.cell.slug for run in self._in_state("done"))}
+        return [run for run in self._in_state("waiting") if run.cell.after in done]
+
+    def _give_up(self, shown: _Lines) -> None:
+        """Fail what would start from a run that failed."""
+        lost = {run.cell.slug for run in self._in_state("failed")}
+        for run in self._in_state("waiting"):
+            if run.cell.after in lost:
+                run.state, run.figures = "failed", f"starts from {run.cell.after}, which failed"
+                self._directory.prepare(run.cell)
+                self._directory.fail(run.cell, run.figures)
+                shown.ended(run)
 
     def _start(self, run: _Run, stdin: int, lock: int) -> None:
         folder = self._directory.prepare(run.cell)

@@ -110,6 +110,7 @@ _COMMON: dict[str, dict[str, Any]] = {
         "meshes": 2,
         "columns": None,
         "nonlinearity": "electro-optic",
+        "train_nonlinearity": False,
         "imperfections": "",
         "chip": None,
         "reads": 1,
@@ -145,6 +146,8 @@ class Config:
         groups: Groups of outputs with prototypes of their own, for each label dimension.
         nonlinearity: ``NAME`` or ``NAME:key=value,...``, applied between layers; or a function
             of NumPy arrays, a black box.
+        train_nonlinearity: Whether the electro-optic modulators' taps, gains and biases, one a
+            port, are trained with the phases of the mesh behind them.
         imperfections: The chip's, ``key=value,...`` with the fields of `meshes.Imperfections`;
             empty for an ideal one.
         chip: Seed of the chip: which one was made. None for the run's own seed.
@@ -164,7 +167,7 @@ class Config:
         learning_rate: First learning rate, for the mean loss over the batch.
         schedule: ``constant`` or ``cosine``.
         batch_size: Images a step B.
-        epochs: Passes over the training images for each block.
+        epochs: Passes over the training images for each block; 0 to train nothing.
         seed: Seed of everything random.
         engine: ``auto``, ``native`` or ``xla``.
 
@@ -184,6 +187,7 @@ class Config:
     kernel_size: int | None
     groups: int
     nonlinearity: Any
+    train_nonlinearity: bool | None
     imperfections: str | None
     chip: int | None
     reads: int | None
@@ -212,7 +216,7 @@ class Config:
         for name in _COUNTS:
             if (value := getattr(self, name)) is not None:
                 integer(name, value, minimum=1)
-        for name in ("seed", "chip"):
+        for name in ("epochs", "seed", "chip"):
             if (value := getattr(self, name)) is not None:
                 integer(name, value, minimum=0)
         for name in ("learning_rate", "epsilon"):
@@ -225,6 +229,7 @@ class Config:
         self._check_estimator()
         self._check_all_is_set()
         self._check_task()
+        self._check_modulators()
         self._check_chip()
 
     def _check_all_is_set(self) -> None:
@@ -274,6 +279,16 @@ class Config:
             raise ValueError(f"loss {self.loss} does not fit the task {self.task}")
         if regression and self.rule not in (None, "last"):
             raise ValueError(f"rule must be last for a regression, got {self.rule}")
+
+    def _check_modulators(self) -> None:
+        if not self.train_nonlinearity:
+            return
+        if callable(self.nonlinearity) or self.nonlinearity.partition(":")[0] != "electro-optic":
+            raise ValueError(
+                f"train_nonlinearity needs electro-optic modulators, got {self.nonlinearity}"
+            )
+        if self.layers < 2:
+            raise ValueError(f"train_nonlinearity needs two meshes or more, got {self.layers}")
 
     def _check_chip(self) -> None:
         made = self.chip_imperfections
@@ -330,7 +345,7 @@ class Config:
 
 _COUNTS = (
     *("meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
-    *("reads", "directions", "batch_size", "epochs"),
+    *("reads", "directions", "batch_size"),
 )
 _NEEDED = {
     "photonic": ("meshes", "engine"),

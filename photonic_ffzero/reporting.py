@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import textwrap
@@ -47,6 +48,7 @@ _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _COLOURS = (*_OKABE_ITO, "#888888", "#882255", "#999933", "#6A51A3")
 _MARKERS = "osD^vP"  # a second sign, for grey
 _LINES = ("-", "--", "-.", ":")
+_MOST_BESIDE = 4  # panels of a figure in a row
 
 
 def check_new_directory(path: Path) -> None:
@@ -107,7 +109,8 @@ class RunDirectory(Observer):
             plot_loss(loss, model.history, model.config.layer_name)
             plot_quality(quality, model.history, model.config.layer_name, model.task.name)
 
-        save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
+        if model.history:
+            save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
         if isinstance(model.task, Classification):
             counts = np.zeros((model.task.classes, model.task.classes), int)
             np.add.at(counts, (labels, predicted), 1)
@@ -137,12 +140,18 @@ def curve_style(index: int) -> dict[str, str]:
 
 
 def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: str = "") -> None:
-    """Let ``draw(axes, ...)`` fill the panels of a figure and write it as PNG."""
+    """Let ``draw(axes, ...)`` fill the panels of a figure, row by row, and write it as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.4 + 4.2 * panels, 4.4), dpi=150, layout="constrained")
-    figure.suptitle(textwrap.fill(title, 10 + 50 * panels), fontsize="medium")
-    draw(*np.ravel(figure.subplots(1, panels)))
+    rows = math.ceil(panels / _MOST_BESIDE)
+    columns = math.ceil(panels / rows)
+    size = (1.4 + 4.2 * columns, 0.4 + 4.0 * rows)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure.suptitle(textwrap.fill(title, 10 + 50 * columns), fontsize="medium")
+    every = np.ravel(figure.subplots(rows, columns))
+    for axes in every[panels:]:
+        axes.remove()
+    draw(*every[:panels])
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 

@@ -233,7 +233,7 @@ def load_checkpoint(
         position = _position(about, model)
         model.history = [_record(**record) for record in about["history"]]
         model.usage, model.seconds = Usage(**about["usage"]), float(about["seconds"])
-    if position.block < len(model.blocks):
+    if position.epoch or position.losses:  # else a block begins, and its optimizer with it
         state = OPTIMIZERS[model.config.optimizer]().init(model.params[position.block])
         leaves = enumerate(tf.nest.flatten(state))
         arrays = _read_shaped(path, [(_optimizer(i), tuple(leaf.shape)) for i, leaf in leaves])

@@ -10,9 +10,10 @@ from scipy.signal import correlate2d
 
 from meshes import BlackBox, ElectroOptic, RectangularMesh
 from meshes._tensorflow import tf
+from meshes.nonlinearities import Linear
 from photonic_ffzero import layers
 from photonic_ffzero.activations import Identity, Relu, Tanh
-from photonic_ffzero.layers import Conv, Dense, Photonic
+from photonic_ffzero.layers import Conv, Dense, Modulated, Photonic
 
 P, B = 3, 4
 
@@ -29,14 +30,17 @@ def conv(activation=None, taps=4, **given):
     return Conv(shape, 3, projection, activation or Relu(), **sizes)
 
 
+MODULATOR = ElectroOptic(alpha=0.3, g=0.4, phi_b=np.pi / 2)
+
 # A small example of every kind; a bright mesh, as with the dark one nothing passes.
 EXAMPLES = {
     Photonic: lambda: Photonic(RectangularMesh(4, 3), ElectroOptic(phi_b=np.pi / 2), "xla"),
+    Modulated: lambda: Modulated(RectangularMesh(4, 3), Linear(), "xla", start=MODULATOR),
     Dense: lambda: Dense(5, 6, Tanh(), groups=2),
     Conv: conv,
 }
-INPUTS = {Photonic: 4, Dense: 5, Conv: 60}
-KINDS = sorted(EXAMPLES, key=lambda kind: kind.name)
+INPUTS = {Photonic: 4, Modulated: 4, Dense: 5, Conv: 60}
+KINDS = sorted(EXAMPLES, key=lambda kind: kind.__name__)
 
 
 def test_every_kind_of_layer_has_an_example_here():
@@ -57,7 +61,8 @@ def parameters(layer, sets=P, seed=0):
 
 
 def inputs(kind, *lead, seed=1):
-    return tf.constant(rng(seed).normal(size=(*lead, INPUTS[kind])))
+    values = tf.constant(rng(seed).normal(size=(*lead, INPUTS[kind])))
+    return tf.complex(values, 0.5 * values) if kind is Modulated else values  # behind a mesh
 
 
 def one_set(params, p=0):
@@ -77,7 +82,7 @@ def doubles(params):
     return tf.nest.map_structure(lambda w: tf.cast(w, tf.float64), params)
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
 def kind(request):
     return request.param
 
@@ -169,7 +174,7 @@ class TestEveryLayer:
     def test_pulls_the_gradient_back_as_the_tape_does_or_says_why_not(self, kind, layer):
         params, x = one_set(parameters(layer)), inputs(kind, B)
         g_z = tf.constant(rng(4).normal(size=(B, layer.taps)))
-        if kind is Photonic:
+        if issubclass(kind, Photonic):
             with pytest.raises(ValueError, match=r"perturb must be weights for a mesh: .*phases"):
                 layer.pullback(params, x, g_z)
             return
@@ -389,6 +394,39 @@ class TestBlackBoxes:
         """So that FF may differentiate the layer in front of one."""
         layer = Dense(5, 6, BlackBox(lambda z: 1 / 0))
         assert np.all(np.isfinite(layer.measure(parameters(layer), inputs(Dense, B))))
+
+
+class TestModulated:
+    def test_begins_as_a_mesh_behind_the_nonlinearity(self):
+        mesh = RectangularMesh(4, 3)
+        x = tf.cast(inputs(Modulated, B), tf.complex64)
+        own = Modulated(mesh, Linear(), "xla", start=MODULATOR)
+        plain = Photonic(mesh, Linear(), "xla")
+        phases = lead(plain.init(rng()))
+        expected = plain.measure(phases, MODULATOR(x))
+        np.testing.assert_allclose(own.measure(lead(own.init(rng())), x), expected, atol=1e-6)
+
+    def test_its_slopes_are_the_modulators_own(self):
+        layer, x = EXAMPLES[Modulated](), inputs(Modulated, B)
+        params = parameters(layer, sets=1)
+        with tf.GradientTape() as tape:
+            tape.watch(params)
+            power = tf.reduce_sum(layer.measure(params, x)[..., 0])
+        slopes = tape.gradient(power, params)
+        for name in ("tap", "g", "phi_b"):
+            port = tf.one_hot([2], 4, dtype=tf.float64) * 1e-5
+            up, down = (
+                layer.measure(params._replace(**{name: getattr(params, name) + step}), x)
+                for step in (port, -port)
+            )
+            difference = tf.reduce_sum((up - down)[..., 0]) / 2e-5
+            np.testing.assert_allclose(getattr(slopes, name)[0, 2], difference, rtol=1e-5)
+
+    def test_whatever_the_settings_no_power_is_gained(self):
+        layer, x = EXAMPLES[Modulated](), inputs(Modulated, B)
+        sent = tf.reduce_sum(tf.abs(x) ** 2, axis=-1)
+        received = tf.reduce_sum(layer.measure(parameters(layer, sets=20), x), axis=-1)
+        assert (received <= sent * (1 + 1e-9)).numpy().all()
 
 
 def test_the_identity_hands_on_what_is_tapped():

@@ -71,7 +71,7 @@ for recipe, law, loss in [
 # What a network has, and what it has not.
 NONE = dict.fromkeys(
     (
-        *("meshes", "columns", "imperfections", "chip", "reads", "engine"),
+        *("meshes", "columns", "train_nonlinearity", "imperfections", "chip", "reads", "engine"),
         *("depth", "width", "channels", "kernel_size"),
     ),
     None,
@@ -80,6 +80,7 @@ NETWORK = {
     "photonic": {
         "meshes": 2,
         "nonlinearity": "electro-optic",
+        "train_nonlinearity": False,
         "imperfections": "",
         "reads": 1,
         "engine": "auto",
@@ -184,6 +185,7 @@ def test_balanced_ff_dd_is_the_default():
         ("epochs", 2),
         ("seed", 9),
         ("engine", "xla"),
+        ("train_nonlinearity", True),
     ],
 )
 def test_every_setting_can_be_set_alone(name, value):
@@ -330,7 +332,7 @@ def test_unknown_names_are_refused_with_the_known_ones(name):
 @pytest.mark.parametrize(
     ("name", "network"),
     [
-        *[(name, None) for name in ("meshes", "columns", "directions", "batch_size", "epochs")],
+        *[(name, None) for name in ("meshes", "columns", "directions", "batch_size")],
         *[(name, "mlp") for name in ("depth", "width", "groups")],
         *[(name, "cnn") for name in ("channels", "kernel_size")],
     ],
@@ -361,10 +363,24 @@ def test_a_number_in_quotes_is_no_number(name):
         configure(**{name: "0.1"})
 
 
-def test_seeds_are_whole_numbers_from_zero():
-    assert configure(seed=0).seed == 0
-    with pytest.raises(ValueError, match=r"^seed must be at least 0, got -1$"):
-        configure(seed=-1)
+@pytest.mark.parametrize("name", ["seed", "chip", "epochs"])
+def test_seeds_and_epochs_are_whole_numbers_from_zero(name):
+    assert getattr(configure(**{name: 0}), name) == 0
+    with pytest.raises(ValueError, match=rf"^{name} must be at least 0, got -1$"):
+        configure(**{name: -1})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nonlinearity": "kerr"}, "electro-optic modulators, got kerr"),
+        ({"nonlinearity": abs}, "electro-optic modulators, got <built-in"),
+        ({"meshes": 1}, "two meshes or more, got 1"),
+    ],
+)
+def test_only_modulators_between_meshes_can_be_trained(given, message):
+    with pytest.raises(ValueError, match=f"^train_nonlinearity needs {message}"):
+        configure(train_nonlinearity=True, **given)
 
 
 @pytest.mark.parametrize("name", ["loss", "nonlinearity"])
