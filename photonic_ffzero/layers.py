@@ -242,7 +242,7 @@ class Modulated(Photonic):
     def trainable(self) -> ModulatedPhases:
         """The mesh's, and all of the modulators'."""
         every = np.ones(self.mesh.units, bool)
-        return ModulatedPhases(*super().trainable, every, every, every)
+        return ModulatedPhases(*super().trainable, *[every] * 3)
 
     def init(self, rng: np.random.Generator) -> ModulatedPhases:
         """Haar-random phases; modulators alike."""
