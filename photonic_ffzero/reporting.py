@@ -130,7 +130,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def curve_style(index: int) -> dict[str, str]:
+def curve_style(index: int) -> dict[str, Any]:
     """Colour, marker and line of the curve of that number: apart for the colour-blind, in grey."""
     return {
         "color": _OKABE_ITO[index % len(_OKABE_ITO)],
