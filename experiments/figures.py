@@ -21,6 +21,7 @@ EXPERIMENTS = (
     "directions",
     "ablation",
     "embeddings",
+    "epsilon",
     "robustness",
 )
 SCRIPTS = Path(__file__).parent

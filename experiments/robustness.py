@@ -1,6 +1,5 @@
 """Accuracy on imperfect chips over the imperfections' strengths, for four ways of training."""
 
-import csv
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 from photonic_ffzero.experiment import Options, run_experiment
 from photonic_ffzero.grid import Cell, Grid, GridDirectory, Label, add_legend, plan_for
 from photonic_ffzero.recipes import AUTO, configure
-from photonic_ffzero.reporting import curve_style, save_figure
+from photonic_ffzero.reporting import RunDirectory, curve_style, save_figure
 
 DESCRIPTION = """
 Does training survive the chip? Test accuracy on an imperfect chip against the strength
@@ -123,11 +122,8 @@ def write_convergence(directory: GridDirectory) -> None:
 
 def _history(folder: Path) -> np.ndarray:
     """Forward passes and accuracy on held-out images behind every epoch [epochs, 2]."""
-    with open(folder / "history.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return np.array(
-        [[float(row[name]) for name in ("forward_passes", "validation_accuracy")] for row in rows]
-    )
+    rows = RunDirectory(folder).read_history()
+    return np.array([(row.forward_passes, row.validation_accuracy) for row in rows], float)
 
 
 PRESETS = {

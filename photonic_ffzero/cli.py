@@ -256,6 +256,12 @@ def _add_network(group: Any) -> None:
         help="train the taps, gains and biases of electro-optic modulators, too (default: no)",
     )
     group.add_argument(
+        "--amplifier",
+        metavar="gain=G|level=P",
+        help="between meshes: a fixed power gain, or each image to a set total power, in units of "
+        "|E|^2 (a port's brightest is 1) (default: none)",
+    )
+    group.add_argument(
         "--imperfections",
         metavar="key=value,...",
         help=f"of the chip: {', '.join(f.name for f in fields(Imperfections))} (default: none)",

@@ -24,7 +24,7 @@ from photonic_ffzero.cli import LineParser, as_flag
 from photonic_ffzero.layers import Modulated, Photonic
 from photonic_ffzero.model import Model
 from photonic_ffzero.reporting import check_new_directory
-from photonic_ffzero.storage import load_model, write_csv, write_json
+from photonic_ffzero.storage import load_model, model_file, write_csv, write_json
 
 __all__ = ["Setting", "main", "settings", "write_settings"]
 
@@ -126,9 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _model(run: Path) -> Model:
     """The model of a run directory or file; a black box between its meshes does not matter."""
-    if run.is_dir() and not (run / "model.npz").exists():
-        raise ValueError(f"run must hold a model.npz, found none in {run}; name a seed's folder")
-    return load_model(run / "model.npz" if run.is_dir() else run, nonlinearity=np.copy)
+    return load_model(model_file(run), nonlinearity=np.copy)
 
 
 def _calibration(arguments: argparse.Namespace) -> Calibration:

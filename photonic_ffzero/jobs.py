@@ -174,15 +174,19 @@ class Job:
         root = RunDirectory(self.output)
         write_json(root.path / "config.json", self._written_plan())
         first, count = self.plan.config.seed, self.plan.seeds
-        results = []
+        results, directories = [], []
         for seed in range(first, first + count):
             directory = root if count == 1 else RunDirectory(self.output / f"seed-{seed}")
+            directories.append(directory)
             done = read_json(directory.results)
             results.append(done or self._run_seed(seed, directory, console, observers))
             print(_one_line(results[-1]), flush=True)
         if count > 1:
             write_json(root.path / "summary.json", _summary(results))
             print(_mean_line(results))
+            histories = [directory.read_history() for directory in directories]
+            title = f"{_mean_line(results)}; bands span the seeds"
+            root.write_curves(histories, self.plan.config, title)
         console.print(f"results in {self.output}")
         return results
 

@@ -28,15 +28,16 @@ Every array of ``params`` leads with P, the number of parameter sets evaluated s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from meshes import Phases, RectangularMesh
+from meshes import Amplifier, Phases, RectangularMesh
 from meshes._tensorflow import fused, tf
 from meshes.imperfections import Chip, Noise
-from meshes.nonlinearities import ElectroOptic, Nonlinearity, electro_optic
+from meshes.nonlinearities import ElectroOptic, Linear, Nonlinearity, electro_optic
 from meshes.propagation import resolve_engine
 from meshes.validation import integer
 from photonic_ffzero.activations import Activation
@@ -127,13 +128,14 @@ _QUIET = Noise()
 class Photonic(Steady):
     r"""A rectangular mesh, tapped by square-law detectors, and the nonlinearity behind it.
 
-    .. math:: z = |E|^2, \qquad x' = f(E), \qquad E = x U(\theta, \phi, \gamma)
+    .. math:: z = |E|^2, \qquad x' = f(E), \qquad E = a(x) \, U(\theta, \phi, \gamma)
 
     Attributes:
         mesh: The mesh.
         nonlinearity: f, from complex fields to complex fields, applied between meshes only.
         engine: ``"auto"``, ``"native"`` or ``"xla"``.
         chip: What the mesh is made of; None if it is ideal.
+        amplifier: a, in front of the mesh; None if there is none.
         noise: Random numbers of one step for the chip.
     """
 
@@ -141,6 +143,7 @@ class Photonic(Steady):
     nonlinearity: Nonlinearity
     engine: str = "auto"
     chip: Chip | None = None
+    amplifier: Amplifier | None = None
     noise: Noise = _QUIET
     name: ClassVar[str] = "mesh"
     groups: ClassVar[int] = 1
@@ -191,11 +194,28 @@ class Photonic(Steady):
         phases, fields = self._on_chip(params, x)
         return self.nonlinearity(self.mesh.propagate(fields, phases, engine=self.engine))
 
+    def passage(self, params: Any, x: Any) -> Iterator[tuple[str, Any]]:
+        """The fields behind each element that the light passes, and what the element is."""
+        yield from self._entrance(params, x)
+        phases, fields = self._on_chip(params, x)
+        fields = self.mesh.propagate(fields, phases, engine=self.engine)
+        yield self.name, fields
+        if not isinstance(self.nonlinearity, Linear):
+            yield "nonlinearity", self.nonlinearity(fields)
+
+    def _entrance(self, params: Any, x: Any) -> Iterator[tuple[str, Any]]:
+        """The same of the elements in front of the mesh."""
+        if self.amplifier is not None:
+            yield "amplifier", fused(self.amplifier, x)
+
     def _on_chip(self, params: Any, x: Any) -> tuple[Phases, Any]:
         """Phases and fields as the chip makes them of what it is given."""
+        for _, fields in self._entrance(params, x):
+            x = fields
+        phases = Phases(*params[:3])
         if self.chip is None:
-            return params, x
-        return fused(self.chip.drive, params, self.noise), self.chip.emit(x, self.noise)
+            return phases, x
+        return fused(self.chip.drive, phases, self.noise), self.chip.emit(x, self.noise)
 
     def pullback(self, params: Phases, x: Any, g_z: Any) -> Any:
         """Refuse.
@@ -241,8 +261,9 @@ class Modulated(Photonic):
     @property
     def trainable(self) -> ModulatedPhases:
         """The mesh's, and all of the modulators'."""
+        phases: Phases = super().trainable
         every = np.ones(self.mesh.units, bool)
-        return ModulatedPhases(*super().trainable, *[every] * 3)
+        return ModulatedPhases(*phases, every, every, every)
 
     def init(self, rng: np.random.Generator) -> ModulatedPhases:
         """Haar-random phases; modulators alike."""
@@ -250,10 +271,11 @@ class Modulated(Photonic):
         own = (self.start.tap, self.start.g, self.start.phi_b)
         return ModulatedPhases(*super().init(rng), *(np.float32(value) * ones for value in own))
 
-    def _on_chip(self, params: ModulatedPhases, x: Any) -> tuple[Phases, Any]:
-        """Phases, and fields behind the modulators."""
+    def _entrance(self, params: ModulatedPhases, x: Any) -> Iterator[tuple[str, Any]]:
         tap, g, phi_b = (value[:, tf.newaxis] for value in params[3:])
-        return super()._on_chip(Phases(*params[:3]), electro_optic(x, tap, g, phi_b))
+        fields = electro_optic(x, tap, g, phi_b)
+        yield "nonlinearity", fields
+        yield from super()._entrance(params, fields)
 
 
 class DenseParams(NamedTuple):

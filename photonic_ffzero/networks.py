@@ -46,12 +46,13 @@ def photonic(config: Config, units: int, task: Task) -> Iterator[Layer]:
     """Rectangular meshes of N ports, one behind the other."""
     between, engine = nonlinearity(config), config.engine or "auto"
     for index, (mesh, chip) in enumerate(_fabricated(config, units)):
+        amplifier = config.amplification if index else None
         if not config.train_nonlinearity:
-            yield Photonic(mesh, between, engine, chip)
+            yield Photonic(mesh, between, engine, chip, amplifier)
         elif index == 0:
             yield Photonic(mesh, Linear(), engine, chip)
         else:
-            yield Modulated(mesh, Linear(), engine, chip, start=between)
+            yield Modulated(mesh, Linear(), engine, chip, amplifier, start=between)
 
 
 def _fabricated(config: Config, units: int) -> Iterator[tuple[RectangularMesh, Chip | None]]:
@@ -169,8 +170,10 @@ def build_blocks(config: Config, units: int, task: Task) -> tuple[list[Block], l
         The blocks in the order of the signal, and the initial parameters of each.
 
     Raises:
-        ValueError: layers, groups and prototypes do not fit each other.
+        ValueError: layers, groups and prototypes do not fit each other, or the network is larger
+            than any that could be trained here.
     """
+    _check_size(config, units, task)
     layers = list(NETWORKS[config.network](config, units, task))
     initial = [
         layer.init(generator(config.seed, "parameters", index))
@@ -184,6 +187,21 @@ def build_blocks(config: Config, units: int, task: Task) -> tuple[list[Block], l
         for index, layer in enumerate(layers)
     ]
     return blocks, [(params,) for params in initial]
+
+
+MOST_PARAMETERS = 2**27  # a hundred meshes of 784 ports have half as many
+
+
+def _check_size(config: Config, units: int, task: Task) -> None:
+    """Refuse a slip of the keyboard before it costs memory or hours."""
+    count = 0
+    for layer, (_, shapes) in enumerate(parameter_shapes(config, units, task), start=1):
+        count += sum(math.prod(shape) for shape in shapes)
+        if count > MOST_PARAMETERS:
+            raise ValueError(
+                f"network must have at most {MOST_PARAMETERS} parameters, got {count} in the "
+                f"first {layer} of {config.layers} layers"
+            )
 
 
 def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:

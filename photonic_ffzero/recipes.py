@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from meshes import NONLINEARITIES, Imperfections
+from meshes import NONLINEARITIES, Amplifier, Imperfections
 from meshes.propagation import ENGINES
 from meshes.validation import choice, from_spec, integer, number, with_values
 from photonic_ffzero.activations import ACTIVATIONS
@@ -111,6 +111,7 @@ _COMMON: dict[str, dict[str, Any]] = {
         "columns": None,
         "nonlinearity": "electro-optic",
         "train_nonlinearity": False,
+        "amplifier": "",
         "imperfections": "",
         "chip": None,
         "reads": 1,
@@ -148,6 +149,8 @@ class Config:
             of NumPy arrays, a black box.
         train_nonlinearity: Whether the electro-optic modulators' taps, gains and biases, one a
             port, are trained with the phases of the mesh behind them.
+        amplifier: ``gain=G`` or ``level=P`` between the nonlinearity and the next mesh, see
+            `meshes.Amplifier`; empty for none.
         imperfections: The chip's, ``key=value,...`` with the fields of `meshes.Imperfections`;
             empty for an ideal one.
         chip: Seed of the chip: which one was made. None for the run's own seed.
@@ -188,6 +191,7 @@ class Config:
     groups: int
     nonlinearity: Any
     train_nonlinearity: bool | None
+    amplifier: str | None
     imperfections: str | None
     chip: int | None
     reads: int | None
@@ -230,6 +234,8 @@ class Config:
         self._check_all_is_set()
         self._check_task()
         self._check_modulators()
+        if self.amplification and self.layers < 2:
+            raise ValueError(f"amplifier stands between two meshes or more, got {self.layers}")
         self._check_chip()
 
     def _check_all_is_set(self) -> None:
@@ -314,6 +320,11 @@ class Config:
                 f"epsilon must be at least one step of the drive, {made.drive_step:.6g} rad with "
                 f"drive_bits={made.drive_bits}, got {self.epsilon:g}"
             )
+
+    @property
+    def amplification(self) -> Amplifier | None:
+        """The amplifier between meshes."""
+        return with_values("amplifier", "", self.amplifier, Amplifier) if self.amplifier else None
 
     @property
     def chip_imperfections(self) -> Imperfections:

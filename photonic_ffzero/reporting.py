@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import platform
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from photonic_ffzero.formats import DataError
 from photonic_ffzero.model import EpochRecord, Model, Position
+from photonic_ffzero.recipes import Config
 from photonic_ffzero.storage import save_checkpoint, write_csv, write_whole
 from photonic_ffzero.tasks import Classification
 from photonic_ffzero.training import Observer
@@ -42,13 +45,13 @@ __all__ = [
 
 _PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "scipy", "numba")
 
-# Told apart by colour-blind readers: Okabe and Ito's six, apart in grey too, and four more for many
-# classes, which are drawn as numbers.
+# Told apart by colour-blind readers, on white and on black: Okabe and Ito's six, and four more for
+# many classes, which are drawn as numbers.
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_COLOURS = (*_OKABE_ITO, "#888888", "#882255", "#999933", "#6A51A3")
+_COLOURS = (*_OKABE_ITO, "#888888", "#AA4499", "#999933", "#8A70D6")
 _MARKERS = "osD^vP"  # a second sign, for grey
-_LINES = ("-", "--", "-.", ":")
 _MOST_BESIDE = 4  # panels of a figure in a row
+_LINES = ("-", "--", "-.", ":")
 
 
 def check_new_directory(path: Path) -> None:
@@ -100,17 +103,37 @@ class RunDirectory(Observer):
         write_csv(self.path / "history.csv", rows, columns)
         save_checkpoint(model, position, self.checkpoint)
 
+    def read_history(self) -> list[EpochRecord]:
+        """The history as the table has it, to six digits.
+
+        Raises:
+            DataError: the table is damaged.
+            OSError: it cannot be read.
+        """
+        table = self.path / "history.csv"
+        try:
+            with table.open(newline="", encoding="utf-8") as file:
+                return [_record(row) for row in csv.DictReader(file)]
+        except (TypeError, ValueError, csv.Error) as error:
+            raise DataError(f"{table}: is no table of a run's history ({error})") from None
+
+    def write_curves(
+        self, histories: Sequence[Sequence[EpochRecord]], config: Config, title: str
+    ) -> None:
+        """Write ``training_curves.png``, of one run or of several that differ in the seed."""
+
+        def curves(loss: Axes, quality: Axes) -> None:
+            plot_loss(loss, *histories, layer=config.layer_name)
+            plot_quality(quality, *histories, layer=config.layer_name, task=config.task)
+
+        if any(histories):  # a run of no epochs has none
+            save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
+
     def write_figures(
         self, model: Model, labels: np.ndarray, predicted: np.ndarray, title: str
     ) -> None:
         """Write ``training_curves.png``, and ``confusion.png`` or ``predictions.png``."""
-
-        def curves(loss: Axes, quality: Axes) -> None:
-            plot_loss(loss, model.history, model.config.layer_name)
-            plot_quality(quality, model.history, model.config.layer_name, model.task.name)
-
-        if model.history:
-            save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
+        self.write_curves([model.history], model.config, title)
         if isinstance(model.task, Classification):
             counts = np.zeros((model.task.classes, model.task.classes), int)
             np.add.at(counts, (labels, predicted), 1)
@@ -123,6 +146,14 @@ class RunDirectory(Observer):
 
 def _cell(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _record(row: dict[str, str]) -> EpochRecord:
+    mesh, may_lack = row.pop("mesh", ""), ("validation_accuracy", "epsilon")
+    values: dict[str, Any] = {
+        name: None if name in may_lack and text == "" else float(text) for name, text in row.items()
+    }
+    return EpochRecord(mesh, **values)
 
 
 def versions() -> dict[str, str]:
@@ -155,40 +186,70 @@ def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: s
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
-def _by_mesh(history: Sequence[EpochRecord]) -> Iterator[tuple[str, str, np.ndarray, Any]]:
-    """Every mesh with its colour, its epochs (one mesh after another) and its records."""
+def _by_mesh(
+    histories: Sequence[Sequence[EpochRecord]],
+) -> Iterator[tuple[int, str, np.ndarray, list[list[EpochRecord]]]]:
+    """Every mesh: its place, its name, its epochs (one mesh after another), each run's records."""
     start = 0
-    for index, mesh in enumerate(dict.fromkeys(record.mesh for record in history)):
-        rows = [record for record in history if record.mesh == mesh]
-        yield mesh, _COLOURS[index % len(_COLOURS)], start + np.arange(1, len(rows) + 1), rows
-        start += len(rows)
+    for index, mesh in enumerate(dict.fromkeys(record.mesh for record in histories[0])):
+        runs = [[record for record in history if record.mesh == mesh] for history in histories]
+        epochs = min(map(len, runs))
+        yield index, mesh, start + np.arange(1, epochs + 1), [rows[:epochs] for rows in runs]
+        start += epochs
 
 
-def plot_loss(axes: Axes, history: Sequence[EpochRecord], layer: str = "mesh") -> None:
-    """Draw the mean loss of every epoch, mesh after mesh (or layer after layer)."""
-    for mesh, colour, epochs, rows in _by_mesh(history):
-        losses = [row.loss for row in rows]
-        axes.plot(epochs, losses, "o-", ms=3, color=colour, label=f"{layer} {mesh}")
+def _plot_runs(
+    axes: Axes, index: int, epochs: np.ndarray, runs: Sequence[Sequence[float]], **style: Any
+) -> None:
+    """The mean over runs, and a band from the least to the greatest of them."""
+    colour = _COLOURS[index % len(_COLOURS)]
+    axes.plot(epochs, np.mean(runs, axis=0), ms=4, color=colour, **style)
+    if len(runs) > 1:
+        low, high = np.min(runs, axis=0), np.max(runs, axis=0)
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def plot_loss(axes: Axes, *histories: Sequence[EpochRecord], layer: str = "mesh") -> None:
+    """Draw the mean loss of every epoch, mesh after mesh (or layer after layer).
+
+    Args:
+        axes: The axes to draw on.
+        *histories: Of one run; or of several, whose mean is drawn in a band that spans them.
+        layer: What a layer is called.
+    """
+    for index, mesh, epochs, runs in _by_mesh(histories):
+        losses = [[row.loss for row in rows] for rows in runs]
+        marker = _MARKERS[index % len(_MARKERS)]
+        _plot_runs(axes, index, epochs, losses, marker=marker, label=f"{layer} {mesh}")
     axes.set_ylabel("loss")
     _finish_curves(axes, layer)
 
 
 def plot_quality(
     axes: Axes,
-    history: Sequence[EpochRecord],
+    *histories: Sequence[EpochRecord],
     layer: str = "mesh",
     task: str = "classification",
 ) -> None:
-    """Draw training and validation accuracy (R^2 of a regression) of every epoch."""
+    """Draw training and validation accuracy (R^2 of a regression) of every epoch.
+
+    Args:
+        axes: The axes to draw on.
+        *histories: Of one run; or of several, whose mean is drawn in a band that spans them.
+        layer: What a layer is called.
+        task: ``classification`` or ``regression``.
+    """
     factor = 100 if task == "classification" else 1
-    for mesh, colour, epochs, rows in _by_mesh(history):
-        train = [factor * row.train_accuracy for row in rows]
-        axes.plot(epochs, train, "x--", ms=4, color=colour, label=f"{layer} {mesh}, training")
-        held_out = [row.validation_accuracy for row in rows]
-        if None not in held_out:
-            values = [factor * value for value in held_out if value is not None]
+    for index, mesh, epochs, runs in _by_mesh(histories):
+        marker = _MARKERS[index % len(_MARKERS)]
+        train = [[factor * row.train_accuracy for row in rows] for rows in runs]
+        label = f"{layer} {mesh}, training"
+        _plot_runs(axes, index, epochs, train, marker="x", linestyle="--", label=label)
+        held_out = [[row.validation_accuracy for row in rows] for rows in runs]
+        if not any(None in values for values in held_out):
+            values = [[factor * value for value in run if value is not None] for run in held_out]
             label = f"{layer} {mesh}, validation"
-            axes.plot(epochs, values, "o-", ms=3, color=colour, label=label)
+            _plot_runs(axes, index, epochs, values, marker=marker, label=label)
     what = "accuracy (%)" if task == "classification" else "R²"
     axes.set_ylabel(f"{what} of the readout behind the {layer}")
     _finish_curves(axes, layer)
@@ -226,9 +287,11 @@ def plot_predictions(axes: Axes, labels: np.ndarray, predicted: np.ndarray) -> N
         labels: True labels [n] or [n, T].
         predicted: Predictions of the same shape, in the same unit.
     """
-    columns = zip(_columns(labels), _columns(predicted), strict=True)
+    columns = list(zip(_columns(labels), _columns(predicted), strict=True))
     for index, (true, found) in enumerate(columns):
-        axes.plot(true, found, ms=2.5, alpha=0.4, **(curve_style(index) | {"linestyle": ""}))
+        mark, colour = _MARKERS[index % len(_MARKERS)], _COLOURS[index % len(_COLOURS)]
+        name = f"label {index + 1}" if len(columns) > 1 else None
+        axes.plot(true, found, mark, ms=2.5, alpha=0.6, color=colour, label=name)
     ends = [labels.min(), labels.max()]
     axes.plot(ends, ends, ":", color=axes.xaxis.label.get_color(), label="ideal")
     axes.set(xlabel="true label", ylabel="prediction")
@@ -324,11 +387,11 @@ def plot_power(axes: Axes, intensities: np.ndarray, labels: np.ndarray) -> None:
 
 
 def plot_power_budget(axes: Axes, powers: np.ndarray, label: str) -> None:
-    """Draw the total power behind each stage: the median over the samples, and 90 % of them.
+    r"""Draw the total power behind each stage: the median over the samples, and 90 % of them.
 
     Args:
         axes: The axes to draw on.
-        powers: Sum of |E|^2 over the ports [stages, n], the input first.
+        powers: Sum of \|E\|^2 over the ports [stages, n], the input first.
         label: Name in the legend.
     """
     from matplotlib.ticker import MaxNLocator

@@ -117,6 +117,7 @@ def test_several_seeds_end_in_mean_and_spread(capsys):
     assert summary["seeds"] == [5, 6]
     assert summary["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
     assert summary["test_accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert Path("run/training_curves.png").stat().st_size > 10_000
     assert f"mean of 2 seeds: test accuracy {100 * np.mean(accuracies):.2f} %" in (
         capsys.readouterr().out
     )

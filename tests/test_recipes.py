@@ -71,7 +71,8 @@ for recipe, law, loss in [
 # What a network has, and what it has not.
 NONE = dict.fromkeys(
     (
-        *("meshes", "columns", "train_nonlinearity", "imperfections", "chip", "reads", "engine"),
+        *("meshes", "columns", "train_nonlinearity", "amplifier", "imperfections", "chip"),
+        *("reads", "engine"),
         *("depth", "width", "channels", "kernel_size"),
     ),
     None,
@@ -81,6 +82,7 @@ NETWORK = {
         "meshes": 2,
         "nonlinearity": "electro-optic",
         "train_nonlinearity": False,
+        "amplifier": "",
         "imperfections": "",
         "reads": 1,
         "engine": "auto",

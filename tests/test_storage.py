@@ -1,6 +1,7 @@
 """Saved models: exact, whole, and refused by name where they are not models."""
 
 import csv
+import errno
 import json
 
 import numpy as np
@@ -143,6 +144,14 @@ class TestWholeFiles:
             write_whole(path, fail)
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_the_error_names_the_file(self, tmp_path):
+        def fail(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with pytest.raises(OSError, match=r"No space left on device: '.*file'") as caught:
+            write_whole(tmp_path / "file", fail)
+        assert caught.value.errno == errno.ENOSPC
 
 
 class TestTables:
