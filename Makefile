@@ -45,6 +45,7 @@ test: $(READY)
 bench: $(READY)
 	@$(BIN)/python experiments/bench_engine.py $(ARGS)
 	@$(BIN)/python experiments/bench_digital.py
+	@$(BIN)/python experiments/bench_imperfections.py
 
 notebooks: $(READY)
 	$(BIN)/python -m jupyterlab notebooks $(ARGS)

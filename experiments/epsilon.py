@@ -51,7 +51,7 @@ def epsilons(
 ) -> Grid:
     """Every step at every noise; all of them before the next seed."""
     (dataset,) = options.datasets_or(dataset)
-    settings |= {"epochs": options.epochs} if options.epochs else {}
+    settings = options.settings_over(settings)
     cells = []
     for seed, noise, step in product(options.seeds_or(seeds), noises, steps):
         made = f"read_noise={noise:g}" if noise else ""
@@ -65,7 +65,6 @@ def epsilons(
         log_x=True,
         x_label="step of the differences epsilon (rad)",
         title=f"The step of the differences under noise, {dataset}",
-        description=" ".join(DESCRIPTION.split()),
     )
 
 

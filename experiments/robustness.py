@@ -59,7 +59,7 @@ def robustness(
 ) -> Grid:
     """Every way at every strength, beside the ideal chip; all of them before the next seed."""
     (dataset,) = options.datasets_or(dataset)
-    settings |= {"epochs": options.epochs} if options.epochs else {}
+    settings = options.settings_over(settings)
     ways = WAYS | {"fine-tuned on chip": {**tuning, "epochs": options.epochs or tuning["epochs"]}}
     cells: list[Cell] = []
 
@@ -83,7 +83,6 @@ def robustness(
         panels="imperfection",
         log_x=True,
         title="Robustness against a chip's imperfections",
-        description=" ".join(DESCRIPTION.split()),
     )
 
 

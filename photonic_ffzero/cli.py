@@ -343,7 +343,7 @@ def _add_learning(group: Any, recipe: str) -> None:
     )
     group.add_argument("--schedule", choices=SCHEDULES, help="of the rate (default: recipe's)")
     group.add_argument(
-        "--batch-size", type=count(1), metavar="B", help="images a step (default: 128)"
+        "--batch-size", type=count(1), metavar="B", help="images a step (default: recipe's)"
     )
     group.add_argument(
         "--epochs",
@@ -473,7 +473,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
         unit = arguments.unit_power or UNIT_POWER
         settings["nonlinearity"] = in_units(arguments.nonlinearity, unit)
     config = configure(arguments.recipe, arguments.method, **settings)
-    output = arguments.output or _dated_directory(f"{config.network}-{config.method}")
+    output = arguments.output or _dated_directory(arguments.dataset, config)
     check_new_directory(output)
     inputs = _input_settings(arguments)
     plan = Plan(
@@ -555,8 +555,10 @@ class StopSignals(Observer):
             raise StoppedError
 
 
-def _dated_directory(what: str) -> Path:
-    return Path("results") / f"mnist-{what}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _dated_directory(dataset: str, config: Config) -> Path:
+    data = "mnist" if dataset == "auto" else Path(dataset).stem
+    now = time.strftime("%Y%m%d-%H%M%S")
+    return Path("results") / f"{data}-{config.network}-{config.method}-{now}"
 
 
 def as_flag(message: str, parser: argparse.ArgumentParser) -> str:

@@ -53,7 +53,7 @@ class PowerBudget:
         return {stage: power for stage, power in pairs if "mesh" in stage and power < floor}
 
     def as_json(self, unit_power: float) -> dict[str, Any]:
-        """The median over the samples and the range of nine in ten, in units of |E|^2.
+        r"""The median over the samples and the range of nine in ten, in units of \|E\|^2.
 
         Args:
             unit_power: Power of one unit, W.

@@ -251,7 +251,8 @@ def load_checkpoint(
         counts = {name: integer(name, n, minimum=0) for name, n in about["usage"].items()}
         model.usage = Usage(**counts)
         model.seconds = number("seconds", about["seconds"], minimum=0)
-    if position.epoch or position.losses:  # else a block begins, and its optimizer with it
+    begun = position.epoch or position.losses  # else the block begins, and its optimizer with it
+    if position.block < len(model.blocks) and begun:
         state = OPTIMIZERS[model.config.optimizer]().init(model.params[position.block])
         leaves = enumerate(tf.nest.flatten(state))
         arrays = _read_shaped(path, [(_optimizer(i), tuple(leaf.shape)) for i, leaf in leaves])
