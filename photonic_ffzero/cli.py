@@ -28,6 +28,7 @@ from photonic_ffzero.jobs import RATES, UNENCODED, Job, Plan
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
+from photonic_ffzero.power import UNIT_POWER
 from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.recipes import AUTO, METHODS, NETWORKS, RECIPES, Config, configure
 from photonic_ffzero.reporting import check_new_directory
@@ -176,6 +177,7 @@ def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
     _add_data(parser.add_argument_group("data"))
     _add_network(parser.add_argument_group("network"))
     _add_learning(parser.add_argument_group("learning"), recipe)
+    _add_light(parser.add_argument_group("power of the light"))
     _add_chip(parser.add_argument_group("time and energy on the chip, for the results"))
     _add_run(parser.add_argument_group("run"))
     return parser
@@ -357,6 +359,22 @@ def _add_learning(group: Any, recipe: str) -> None:
     )
 
 
+def _add_light(group: Any) -> None:
+    group.add_argument(
+        "--unit-power",
+        type=_POSITIVE,
+        metavar="W",
+        help="watts of one unit of |E|^2, which the brightest port of an image has (default: "
+        f"{UNIT_POWER:g})",
+    )
+    group.add_argument(
+        "--detector-floor",
+        type=_POSITIVE,
+        metavar="W",
+        help="watts a port that detectors need; warn where they see less (default: unknown)",
+    )
+
+
 def _add_chip(group: Any) -> None:
     for name, what in (
         ("symbol-rate HZ", "samples a second through a mesh"),
@@ -463,6 +481,8 @@ def prepare(arguments: argparse.Namespace) -> Job:
         limit=arguments.limit,
         seeds=arguments.seeds,
         start_from=arguments.start_from,
+        unit_power=arguments.unit_power,
+        detector_floor=arguments.detector_floor,
         **{name: getattr(arguments, name) for name in RATES},
     )
     return Job.load(plan, arguments.data_dir, output, arguments.quiet)

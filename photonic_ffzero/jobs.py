@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -12,12 +13,14 @@ import numpy as np
 from rich.console import Console
 
 from meshes.propagation import resolve_engine
+from meshes.validation import number
 from photonic_ffzero.accounting import ChipRates
 from photonic_ffzero.data import Dataset, load_dataset, split
 from photonic_ffzero.encoding import Encoder
 from photonic_ffzero.formats import DataError
 from photonic_ffzero.inference import Evaluation, decide, score
 from photonic_ffzero.model import Model, Position
+from photonic_ffzero.power import SAMPLE, UNIT_POWER, power_budget
 from photonic_ffzero.progress import LiveProgress
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.reporting import RunDirectory, versions
@@ -47,10 +50,12 @@ class Plan:
         image_size: Pixels a side to which the images of a folder are brought, see `load_dataset`.
         start_from: Run directory or model whose parameters and prototypes the training starts
             from; relative to the run's own directory.
+        unit_power: Power of a field with |E|^2 = 1, W; None for `UNIT_POWER`, or no light.
+        detector_floor: Least power of a port that detectors need, W; None if it is unknown.
 
     Raises:
-        TypeError, ValueError: a chip's rate is out of range, without the others, or of a network
-            that is on no chip.
+        TypeError, ValueError: a chip's rate or power is out of range, without the others, or of a
+            network that is on no chip.
     """
 
     config: Config
@@ -65,9 +70,17 @@ class Plan:
     chip_power: float | None = None
     image_size: int | None = None
     start_from: str | None = None
+    unit_power: float | None = None
+    detector_floor: float | None = None
 
     def __post_init__(self) -> None:
         _ = self.rates
+        for name in ("unit_power", "detector_floor"):
+            if (value := getattr(self, name)) is None:
+                continue
+            number(name, value, above=0)
+            if self.config.network != "photonic":
+                raise ValueError(f"{name} does not apply to {self.config.network}: it has no light")
 
     @property
     def rates(self) -> ChipRates | None:
@@ -246,6 +259,8 @@ class Job:
         observers: tuple[Observer, ...],
     ) -> dict[str, Any]:
         trainer = self._trainer(seed, directory.checkpoint)
+        sample = trainer.train.x[:SAMPLE]
+        self._warn_of_the_dark(trainer.model, sample)
         label = f"seed {seed}, " if self.plan.seeds > 1 else ""
         label += trainer.config.layer_name
         write = partial(_figure, task=trainer.config.task)
@@ -254,11 +269,30 @@ class Job:
             model = trainer.run()
         scores = model.scores(self.test.x)
         outcome = score(model.task, scores, self.test.y, model.config.rule)
-        results = self._results(model, outcome)
+        results = self._results(model, outcome) | {"power": None}
+        if model.config.network == "photonic":
+            budget = power_budget(model, sample)
+            results["power"] = budget.as_json(self._unit_power)
+            directory.write_power_budget(budget, self._unit_power, self.plan.detector_floor)
         predicted = model.task.predictions(decide(scores, model.config.rule))
         directory.write_figures(model, self.test.y, predicted, _one_line(results))
         write_json(directory.results, results)
         return results
+
+    @property
+    def _unit_power(self) -> float:
+        return self.plan.unit_power or UNIT_POWER
+
+    def _warn_of_the_dark(self, model: Model, sample: np.ndarray) -> None:
+        """Say before any training which detectors see too little light."""
+        floor, unit = self.plan.detector_floor, self._unit_power
+        dark = power_budget(model, sample).below(floor / unit) if floor else {}
+        for stage, power in dark.items():
+            print(
+                f"{stage}: detectors see {power * unit:.2g} W a port, below their floor of "
+                f"{floor:.2g} W; brighten it by --amplifier or --unit-power",
+                file=sys.stderr,
+            )
 
     def _results(self, model: Model, outcome: Evaluation) -> dict[str, Any]:
         config, classes = model.config, model.config.task == "classification"

@@ -15,7 +15,7 @@ from photonic_ffzero.model import Model
 __all__ = ["SAMPLE", "UNIT_POWER", "PowerBudget", "power_budget"]
 
 UNIT_POWER = 1e-3
-"""Power of a field with \\|E\\|^2 = 1 unless another is given, W: that of an image's brightest port."""
+r"""Watts of a field with \|E\|^2 = 1, which an image's brightest port has; the default."""
 SAMPLE = 512
 """Training images of which the power is recorded."""
 
@@ -50,7 +50,7 @@ class PowerBudget:
         return {stage: power for stage, power in pairs if "mesh" in stage and power < floor}
 
     def as_json(self, unit_power: float) -> dict[str, Any]:
-        """The median over the samples and the range of nine in ten, in units of |E|^2.
+        r"""The median over the samples and the range of nine in ten, in units of \|E\|^2.
 
         Args:
             unit_power: Power of one unit, W.
@@ -85,14 +85,14 @@ def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
 def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Every element with the power behind it; one that is behind a mesh has that mesh's number."""
     rng, epochs = model.chance("power")
-    passed = 0
+    fields, passed = x, 0
     for layer, params in model.layers:
         noise = layer.draw(rng, 1, 1, len(x), epochs)
         now = layer.under(tf.nest.map_structure(lambda drawn: drawn[0], noise))
-        own = tf.nest.map_structure(tf.convert_to_tensor, params)
-        for name, x in now.passage(one_set(own), x):
-            passed += name == "mesh"
-            yield f"{name} {passed}", _power(x[0] if len(x.shape) == 3 else x)
+        own = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
+        for name, behind in now.passage(own, fields):
+            fields, passed = behind, passed + (name == "mesh")
+            yield f"{name} {passed}", _power(fields[0] if len(fields.shape) == 3 else fields)
 
 
 def _power(fields: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 
 from photonic_ffzero.formats import DataError
 from photonic_ffzero.model import EpochRecord, Model, Position
+from photonic_ffzero.power import PowerBudget
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.storage import save_checkpoint, write_csv, write_whole
 from photonic_ffzero.tasks import Classification
@@ -142,6 +143,20 @@ class RunDirectory(Observer):
             draw = partial(plot_predictions, labels=labels, predicted=predicted)
             name = "predictions.png"
         save_figure(self.path / name, draw, title=title)
+
+    def write_power_budget(
+        self, budget: PowerBudget, unit_power: float, detector_floor: float | None
+    ) -> None:
+        """Write ``power_budget.png``, in watts."""
+        floor = None if detector_floor is None else detector_floor * budget.ports
+        draw = partial(
+            plot_power_budget,
+            powers=budget.powers * unit_power,
+            stages=budget.stages,
+            floor=floor,
+            unit="W",
+        )
+        save_figure(self.path / "power_budget.png", draw, title="power of training images")
 
 
 def _cell(value: Any) -> Any:
@@ -386,21 +401,37 @@ def plot_power(axes: Axes, intensities: np.ndarray, labels: np.ndarray) -> None:
     axes.set(xlabel="port", ylabel="class")
 
 
-def plot_power_budget(axes: Axes, powers: np.ndarray, label: str) -> None:
-    r"""Draw the total power behind each stage: the median over the samples, and 90 % of them.
+def plot_power_budget(
+    axes: Axes,
+    powers: np.ndarray,
+    label: str = "median, and 90 % of the samples",
+    stages: Sequence[str] = (),
+    floor: float | None = None,
+    unit: str = "units of |E|²",
+) -> None:
+    """Draw the total power behind each stage: the median over the samples, and 90 % of them.
 
     Args:
         axes: The axes to draw on.
-        powers: Sum of \|E\|^2 over the ports [stages, n], the input first.
+        powers: Total power of the ports [stages, n], the input first; the dark is left out.
         label: Name in the legend.
+        stages: What the stages are called; without, they count as meshes passed.
+        floor: Total power that the detectors need, or None.
+        unit: Unit of all powers.
     """
     from matplotlib.ticker import MaxNLocator
 
     low, median, high = np.percentile(powers, (5, 50, 95), axis=1)
-    stages, index = range(len(powers)), len(axes.lines)
-    style = curve_style(index)
-    axes.semilogy(stages, median, label=label, **style)
-    axes.fill_between(stages, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    places, style = np.arange(len(powers)), curve_style(len(axes.lines))
+    axes.semilogy(places, median, label=label, **style)
+    axes.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    axes.set(xlabel="meshes passed", ylabel=f"total power of the ports ({unit})")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="meshes passed", ylabel="total power Σ|E|² (arb. units)")
+    if len(stages):
+        axes.set_xlabel("behind")
+        axes.set_xticks(places, stages, rotation=60, ha="right", rotation_mode="anchor")
+    if floor is not None:
+        axes.axhline(
+            floor, linestyle=":", color=axes.xaxis.label.get_color(), label="detectors' floor"
+        )
     axes.legend()

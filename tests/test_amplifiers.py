@@ -77,7 +77,7 @@ def test_refuses_what_is_no_amplifier(given, message):
 
 
 def test_one_mesh_has_nothing_between():
-    with pytest.raises(ValueError, match="^amplifier stands between two meshes or more, got 1"):
+    with pytest.raises(ValueError, match=r"^amplifier stands between two meshes or more, got 1"):
         configure(amplifier="gain=2", meshes=1)
 
 

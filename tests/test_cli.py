@@ -46,6 +46,7 @@ class TestRun:
             "results.json",
             "training_curves.png",
             "confusion.png",
+            "power_budget.png",
         }
 
     def test_quiet_prints_the_result_in_one_line(self, finished):
