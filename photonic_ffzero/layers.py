@@ -5,7 +5,7 @@ A layer offers
 * ``init(rng) -> params``: one parameter set, a named tuple of arrays;
 * ``trainable``: the same structure of boolean arrays, false where an entry is no parameter;
 * ``measure(params, x) -> z [P, B, taps]``: the tapped values a detector sees;
-* ``transmit(params, x) -> x'``: what goes on to the next layer;
+* ``transmit(params, x) -> x'``: what goes on to the next layer, which alone has to understand it;
 * ``settled(params, x) -> params``: one parameter set with statistics of the inputs x in it, and
   ``evaluation``: the layer that uses them, as it is outside of training;
 * ``groups``: how many independent groups of parameters there are, each for a group of outputs;
@@ -14,7 +14,10 @@ A layer offers
 * ``pullback(params, x, g_z)``: the gradient of one parameter set, from that of z [B, taps]; a
   layer that has none says why in an error;
 * ``compilable``: whether XLA may compile the layer;
-* ``cacheable``: whether ``transmit`` gives the same again for the same arguments;
+* ``cacheable``: whether what ``transmit`` gives can be kept for later: an array, and the same
+  again for the same arguments;
+* ``instrument``: whether it is a thing in a laboratory, which takes its time: it is sent nothing
+  but what is asked for, and steps are taken one by one, so that they can be stopped and kept;
 * ``draw(rng, steps, sets, batch, epochs) -> noise``: random numbers for some steps, each of P
   evaluations of a batch, on a chip of some age; and ``under(noise)``: the layer that uses those of
   one step. Without noise, the empty tuple and the layer itself.
@@ -26,6 +29,7 @@ Every array of ``params`` leads with P, the number of parameter sets evaluated s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -33,13 +37,23 @@ import numpy as np
 
 from meshes import Phases, RectangularMesh
 from meshes._tensorflow import fused, tf
-from meshes.imperfections import Chip, Noise
+from meshes.imperfections import Chip, Imperfections, Noise
 from meshes.nonlinearities import Nonlinearity
 from meshes.propagation import resolve_engine
 from meshes.validation import integer
 from photonic_ffzero.activations import Activation
+from photonic_ffzero.seeds import generator
 
-__all__ = ["Conv", "ConvParams", "Dense", "DenseParams", "Layer", "Photonic"]
+__all__ = [
+    "Conv",
+    "ConvParams",
+    "Dense",
+    "DenseParams",
+    "Layer",
+    "OfPhases",
+    "Photonic",
+    "photonic_layers",
+]
 
 
 class Layer(Protocol):
@@ -57,6 +71,8 @@ class Layer(Protocol):
     def compilable(self) -> bool: ...
     @property
     def cacheable(self) -> bool: ...
+    @property
+    def instrument(self) -> bool: ...
     @property
     def evaluation(self) -> Layer: ...
     @property
@@ -76,6 +92,7 @@ class Noiseless:
     """What layers share that are numbers and no light."""
 
     cacheable: ClassVar[bool] = True
+    instrument: ClassVar[bool] = False
 
     def draw(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
@@ -88,11 +105,54 @@ class Noiseless:
         return self
 
 
+class OfPhases:
+    """What layers share whose parameters are the phases of a mesh."""
+
+    mesh: RectangularMesh
+    name: ClassVar[str] = "mesh"
+    groups: ClassVar[int] = 1
+    linear: ClassVar[bool] = False
+
+    @property
+    def taps(self) -> int:
+        """A detector at every port."""
+        return self.mesh.units
+
+    @property
+    def evaluation(self) -> Self:
+        """The same: a mesh has no statistics."""
+        return self
+
+    @property
+    def trainable(self) -> Phases:
+        """The phases of idle interferometers are no parameters."""
+        return Phases(self.mesh.mask, self.mesh.mask, np.ones(self.mesh.units, bool))
+
+    def init(self, rng: np.random.Generator) -> Phases:
+        """Haar-random phases."""
+        return self.mesh.initial_phases(seed=int(rng.integers(2**31)))
+
+    def settled(self, params: Phases, x: Any) -> Phases:
+        """The same."""
+        return params
+
+    def pullback(self, params: Phases, x: Any, g_z: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            ValueError: always; the message says why.
+        """
+        raise ValueError(
+            "perturb must be weights for a mesh: activations lead back to a layer's parameters "
+            "only where it is linear in them, and phases act through sines and cosines"
+        )
+
+
 _QUIET = Noise()
 
 
 @dataclass(frozen=True)
-class Photonic:
+class Photonic(OfPhases):
     r"""A rectangular mesh, tapped by square-law detectors, and the nonlinearity behind it.
 
     .. math:: z = |E|^2, \qquad x' = f(E), \qquad E = x U(\theta, \phi, \gamma)
@@ -110,14 +170,7 @@ class Photonic:
     engine: str = "auto"
     chip: Chip | None = None
     noise: Noise = _QUIET
-    name: ClassVar[str] = "mesh"
-    groups: ClassVar[int] = 1
-    linear: ClassVar[bool] = False
-
-    @property
-    def taps(self) -> int:
-        """A detector at every port."""
-        return self.mesh.units
+    instrument: ClassVar[bool] = False
 
     @property
     def compilable(self) -> bool:
@@ -128,20 +181,6 @@ class Photonic:
     def cacheable(self) -> bool:
         """Unless the chip's light is noisy."""
         return self.chip is None or self.chip.imperfections.steady
-
-    @property
-    def evaluation(self) -> Photonic:
-        """The same: a mesh has no statistics."""
-        return self
-
-    @property
-    def trainable(self) -> Phases:
-        """The phases of idle interferometers are no parameters."""
-        return Phases(self.mesh.mask, self.mesh.mask, np.ones(self.mesh.units, bool))
-
-    def init(self, rng: np.random.Generator) -> Phases:
-        """Haar-random phases."""
-        return self.mesh.initial_phases(seed=int(rng.integers(2**31)))
 
     def draw(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
@@ -170,20 +209,37 @@ class Photonic:
             return params, x
         return fused(self.chip.drive, params, self.noise), self.chip.emit(x, self.noise)
 
-    def settled(self, params: Phases, x: Any) -> Phases:
-        """The same."""
-        return params
 
-    def pullback(self, params: Phases, x: Any, g_z: Any) -> Any:
-        """Refuse.
+def photonic_layers(
+    count: int,
+    units: int,
+    columns: int | None,
+    nonlinearity: Nonlinearity,
+    engine: str,
+    made: Imperfections,
+    seed: int,
+    reads: int = 1,
+) -> Iterator[Photonic]:
+    """Rectangular meshes in a row, each on a chip of its own.
 
-        Raises:
-            ValueError: always; the message says why.
-        """
-        raise ValueError(
-            "perturb must be weights for a mesh: activations lead back to a layer's parameters "
-            "only where it is linear in them, and phases act through sines and cosines"
-        )
+    Args:
+        count: Meshes.
+        units: Ports N.
+        columns: Columns of a mesh L; N if None.
+        nonlinearity: Behind every mesh.
+        engine: ``auto``, ``native`` or ``xla``.
+        made: How far from ideal the chips are.
+        seed: Which chips.
+        reads: Readings that are averaged into one.
+    """
+    for index in range(count):
+        if made == Imperfections():
+            yield Photonic(RectangularMesh(units, columns), nonlinearity, engine)
+            continue
+        own = int(generator(seed, "fabrication", index).integers(2**31))
+        chip = made.fabricate(units, columns, own, reads)
+        yield Photonic(chip.mesh, nonlinearity, engine, chip)
+        made = replace(made, source_noise=0.0)  # there is one source, in front of all
 
 
 class DenseParams(NamedTuple):

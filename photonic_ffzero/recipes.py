@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from meshes import NONLINEARITIES, Imperfections
@@ -18,9 +19,21 @@ from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.prototypes import PROTOTYPES
+from photonic_ffzero.remote import SCHEME, Address
 from photonic_ffzero.tasks import TASKS
 
-__all__ = ["AUTO", "BLACK_BOX", "METHODS", "NETWORKS", "RECIPES", "Config", "configure"]
+__all__ = [
+    "AUTO",
+    "BLACK_BOX",
+    "METHODS",
+    "NETWORKS",
+    "OWN_DEVICE",
+    "RECIPES",
+    "SIMULATED",
+    "Config",
+    "configure",
+    "device_name",
+]
 
 METHODS = ("ff-dd", "ff-ad", "bp-dd", "bp-ad")
 NETWORKS = ("photonic", "mlp", "cnn")
@@ -101,6 +114,7 @@ _PARTS: dict[str, dict[str, Any]] = {
         "imperfections": "",
         "chip": None,
         "reads": 1,
+        "device": None,
         "engine": "auto",
     },
     "mlp": {"depth": 4, "width": 100, "nonlinearity": "gelu"},
@@ -110,6 +124,8 @@ _PARTS: dict[str, dict[str, Any]] = {
 }
 BLACK_BOX = "black box "
 AUTO = "auto"  # an epsilon to be chosen
+SIMULATED = "simulated"  # a device in this process
+OWN_DEVICE = "own "  # one that was given as it is
 _ALWAYS = {"task": "classification", "groups": 1, "seed": 0}
 
 
@@ -135,6 +151,9 @@ class Config:
             empty for an ideal one.
         chip: Seed of the chip: which one was made. None for the run's own seed.
         reads: Readings that are averaged into one.
+        device: What measures in the place of the simulation, see `devices`:
+            ``simulated:key=value,...`` with the fields of `meshes.Imperfections`,
+            ``tcp://host:port``, ``module:factory``, or ``own NAME`` for one given as it is.
         readout: ``goodness`` (cosine with prototypes) or ``ports`` (the first C tapped values).
         prototypes: ``simplex`` or ``random``; None for the readout ``ports``.
         detection: ``balanced`` or ``raw``; None for the readout ``ports``.
@@ -173,6 +192,7 @@ class Config:
     imperfections: str | None
     chip: int | None
     reads: int | None
+    device: str | None
     readout: str
     prototypes: str | None
     detection: str | None
@@ -205,16 +225,17 @@ class Config:
             if (value := getattr(self, name)) not in (None, AUTO):
                 number(name, value, above=0)
         from_spec("loss", self.loss, LOSSES)
-        if not callable(self.nonlinearity):
+        if self.nonlinearity is not None and not callable(self.nonlinearity):
             registry = NONLINEARITIES if self.network == "photonic" else ACTIVATIONS
             from_spec("nonlinearity", self.nonlinearity, registry)
+        self._check_device()
         self._check_estimator()
         self._check_all_is_set()
         self._check_task()
         self._check_chip()
 
     def _check_all_is_set(self) -> None:
-        needed = list(_NEEDED[self.network])
+        needed = [name for name in _NEEDED[self.network] if name not in _own(self.device)]
         needed += ["perturb", "law", "directions"] if self.method.endswith("-dd") else []
         needed += ["epsilon"] if self.estimator in ("central", "forward") else []
         needed += ["rule"] if self.local else []
@@ -225,6 +246,31 @@ class Config:
                     f"{name} must be set for {self.network} with {self.method}, "
                     f"{self.estimator}, {self.readout}"
                 )
+
+    def _check_device(self) -> None:
+        if self.device is None:
+            return
+        if self.network != "photonic":
+            raise ValueError(f"device does not apply to {self.network}: it is on no chip")
+        if not isinstance(self.device, str):
+            raise TypeError(f"device must be a text, got {self.device!r}")
+        if self.simulates_device:
+            _ = self.device_imperfections
+        elif self.device.startswith(SCHEME):
+            Address.of(self.device)
+        elif not _DEVICE.fullmatch(self.device):
+            raise ValueError(
+                f"device must be {SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or "
+                f"module:factory, got {self.device!r}"
+            )
+        if self.method.endswith("-ad") or ESTIMATORS[self.estimator]().differentiates:
+            raise ValueError(
+                "device gives intensities and no derivatives: it can be trained by differences "
+                f"alone (ff-dd, bp-dd; central, forward), got {self.method}, {self.estimator}"
+            )
+        for name in _own(self.device):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is the device's own, and cannot be set for {self.device}")
 
     def _check_estimator(self) -> None:
         if (self.estimator == "autodiff") != self.method.endswith("-ad"):
@@ -292,6 +338,21 @@ class Config:
         return with_values("imperfections", "", self.imperfections or "", Imperfections)
 
     @property
+    def simulates_device(self) -> bool:
+        """Whether the device is a simulation in this process."""
+        return self.device is not None and _kind(self.device) == SIMULATED
+
+    @property
+    def device_imperfections(self) -> Imperfections:
+        """How far from ideal a simulated device is, which is not to be looked at in training."""
+        found = from_spec("device", self.device or "", {SIMULATED: Imperfections})
+        if found.drift:
+            raise ValueError(
+                f"device knows no epochs, so that it cannot drift with them, got {self.device}"
+            )
+        return found
+
+    @property
     def local(self) -> bool:
         """Whether every layer learns by its own loss (FF)."""
         return self.method.startswith("ff-")
@@ -306,6 +367,14 @@ class Config:
         """What a layer of the network is called."""
         return "mesh" if self.network == "photonic" else "layer"
 
+    def on(self, device: str) -> Config:
+        """The same on another device.
+
+        Raises:
+            ValueError: it cannot be.
+        """
+        return replace(self, device=device, **dict.fromkeys(_own(device)))
+
     def as_json(self) -> dict[str, Any]:
         """Every field; a black box by its name, which cannot be turned back into it."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -314,14 +383,30 @@ class Config:
         return content
 
 
+_DEVICE = re.compile(rf"[A-Za-z_][\w.]*:[A-Za-z_]\w*|{OWN_DEVICE}\w+")
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
+
+
+def _own(device: Any) -> tuple[str, ...]:
+    """What a device settles by itself: one that is simulated here has the rest from here."""
+    if not isinstance(device, str):
+        return ()
+    if _kind(device) == SIMULATED:
+        return ("imperfections",)
+    return ("imperfections", "chip", "nonlinearity", "engine")
+
+
 _COUNTS = (
     *("meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
     *("reads", "directions", "batch_size", "epochs"),
 )
 _NEEDED = {
-    "photonic": ("meshes", "engine"),
-    "mlp": ("depth", "width"),
-    "cnn": ("depth", "channels", "kernel_size"),
+    "photonic": ("meshes", "nonlinearity", "engine"),
+    "mlp": ("depth", "width", "nonlinearity"),
+    "cnn": ("depth", "channels", "kernel_size", "nonlinearity"),
 }
 _CHOICES: dict[str, Iterable[str]] = {
     "recipe": RECIPES,
@@ -339,6 +424,11 @@ _CHOICES: dict[str, Iterable[str]] = {
     "schedule": SCHEDULES,
     "engine": ENGINES,
 }
+
+
+def device_name(device: Any) -> str:
+    """What a configuration calls a device: what it was named by, or its kind."""
+    return device if isinstance(device, str) else f"{OWN_DEVICE}{type(device).__name__}"
 
 
 def configure(recipe: str = "balanced", method: str = "ff-dd", **given: Any) -> Config:
@@ -359,8 +449,9 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **given: Any) -> 
     values = _defaults(RECIPES[choice("recipe", recipe, RECIPES)], method, given)
     for name in given:
         if name not in values:
+            on = f" on device {given['device']}" if "device" in given else ""
             raise ValueError(
-                f"{name} does not apply to {values['network']} with method {method}, estimator "
+                f"{name} does not apply to {values['network']}{on} with method {method}, estimator "
                 f"{(values | given)['estimator']}, readout {(values | given)['readout']}"
             )
     blank: dict[str, Any] = dict.fromkeys(field.name for field in fields(Config))
@@ -384,4 +475,5 @@ def _defaults(
     if given.get("estimator") == "jvp":  # needs no step, and a differentiable engine
         values = {name: value for name, value in values.items() if name != "epsilon"}
         values |= {"engine": "xla"} if network == "photonic" else {}
-    return values | {"network": network}
+    own = _own(given.get("device"))
+    return {name: value for name, value in values.items() if name not in own} | {"network": network}

@@ -11,8 +11,10 @@ import numpy as np
 from meshes._tensorflow import tf
 from photonic_ffzero.blocks import Block
 from photonic_ffzero.data import check_arrays, check_numbers, split
+from photonic_ffzero.devices import Device
 from photonic_ffzero.model import EpochRecord, Model, Position
-from photonic_ffzero.recipes import AUTO, Config, configure
+from photonic_ffzero.networks import open_device
+from photonic_ffzero.recipes import AUTO, Config, configure, device_name
 from photonic_ffzero.steps import BlockTraining, Samples, as_arrays
 from photonic_ffzero.stepsize import LADDER, PROBES
 from photonic_ffzero.tasks import TASKS
@@ -93,6 +95,7 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: a loss was not finite; the last checkpoint is from before it.
+            DeviceError: the device failed; as above.
             StoppedError: an observer stopped the run.
         """
         self._started = time.perf_counter() - self.model.seconds
@@ -224,6 +227,7 @@ def fit(
     validation: int | tuple[Any, Any] = 0,
     recipe: str = "balanced",
     method: str = "ff-dd",
+    device: Device | str | None = None,
     observers: tuple[Observer, ...] = (),
     **settings: Any,
 ) -> Model:
@@ -237,6 +241,7 @@ def fit(
         validation: How many samples to hold out of training, or samples (x, y) of their own.
         recipe: ``balanced``, ``paper``, ``published`` or ``digital``.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
+        device: A device to train on instead of a simulation, or what names one, see `Config`.
         observers: Told of every step and epoch.
         **settings: Any field of `Config`, instead of the recipe's.
 
@@ -246,10 +251,14 @@ def fit(
     Raises:
         TypeError, ValueError: an argument breaks a rule that the message names.
         NonFiniteLossError: training met a loss that is not finite.
+        DeviceError: the device failed.
     """
-    config = configure(recipe, method, **settings)
+    named = None if device is None else device_name(device)
+    config = configure(recipe, method, device=named, **settings)
     train, held_out = _prepared(x, y, validation, config)
-    model = Model(config, train.x.shape[-1], TASKS[config.task].of(train.y))
+    units = train.x.shape[-1]
+    opened = open_device(config, units) if isinstance(device, str) else device
+    model = Model(config, units, TASKS[config.task].of(train.y), device=opened)
     return Trainer(model, train, held_out, observers).run()
 
 
