@@ -373,7 +373,8 @@ class Config:
         Raises:
             ValueError: it cannot be.
         """
-        return replace(self, device=device, **dict.fromkeys(_own(device)))
+        own: dict[str, Any] = dict.fromkeys(_own(device))
+        return replace(self, device=device, **own)
 
     def as_json(self) -> dict[str, Any]:
         """Every field; a black box by its name, which cannot be turned back into it."""

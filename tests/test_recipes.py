@@ -70,7 +70,7 @@ for recipe, law, loss in [
 # What a network has, and what it has not.
 NONE = dict.fromkeys(
     (
-        *("meshes", "columns", "imperfections", "chip", "reads", "engine"),
+        *("meshes", "columns", "imperfections", "chip", "reads", "device", "engine"),
         *("depth", "width", "channels", "kernel_size"),
     ),
     None,
