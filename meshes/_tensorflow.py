@@ -83,7 +83,7 @@ def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
             kept = _MARK.search(error.message or "")
             if kept is None:
                 raise
-            raise _KEPT.pop(int(kept[1])) from None
+        raise _KEPT.pop(int(kept[1]))
 
     return call
 

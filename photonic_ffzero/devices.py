@@ -54,7 +54,16 @@ from meshes.validation import integer
 from photonic_ffzero.layers import OfPhases, Photonic, photonic_layers
 from photonic_ffzero.seeds import generator
 
-__all__ = ["Device", "DeviceError", "Driver", "OnDevice", "Sent", "SimulatedChip", "driver_of"]
+__all__ = [
+    "Device",
+    "DeviceError",
+    "Driver",
+    "OnDevice",
+    "Sent",
+    "SimulatedChip",
+    "driver_of",
+    "readings",
+]
 
 
 class DeviceError(OSError):
@@ -167,7 +176,7 @@ class Driver:
     def _measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
         with _asked("read the light behind", mesh):
             answer = self.device.measure(mesh, fields.copy())
-        return _intensities(answer, fields.shape, mesh)
+        return readings(answer, fields.shape, mesh)
 
 
 @contextmanager
@@ -183,8 +192,16 @@ def _asked(what: str, mesh: int) -> Iterator[None]:
         ) from error
 
 
-def _intensities(answer: Any, shape: tuple[int, ...], mesh: int) -> np.ndarray:
+def readings(answer: Any, shape: tuple[int, ...], mesh: int) -> np.ndarray:
     """A device's answer, if it is what an answer must be.
+
+    Args:
+        answer: What it gave.
+        shape: [B, N].
+        mesh: Behind which mesh, from 1.
+
+    Returns:
+        Intensities [B, N], float32.
 
     Raises:
         DeviceError: it is not.

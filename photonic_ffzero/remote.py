@@ -33,7 +33,7 @@ from typing import Any, Self
 import numpy as np
 
 from meshes.validation import number, with_values
-from photonic_ffzero.devices import Device, DeviceError
+from photonic_ffzero.devices import Device, DeviceError, readings
 
 __all__ = ["SCHEME", "Address", "DeviceServer", "Kind", "Patience", "RemoteDevice", "pack"]
 
@@ -421,7 +421,8 @@ class _Client(socketserver.BaseRequestHandler):
         if server.holder is not self or not server.written.issuperset(range(1, mesh + 1)):
             return pack(Kind.LOST)
         fields = np.frombuffer(content, "<c8").reshape(-1, server.device.units)
-        return pack(Kind.LIGHT, np.asarray(server.device.measure(mesh, fields), "<f4").tobytes())
+        answer = readings(server.device.measure(mesh, fields), fields.shape, mesh)
+        return pack(Kind.LIGHT, answer.astype("<f4").tobytes())
 
 
 def _failed(error: Exception) -> bytes:

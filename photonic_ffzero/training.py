@@ -194,7 +194,7 @@ class Trainer:
             mesh=self._name(index),
             epoch=epoch + 1,
             loss=float(np.mean(self.position.losses)),
-            train_accuracy=self._quality(index, block, monitored),
+            train_accuracy=self._quality(index, block, monitored, writes=1),
             validation_accuracy=self._quality(index, block, validation) if validation else None,
             **asdict(self.model.usage),
             epsilon=training.epsilon,
@@ -208,8 +208,9 @@ class Trainer:
     def _reads(self) -> int:
         return self.config.reads or 1
 
-    def _quality(self, index: int, block: Block, samples: Samples) -> float:
-        self.model.usage.add(block, 1, len(samples.y) * self._reads)
+    def _quality(self, index: int, block: Block, samples: Samples, writes: int = 0) -> float:
+        """How good a readout is; by default with phases that are written already."""
+        self.model.usage.add(block, 1, len(samples.y) * self._reads, writes)
         chance = self.model.chance("monitor", index, len(samples.y))
         scores = block.all_scores(self.model.params[index], samples.x, chance)
         return self.model.task.quality(scores, samples.y)
