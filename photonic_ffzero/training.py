@@ -120,7 +120,7 @@ class Trainer:
         """Send samples through a frozen block: once for the whole of the next block's training."""
         block = self.model.blocks[index]
         if not self.position.has_begun(index + 1):  # else it was counted before the checkpoint
-            self.model.usage.add(block, 1, len(samples.y))
+            self.model.usage.add(block, 1, len(samples.y), writes=0)  # it has its phases
         return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
 
     def _train_block(
