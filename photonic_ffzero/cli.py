@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -376,7 +377,7 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
         parser.error(as_flag(str(error), parser))
     if job.dataset.note:
         print(job.dataset.note, file=sys.stderr)
-    how = f"go on with: {parser.prog} --resume {job.output}"
+    how = f"go on with: {parser.prog} --resume {job.output}{_on_device(job.plan.config)}"
     with StopSignals() as signals:
         try:
             job.run((signals,))
@@ -403,6 +404,9 @@ def prepare(arguments: argparse.Namespace) -> Job:
     """
     settings = {name: getattr(arguments, name) for name in _SETTINGS}
     config = configure(arguments.recipe, arguments.method, **settings)
+    for name, why in config.idle.items():
+        if settings[name] is not None:
+            raise ValueError(f"{name} would do nothing: {why}")
     output = arguments.output or _dated_directory(f"{config.network}-{config.method}")
     check_new_directory(output)
     inputs = _input_settings(arguments)
@@ -449,6 +453,12 @@ def resumed(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> J
     job = Job.load(plan, arguments.data_dir, arguments.resume, arguments.quiet)
     job.check_same(written)
     return job
+
+
+def _on_device(config: Config) -> str:
+    """The flag that says where the device is, which may have moved."""
+    named = config.device and not config.simulates_device
+    return f" --device {shlex.quote(config.device or '')}" if named else ""
 
 
 _RESUMABLE = ("resume", "data_dir", "quiet", "device")

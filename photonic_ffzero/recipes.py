@@ -308,7 +308,7 @@ class Config:
             raise ValueError(f"rule must be last for a regression, got {self.rule}")
 
     def _check_chip(self) -> None:
-        made = self.chip_imperfections
+        made = self._made
         if self.estimator in ("autodiff", "jvp") and not made.differentiable:
             raise ValueError(
                 f"imperfections with drive_bits or adc_bits cannot be differentiated, which "
@@ -366,6 +366,27 @@ class Config:
     def layer_name(self) -> str:
         """What a layer of the network is called."""
         return "mesh" if self.network == "photonic" else "layer"
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """Settings that this run would not be changed by, each with the reason."""
+        found: dict[str, str] = {}
+        if self.layers == 1:
+            found["rule"] = "one layer decides alone"
+            found["nonlinearity"] = "it stands between layers, of which there is one"
+            for name in ("width", "channels", "kernel_size"):
+                found[name] = "it is of the layers before the last, of which there are none"
+        made, here = self._made, self.device is None
+        if here and not made.noisy_readings:
+            found["reads"] = "without noise of the readings, all are alike"
+        if not (made.fabricated or (not here and (made.noisy_readings or not made.steady))):
+            found["chip"] = "without imperfections that differ from chip to chip, all are alike"
+        return found
+
+    @property
+    def _made(self) -> Imperfections:
+        """How far from ideal the chip is, as far as the host can know."""
+        return self.device_imperfections if self.simulates_device else self.chip_imperfections
 
     def on(self, device: str) -> Config:
         """The same on another device.

@@ -297,10 +297,11 @@ class TestTraining:
 
     @pytest.mark.parametrize("name", ["write_noise", "source_noise", "read_noise", "drive_bits"])
     def test_what_the_chip_hides_shows_in_the_history(self, name):
+        given_settings = {"nonlinearity": SPEC, "epsilon": 0.2, "epochs": 1}
         value = 6 if name == "drive_bits" else 0.1
-        hidden = trained(device=f"simulated:{name}={value}", nonlinearity=SPEC)
-        assert losses(hidden) != losses(trained(nonlinearity=SPEC))
-        again = trained(device=f"simulated:{name}={value}", nonlinearity=SPEC)
+        hidden = trained(device=f"simulated:{name}={value}", **given_settings)
+        assert losses(hidden) != losses(trained(**given_settings))
+        again = trained(device=f"simulated:{name}={value}", **given_settings)
         assert losses(hidden) == losses(again)
 
     def test_several_label_dimensions_and_regression(self):
@@ -818,7 +819,8 @@ class TestLoss:
         errors = capsys.readouterr().err
         assert "argument" not in errors
         assert re.search(r"device tcp://.* failed: .*; what was saved stands; go on", errors)
-        assert errors.endswith("go on with: mnist_photonic.py --resume run\n")
+        on = f"go on with: mnist_photonic.py --resume run --device {server.address}\n"
+        assert errors.endswith(on)
         if Path("run/model.npz").exists():
             load_checkpoint("run/model.npz")
         with served(SimulatedChip(16)) as server:
