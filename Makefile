@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: mnist digital figures test bench notebooks lint format clean help
+.PHONY: mnist digital figures test bench notebooks docs lint format clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make figures     run small versions of the paper's experiments; one HTML report"
 	@echo "make bench       time the mesh engines against Neurophox, digital steps against TensorFlow"
 	@echo "make notebooks   open the notebooks in JupyterLab"
+	@echo "make docs        build the documentation in build/docs"
 	@echo "make lint        check style and types"
 	@echo "make clean       remove the environment and all caches"
 
@@ -44,9 +45,14 @@ test: $(READY)
 bench: $(READY)
 	@$(BIN)/python experiments/bench_engine.py $(ARGS)
 	@$(BIN)/python experiments/bench_digital.py
+	@$(BIN)/python experiments/bench_imperfections.py
 
 notebooks: $(READY)
 	$(BIN)/python -m jupyterlab notebooks $(ARGS)
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+	@echo "build/docs/index.html"
 
 lint: $(READY)
 	$(BIN)/ruff check .

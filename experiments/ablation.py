@@ -34,7 +34,7 @@ def ablation(
     **settings: Any,
 ) -> Grid:
     """Every variant; all of them before the next seed."""
-    settings |= {"epochs": options.epochs} if options.epochs else {}
+    settings = options.settings_over(settings)
     (dataset,) = options.datasets_or(dataset)
     cells = []
     for seed, (name, changes) in product(options.seeds_or(seeds), VARIANTS.items()):
@@ -45,7 +45,6 @@ def ablation(
         cells=tuple(cells),
         x="variant",
         title=f"Ablation, {dataset}",
-        description=" ".join(DESCRIPTION.split()),
     )
 
 

@@ -28,7 +28,7 @@ def channels(
     **settings: Any,
 ) -> Grid:
     """Every method with every number of channels; all of them before the next seed."""
-    settings |= {"epochs": options.epochs} if options.epochs else {}
+    settings = options.settings_over(settings)
     axes = (options.seeds_or(seeds), options.datasets_or(*datasets), counts, methods)
     cells = []
     for seed, dataset, count, method in product(*axes):
@@ -43,7 +43,6 @@ def channels(
         x_label="channels a convolution",
         log_x=True,
         title="CNNs over channels",
-        description=" ".join(DESCRIPTION.split()),
     )
 
 

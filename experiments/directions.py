@@ -20,7 +20,7 @@ from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.model import Model
 from photonic_ffzero.objectives import PERTURBATIONS, Weights
 from photonic_ffzero.recipes import Config, configure
-from photonic_ffzero.reporting import save_figure
+from photonic_ffzero.reporting import curve_style, save_figure
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.storage import write_csv
 from photonic_ffzero.tasks import Classification
@@ -75,7 +75,6 @@ def directions(
         log_x=True,
         x_label="directions a step K",
         title=f"Directions at equal forward passes, {dataset}",
-        description=" ".join(DESCRIPTION.split()),
     )
 
 
@@ -119,15 +118,18 @@ def write_errors(directory: GridDirectory) -> None:
             name = " ".join(str(cell.labels[key]) for key in directory.grid.curves)
             error = gradient_error(cell.plan.config, x, data.train_labels)
             curves.setdefault(name, []).append((int(cell.labels["directions"]), error))
-    rows = [(name, *point) for name, points in curves.items() for point in points]
-    header = ("variant", "directions", "relative_error")
-    write_csv(directory.path / "error.csv", [header, *rows])
+    rows = [
+        {"variant": name, "directions": count, "relative_error": error}
+        for name, points in curves.items()
+        for count, error in points
+    ]
+    write_csv(directory.path / "error.csv", rows)
     save_figure(directory.path / "error.png", lambda axes: _plot(axes, curves))
 
 
 def _plot(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
-    for mark, (name, points) in zip("osD^vP*", curves.items(), strict=False):
-        axes.loglog(*zip(*points, strict=True), mark + "-", ms=4, lw=1, label=name)
+    for index, (name, points) in enumerate(curves.items()):
+        axes.loglog(*zip(*points, strict=True), ms=4, label=name, **curve_style(index))
     axes.set(xlabel="directions a step K", ylabel="relative error of the gradient")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=6)

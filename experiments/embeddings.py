@@ -37,7 +37,7 @@ def embeddings(
     **settings: Any,
 ) -> Grid:
     """Both local methods; all of them before the next seed."""
-    settings |= {"epochs": options.epochs} if options.epochs else {}
+    settings = options.settings_over(settings)
     (dataset,) = options.datasets_or(dataset)
     cells = []
     for seed, method in product(options.seeds_or(seeds), methods):
@@ -49,7 +49,6 @@ def embeddings(
         cells=tuple(cells),
         x="method",
         title=f"Embeddings behind every mesh, {dataset}",
-        description=" ".join(DESCRIPTION.split()),
     )
 
 
@@ -59,14 +58,12 @@ def write_embeddings(directory: GridDirectory) -> None:
     data = load_dataset(grid.cells[0].plan.dataset)
     plan = grid.cells[0].plan
     x = encode(data.test_images, plan.encoding, plan.size or 1)
-    rows: list[tuple[Any, ...]] = [("method", "seed", "mesh", "true_class", "other_classes")]
+    rows = []
     for cell in grid.cells:
         model = load_model(directory.cell_path(cell) / "model.npz")
-        means = (_alignment(scores, data.test_labels) for scores in model.scores(x))
-        rows += [
-            (cell.labels["method"], cell.seed, mesh, f"{true:.4f}", f"{other:.4f}")
-            for mesh, (true, other) in enumerate(means, start=1)
-        ]
+        for mesh, scores in enumerate(model.scores(x), start=1):
+            about = {"method": cell.labels["method"], "seed": cell.seed, "mesh": mesh}
+            rows.append(about | _alignment(scores, data.test_labels))
     write_csv(directory.path / "alignment.csv", rows)
     first = load_model(directory.cell_path(grid.cells[0]) / "model.npz")
     draw = partial(_draw, model=first, x=x, labels=data.test_labels)
@@ -74,10 +71,11 @@ def write_embeddings(directory: GridDirectory) -> None:
     save_figure(directory.path / "embeddings.png", draw, panels=2 * len(first.blocks), title=title)
 
 
-def _alignment(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def _alignment(scores: np.ndarray, labels: np.ndarray) -> dict[str, str]:
     """Mean goodness of the true class and of the others."""
     true = np.eye(scores.shape[-1], dtype=bool)[labels]
-    return float(scores[true].mean()), float(scores[~true].mean())
+    parts = {"true_class": scores[true], "other_classes": scores[~true]}
+    return {name: f"{part.mean():.4f}" for name, part in parts.items()}
 
 
 def _draw(*axes: Any, model: Model, x: np.ndarray, labels: np.ndarray) -> None:

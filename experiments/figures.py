@@ -21,6 +21,8 @@ EXPERIMENTS = (
     "directions",
     "ablation",
     "embeddings",
+    "epsilon",
+    "robustness",
 )
 SCRIPTS = Path(__file__).parent
 

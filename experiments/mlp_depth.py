@@ -31,7 +31,7 @@ def depths(
     **settings: Any,
 ) -> Grid:
     """Every method at every depth and width; all of them before the next seed."""
-    settings |= {"epochs": options.epochs} if options.epochs else {}
+    settings = options.settings_over(settings)
     axes = (options.seeds_or(seeds), options.datasets_or(*datasets), widths, depths, methods)
     cells = []
     for seed, dataset, width, depth, method in product(*axes):
@@ -47,7 +47,6 @@ def depths(
         panels="dataset",
         x_label="layers",
         title="MLPs over depth",
-        description=" ".join(DESCRIPTION.split()),
     )
 
 

@@ -28,7 +28,7 @@ def methods(
     **settings: int,
 ) -> Grid:
     """Every method at every depth on every data set; all of them before the next seed."""
-    settings |= {"epochs": options.epochs} if options.epochs else {}
+    settings = options.settings_over(settings)
     axes = (options.seeds_or(seeds), options.datasets_or(*datasets), depths, METHODS)
     cells = []
     for seed, dataset, meshes, method in product(*axes):
@@ -43,7 +43,6 @@ def methods(
         panels="dataset",
         x_label="meshes in a row",
         title="Four methods on the photonic network",
-        description=" ".join(DESCRIPTION.split()),
     )
 
 

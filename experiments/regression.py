@@ -35,7 +35,7 @@ def regressions(
     cells = []
     for seed, (dataset, network), method in product(options.seeds_or(seeds), pairs, methods):
         own = settings | (FUNCTION_SETTINGS if dataset in FUNCTIONS else {})
-        own |= {"epochs": options.epochs} if options.epochs else {}
+        own = options.settings_over(own)
         if network == "cnn" and dataset == "digits":
             own |= {"kernel_size": 4, "channels": 4}
         config = configure("digital", method, task="regression", network=network, seed=seed, **own)
@@ -50,7 +50,6 @@ def regressions(
         unit="",
         factor=1.0,
         title="Regression",
-        description=" ".join(DESCRIPTION.split()),
     )
 
 

@@ -1,5 +1,6 @@
 """Meshes of Mach-Zehnder interferometers: physics, usable alone."""
 
+from meshes.amplifiers import Amplifier
 from meshes.decomposition import SVDMeshes, decompose, svd_decompose
 from meshes.imperfections import Chip, Imperfections, shot_noise
 from meshes.model import Phases, RectangularMesh
@@ -22,6 +23,7 @@ from meshes.propagation import ENGINES, intensities, propagate, resolve_engine
 __all__ = [
     "ENGINES",
     "NONLINEARITIES",
+    "Amplifier",
     "BlackBox",
     "CReLU",
     "Chip",

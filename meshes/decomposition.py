@@ -18,9 +18,9 @@ _TOLERANCE_SINGLE = 1e-4  # the same for a matrix given in single precision
 
 
 def decompose(unitary: Any) -> tuple[RectangularMesh, Phases]:
-    """Program a square mesh with a unitary matrix.
+    r"""Program a square mesh with a unitary matrix.
 
-        mesh.matrix(phases) = unitary,    out = in @ unitary
+    .. math:: U(\theta, \phi, \gamma) = \mathrm{unitary}, \qquad E_{out} = E_{in} U
 
     Interferometers that a sparse matrix does not need are left in the bar state, theta = pi.
 
@@ -125,9 +125,9 @@ def _move_to_input(
 
 @dataclass(frozen=True, eq=False)
 class SVDMeshes:
-    """Any matrix as light sees it: a mesh, a gain for every port, another mesh.
+    r"""Any matrix as light sees it: a mesh, a gain for every port, another mesh.
 
-        A = U diag(gains) V
+    .. math:: A = U \, \mathrm{diag}(gains) \, V
 
     Fields:
         shape: of the matrix A, input ports K and output ports N.
@@ -144,9 +144,9 @@ class SVDMeshes:
     output_phases: Phases
 
     def propagate(self, fields: Any) -> np.ndarray:
-        """Send fields through both meshes.
+        r"""Send fields through both meshes.
 
-            out = in @ U diag(gains) V
+        .. math:: E_{out} = E_{in} U \, \mathrm{diag}(gains) \, V
 
         Args:
             fields: real or complex amplitudes [B, K].
@@ -172,9 +172,9 @@ class SVDMeshes:
 
 
 def svd_decompose(matrix: Any) -> SVDMeshes:
-    """Program two meshes and a diagonal of gains with any matrix, by singular values.
+    r"""Program two meshes and a diagonal of gains with any matrix, by singular values.
 
-        A = U diag(gains) V,    out = in @ A
+    .. math:: A = U \, \mathrm{diag}(gains) \, V, \qquad E_{out} = E_{in} A
 
     Args:
         matrix: real or complex matrix [K, N], K and N at least 1.

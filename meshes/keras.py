@@ -1,7 +1,7 @@
 """A mesh as a Keras 3 layer: tracked, trained, summarised, saved and restored by Keras.
 
 Import it by itself, ``from meshes.keras import MeshLayer``: it needs Keras and TensorFlow at once.
-Keras must run on TensorFlow, its default.
+Keras must run on TensorFlow, its default. ::
 
     layers = [
         keras.Input([16]),
@@ -31,9 +31,9 @@ __all__ = ["Intensities", "MeshLayer"]
 
 @keras.saving.register_keras_serializable(package="meshes")
 class MeshLayer(keras.layers.Layer):
-    """A rectangular mesh of Mach-Zehnder interferometers between its input and output ports.
+    r"""A rectangular mesh of Mach-Zehnder interferometers between its input and output ports.
 
-        out = in @ U(theta, phi, gamma)
+    .. math:: E_{out} = E_{in} \, U(\theta, \phi, \gamma)
 
     The phases are the layer's weights: theta and phi [L, M] and gamma [N], rad, Haar-random at
     first. Those of idle interferometers are there but do nothing.
@@ -105,7 +105,7 @@ class MeshLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="meshes")
 class Intensities(keras.layers.Layer):
-    """Square-law detectors: I = |E|^2."""
+    r"""Square-law detectors: :math:`I = |E|^2`."""
 
     def call(self, inputs: Any) -> Any:
         """Map complex fields [...] to real intensities [...]."""

@@ -6,7 +6,7 @@ for 16 samples and every operation below is on whole vectors.
 
 **The factor i.** Every interferometer multiplies its fields by i. Fields after l columns are kept
 without the common factor i^l; the input screen brings in i^L at once. What is left of an
-interferometer is real up to one phase,
+interferometer is real up to one phase, ::
 
     t  = sin(theta/2) u + cos(theta/2) v        u' = e^{i phi} t
     v' = cos(theta/2) u - sin(theta/2) v

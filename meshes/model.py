@@ -40,13 +40,15 @@ class Phases(NamedTuple):
 
 
 class RectangularMesh:
-    """A rectangular (Clements) mesh of Mach-Zehnder interferometers.
+    r"""A rectangular (Clements) mesh of Mach-Zehnder interferometers.
 
     Light enters N ports, passes the phase screen ``gamma`` and then L columns of interferometers.
     An interferometer on the neighbouring ports (u, v) does, in Neurophox's Bloch basis,
 
-        u' = e^{i phi} i (sin(theta/2) u + cos(theta/2) v)
-        v' =           i (cos(theta/2) u - sin(theta/2) v)
+    .. math::
+        u' = i e^{i \phi} \left( \sin\frac{\theta}{2} \, u + \cos\frac{\theta}{2} \, v \right),
+        \qquad
+        v' = i \left( \cos\frac{\theta}{2} \, u - \sin\frac{\theta}{2} \, v \right)
 
     Even columns pair ports (0, 1), (2, 3), ...; odd columns (1, 2), (3, 4), .... For even N the
     last interferometer of an odd column would join ports (N - 1, 0): it is idle, in the bar state

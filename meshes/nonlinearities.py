@@ -1,7 +1,7 @@
-"""Nonlinear elements between meshes: one frozen dataclass each, complex fields to complex fields.
+r"""Nonlinear elements between meshes: one frozen dataclass each, complex fields to complex fields.
 
 A new one is a class here and a row in NONLINEARITIES; all its fields are numbers. Powers are in
-units of |E|^2. BlackBox stands apart: it wraps a function, which no text can name.
+units of \|E\|^2. BlackBox stands apart: it wraps a function, which no text can name.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ __all__ = [
     "SaturableAbsorber",
     "SquareLaw",
     "ZReLU",
+    "electro_optic",
+    "from_quadratures",
+    "quadratures",
 ]
 
 
@@ -53,7 +56,7 @@ class Nonlinearity(ABC):
 
 @dataclass(frozen=True)
 class Linear(Nonlinearity):
-    """No nonlinearity: f(E) = E."""
+    """No nonlinearity: :math:`f(E) = E`."""
 
     passive: ClassVar[bool] = True
 
@@ -63,9 +66,11 @@ class Linear(Nonlinearity):
 
 @dataclass(frozen=True)
 class ElectroOptic(Nonlinearity):
-    """A modulator driven by the light it modulates.
+    r"""A modulator driven by the light it modulates.
 
-        f(E) = sqrt(1 - alpha) exp(-i psi) cos(psi) E,    psi = (g |E|^2 + phi_b) / 2
+    .. math::
+        f(E) = \sqrt{1 - \alpha} \, e^{-i \psi} \cos(\psi) \, E, \qquad
+        \psi = \frac{g |E|^2 + \phi_b}{2}
 
     A tap takes the power share alpha to a detector, whose amplified signal and a bias set the
     phase between the arms of an interferometer that the remaining light passes. The paper's
@@ -106,21 +111,23 @@ class ElectroOptic(Nonlinearity):
         bias_v: float,
         unit_power_w: float,
     ) -> ElectroOptic:
-        """Build one from the parts it is made of.
+        r"""Build one from the parts it is made of.
 
-            g = pi tap gain responsivity unit_power / V_pi,    phi_b = pi V_b / V_pi
+        .. math::
+            g = \frac{\pi \, \alpha \, R \, G \, P_1}{V_\pi}, \qquad
+            \phi_b = \frac{\pi V_b}{V_\pi}
 
         The paper's phase gain (its equations 5 and 7) is in rad per watt; ``unit_power_w`` makes
-        it rad per unit of |E|^2.
+        it rad per unit of \|E\|^2.
 
         Args:
-            tap: power share of the tap, in [0, 1].
-            responsivity_a_per_w: current of the detector per power of light, A/W.
-            gain_ohm: voltage of the transimpedance amplifier per current, ohm; negative if it
+            tap: power share of the tap alpha, in [0, 1].
+            responsivity_a_per_w: current of the detector per power of light R, A/W.
+            gain_ohm: voltage of the transimpedance amplifier per current G, ohm; negative if it
                 inverts.
-            v_pi_v: voltage for a phase of pi in the modulator, V.
-            bias_v: voltage of the bias, V.
-            unit_power_w: power of a field with |E|^2 = 1, W.
+            v_pi_v: voltage for a phase of pi in the modulator V_pi, V.
+            bias_v: voltage of the bias V_b, V.
+            unit_power_w: power P_1 of a field with \|E\|^2 = 1, W.
 
         Raises:
             TypeError, ValueError: a parameter is not a finite number or out of range.
@@ -134,29 +141,51 @@ class ElectroOptic(Nonlinearity):
         drive_v = tap * unit_power_w * responsivity_a_per_w * gain_ohm
         return cls(alpha=tap, g=math.pi * drive_v / v_pi_v, phi_b=math.pi * bias_v / v_pi_v)
 
+    @property
+    def tap(self) -> float:
+        """The tap as the angle of a coupler, rad: alpha = sin^2(tap)."""
+        return math.asin(math.sqrt(self.alpha))
+
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
-        x = (real * real + imag * imag) * (0.5 * self.g)
-        # Adding x to phi_b would lose a dim field's x next to pi: expand cos(psi) and sin(psi),
-        # with a cos(phi_b / 2) that is exactly 0 at phi_b = pi.
-        cos_b, sin_b = math.sin(0.5 * (math.pi - self.phi_b)), math.sin(0.5 * self.phi_b)
-        cos_psi = xp.cos(x) * cos_b - xp.sin(x) * sin_b
-        sin_psi = xp.sin(x) * cos_b + xp.cos(x) * sin_b
-        amplitude = math.sqrt(1.0 - self.alpha) * cos_psi
-        return fields * _complex(amplitude * cos_psi, -amplitude * sin_psi)
+        return electro_optic(fields, self.tap, self.g, self.phi_b)
+
+
+def electro_optic(fields: Any, tap: Any, g: Any, phi_b: Any) -> Any:
+    r"""Apply `ElectroOptic` with settings that may differ from port to port.
+
+    .. math:: f(E) = \cos(t) \, e^{-i \psi} \cos(\psi) \, E, \qquad
+        \psi = \tfrac{1}{2} (g |E|^2 + \varphi_b)
+
+    Args:
+        fields: Complex fields [..., N].
+        tap: Angle t of the coupler that takes the power share sin^2(t), rad: a number, or
+            a tensor that fits the fields; as for the next two.
+        g: Modulator phase per unit of input intensity, rad.
+        phi_b: Bias phase, rad.
+    """
+    xp, real, imag = quadratures(fields)
+    own: Any = tf if tf.is_tensor(phi_b) else math
+    x = (real * real + imag * imag) * (0.5 * g)
+    # Adding x to phi_b would lose a dim field's x next to pi: expand cos(psi) and sin(psi), with a
+    # cos(phi_b / 2) that is exactly 0 at phi_b = pi.
+    cos_b, sin_b = own.sin(0.5 * (math.pi - phi_b)), own.sin(0.5 * phi_b)
+    cos_psi = xp.cos(x) * cos_b - xp.sin(x) * sin_b
+    sin_psi = xp.sin(x) * cos_b + xp.cos(x) * sin_b
+    amplitude = own.cos(tap) * cos_psi
+    return fields * from_quadratures(amplitude * cos_psi, -amplitude * sin_psi)
 
 
 @dataclass(frozen=True)
 class SaturableAbsorber(Nonlinearity):
-    """A thin absorber that bright light bleaches, such as graphene.
+    r"""A thin absorber that bright light bleaches, such as graphene.
 
-        f(E) = sqrt(1 - l - d / (1 + |E|^2 / I_s)) E
+    .. math:: f(E) = \sqrt{1 - l - \frac{d}{1 + |E|^2 / I_s}} \; E
 
     Args:
         modulation_depth: d, power share that only dim light loses, in [0, 1).
         nonsaturable_loss: l, power share that all light loses, in [0, 1); l + d is below 1.
         saturation_intensity: I_s, where half of the modulation depth is left, in units of
-            |E|^2, above 0.
+            \|E\|^2, above 0.
 
     Raises:
         TypeError, ValueError: a parameter is not a finite number or out of range.
@@ -182,23 +211,23 @@ class SaturableAbsorber(Nonlinearity):
         number("modulation_depth + nonsaturable_loss", total, below=1.0)
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
+        xp, real, imag = quadratures(fields)
         x = (real * real + imag * imag) / self.saturation_intensity
         # A sum of positive terms, which rounding cannot make negative.
         in_the_dark = 1.0 - (self.modulation_depth + self.nonsaturable_loss)
         amplitude = xp.sqrt(in_the_dark + self.modulation_depth * (x / (1.0 + x)))
-        return _complex(amplitude * real, amplitude * imag)
+        return from_quadratures(amplitude * real, amplitude * imag)
 
 
 @dataclass(frozen=True)
 class Kerr(Nonlinearity):
-    """Self-phase modulation in a waveguide without loss.
+    r"""Self-phase modulation in a waveguide without loss.
 
-        f(E) = exp(i phi_nl |E|^2) E
+    .. math:: f(E) = e^{i \phi_{nl} |E|^2} E
 
     Args:
         phi_nl: phase per unit of intensity, rad: the waveguide's gamma (rad / (W m)) times its
-            length (m) times the power of a field with |E|^2 = 1 (W).
+            length (m) times the power of a field with \|E\|^2 = 1 (W).
 
     Raises:
         TypeError, ValueError: phi_nl is not a finite number.
@@ -214,19 +243,19 @@ class Kerr(Nonlinearity):
         number("phi_nl", self.phi_nl)
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
+        xp, real, imag = quadratures(fields)
         phase = (real * real + imag * imag) * self.phi_nl
-        return fields * _complex(xp.cos(phase), xp.sin(phase))
+        return fields * from_quadratures(xp.cos(phase), xp.sin(phase))
 
 
 @dataclass(frozen=True)
 class ModReLU(Nonlinearity):
-    """A dead zone in the modulus; the phase stays.
+    r"""A dead zone in the modulus; the phase stays.
 
-        f(E) = max(|E| + bias, 0) E / |E|
+    .. math:: f(E) = \max(|E| + b, 0) \, \frac{E}{|E|}
 
     Args:
-        bias: minus the radius of the dead zone, in units of |E|, at most 0. (A positive one
+        bias: b, minus the radius of the dead zone, in units of \|E\|, at most 0. (A positive one
             would be gain, with a jump at E = 0.)
 
     Raises:
@@ -244,12 +273,12 @@ class ModReLU(Nonlinearity):
         number("bias", self.bias, maximum=0.0)
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
+        xp, real, imag = quadratures(fields)
         # The same without a division by a dark field: 1 - radius / max(|E|, radius). For a
         # radius of 0 the divisor has a floor, whose square (in the gradient) does not underflow.
         modulus = xp.maximum(xp.abs(fields), max(-self.bias, 1e-18))
         share = 1.0 + self.bias / modulus
-        return _complex(share * real, share * imag)
+        return from_quadratures(share * real, share * imag)
 
 
 @dataclass(frozen=True)
@@ -265,9 +294,9 @@ class ZReLU(Nonlinearity):
     passive: ClassVar[bool] = True
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
+        xp, real, imag = quadratures(fields)
         passes = (real >= 0.0) & (imag >= 0.0)
-        return _complex(xp.where(passes, real, 0.0), xp.where(passes, imag, 0.0))
+        return from_quadratures(xp.where(passes, real, 0.0), xp.where(passes, imag, 0.0))
 
 
 @dataclass(frozen=True)
@@ -283,13 +312,13 @@ class CReLU(Nonlinearity):
     passive: ClassVar[bool] = True
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
-        return _complex(xp.maximum(real, 0.0), xp.maximum(imag, 0.0))
+        xp, real, imag = quadratures(fields)
+        return from_quadratures(xp.maximum(real, 0.0), xp.maximum(imag, 0.0))
 
 
 @dataclass(frozen=True)
 class Modulus(Nonlinearity):
-    """Forgets the phase and keeps the power: f(E) = |E|.
+    r"""Forgets the phase and keeps the power: :math:`f(E) = |E|`.
 
     Reference:
         Bruna and Mallat, "Invariant scattering convolution networks", IEEE Trans. Pattern Anal.
@@ -299,13 +328,13 @@ class Modulus(Nonlinearity):
     passive: ClassVar[bool] = True
 
     def __call__(self, fields: Any) -> Any:
-        xp, _, imag = _parts(fields)
-        return _complex(xp.abs(fields), xp.zeros_like(imag))
+        xp, _, imag = quadratures(fields)
+        return from_quadratures(xp.abs(fields), xp.zeros_like(imag))
 
 
 @dataclass(frozen=True)
 class SquareLaw(Nonlinearity):
-    """A detector whose signal is the amplitude of fresh light: f(E) = |E|^2.
+    r"""A detector whose signal is the amplitude of fresh light: :math:`f(E) = |E|^2`.
 
     A field of amplitude 1 leaves as it came, a brighter one with more power. The phase is
     forgotten.
@@ -317,8 +346,8 @@ class SquareLaw(Nonlinearity):
     passive: ClassVar[bool] = False
 
     def __call__(self, fields: Any) -> Any:
-        xp, real, imag = _parts(fields)
-        return _complex(real * real + imag * imag, xp.zeros_like(real))
+        xp, real, imag = quadratures(fields)
+        return from_quadratures(real * real + imag * imag, xp.zeros_like(real))
 
 
 @dataclass(frozen=True)
@@ -396,12 +425,13 @@ NONLINEARITIES: dict[str, type[Nonlinearity]] = {
 }
 
 
-def _parts(fields: Any) -> tuple[Any, Any, Any]:
+def quadratures(fields: Any) -> tuple[Any, Any, Any]:
     """The library that computes with the fields, and their real and imaginary parts."""
     if tf.is_tensor(fields):
         return tf, tf.math.real(fields), tf.math.imag(fields)
     return np, np.real(fields), np.imag(fields)
 
 
-def _complex(real: Any, imag: Any) -> Any:
+def from_quadratures(real: Any, imag: Any) -> Any:
+    """Complex fields of their real and imaginary parts, arrays or tensors."""
     return tf.complex(real, imag) if tf.is_tensor(real) else real + 1j * imag

@@ -1,6 +1,6 @@
 """Pictures of meshes, of light in them and of nonlinearities, each on axes of the caller.
 
-    python -m meshes.plotting --output pictures      one picture of every kind
+One picture of every kind: ``python -m meshes.plotting --output pictures``.
 
 Imported on demand. Colours are safe for the colour-blind and legible in grey (where x and 2 pi - x
 look alike on the cyclic scale of phi and gamma); lines have the colour of the axes' labels, so that
@@ -168,9 +168,9 @@ def _draw_waveguides(axes: Axes, mesh: RectangularMesh, start: int) -> None:
 
 
 def plot_light(axes: Axes, mesh: RectangularMesh, phases: Phases, fields: Any) -> Axes:
-    """Draw the intensity in front of, between and behind the columns of a mesh.
+    r"""Draw the intensity in front of, between and behind the columns of a mesh.
 
-        I_l = mean over the batch of |E_l|^2
+    .. math:: I_l = \frac{1}{B} \sum_b |E_{l,b}|^2
 
     Args:
         axes: the axes to draw on.
@@ -273,9 +273,9 @@ def _active(phases: Phases, mesh: RectangularMesh, which: str) -> np.ndarray:
 
 
 def plot_transfer(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> Axes:
-    """Draw the output intensity and the phase of a nonlinearity over the input intensity.
+    r"""Draw the output intensity and the phase of a nonlinearity over the input intensity.
 
-        |f(E)|^2 and arg(f(E) / E) over |E|^2
+    .. math:: |f(E)|^2 \text{ and } \arg(f(E) / E) \text{ over } |E|^2
 
     The curves are those of E > 0; a band spans the output intensities over all input phases
     where they matter. The phase has an ordinate of its own, at the right, and is not drawn

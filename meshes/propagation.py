@@ -25,9 +25,9 @@ ENGINES = ("auto", "native", "xla")
 
 
 def propagate(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str = "auto") -> Any:
-    """Propagate fields through a mesh.
+    r"""Propagate fields through a mesh.
 
-        out = in @ U(theta, phi, gamma)
+    .. math:: E_{out} = E_{in} \, U(\theta, \phi, \gamma)
 
     Differentiable in the phases and the fields.
 
@@ -52,9 +52,9 @@ def propagate(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str = 
 
 
 def intensities(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str = "auto") -> Any:
-    """Propagate fields through a mesh and detect them.
+    r"""Propagate fields through a mesh and detect them.
 
-        I = |in @ U(theta, phi, gamma)|^2
+    .. math:: I = |E_{in} \, U(\theta, \phi, \gamma)|^2
 
     The native engine squares before it writes, which saves a pass over the fields. Arguments,
     axes and errors are those of :func:`propagate`.

@@ -137,13 +137,21 @@ class Block:
         return (self.layers[0].pullback(params[0], x, g_z),)
 
     def settled(self, params: Sequence[Any], x: Any) -> tuple[Any, ...]:
-        """One parameter set with the statistics of the inputs x in it, layer after layer."""
-        out = []
-        for index, layer in enumerate(self.layers):
-            out.append(layer.settled(params[index], x))
-            if index + 1 < len(self.layers) and out[-1] is not params[index]:
-                x = Block((layer.evaluation,), self.readout).all_outputs((out[-1],), x)
+        """One parameter set with the statistics of a whole data set x in it, layer after layer."""
+        out = list(params)
+        last = max((i for i, layer in enumerate(self.layers) if layer.settles), default=-1)
+        for index, stage in enumerate(self._stages[: last + 1]):
+            if stage.layers[0].settles:
+                added = stage._in_chunks(stage._statistics_once, (out[index],), x)
+                out[index] = stage.layers[0].settled(out[index], added)
+            if index < last:
+                x = stage.all_outputs((out[index],), x)
         return tuple(out)
+
+    @cached_property
+    def _stages(self) -> tuple[Block, ...]:
+        """Every layer as a block of its own."""
+        return tuple(Block((layer,), self.readout) for layer in self.layers)
 
     def all_scores(self, params: Any, x: Any, chance: Chance | None = None) -> np.ndarray:
         """Scores [n, T C] of a whole data set under one parameter set.
@@ -178,6 +186,10 @@ class Block:
         return self._compiled(lambda block, params, x: block.measure(params, x)[0])
 
     @cached_property
+    def _statistics_once(self) -> Callable[..., Any]:
+        return self._compiled(lambda block, params, x: block.layers[0].statistics(params[0], x))
+
+    @cached_property
     def _transmit_once(self) -> Callable[..., Any]:
         return self._compiled(lambda block, params, x: block.transmit(params, x)[0])
 
@@ -192,7 +204,7 @@ class Block:
         return graph(once, xla=self.compilable)
 
     def _in_chunks(
-        self, function: Callable[..., Any], params: Any, x: np.ndarray, chance: Chance | None
+        self, function: Callable[..., Any], params: Any, x: np.ndarray, chance: Chance | None = None
     ) -> np.ndarray:
         """Apply a function to chunks of one size, so that it is compiled for one shape.
 

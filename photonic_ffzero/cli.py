@@ -30,6 +30,7 @@ from photonic_ffzero.jobs import RATES, UNENCODED, Job, Plan
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
+from photonic_ffzero.power import UNIT_POWER
 from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.recipes import AUTO, METHODS, NETWORKS, RECIPES, SIMULATED, Config, configure
 from photonic_ffzero.remote import SCHEME
@@ -38,7 +39,15 @@ from photonic_ffzero.storage import read_json
 from photonic_ffzero.tasks import TASKS
 from photonic_ffzero.training import NonFiniteLossError, Observer, StoppedError
 
-__all__ = ["LineParser", "as_flag", "build_parser", "count", "main"]
+__all__ = [
+    "LineParser",
+    "add_data_dir",
+    "add_directories",
+    "as_flag",
+    "build_parser",
+    "count",
+    "main",
+]
 
 PHOTONIC = """\
 Train a photonic neural network on MNIST.
@@ -143,6 +152,14 @@ def _dataset(text: str) -> str:
     return path
 
 
+def _existing(text: str) -> str:
+    """An argparse type: the whole path of something that is there."""
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(f"must be a run's directory or a model, got {text!r}")
+    return path
+
+
 _POSITIVE = _checked(number, float, "a number", above=0)
 
 
@@ -154,7 +171,7 @@ def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
     """
     digital = recipe == "digital"
     parser = LineParser(
-        prog="mnist_digital.py" if digital else "mnist_photonic.py",
+        prog=_script(recipe),
         description=DIGITAL if digital else PHOTONIC,
         epilog=_OWN_IMAGES + (DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -163,9 +180,15 @@ def build_parser(recipe: str = "balanced") -> argparse.ArgumentParser:
     _add_data(parser.add_argument_group("data"))
     _add_network(parser.add_argument_group("network"))
     _add_learning(parser.add_argument_group("learning"), recipe)
+    _add_light(parser.add_argument_group("power of the light"))
     _add_chip(parser.add_argument_group("time and energy on the chip, for the results"))
     _add_run(parser.add_argument_group("run"))
     return parser
+
+
+def _script(recipe: str) -> str:
+    """The experiment whose default the recipe is, or that has its defaults for the other ones."""
+    return "mnist_digital.py" if recipe == "digital" else "mnist_photonic.py"
 
 
 def _add_data(group: Any) -> None:
@@ -185,13 +208,7 @@ def _add_data(group: Any) -> None:
         help="make a folder's images P x P grey pixels by averaging over areas (default: "
         f"{IMAGE_SIZE})",
     )
-    group.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help=f"folder that holds mnist/ and fashion-mnist/ (default: {DATA_VARIABLE}, then "
-        "Keras's folder, then a download)",
-    )
+    add_data_dir(group)
     group.add_argument(
         "--encoding", choices=ENCODINGS, help="image to port amplitudes (default: recipe's)"
     )
@@ -236,6 +253,18 @@ def _add_network(group: Any) -> None:
         metavar="NAME:key=value,...",
         help=f"between meshes: {', '.join(NONLINEARITIES)} (default: electro-optic); between "
         f"digital layers: {', '.join(ACTIVATIONS)} (default: gelu)",
+    )
+    group.add_argument(
+        "--train-nonlinearity",
+        action="store_true",
+        default=None,
+        help="train the taps, gains and biases of electro-optic modulators, too (default: no)",
+    )
+    group.add_argument(
+        "--amplifier",
+        metavar="gain=G|level=P",
+        help="between meshes: a fixed power gain, or each image to a set total power, in units of "
+        "|E|^2 (a port's brightest is 1) (default: none)",
     )
     group.add_argument(
         "--imperfections",
@@ -323,10 +352,36 @@ def _add_learning(group: Any, recipe: str) -> None:
     )
     group.add_argument("--schedule", choices=SCHEDULES, help="of the rate (default: recipe's)")
     group.add_argument(
-        "--batch-size", type=count(1), metavar="B", help="images a step (default: 128)"
+        "--batch-size", type=count(1), metavar="B", help="images a step (default: recipe's)"
     )
     group.add_argument(
-        "--epochs", type=count(1), metavar="N", help="epochs a mesh (default: recipe's)"
+        "--epochs",
+        type=count(0),
+        metavar="N",
+        help="epochs a mesh; 0 trains nothing (default: recipe's)",
+    )
+    group.add_argument(
+        "--start-from",
+        type=_existing,
+        metavar="DIR|FILE",
+        help="run or model.npz to start from, for instance one trained in silico, instead of "
+        "random parameters; its prototypes are taken, too",
+    )
+
+
+def _add_light(group: Any) -> None:
+    group.add_argument(
+        "--unit-power",
+        type=_POSITIVE,
+        metavar="W",
+        help="watts of one unit of |E|^2, which the brightest port of an image has (default: "
+        f"{UNIT_POWER:g})",
+    )
+    group.add_argument(
+        "--detector-floor",
+        type=_POSITIVE,
+        metavar="W",
+        help="watts a port that detectors need; warn where they see less (default: unknown)",
     )
 
 
@@ -351,6 +406,28 @@ def _add_run(group: Any) -> None:
         metavar="N",
         help="run N seeds from --seed on; report mean and spread (default: 1)",
     )
+    add_directories(group, "run", "result")
+
+
+def add_data_dir(group: Any) -> None:
+    """Add the flag that says where the data are."""
+    group.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help=f"folder that holds mnist/ and fashion-mnist/ (default: {DATA_VARIABLE}, then "
+        "Keras's folder, then a download)",
+    )
+
+
+def add_directories(group: Any, what: str, end: str) -> None:
+    """Add the flags that say where the results go, and how much is said of it.
+
+    Args:
+        group: Of a parser.
+        what: What goes into the directory: a run, a grid.
+        end: What is printed in any case at the end.
+    """
     group.add_argument(
         "--output",
         type=Path,
@@ -358,9 +435,9 @@ def _add_run(group: Any) -> None:
         help="new directory for the results (default: one in results/, named by date)",
     )
     group.add_argument(
-        "--resume", type=Path, metavar="DIR", help="go on with the stopped run in DIR"
+        "--resume", type=Path, metavar="DIR", help=f"go on with the stopped {what} in DIR"
     )
-    group.add_argument("--quiet", action="store_true", help="print the final result only")
+    group.add_argument("--quiet", action="store_true", help=f"print the final {end} only")
 
 
 def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
@@ -377,7 +454,8 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
         parser.error(as_flag(str(error), parser))
     if job.dataset.note:
         print(job.dataset.note, file=sys.stderr)
-    how = f"go on with: {parser.prog} --resume {job.output}{_on_device(job.plan.config)}"
+    script = _script(job.plan.config.recipe)  # a grid's runs are resumed whatever they are of
+    how = f"go on with: {script} --resume {job.output}{_on_device(job.plan.config)}"
     with StopSignals() as signals:
         try:
             job.run((signals,))
@@ -388,10 +466,10 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
             print(f"interrupted; {how}", file=sys.stderr)
             return 130
         except DeviceError as error:
-            print(f"{parser.prog}: {error}; what was saved stands; {how}", file=sys.stderr)
+            print(f"{script}: {error}; what was saved stands; {how}", file=sys.stderr)
             return 1
         except (NonFiniteLossError, DataError, OSError) as error:
-            print(f"{parser.prog}: {error}; what was saved is in {job.output}", file=sys.stderr)
+            print(f"{script}: {error}; what was saved is in {job.output}", file=sys.stderr)
             return 1
     return 0
 
@@ -407,7 +485,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
     for name, why in config.idle.items():
         if settings[name] is not None:
             raise ValueError(f"{name} would do nothing: {why}")
-    output = arguments.output or _dated_directory(f"{config.network}-{config.method}")
+    output = arguments.output or _dated_directory(arguments.dataset, config)
     check_new_directory(output)
     inputs = _input_settings(arguments)
     plan = Plan(
@@ -418,6 +496,9 @@ def prepare(arguments: argparse.Namespace) -> Job:
         validation=arguments.validation,
         limit=arguments.limit,
         seeds=arguments.seeds,
+        start_from=arguments.start_from,
+        unit_power=arguments.unit_power,
+        detector_floor=arguments.detector_floor,
         **{name: getattr(arguments, name) for name in RATES},
     )
     return Job.load(plan, arguments.data_dir, output, arguments.quiet)
@@ -513,8 +594,10 @@ class StopSignals(Observer):
             raise StoppedError
 
 
-def _dated_directory(what: str) -> Path:
-    return Path("results") / f"mnist-{what}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _dated_directory(dataset: str, config: Config) -> Path:
+    data = "mnist" if dataset == "auto" else Path(dataset).stem
+    now = time.strftime("%Y%m%d-%H%M%S")
+    return Path("results") / f"{data}-{config.network}-{config.method}-{now}"
 
 
 def as_flag(message: str, parser: argparse.ArgumentParser) -> str:

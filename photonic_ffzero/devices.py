@@ -48,10 +48,10 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from meshes import ElectroOptic, Imperfections, Nonlinearity, Phases, RectangularMesh
+from meshes import Amplifier, ElectroOptic, Imperfections, Nonlinearity, Phases, RectangularMesh
 from meshes._tensorflow import from_python, tf
 from meshes.validation import integer
-from photonic_ffzero.layers import OfPhases, Photonic, photonic_layers
+from photonic_ffzero.layers import OfPhases, Photonic, fabricated
 from photonic_ffzero.seeds import generator
 
 __all__ = [
@@ -314,6 +314,7 @@ class SimulatedChip:
         meshes: Meshes.
         columns: Columns of a mesh L; N if None.
         nonlinearity: Behind every mesh.
+        amplifier: In front of every mesh but the first.
         imperfections: How far from ideal the chip is.
         seed: The chip's seed: which one was made.
         engine: ``auto``, ``native`` or ``xla``, see `meshes.propagate`.
@@ -330,6 +331,7 @@ class SimulatedChip:
         columns: int | None = None,
         *,
         nonlinearity: Nonlinearity = ElectroOptic(),  # noqa: B008 (frozen)
+        amplifier: Amplifier | None = None,
         imperfections: Imperfections = Imperfections(),  # noqa: B008 (frozen)
         seed: int = 0,
         engine: str = "auto",
@@ -341,8 +343,11 @@ class SimulatedChip:
         self.units = integer("units", units, minimum=2)
         self.meshes = integer("meshes", meshes, minimum=1)
         self.columns = units if columns is None else integer("columns", columns, minimum=1)
-        made = photonic_layers(meshes, units, columns, nonlinearity, engine, imperfections, seed)
-        self._layers = tuple(made)
+        made = fabricated(meshes, units, columns, imperfections, seed)
+        self._layers = tuple(
+            Photonic(mesh, nonlinearity, engine, chip, amplifier if index else None)
+            for index, (mesh, chip) in enumerate(made)
+        )
         self._rng = generator(seed, "device")
         self._written: dict[int, tuple[Phases, Any]] = {}
 

@@ -35,13 +35,13 @@ class Directions(NamedTuple):
 class Sampler:
     r"""Draws K directions with unit covariance over the D trainable parameters.
 
-    =====================  ==========================================================
-    ``rademacher``         every entry -1 or +1
-    ``gaussian``           every entry normal
-    ``orthonormal``        K orthogonal vectors of length sqrt(D), Haar-random
-    ``gaussian-unit``      normal, then scaled to length sqrt(D)
-    ``gaussian-unit-each`` the same for each array (theta, phi, gamma) on its own
-    =====================  ==========================================================
+    ======================  ==========================================================
+    ``rademacher``          every entry -1 or +1
+    ``gaussian``            every entry normal
+    ``orthonormal``         K orthogonal vectors of length sqrt(D), Haar-random
+    ``gaussian-unit``       normal, then scaled to length sqrt(D)
+    ``gaussian-unit-each``  the same for each array (theta, phi, gamma) on its own
+    ======================  ==========================================================
 
     The last two are the published ones, which speak of a unit vector u = v / sqrt(D) and
     multiply the estimate by D: for them ``epsilon`` is the length of the whole step, so that

@@ -16,10 +16,12 @@ __all__ = ["ENCODINGS", "Encoder", "average", "crop", "encode", "fourier", "resi
 
 
 def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
-    """Encode images as the fields at N = size^2 ports, with peak normalisation per image.
+    r"""Encode images as the fields at N = size^2 ports, with peak normalisation per image.
 
-    E_p = A_p / max_q |A_q|, where A is the image after ``ENCODINGS[encoding]``, row by row. A
-    dark image, A = 0, stays dark.
+    .. math:: E_p = \frac{A_p}{\max_q |A_q|}
+
+    where A is the image after ``ENCODINGS[encoding]``, row by row. A dark image, A = 0, stays
+    dark.
 
     Args:
         images: [n, H, W], real and finite, in any unit.
@@ -86,10 +88,14 @@ class Encoder:
 
 
 def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Bring images to a shape by averaging over equal areas; proportions are not kept.
+    r"""Bring images to a shape by averaging over equal areas; proportions are not kept.
 
-    A = R X C^T with R_ij = (H / H') |[i, i+1) H'/H  ∩  [j, j+1)|, and C likewise: each row of
-    weights sums to 1, so the mean over the areas is the mean over the pixels.
+    .. math::
+        A = R X C^T, \qquad
+        R_{ij} = \frac{H}{H'} \left| [i, i + 1) \frac{H'}{H} \cap [j, j + 1) \right|
+
+    and C likewise: each row of weights sums to 1, so the mean over the areas is the mean over
+    the pixels.
 
     Args:
         images: [n, H', W'], real and finite.

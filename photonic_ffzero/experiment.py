@@ -14,10 +14,10 @@ from typing import Any
 
 from rich.console import Console
 
-from photonic_ffzero.cli import LineParser, as_flag, count
-from photonic_ffzero.data import DATA_VARIABLE, load_dataset
-from photonic_ffzero.grid import Cell, Grid, GridDirectory
-from photonic_ffzero.pool import Pool, available_cores, training_command
+from photonic_ffzero.cli import LineParser, add_data_dir, add_directories, as_flag, count
+from photonic_ffzero.data import load_dataset
+from photonic_ffzero.grid import Grid, GridDirectory
+from photonic_ffzero.pool import Pool, available_cores, check_platform, training_command
 from photonic_ffzero.reporting import check_new_directory
 
 __all__ = ["Options", "run_experiment"]
@@ -62,6 +62,14 @@ class Options:
         """
         return range(self.seed, self.seed + (count if self.seeds is None else self.seeds))
 
+    def settings_over(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """A preset's settings of every run, with the epochs asked for in the place of its own.
+
+        Args:
+            settings: Fields of `Config`.
+        """
+        return {**settings} | ({} if self.epochs is None else {"epochs": self.epochs})
+
     def datasets_or(self, *names: str) -> tuple[str, ...]:
         """The data sets to train on: the one asked for, or a preset's.
 
@@ -99,10 +107,11 @@ def run_experiment(
     arguments = parser.parse_args(argv)
     console = Console(stderr=True, quiet=arguments.quiet, highlight=False)
     try:
+        check_platform()
         if arguments.resume:
             directory = _resumed(arguments, parser, name)
         else:
-            directory = _prepared(arguments, name, presets, console)
+            directory = _prepared(arguments, name, description, presets, console)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
     try:
@@ -151,6 +160,7 @@ def _go_on(directory: GridDirectory) -> str:
 def _prepared(
     arguments: argparse.Namespace,
     name: str,
+    description: str,
     presets: Mapping[str, Callable[[Options], Grid]],
     console: Console,
 ) -> GridDirectory:
@@ -164,7 +174,13 @@ def _prepared(
     dataset = getattr(arguments, "dataset", None)
     options = Options(dataset, arguments.seed, arguments.seeds, arguments.epochs, arguments.limit)
     grid = _with_data(presets[arguments.preset](options), arguments.data_dir)
-    grid = replace(grid, name=name, preset=arguments.preset, command=_command(arguments, name))
+    grid = replace(
+        grid,
+        name=name,
+        preset=arguments.preset,
+        description=" ".join(description.split()),
+        command=_command(arguments, name),
+    )
     console.print(f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs", markup=False)
     return GridDirectory.create(output, grid)
 
@@ -204,7 +220,7 @@ def _with_data(grid: Grid, data_dir: Path | None) -> Grid:
         if dataset.note:
             print(dataset.note, file=sys.stderr)
     plans = (replace(cell.plan, dataset=found[cell.plan.dataset]) for cell in grid.cells)
-    cells = (Cell(cell.labels, plan) for cell, plan in zip(grid.cells, plans, strict=True))
+    cells = (replace(cell, plan=plan) for cell, plan in zip(grid.cells, plans, strict=True))
     return replace(grid, cells=tuple(cells))
 
 
@@ -268,13 +284,7 @@ def _add_grid(group: Any, presets: Mapping[str, Any], datasets: Sequence[str]) -
 
 
 def _add_run(group: Any) -> None:
-    group.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help=f"folder that holds mnist/ and fashion-mnist/ (default: {DATA_VARIABLE}, then "
-        "Keras's folder, then a download)",
-    )
+    add_data_dir(group)
     cores = available_cores()
     group.add_argument(
         "--jobs",
@@ -283,13 +293,4 @@ def _add_run(group: Any) -> None:
         metavar="N",
         help=f"runs at a time; they share the cores (default: as many as cores, {cores})",
     )
-    group.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="new directory for the results (default: one in results/, named by date)",
-    )
-    group.add_argument(
-        "--resume", type=Path, metavar="DIR", help="go on with the stopped grid in DIR"
-    )
-    group.add_argument("--quiet", action="store_true", help="print the final table only")
+    add_directories(group, "grid", "table")

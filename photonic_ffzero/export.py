@@ -18,12 +18,13 @@ from meshes.calibration import (
     read_calibration,
     voltages,
 )
+from meshes.model import Phases
 from meshes.shifters import ARMS, Shifter, shifters, values, within_a_turn
 from photonic_ffzero.cli import LineParser, as_flag
-from photonic_ffzero.layers import OfPhases
+from photonic_ffzero.layers import Modulated, OfPhases
 from photonic_ffzero.model import Model
 from photonic_ffzero.reporting import check_new_directory
-from photonic_ffzero.storage import load_model, write_csv, write_json
+from photonic_ffzero.storage import load_model, model_file, write_csv, write_json
 
 __all__ = ["Setting", "main", "settings", "write_settings"]
 
@@ -43,6 +44,8 @@ examples:
   export_phases.py results/run --v-pi 5 --output phases
   export_phases.py results/run/seed-0/model.npz --calibration heaters.csv --output phases
 """
+
+_MODULATORS = ("tap", "g", "phi_b")  # trained settings in front of a mesh, one a port
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def settings(model: Model, calibration: Calibration, arms: str = "both") -> list
             raise ValueError(f"model must consist of meshes, got {model.config.network}")
         names = shifters(layer.mesh, number)
         lowest = lowest_phases(calibration, names)
-        own = values(layer.mesh, within_a_turn(layer.mesh, phases, lowest, arms))
+        own = values(layer.mesh, within_a_turn(layer.mesh, Phases(*phases[:3]), lowest, arms))
         volts = voltages(calibration, names, own)
         rows += map(Setting, names, own.tolist(), volts.tolist())
     return rows
@@ -101,7 +104,7 @@ def write_settings(rows: Sequence[Setting], directory: Path, about: dict[str, An
     """
     directory.mkdir(parents=True, exist_ok=True)
     table = [row.as_row() for row in rows]
-    write_csv(directory / "phases.csv", [table[0], *(row.values() for row in table)])
+    write_csv(directory / "phases.csv", table)
     write_json(directory / "phases.json", about | {"shifters": table})
 
 
@@ -123,9 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _model(run: Path) -> Model:
     """The model of a run directory or file; a black box between its meshes does not matter."""
-    if run.is_dir() and not (run / "model.npz").exists():
-        raise ValueError(f"run must hold a model.npz, found none in {run}; name a seed's folder")
-    return load_model(run / "model.npz" if run.is_dir() else run, nonlinearity=np.copy)
+    return load_model(model_file(run), nonlinearity=np.copy)
 
 
 def _calibration(arguments: argparse.Namespace) -> Calibration:
@@ -140,7 +141,13 @@ def _calibration(arguments: argparse.Namespace) -> Calibration:
 
 def _about(model: Model, calibration: Calibration, arguments: argparse.Namespace) -> dict[str, Any]:
     law = asdict(calibration) if isinstance(calibration, HeaterLaw) else None
+    modulators = [
+        {"mesh": number, **{f"{name}_rad": getattr(params, name).tolist() for name in _MODULATORS}}
+        for number, (layer, params) in enumerate(model.layers, start=1)
+        if isinstance(layer, Modulated)
+    ]
     return {
+        "modulators": modulators,
         "ports": model.units,
         "columns": model.config.columns or model.units,
         "meshes": model.config.meshes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import re
@@ -19,7 +18,7 @@ from photonic_ffzero.formats import DataError
 from photonic_ffzero.functions import FUNCTIONS
 from photonic_ffzero.jobs import UNENCODED, Plan
 from photonic_ffzero.recipes import RECIPES, Config
-from photonic_ffzero.storage import read_json, write_json, write_whole
+from photonic_ffzero.storage import read_json, write_csv, write_json, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +31,7 @@ __all__ = [
     "Label",
     "Outcome",
     "Summary",
+    "add_legend",
     "plan_for",
     "plot_grid",
     "summarise",
@@ -45,7 +45,6 @@ SECONDS = "train_seconds"
 
 _RESERVED = ("seed", "state")  # columns of results.csv that no label may take
 _LONGEST = 100  # characters of a slug before its checksum; file systems take 255
-_LINES = ("-", "--", "-.", ":")
 _FEW = 8  # so many values of x get a tick each
 _WIDE = 45  # characters that fit side by side below a panel
 _BESIDE, _APART, _RUNS_BESIDE = 3.0, 12.0, 5.0  # points between curves; to the single runs
@@ -76,6 +75,7 @@ class Cell:
     Attributes:
         labels: The cell's coordinates: column name to value, without the seed.
         plan: What to train on what; its configuration holds the seed.
+        after: Slug of the cell whose trained network this one starts from; empty for none.
 
     Raises:
         ValueError: the plan has several seeds, or a label is a number that is not finite.
@@ -83,6 +83,7 @@ class Cell:
 
     labels: Mapping[str, Label]
     plan: Plan
+    after: str = ""
 
     def __post_init__(self) -> None:
         if self.plan.seeds != 1:
@@ -135,7 +136,7 @@ class Grid:
         x_label: Text of the horizontal axis, with its unit; the label's name if empty.
         log_x: Whether the horizontal axis is logarithmic.
         title: Heading of the figure and of the report's section.
-        description: A paragraph for the report.
+        description: A paragraph for the report; filled in, too.
         command: The command line that gives this grid again; filled in, too.
 
     Raises:
@@ -172,6 +173,9 @@ class Grid:
         if taken := set(names) & set(_RESERVED):
             raise ValueError(f"labels must not be named {' or '.join(sorted(taken))}")
         slugs = [cell.slug for cell in self.cells]
+        for place, cell in enumerate(self.cells):
+            if cell.after and cell.after not in slugs[:place]:
+                raise ValueError(f"after must name an earlier cell, got {cell.after!r}")
         if twice := {slug for slug in slugs if slugs.count(slug) > 1}:
             raise ValueError(f"cells must differ in a label or the seed, got twice {min(twice)}")
 
@@ -204,7 +208,10 @@ class Grid:
     def as_json(self) -> dict[str, Any]:
         """The grid as a JSON object."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
-        cells = [{"labels": dict(c.labels), "plan": c.plan.as_json()} for c in self.cells]
+        cells = [
+            {"labels": dict(cell.labels), "plan": cell.plan.as_json(), "after": cell.after}
+            for cell in self.cells
+        ]
         return content | {"curves": list(self.curves), "cells": cells}
 
     @classmethod
@@ -216,7 +223,7 @@ class Grid:
         """
         try:
             cells = tuple(
-                Cell(dict(cell["labels"]), Plan.from_json(cell["plan"]))
+                Cell(dict(cell["labels"]), Plan.from_json(cell["plan"]), str(cell["after"]))
                 for cell in content["cells"]
             )
             return cls(**(content | {"cells": cells, "curves": tuple(content["curves"])}))
@@ -300,7 +307,8 @@ class GridDirectory:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "failure.json").unlink(missing_ok=True)
         if not (folder / "config.json").exists():  # a started run has added a checksum to it
-            write_json(folder / "config.json", cell.plan.as_json())
+            start = {"start_from": f"../{cell.after}"} if cell.after else {}
+            write_json(folder / "config.json", cell.plan.as_json() | start)
         return folder
 
     def fail(self, cell: Cell, message: str) -> None:
@@ -334,8 +342,7 @@ class GridDirectory:
         outcomes = self.outcomes()
         summaries = summarise(self.grid, outcomes)
         table = _table(self.grid, summaries)
-        content = _csv(self.grid, outcomes).encode()
-        write_whole(self.path / "results.csv", lambda file: file.write(content))
+        write_csv(self.path / "results.csv", [_row(outcome) for outcome in outcomes])
         write_whole(self.path / "table.txt", lambda file: file.write(table.encode()))
         panels = _panels(self.grid, summaries)
 
@@ -344,7 +351,7 @@ class GridDirectory:
                 own.sharey(axes[0])
                 plot_grid(own, self.grid, members)
                 own.set_title(str(name), fontsize="medium")
-            _add_legend(axes)
+            add_legend(axes)
 
         title = f"{self.grid.heading} (preset {self.grid.preset})"
         reporting.save_figure(self.path / "figure.png", draw, panels=len(panels), title=title)
@@ -435,18 +442,8 @@ def _summary(grid: Grid, members: Sequence[Outcome]) -> Summary:
     )
 
 
-def _csv(grid: Grid, outcomes: Sequence[Outcome]) -> str:
-    """One row a cell: labels, seed, state, and what is a single number or text in its results."""
-    rows = [_row(outcome) for outcome in outcomes]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _row(outcome: Outcome) -> dict[str, Any]:
+    """Labels, seed, state, and what is a single number or text in the results of a cell."""
     own = {**outcome.cell.labels, "seed": outcome.cell.seed, "state": outcome.state}
     single = {
         name: value
@@ -517,8 +514,8 @@ def plot_grid(axes: Axes, grid: Grid, summaries: Sequence[Summary]) -> None:
         drawn.sort(key=lambda member: place_of[member.labels[grid.x]])
         x = [place_of[member.labels[grid.x]] for member in drawn]
         offset = (index - (len(curves) - 1) / 2) * (_APART if categories else _BESIDE)
-        line = "" if categories else _LINES[index % len(_LINES)]
-        _plot_curve(axes, x, drawn, offset, **_style(index), linestyle=line, label=name)
+        style = reporting.curve_style(index) | ({"linestyle": ""} if categories else {})
+        _plot_curve(axes, x, drawn, offset, **style, label=name)
     if not any(summary.values for summary in summaries):
         axes.text(0.5, 0.5, "no finished runs", transform=axes.transAxes, ha="center")
     _finish(axes, grid, place_of, categories)
@@ -532,12 +529,6 @@ def _curves(grid: Grid, summaries: Sequence[Summary]) -> dict[str, list[Summary]
         words = (value if isinstance(value, str) else f"{name} {value}" for name, value in values)
         curves.setdefault(", ".join(words), []).append(summary)
     return curves
-
-
-def _style(index: int) -> dict[str, str]:
-    """Colour and marker of a curve: apart for the colour-blind, and in grey."""
-    colours, markers = reporting._OKABE_ITO, reporting._MARKERS
-    return {"color": colours[index % len(colours)], "marker": markers[index % len(markers)]}
 
 
 def _plot_curve(
@@ -582,7 +573,7 @@ def _finish(axes: Axes, grid: Grid, place_of: Mapping[Label, float], categories:
     axes.grid(alpha=0.3)
 
 
-def _add_legend(axes: Sequence[Axes]) -> None:
+def add_legend(axes: Sequence[Axes]) -> None:
     """One legend for all panels, below them, where it hides nothing."""
     entries: dict[str, Any] = {}
     for own in axes:

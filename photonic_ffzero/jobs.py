@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from meshes.propagation import resolve_engine
+from meshes.validation import number
 from photonic_ffzero.accounting import ChipRates
 from photonic_ffzero.data import Dataset, load_dataset, split
 from photonic_ffzero.devices import Device
@@ -20,11 +22,12 @@ from photonic_ffzero.formats import DataError
 from photonic_ffzero.inference import Evaluation, decide, score
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.networks import open_device
+from photonic_ffzero.power import SAMPLE, UNIT_POWER, power_budget
 from photonic_ffzero.progress import LiveProgress
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.reporting import RunDirectory, versions
 from photonic_ffzero.steps import Samples
-from photonic_ffzero.storage import load_checkpoint, read_json, write_json
+from photonic_ffzero.storage import load_checkpoint, load_model, read_json, write_json
 from photonic_ffzero.tasks import TASKS
 from photonic_ffzero.training import Observer, Trainer
 
@@ -47,10 +50,14 @@ class Plan:
         write_time: With a symbol rate.
         chip_power: With both, or None.
         image_size: Pixels a side to which the images of a folder are brought, see `load_dataset`.
+        start_from: Run directory or model whose parameters and prototypes the training starts
+            from; relative to the run's own directory.
+        unit_power: Power of a field with |E|^2 = 1, W; None for `UNIT_POWER`, or no light.
+        detector_floor: Least power of a port that detectors need, W; None if it is unknown.
 
     Raises:
-        TypeError, ValueError: a chip's rate is out of range, without the others, or of a network
-            that is on no chip.
+        TypeError, ValueError: a chip's rate or power is out of range, without the others, or of a
+            network that is on no chip.
     """
 
     config: Config
@@ -64,9 +71,20 @@ class Plan:
     write_time: float | None = None
     chip_power: float | None = None
     image_size: int | None = None
+    start_from: str | None = None
+    unit_power: float | None = None
+    detector_floor: float | None = None
 
     def __post_init__(self) -> None:
         _ = self.rates
+        for name in ("unit_power", "detector_floor"):
+            if (value := getattr(self, name)) is None:
+                continue
+            number(name, value, above=0)
+            if self.config.network != "photonic":
+                raise ValueError(f"{name} does not apply to {self.config.network}: it has no light")
+            if self.config.device:
+                raise ValueError(f"{name} does not apply to a device: it hides what is inside")
 
     @property
     def rates(self) -> ChipRates | None:
@@ -179,15 +197,19 @@ class Job:
         root = RunDirectory(self.output)
         write_json(root.path / "config.json", self._written_plan())
         first, count = self.plan.config.seed, self.plan.seeds
-        results = []
+        results, directories = [], []
         for seed in range(first, first + count):
             directory = root if count == 1 else RunDirectory(self.output / f"seed-{seed}")
+            directories.append(directory)
             done = read_json(directory.results)
             results.append(done or self._run_seed(seed, directory, console, observers))
             print(_one_line(results[-1]), flush=True)
         if count > 1:
             write_json(root.path / "summary.json", _summary(results))
             print(_mean_line(results))
+            histories = [directory.read_history() for directory in directories]
+            title = f"{_mean_line(results)}; bands span the seeds"
+            root.write_curves(histories, self.plan.config, title)
         console.print(f"results in {self.output}")
         return results
 
@@ -236,6 +258,8 @@ class Job:
         else:
             task = TASKS[config.task].of(self.train.y, self.dataset.class_names)
             model = Model(config, train.x.shape[-1], task, self.encoder, self._device(config))
+            if self.plan.start_from is not None:
+                model.take_over(load_model(_trained(self.output / self.plan.start_from, seed)))
         return Trainer(model, train, validation if len(held_out) else None, (), position)
 
     def _device(self, config: Config) -> Device | None:
@@ -251,6 +275,8 @@ class Job:
         observers: tuple[Observer, ...],
     ) -> dict[str, Any]:
         trainer = self._trainer(seed, directory.checkpoint)
+        sample = trainer.train.x[:SAMPLE]
+        self._warn_of_the_dark(trainer.model, sample)
         label = f"seed {seed}, " if self.plan.seeds > 1 else ""
         label += trainer.config.layer_name
         write = partial(_figure, task=trainer.config.task)
@@ -259,11 +285,30 @@ class Job:
             model = trainer.run()
         scores = model.scores(self.test.x)
         outcome = score(model.task, scores, self.test.y, model.config.rule)
-        results = self._results(model, outcome)
+        results = self._results(model, outcome) | {"power": None}
+        if model.config.network == "photonic" and not model.config.device:
+            budget = power_budget(model, sample)
+            results["power"] = budget.as_json(self._unit_power)
+            directory.write_power_budget(budget, self._unit_power, self.plan.detector_floor)
         predicted = model.task.predictions(decide(scores, model.config.rule))
         directory.write_figures(model, self.test.y, predicted, _one_line(results))
         write_json(directory.results, results)
         return results
+
+    @property
+    def _unit_power(self) -> float:
+        return self.plan.unit_power or UNIT_POWER
+
+    def _warn_of_the_dark(self, model: Model, sample: np.ndarray) -> None:
+        """Say before any training which detectors see too little light."""
+        floor, unit = self.plan.detector_floor, self._unit_power
+        dark = power_budget(model, sample).below(floor / unit) if floor else {}
+        for stage, power in dark.items():
+            print(
+                f"{stage}: detectors see {power * unit:.2g} W a port, below their floor of "
+                f"{floor:.2g} W; brighten it by --amplifier or --unit-power",
+                file=sys.stderr,
+            )
 
     def _results(self, model: Model, outcome: Evaluation) -> dict[str, Any]:
         config, classes = model.config, model.config.task == "classification"
@@ -282,13 +327,23 @@ class Job:
             "goodness_sum_accuracy": outcome.goodness_sum_accuracy,
             "layer_test_accuracy": outcome.layer_quality if classes else None,
             "layer_test_r2": None if classes else outcome.layer_quality,
-            "last_validation_accuracy": model.history[-1].validation_accuracy,
+            "last_validation_accuracy": (
+                model.history[-1].validation_accuracy if model.history else None
+            ),
             **asdict(model.usage),
             "chip_seconds": rates.seconds(model.usage) if rates else None,
             "chip_joules": rates.joules(model.usage) if rates else None,
             "train_seconds": round(model.seconds, 3),
             "versions": versions(),
         }
+
+
+def _trained(path: Path, seed: int) -> Path:
+    """The model that a path stands for: a file, that of a run, or that of one of its seeds."""
+    if not path.is_dir():
+        return path
+    own = path / f"seed-{seed}"
+    return (own if own.is_dir() else path) / "model.npz"
 
 
 UNENCODED = "none"  # the encoding of a data set that has no images

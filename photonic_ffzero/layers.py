@@ -6,8 +6,10 @@ A layer offers
 * ``trainable``: the same structure of boolean arrays, false where an entry is no parameter;
 * ``measure(params, x) -> z [P, B, taps]``: the tapped values a detector sees;
 * ``transmit(params, x) -> x'``: what goes on to the next layer, which alone has to understand it;
-* ``settled(params, x) -> params``: one parameter set with statistics of the inputs x in it, and
-  ``evaluation``: the layer that uses them, as it is outside of training;
+* ``settles``: whether the layer holds statistics over its inputs; ``statistics(params, x)``: what
+  each input adds to them [B, ...], under a stack of one parameter set; ``settled(params, added)``:
+  one parameter set that holds them; ``evaluation``: the layer that uses them, as it is outside of
+  training. Without statistics, false, the empty tuple, the same parameters and the layer itself;
 * ``groups``: how many independent groups of parameters there are, each for a group of outputs;
   with more than one, every array leads with [P, groups];
 * ``linear``: whether z is linear in the parameters;
@@ -30,15 +32,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from meshes import Phases, RectangularMesh
+from meshes import Amplifier, Phases, RectangularMesh
 from meshes._tensorflow import fused, tf
 from meshes.imperfections import Chip, Imperfections, Noise
-from meshes.nonlinearities import Nonlinearity
+from meshes.nonlinearities import ElectroOptic, Linear, Nonlinearity, electro_optic
 from meshes.propagation import resolve_engine
 from meshes.validation import integer
 from photonic_ffzero.activations import Activation
@@ -50,9 +52,11 @@ __all__ = [
     "Dense",
     "DenseParams",
     "Layer",
+    "Modulated",
+    "ModulatedPhases",
     "OfPhases",
     "Photonic",
-    "photonic_layers",
+    "fabricated",
 ]
 
 
@@ -60,6 +64,7 @@ class Layer(Protocol):
     """The contract of every layer, see the module's text."""
 
     name: ClassVar[str]
+    settles: ClassVar[bool]
 
     @property
     def taps(self) -> int: ...
@@ -80,7 +85,8 @@ class Layer(Protocol):
     def init(self, rng: np.random.Generator) -> Any: ...
     def measure(self, params: Any, x: Any) -> Any: ...
     def transmit(self, params: Any, x: Any) -> Any: ...
-    def settled(self, params: Any, x: Any) -> Any: ...
+    def statistics(self, params: Any, x: Any) -> Any: ...
+    def settled(self, params: Any, added: Any) -> Any: ...
     def pullback(self, params: Any, x: Any, g_z: Any) -> Any: ...
     def draw(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
@@ -105,7 +111,26 @@ class Noiseless:
         return self
 
 
-class OfPhases:
+class Steady:
+    """What layers share that hold no statistics."""
+
+    settles: ClassVar[bool] = False
+
+    @property
+    def evaluation(self) -> Self:
+        """The same."""
+        return self
+
+    def statistics(self, params: Any, x: Any) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    def settled(self, params: Any, added: Any) -> Any:
+        """The same."""
+        return params
+
+
+class OfPhases(Steady):
     """What layers share whose parameters are the phases of a mesh."""
 
     mesh: RectangularMesh
@@ -119,22 +144,13 @@ class OfPhases:
         return self.mesh.units
 
     @property
-    def evaluation(self) -> Self:
-        """The same: a mesh has no statistics."""
-        return self
-
-    @property
-    def trainable(self) -> Phases:
+    def trainable(self) -> Any:
         """The phases of idle interferometers are no parameters."""
         return Phases(self.mesh.mask, self.mesh.mask, np.ones(self.mesh.units, bool))
 
-    def init(self, rng: np.random.Generator) -> Phases:
+    def init(self, rng: np.random.Generator) -> Any:
         """Haar-random phases."""
         return self.mesh.initial_phases(seed=int(rng.integers(2**31)))
-
-    def settled(self, params: Phases, x: Any) -> Phases:
-        """The same."""
-        return params
 
     def pullback(self, params: Phases, x: Any, g_z: Any) -> Any:
         """Refuse.
@@ -155,13 +171,14 @@ _QUIET = Noise()
 class Photonic(OfPhases):
     r"""A rectangular mesh, tapped by square-law detectors, and the nonlinearity behind it.
 
-    .. math:: z = |E|^2, \qquad x' = f(E), \qquad E = x U(\theta, \phi, \gamma)
+    .. math:: z = |E|^2, \qquad x' = f(E), \qquad E = a(x) \, U(\theta, \phi, \gamma)
 
     Attributes:
         mesh: The mesh.
         nonlinearity: f, from complex fields to complex fields, applied between meshes only.
         engine: ``"auto"``, ``"native"`` or ``"xla"``.
         chip: What the mesh is made of; None if it is ideal.
+        amplifier: a, in front of the mesh; None if there is none.
         noise: Random numbers of one step for the chip.
     """
 
@@ -169,6 +186,7 @@ class Photonic(OfPhases):
     nonlinearity: Nonlinearity
     engine: str = "auto"
     chip: Chip | None = None
+    amplifier: Amplifier | None = None
     noise: Noise = _QUIET
     instrument: ClassVar[bool] = False
 
@@ -203,42 +221,99 @@ class Photonic(OfPhases):
         phases, fields = self._on_chip(params, x)
         return self.nonlinearity(self.mesh.propagate(fields, phases, engine=self.engine))
 
-    def _on_chip(self, params: Phases, x: Any) -> tuple[Phases, Any]:
+    def passage(self, params: Any, x: Any) -> Iterator[tuple[str, Any]]:
+        """The fields behind each element that the light passes, and what the element is."""
+        yield from self._entrance(params, x)
+        phases, fields = self._on_chip(params, x)
+        fields = self.mesh.propagate(fields, phases, engine=self.engine)
+        yield self.name, fields
+        if not isinstance(self.nonlinearity, Linear):
+            yield "nonlinearity", self.nonlinearity(fields)
+
+    def _entrance(self, params: Any, x: Any) -> Iterator[tuple[str, Any]]:
+        """The same of the elements in front of the mesh."""
+        if self.amplifier is not None:
+            yield "amplifier", fused(self.amplifier, x)
+
+    def _on_chip(self, params: Any, x: Any) -> tuple[Phases, Any]:
         """Phases and fields as the chip makes them of what it is given."""
+        for _, fields in self._entrance(params, x):
+            x = fields
+        phases = Phases(*params[:3])
         if self.chip is None:
-            return params, x
-        return fused(self.chip.drive, params, self.noise), self.chip.emit(x, self.noise)
+            return phases, x
+        return fused(self.chip.drive, phases, self.noise), self.chip.emit(x, self.noise)
 
 
-def photonic_layers(
-    count: int,
-    units: int,
-    columns: int | None,
-    nonlinearity: Nonlinearity,
-    engine: str,
-    made: Imperfections,
-    seed: int,
-    reads: int = 1,
-) -> Iterator[Photonic]:
-    """Rectangular meshes in a row, each on a chip of its own.
+class ModulatedPhases(NamedTuple):
+    """Phases of a mesh, and of the modulators at its N inputs [P, N]: taps, gains, biases, rad."""
+
+    theta: Any
+    phi: Any
+    gamma: Any
+    tap: Any
+    g: Any
+    phi_b: Any
+
+
+@dataclass(frozen=True)
+class Modulated(Photonic):
+    r"""A mesh behind electro-optic modulators whose settings are trained with its phases.
+
+    .. math:: z = |f(x; t, g, \varphi_b) \, U(\theta, \phi, \gamma)|^2
+
+    Every port has a modulator of its own, see `meshes.electro_optic`. They stand in front of the
+    mesh, not behind the one before it, because what they do is first seen behind this one.
+
+    Attributes:
+        start: What all modulators are at first.
+
+    Reference:
+        Williamson et al., arXiv 1903.04579, which leaves the settings fixed.
+    """
+
+    start: ElectroOptic = field(default_factory=ElectroOptic)
+
+    @property
+    def trainable(self) -> ModulatedPhases:
+        """The mesh's, and all of the modulators'."""
+        phases: Phases = super().trainable
+        every = np.ones(self.mesh.units, bool)
+        return ModulatedPhases(*phases, every, every, every)
+
+    def init(self, rng: np.random.Generator) -> ModulatedPhases:
+        """Haar-random phases; modulators alike."""
+        ones = np.ones(self.mesh.units, np.float32)
+        own = (self.start.tap, self.start.g, self.start.phi_b)
+        return ModulatedPhases(*super().init(rng), *(np.float32(value) * ones for value in own))
+
+    def _entrance(self, params: ModulatedPhases, x: Any) -> Iterator[tuple[str, Any]]:
+        tap, g, phi_b = (value[:, tf.newaxis] for value in params[3:])
+        fields = electro_optic(x, tap, g, phi_b)
+        yield "nonlinearity", fields
+        yield from super()._entrance(params, fields)
+
+
+def fabricated(
+    count: int, units: int, columns: int | None, made: Imperfections, seed: int, reads: int = 1
+) -> Iterator[tuple[RectangularMesh, Chip | None]]:
+    """Meshes in a row, each with what it is made of unless it is ideal.
 
     Args:
         count: Meshes.
         units: Ports N.
         columns: Columns of a mesh L; N if None.
-        nonlinearity: Behind every mesh.
-        engine: ``auto``, ``native`` or ``xla``.
-        made: How far from ideal the chips are.
-        seed: Which chips.
+        made: How far from ideal they are.
+        seed: Which ones were made.
         reads: Readings that are averaged into one.
     """
     for index in range(count):
         if made == Imperfections():
-            yield Photonic(RectangularMesh(units, columns), nonlinearity, engine)
+            yield RectangularMesh(units, columns), None
             continue
         own = int(generator(seed, "fabrication", index).integers(2**31))
         chip = made.fabricate(units, columns, own, reads)
-        yield Photonic(chip.mesh, nonlinearity, engine, chip)
+        yield chip.mesh, chip
         made = replace(made, source_noise=0.0)  # there is one source, in front of all
 
 
@@ -250,7 +325,7 @@ class DenseParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Dense(Noiseless):
+class Dense(Noiseless, Steady):
     r"""A dense layer in independent groups of outputs, tapped before its nonlinearity.
 
     .. math:: z = x W + b, \qquad x' = f(z / \mathrm{rms}(z))
@@ -292,11 +367,6 @@ class Dense(Noiseless):
         return self.activation.compilable
 
     @property
-    def evaluation(self) -> Dense:
-        """The same: a dense layer has no statistics."""
-        return self
-
-    @property
     def trainable(self) -> DenseParams:
         """All of them."""
         size = self.outputs // self.groups
@@ -323,10 +393,6 @@ class Dense(Noiseless):
         z = self.measure(params, x)
         square = tf.reduce_mean(z * z, axis=-1, keepdims=True)
         return self.activation(z * tf.math.rsqrt(square + 1e-12))
-
-    def settled(self, params: DenseParams, x: Any) -> DenseParams:
-        """The same."""
-        return params
 
     def pullback(self, params: DenseParams, x: Any, g_z: Any) -> DenseParams:
         r"""Of the weights x^T g_z, of the biases the sum of g_z over the batch."""
@@ -379,6 +445,7 @@ class Conv(Noiseless):
     pool: int = 2
     frozen: bool = False
     name: ClassVar[str] = "conv"
+    settles: ClassVar[bool] = True
     linear: ClassVar[bool] = False
 
     @staticmethod
@@ -468,14 +535,15 @@ class Conv(Noiseless):
         split = tf.transpose(pooled, [0, 3, 1, 2, 4])  # [S, P / S, B, pixels, C]
         return tf.reshape(split, [-1, batch, rows * columns * self.channels])
 
-    def settled(self, params: ConvParams, x: Any) -> ConvParams:
-        """Mean and variance over inputs x [n, ...], taken in one pass."""
-        kernel = tf.convert_to_tensor(params.kernel)[tf.newaxis]
-        chunks = (tf.constant(x[at : at + _SETTLED]) for at in range(0, len(x), _SETTLED))
-        total, square = np.sum([self._sums(kernel, chunk) for chunk in chunks], axis=0)
-        pixels = len(x) * math.prod(self._map)
-        mean = total / pixels
-        variance = np.maximum(square / pixels - mean**2, 0)
+    def statistics(self, params: ConvParams, x: Any) -> Any:
+        """Every input's sums of its maps and of their squares [B, 2, C], in double precision."""
+        maps = tf.cast(self._convolved(params.kernel, x)[0], tf.float64)
+        return tf.stack([tf.reduce_sum(power, [1, 2]) for power in (maps, maps * maps)], axis=1)
+
+    def settled(self, params: ConvParams, added: np.ndarray) -> ConvParams:
+        """Mean and variance over all inputs, from what each adds [n, 2, C]."""
+        mean, square = added.sum(axis=0) / (len(added) * math.prod(self._map))
+        variance = np.maximum(square - mean**2, 0)
         return params._replace(mean=mean.astype(np.float32), variance=variance.astype(np.float32))
 
     def pullback(self, params: ConvParams, x: Any, g_z: Any) -> ConvParams:
@@ -493,23 +561,21 @@ class Conv(Noiseless):
         return ConvParams(kernel, scale, shift, tf.zeros_like(scale), tf.zeros_like(scale))
 
     def _correlated(self, x: Any, g_u: Any) -> Any:
-        """The kernels' gradient [C, k, k, inputs], one product a pixel of them.
+        """The kernels' gradient [C, k, k, inputs], one product a row of them.
 
         XLA's own gradient of a convolution is up to ten times slower inside a loop on a CPU.
         """
         size, (rows, columns) = self.kernel_size, self._map
         edges = [self.padding, self.padding]
         padded = tf.pad(self._images(x), [[0, 0], edges, edges, [0, 0]])
+        beside = tf.concat([padded[:, :, j : j + columns] for j in range(size)], axis=-1)
+        seen = size * self.shape[2]  # values of a kernel's row
         flat = tf.reshape(g_u, [-1, self.channels])
-        pixels = [
-            tf.matmul(
-                flat,
-                tf.reshape(padded[:, i : i + rows, j : j + columns], [-1, self.shape[2]]),
-                transpose_a=True,
-            )
-            for i, j in np.ndindex(size, size)
+        products = [
+            tf.matmul(flat, tf.reshape(beside[:, i : i + rows], [-1, seen]), transpose_a=True)
+            for i in range(size)
         ]
-        return tf.reshape(tf.stack(pixels, axis=1), [self.channels, size, size, self.shape[2]])
+        return tf.reshape(tf.stack(products, axis=1), [self.channels, size, size, self.shape[2]])
 
     @property
     def _geometry(self) -> dict[str, Any]:
@@ -557,14 +623,8 @@ class Conv(Noiseless):
         flat = tf.reshape(maps, [sets, batch, rows * columns, channels])
         return tf.matmul(self.projection, flat, transpose_a=True)
 
-    def _sums(self, kernel: Any, x: Any) -> tuple[Any, Any]:
-        """Sums of the maps and their squares [C], in double precision."""
-        maps = tf.cast(self._convolved(kernel, x)[0], tf.float64)
-        return tf.reduce_sum(maps, [0, 1, 2]), tf.reduce_sum(maps * maps, [0, 1, 2])
-
 
 _EPSILON = 1e-5  # batch norm's guard against constant maps
-_SETTLED = 1024  # inputs at once
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> np.ndarray:

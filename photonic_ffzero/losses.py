@@ -86,7 +86,7 @@ class Squared:
 
     .. math:: \ell = (y - G_{p_+})^2
 
-    The second prototype is p_- = -p_+, whose goodness -G_{p_+} says nothing new.
+    The second prototype is the first one's negative, whose goodness says nothing new.
 
     Reference:
         Guo et al., arXiv 2603.24790, section "Regression".

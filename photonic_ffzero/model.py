@@ -90,6 +90,12 @@ class Position:
         return (self.block, self.epoch, len(self.losses)) > (block, 0, 0)
 
 
+_STRUCTURE = (
+    *("network", "meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
+    *("train_nonlinearity", "readout", "prototypes", "detection"),
+)
+
+
 @dataclass
 class Model:
     """A network, new or trained.
@@ -164,6 +170,29 @@ class Model:
             found.append(replace(block, layers=(*front, *block.layers)) if front else block)
             front = () if found[-1].cacheable else found[-1].layers
         return found
+
+    def take_over(self, other: Model) -> None:
+        """Take parameters and prototypes over from a trained network, to go on from there.
+
+        Raises:
+            ValueError: the other is built in another way, or learned other things.
+        """
+        mine, theirs = self._kind(), other._kind()
+        for name, value in mine.items():
+            if theirs[name] != value:
+                raise ValueError(
+                    f"start_from must be a network with {name} {value}, got {theirs[name]}"
+                )
+        self.params = other.params
+        pairs = zip(self.blocks, other.blocks, strict=True)
+        self.blocks = [replace(mine, readout=theirs.readout) for mine, theirs in pairs]
+        vars(self).pop("_evaluated", None)  # was made of the blocks before
+
+    def _kind(self) -> dict[str, Any]:
+        """What networks must share to have parameters and prototypes of the same meaning."""
+        own = {name: getattr(self.config, name) for name in _STRUCTURE}
+        own["method"] = "ff" if self.config.local else "bp"
+        return own | {"units": self.units, "task": self.task}
 
     def chance(self, purpose: str, *index: int) -> Chance:
         """What a chip's noise comes from when the model as it stands is evaluated."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 import os
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from meshes import NONLINEARITIES, Phases, RectangularMesh
-from meshes.nonlinearities import BlackBox
+from meshes.nonlinearities import BlackBox, Linear
 from meshes.validation import from_spec
 from photonic_ffzero.activations import ACTIVATIONS
 from photonic_ffzero.blocks import Block
@@ -25,8 +24,10 @@ from photonic_ffzero.layers import (
     Dense,
     DenseParams,
     Layer,
+    Modulated,
+    ModulatedPhases,
     Photonic,
-    photonic_layers,
+    fabricated,
 )
 from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.recipes import SIMULATED, Config
@@ -47,16 +48,23 @@ def nonlinearity(config: Config) -> Any:
 
 def photonic(config: Config, units: int, task: Task) -> Iterator[Layer]:
     """Rectangular meshes of N ports, one behind the other."""
-    yield from photonic_layers(
+    between, engine = nonlinearity(config), config.engine or "auto"
+    made = fabricated(
         config.layers,
         units,
         config.columns,
-        nonlinearity(config),
-        config.engine or "auto",
         config.chip_imperfections,
         _chip(config),
         config.reads or 1,
     )
+    for index, (mesh, chip) in enumerate(made):
+        amplifier = config.amplification if index else None
+        if not config.train_nonlinearity:
+            yield Photonic(mesh, between, engine, chip, amplifier)
+        elif index == 0:
+            yield Photonic(mesh, Linear(), engine, chip)
+        else:
+            yield Modulated(mesh, Linear(), engine, chip, amplifier, start=between)
 
 
 def _chip(config: Config) -> int:
@@ -85,6 +93,7 @@ def open_device(config: Config, units: int) -> Device:
         config.layers,
         config.columns,
         nonlinearity=nonlinearity(config),
+        amplifier=config.amplification,
         imperfections=config.device_imperfections,
         seed=_chip(config),
         engine=config.engine or "auto",
@@ -183,7 +192,11 @@ def parameter_shapes(config: Config, units: int, task: Task) -> Iterator[tuple[s
     groups = task.labels * config.groups
     if config.network == "photonic":
         grid = (config.columns or units, units // 2)
-        yield from itertools.repeat((Photonic.name, Phases(grid, grid, (units,))), config.layers)
+        phases, own = Phases(grid, grid, (units,)), (units,)
+        modulated = ModulatedPhases(*phases, own, own, own)
+        for index in range(config.layers):
+            trained = config.train_nonlinearity and index > 0
+            yield Photonic.name, modulated if trained else phases
         return
     sizes: Iterable[tuple[int, int]] = _dense_sizes(config, units, task)
     if config.network == "cnn":
@@ -223,8 +236,10 @@ def build_blocks(
         The blocks in the order of the signal, and the initial parameters of each.
 
     Raises:
-        ValueError: layers, groups and prototypes do not fit each other.
+        ValueError: layers, groups and prototypes do not fit each other, or the network is larger
+            than any that could be trained here.
     """
+    _check_size(config, units, task)
     if config.device:
         layers = list(on_device(config, units, device))
     else:
@@ -241,6 +256,21 @@ def build_blocks(
         for index, layer in enumerate(layers)
     ]
     return blocks, [(params,) for params in initial]
+
+
+MOST_PARAMETERS = 2**27  # a hundred meshes of 784 ports have half as many
+
+
+def _check_size(config: Config, units: int, task: Task) -> None:
+    """Refuse a slip of the keyboard before it costs memory or hours."""
+    count = 0
+    for layer, (_, shapes) in enumerate(parameter_shapes(config, units, task), start=1):
+        count += sum(math.prod(shape) for shape in shapes)
+        if count > MOST_PARAMETERS:
+            raise ValueError(
+                f"network must have at most {MOST_PARAMETERS} parameters, got {count} in the "
+                f"first {layer} of {config.layers} layers"
+            )
 
 
 def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:

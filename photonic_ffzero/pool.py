@@ -7,7 +7,6 @@ run, which stops in good order when the process that started it is gone.
 from __future__ import annotations
 
 import csv
-import fcntl
 import math
 import os
 import signal
@@ -35,6 +34,7 @@ __all__ = [
     "THREAD_VARIABLES",
     "Pool",
     "available_cores",
+    "check_platform",
     "run_training",
     "thread_limits",
     "training_command",
@@ -52,6 +52,19 @@ _POLL = 0.1  # seconds between looks at the children
 _LOOK = 1.0  # seconds between looks at their histories
 _LONGEST = 160  # characters of a failure's message; the log has the rest
 _PATIENCE = 10.0  # seconds that the children of a killed grid get to save and end
+
+
+def check_platform() -> None:
+    """Check that runs can be started side by side here.
+
+    Raises:
+        OSError: they cannot: Windows has no locks and pipes that children inherit.
+    """
+    if sys.platform == "win32":
+        raise OSError(
+            "grids must run on Linux or macOS, whose processes inherit locks and pipes, found "
+            "Windows; mnist_photonic.py and mnist_digital.py run there one by one"
+        )
 
 
 def available_cores() -> int:
@@ -189,6 +202,7 @@ class Pool:
                         self._hand_on_signals()
                         self._start_some(stdin, lock)
                         self._collect(shown)
+                        self._give_up(shown)
                         shown.refresh()
                         time.sleep(_POLL)
             finally:
@@ -201,8 +215,23 @@ class Pool:
 
     def _start_some(self, stdin: int, lock: int) -> None:
         free = self._jobs - len(self._in_state("running"))
-        for run in [] if self._signals else self._in_state("waiting")[:free]:
+        for run in [] if self._signals else self._ready()[:free]:
             self._start(run, stdin, lock)
+
+    def _ready(self) -> list[_Run]:
+        """The waiting runs that start from nothing, or from one that is done."""
+        done = {"", *(run.cell.slug for run in self._in_state("done"))}
+        return [run for run in self._in_state("waiting") if run.cell.after in done]
+
+    def _give_up(self, shown: _Lines) -> None:
+        """Fail what would start from a run that failed."""
+        lost = {run.cell.slug for run in self._in_state("failed")}
+        for run in self._in_state("waiting"):
+            if run.cell.after in lost:
+                run.state, run.figures = "failed", f"starts from {run.cell.after}, which failed"
+                self._directory.prepare(run.cell)
+                self._directory.fail(run.cell, run.figures)
+                shown.ended(run)
 
     def _start(self, run: _Run, stdin: int, lock: int) -> None:
         folder = self._directory.prepare(run.cell)
@@ -313,6 +342,8 @@ def _locked(path: Path) -> Iterator[int]:
 
 
 def _lock(folder: int, path: Path) -> None:
+    import fcntl  # not on Windows, where `check_platform` has refused before
+
     end = time.perf_counter() + _PATIENCE
     while True:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from meshes import NONLINEARITIES, Imperfections
+from meshes import NONLINEARITIES, Amplifier, Imperfections
 from meshes.propagation import ENGINES
 from meshes.validation import choice, from_spec, integer, number, with_values
 from photonic_ffzero.activations import ACTIVATIONS
@@ -28,6 +28,7 @@ __all__ = [
     "METHODS",
     "NETWORKS",
     "OWN_DEVICE",
+    "PARTS",
     "RECIPES",
     "SIMULATED",
     "Config",
@@ -38,10 +39,17 @@ __all__ = [
 METHODS = ("ff-dd", "ff-ad", "bp-dd", "bp-ad")
 NETWORKS = ("photonic", "mlp", "cnn")
 
-# What a recipe sets, part by part: "input" for the images; "all" for every run; and for what the
-# run is made of: its network; local (ff) or global (bp) learning; directional derivatives (dd)
-# or automatic differentiation (ad); both together; directions among "weights" or "activations";
-# the readout; the task. Later parts take precedence.
+# The parts that make up a run's values, in this order: later ones take precedence. A name in braces
+# is a choice, which earlier parts may make: local (ff) or global (bp) learning; directional
+# derivatives (dd) or automatic differentiation (ad); what its estimator rests on; and the like.
+PARTS = (
+    *("all", "{network}", "{grouping}", "{derivative}", "{readout}", "{method}", "{perturb}"),
+    *("{slopes}", "{slopes}-{network}", "{task}", "{task}-{grouping}", "{task}-{method}"),
+    *("{network}-{grouping}", "{network}-{perturb}"),
+)
+_SLOPES = {None: "differences", "forward": "forward-mode", "reverse": "reverse-mode"}
+
+# What each recipe has in each part; "input" is for the images, apart from the run.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "balanced": {
         "input": {"encoding": "average", "size": 8},
@@ -53,10 +61,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "perturb": "weights",
             "law": "rademacher",
             "directions": 32,
-            "epsilon": 1e-2,
             "optimizer": "sgd",
             "learning_rate": 0.1,
         },
+        "differences": {"epsilon": 1e-2},
         "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-2},
         "goodness": {"detection": "balanced", "loss": "cross-entropy:scale=10"},
     },
@@ -70,10 +78,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "perturb": "weights",
             "law": "gaussian-unit",
             "directions": 1,
-            "epsilon": 1e-3,
             "optimizer": "sgd",
             "learning_rate": 1e-3,
         },
+        "differences": {"epsilon": 1e-3},
         "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3},
         "goodness": {"detection": "raw", "loss": "margin:margin=0.3"},
     },
@@ -87,16 +95,19 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "perturb": "weights",
             "law": "rademacher",
             "directions": 32,
-            "epsilon": 1e-3,
             "optimizer": "sgd",
             "learning_rate": 0.2,
             "epochs": 30,
         },
+        "differences": {"epsilon": 1e-3},
         "bp-dd": {"learning_rate": 0.02},
         "ff-ad": {"learning_rate": 0.05},
         "activations": {"directions": 16, "learning_rate": 1.0, "epochs": 20},
         "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3},
         "goodness": {"detection": "raw", "loss": "cross-entropy:scale=15"},
+        "regression-bp-dd": {"learning_rate": 0.003},
+        "cnn-ff": {"rule": "last"},  # a channel's own goodness is poor
+        "cnn-activations": {"directions": 8, "learning_rate": 0.1, "epochs": 10},
     },
 }
 RECIPES["published"] = RECIPES["paper"] | {
@@ -104,13 +115,17 @@ RECIPES["published"] = RECIPES["paper"] | {
     "goodness": {"detection": "raw", "loss": "cosine"},
 }
 
-# What follows from a choice in every recipe. Ports read out are logits as they are, and need no
-# detection; a regression's last layer is its prediction.
-_PARTS: dict[str, dict[str, Any]] = {
+# What every recipe has in a part, unless it says otherwise. Ports read out are logits as they are,
+# and need no detection; a regression's last layer is its prediction; the native engine has no
+# forward mode.
+_COMMON: dict[str, dict[str, Any]] = {
+    "all": {"task": "classification", "groups": 1, "seed": 0},
     "photonic": {
         "meshes": 2,
         "columns": None,
         "nonlinearity": "electro-optic",
+        "train_nonlinearity": False,
+        "amplifier": "",
         "imperfections": "",
         "chip": None,
         "reads": 1,
@@ -121,12 +136,14 @@ _PARTS: dict[str, dict[str, Any]] = {
     "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
     "ports": {"loss": "cross-entropy:scale=1"},
     "goodness": {"prototypes": "simplex"},
+    "forward-mode-photonic": {"engine": "xla"},
+    "regression": {"loss": "squared"},
+    "regression-ff": {"rule": "last"},
 }
 BLACK_BOX = "black box "
 AUTO = "auto"  # an epsilon to be chosen
 SIMULATED = "simulated"  # a device in this process
 OWN_DEVICE = "own "  # one that was given as it is
-_ALWAYS = {"task": "classification", "groups": 1, "seed": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +164,10 @@ class Config:
         groups: Groups of outputs with prototypes of their own, for each label dimension.
         nonlinearity: ``NAME`` or ``NAME:key=value,...``, applied between layers; or a function
             of NumPy arrays, a black box.
+        train_nonlinearity: Whether the electro-optic modulators' taps, gains and biases, one a
+            port, are trained with the phases of the mesh behind them.
+        amplifier: ``gain=G`` or ``level=P`` between the nonlinearity and the next mesh, see
+            `meshes.Amplifier`; empty for none.
         imperfections: The chip's, ``key=value,...`` with the fields of `meshes.Imperfections`;
             empty for an ideal one.
         chip: Seed of the chip: which one was made. None for the run's own seed.
@@ -169,7 +190,7 @@ class Config:
         learning_rate: First learning rate, for the mean loss over the batch.
         schedule: ``constant`` or ``cosine``.
         batch_size: Images a step B.
-        epochs: Passes over the training images for each block.
+        epochs: Passes over the training images for each block; 0 to train nothing.
         seed: Seed of everything random.
         engine: ``auto``, ``native`` or ``xla``.
 
@@ -189,6 +210,8 @@ class Config:
     kernel_size: int | None
     groups: int
     nonlinearity: Any
+    train_nonlinearity: bool | None
+    amplifier: str | None
     imperfections: str | None
     chip: int | None
     reads: int | None
@@ -218,7 +241,7 @@ class Config:
         for name in _COUNTS:
             if (value := getattr(self, name)) is not None:
                 integer(name, value, minimum=1)
-        for name in ("seed", "chip"):
+        for name in ("epochs", "seed", "chip"):
             if (value := getattr(self, name)) is not None:
                 integer(name, value, minimum=0)
         for name in ("learning_rate", "epsilon"):
@@ -232,6 +255,9 @@ class Config:
         self._check_estimator()
         self._check_all_is_set()
         self._check_task()
+        self._check_modulators()
+        if self.amplification and self.layers < 2:
+            raise ValueError(f"amplifier stands between two meshes or more, got {self.layers}")
         self._check_chip()
 
     def _check_all_is_set(self) -> None:
@@ -307,6 +333,16 @@ class Config:
         if regression and self.rule not in (None, "last"):
             raise ValueError(f"rule must be last for a regression, got {self.rule}")
 
+    def _check_modulators(self) -> None:
+        if not self.train_nonlinearity:
+            return
+        if callable(self.nonlinearity) or self.nonlinearity.partition(":")[0] != "electro-optic":
+            raise ValueError(
+                f"train_nonlinearity needs electro-optic modulators, got {self.nonlinearity}"
+            )
+        if self.layers < 2:
+            raise ValueError(f"train_nonlinearity needs two meshes or more, got {self.layers}")
+
     def _check_chip(self) -> None:
         made = self._made
         if self.estimator in ("autodiff", "jvp") and not made.differentiable:
@@ -331,6 +367,11 @@ class Config:
                 f"epsilon must be at least one step of the drive, {made.drive_step:.6g} rad with "
                 f"drive_bits={made.drive_bits}, got {self.epsilon:g}"
             )
+
+    @property
+    def amplification(self) -> Amplifier | None:
+        """The amplifier between meshes."""
+        return with_values("amplifier", "", self.amplifier, Amplifier) if self.amplifier else None
 
     @property
     def chip_imperfections(self) -> Imperfections:
@@ -417,13 +458,16 @@ def _own(device: Any) -> tuple[str, ...]:
     if not isinstance(device, str):
         return ()
     if _kind(device) == SIMULATED:
-        return ("imperfections",)
-    return ("imperfections", "chip", "nonlinearity", "engine")
+        return ("imperfections", "train_nonlinearity")
+    return (
+        *("imperfections", "train_nonlinearity"),
+        *("chip", "nonlinearity", "amplifier", "engine"),
+    )
 
 
 _COUNTS = (
     *("meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
-    *("reads", "directions", "batch_size", "epochs"),
+    *("reads", "directions", "batch_size"),
 )
 _NEEDED = {
     "photonic": ("meshes", "nonlinearity", "engine"),
@@ -469,33 +513,39 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **given: Any) -> 
     if unknown := given.keys() - {field.name for field in fields(Config)}:
         raise TypeError(f"unknown setting {', '.join(sorted(unknown))}")
     values = _defaults(RECIPES[choice("recipe", recipe, RECIPES)], method, given)
+    run = values | given
     for name in given:
         if name not in values:
             on = f" on device {given['device']}" if "device" in given else ""
             raise ValueError(
-                f"{name} does not apply to {values['network']}{on} with method {method}, estimator "
-                f"{(values | given)['estimator']}, readout {(values | given)['readout']}"
+                f"{name} does not apply to {run['network']}{on} with method {method}, estimator "
+                f"{run['estimator']}, readout {run['readout']}"
             )
     blank: dict[str, Any] = dict.fromkeys(field.name for field in fields(Config))
-    return Config(**(blank | values | given | {"recipe": recipe, "method": method}))
+    return Config(**(blank | run | {"recipe": recipe, "method": method}))
 
 
 def _defaults(
-    parts: dict[str, dict[str, Any]], method: str, given: dict[str, Any]
+    recipe: dict[str, dict[str, Any]], method: str, given: dict[str, Any]
 ) -> dict[str, Any]:
-    """What applies to a run, as far as it was not given: part after part of the recipe."""
+    """What applies to a run, as far as it was not given: part after part."""
+    values: dict[str, Any] = {}
+    for part in PARTS:
+        name = part.format_map(_chosen(method, values | given))
+        values |= _COMMON.get(name, {}) | recipe.get(name, {})
+    return {name: value for name, value in values.items() if name not in _own(given.get("device"))}
+
+
+def _chosen(method: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The choices that parts are named after, as far as they are made.
+
+    Raises:
+        ValueError: one is not among its options.
+    """
     grouping, derivative = choice("method", method, METHODS).split("-")
-    network = choice("network", given.get("network", parts["all"]["network"]), NETWORKS)
-    values = _ALWAYS | _PARTS[network] | parts["all"] | parts.get(network, {})
-    values |= parts[grouping] | parts[derivative]
-    readout = choice("readout", given.get("readout", values["readout"]), READOUTS)
-    values |= _PARTS[readout] | parts.get(readout, {})
-    values |= parts.get(method, {})
-    values |= parts.get(given.get("perturb", values.get("perturb")), {})
-    if given.get("task") == "regression":
-        values |= {"loss": "squared"} | ({"rule": "last"} if grouping == "ff" else {})
-    if given.get("estimator") == "jvp":  # needs no step, and a differentiable engine
-        values = {name: value for name, value in values.items() if name != "epsilon"}
-        values |= {"engine": "xla"} if network == "photonic" else {}
-    own = _own(given.get("device"))
-    return {name: value for name, value in values.items() if name not in own} | {"network": network}
+    chosen = {"method": method, "grouping": grouping, "derivative": derivative}
+    for name in ("network", "readout", "perturb", "task", "estimator"):
+        chosen[name] = choice(name, values[name], _CHOICES[name]) if name in values else "none"
+    if chosen["estimator"] != "none":
+        chosen["slopes"] = _SLOPES[ESTIMATORS[chosen["estimator"]]().differentiates]
+    return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
+import math
 import os
 import platform
 import textwrap
@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from photonic_ffzero.formats import DataError
 from photonic_ffzero.model import EpochRecord, Model, Position
-from photonic_ffzero.storage import save_checkpoint, write_whole
+from photonic_ffzero.power import PowerBudget
+from photonic_ffzero.recipes import Config
+from photonic_ffzero.storage import save_checkpoint, write_csv, write_whole
 from photonic_ffzero.tasks import Classification
 from photonic_ffzero.training import Observer
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RunDirectory",
     "check_new_directory",
+    "curve_style",
     "plot_alignment",
     "plot_confusion",
     "plot_embeddings",
@@ -42,11 +46,13 @@ __all__ = [
 
 _PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "scipy", "numba")
 
-# Told apart by colour-blind readers: Okabe and Ito's six, apart in grey too, and four more for many
-# classes, which are drawn as numbers.
+# Told apart by colour-blind readers, on white and on black: Okabe and Ito's six, and four more for
+# many classes, which are drawn as numbers.
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_COLOURS = (*_OKABE_ITO, "#888888", "#882255", "#999933", "#6A51A3")
+_COLOURS = (*_OKABE_ITO, "#888888", "#AA4499", "#999933", "#8A70D6")
 _MARKERS = "osD^vP"  # a second sign, for grey
+_MOST_BESIDE = 4  # panels of a figure in a row
+_LINES = ("-", "--", "-.", ":")
 
 
 def check_new_directory(path: Path) -> None:
@@ -93,24 +99,42 @@ class RunDirectory(Observer):
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
         """Keep the history as a table, and the model with the state of its training."""
-        rows = io.StringIO(newline="")
-        writer = csv.DictWriter(rows, [field.name for field in fields(EpochRecord)])
-        writer.writeheader()
-        for record in model.history:
-            writer.writerow({name: _cell(value) for name, value in asdict(record).items()})
-        write_whole(self.path / "history.csv", lambda file: file.write(rows.getvalue().encode()))
+        rows = [{k: _cell(v) for k, v in asdict(record).items()} for record in model.history]
+        columns = [field.name for field in fields(EpochRecord)]
+        write_csv(self.path / "history.csv", rows, columns)
         save_checkpoint(model, position, self.checkpoint)
+
+    def read_history(self) -> list[EpochRecord]:
+        """The history as the table has it, to six digits.
+
+        Raises:
+            DataError: the table is damaged.
+            OSError: it cannot be read.
+        """
+        table = self.path / "history.csv"
+        try:
+            with table.open(newline="", encoding="utf-8") as file:
+                return [_record(row) for row in csv.DictReader(file)]
+        except (TypeError, ValueError, csv.Error) as error:
+            raise DataError(f"{table}: is no table of a run's history ({error})") from None
+
+    def write_curves(
+        self, histories: Sequence[Sequence[EpochRecord]], config: Config, title: str
+    ) -> None:
+        """Write ``training_curves.png``, of one run or of several that differ in the seed."""
+
+        def curves(loss: Axes, quality: Axes) -> None:
+            plot_loss(loss, *histories, layer=config.layer_name)
+            plot_quality(quality, *histories, layer=config.layer_name, task=config.task)
+
+        if any(histories):  # a run of no epochs has none
+            save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
 
     def write_figures(
         self, model: Model, labels: np.ndarray, predicted: np.ndarray, title: str
     ) -> None:
         """Write ``training_curves.png``, and ``confusion.png`` or ``predictions.png``."""
-
-        def curves(loss: Axes, quality: Axes) -> None:
-            plot_loss(loss, model.history, model.config.layer_name)
-            plot_quality(quality, model.history, model.config.layer_name, model.task.name)
-
-        save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
+        self.write_curves([model.history], model.config, title)
         if isinstance(model.task, Classification):
             counts = np.zeros((model.task.classes, model.task.classes), int)
             np.add.at(counts, (labels, predicted), 1)
@@ -120,9 +144,31 @@ class RunDirectory(Observer):
             name = "predictions.png"
         save_figure(self.path / name, draw, title=title)
 
+    def write_power_budget(
+        self, budget: PowerBudget, unit_power: float, detector_floor: float | None
+    ) -> None:
+        """Write ``power_budget.png``, in watts."""
+        floor = None if detector_floor is None else detector_floor * budget.ports
+        draw = partial(
+            plot_power_budget,
+            powers=budget.powers * unit_power,
+            stages=budget.stages,
+            floor=floor,
+            unit="W",
+        )
+        save_figure(self.path / "power_budget.png", draw, title="power of training images")
+
 
 def _cell(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _record(row: dict[str, str]) -> EpochRecord:
+    mesh, may_lack = row.pop("mesh", ""), ("validation_accuracy", "epsilon")
+    values: dict[str, Any] = {
+        name: None if name in may_lack and text == "" else float(text) for name, text in row.items()
+    }
+    return EpochRecord(mesh, **values)
 
 
 def versions() -> dict[str, str]:
@@ -130,50 +176,95 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
+def curve_style(index: int) -> dict[str, Any]:
+    """Colour, marker and line of the curve of that number: apart for the colour-blind, in grey."""
+    return {
+        "color": _OKABE_ITO[index % len(_OKABE_ITO)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "linestyle": _LINES[index % len(_LINES)],
+    }
+
+
 def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: str = "") -> None:
-    """Let ``draw(axes, ...)`` fill the panels of a figure and write it as PNG."""
+    """Let ``draw(axes, ...)`` fill the panels of a figure, row by row, and write it as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.4 + 4.2 * panels, 4.4), dpi=150, layout="constrained")
-    figure.suptitle(textwrap.fill(title, 10 + 50 * panels), fontsize="medium")
-    draw(*np.ravel(figure.subplots(1, panels)))
+    rows = math.ceil(panels / _MOST_BESIDE)
+    columns = math.ceil(panels / rows)
+    size = (1.4 + 4.2 * columns, 0.4 + 4.0 * rows)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure.suptitle(textwrap.fill(title, 10 + 50 * columns), fontsize="medium")
+    every = np.ravel(figure.subplots(rows, columns))
+    for axes in every[panels:]:
+        axes.remove()
+    draw(*every[:panels])
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
-def _by_mesh(history: Sequence[EpochRecord]) -> Iterator[tuple[str, str, np.ndarray, Any]]:
-    """Every mesh with its colour, its epochs (one mesh after another) and its records."""
+def _by_mesh(
+    histories: Sequence[Sequence[EpochRecord]],
+) -> Iterator[tuple[int, str, np.ndarray, list[list[EpochRecord]]]]:
+    """Every mesh: its place, its name, its epochs (one mesh after another), each run's records."""
     start = 0
-    for index, mesh in enumerate(dict.fromkeys(record.mesh for record in history)):
-        rows = [record for record in history if record.mesh == mesh]
-        yield mesh, _COLOURS[index % len(_COLOURS)], start + np.arange(1, len(rows) + 1), rows
-        start += len(rows)
+    for index, mesh in enumerate(dict.fromkeys(record.mesh for record in histories[0])):
+        runs = [[record for record in history if record.mesh == mesh] for history in histories]
+        epochs = min(map(len, runs))
+        yield index, mesh, start + np.arange(1, epochs + 1), [rows[:epochs] for rows in runs]
+        start += epochs
 
 
-def plot_loss(axes: Axes, history: Sequence[EpochRecord], layer: str = "mesh") -> None:
-    """Draw the mean loss of every epoch, mesh after mesh (or layer after layer)."""
-    for mesh, colour, epochs, rows in _by_mesh(history):
-        losses = [row.loss for row in rows]
-        axes.plot(epochs, losses, "o-", ms=3, color=colour, label=f"{layer} {mesh}")
+def _plot_runs(
+    axes: Axes, index: int, epochs: np.ndarray, runs: Sequence[Sequence[float]], **style: Any
+) -> None:
+    """The mean over runs, and a band from the least to the greatest of them."""
+    colour = _COLOURS[index % len(_COLOURS)]
+    axes.plot(epochs, np.mean(runs, axis=0), ms=4, color=colour, **style)
+    if len(runs) > 1:
+        low, high = np.min(runs, axis=0), np.max(runs, axis=0)
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def plot_loss(axes: Axes, *histories: Sequence[EpochRecord], layer: str = "mesh") -> None:
+    """Draw the mean loss of every epoch, mesh after mesh (or layer after layer).
+
+    Args:
+        axes: The axes to draw on.
+        *histories: Of one run; or of several, whose mean is drawn in a band that spans them.
+        layer: What a layer is called.
+    """
+    for index, mesh, epochs, runs in _by_mesh(histories):
+        losses = [[row.loss for row in rows] for rows in runs]
+        marker = _MARKERS[index % len(_MARKERS)]
+        _plot_runs(axes, index, epochs, losses, marker=marker, label=f"{layer} {mesh}")
     axes.set_ylabel("loss")
     _finish_curves(axes, layer)
 
 
 def plot_quality(
     axes: Axes,
-    history: Sequence[EpochRecord],
+    *histories: Sequence[EpochRecord],
     layer: str = "mesh",
     task: str = "classification",
 ) -> None:
-    """Draw training and validation accuracy (R^2 of a regression) of every epoch."""
+    """Draw training and validation accuracy (R^2 of a regression) of every epoch.
+
+    Args:
+        axes: The axes to draw on.
+        *histories: Of one run; or of several, whose mean is drawn in a band that spans them.
+        layer: What a layer is called.
+        task: ``classification`` or ``regression``.
+    """
     factor = 100 if task == "classification" else 1
-    for mesh, colour, epochs, rows in _by_mesh(history):
-        train = [factor * row.train_accuracy for row in rows]
-        axes.plot(epochs, train, "x--", ms=4, color=colour, label=f"{layer} {mesh}, training")
-        held_out = [row.validation_accuracy for row in rows]
-        if None not in held_out:
-            values = [factor * value for value in held_out if value is not None]
+    for index, mesh, epochs, runs in _by_mesh(histories):
+        marker = _MARKERS[index % len(_MARKERS)]
+        train = [[factor * row.train_accuracy for row in rows] for rows in runs]
+        label = f"{layer} {mesh}, training"
+        _plot_runs(axes, index, epochs, train, marker="x", linestyle="--", label=label)
+        held_out = [[row.validation_accuracy for row in rows] for rows in runs]
+        if not any(None in values for values in held_out):
+            values = [[factor * value for value in run if value is not None] for run in held_out]
             label = f"{layer} {mesh}, validation"
-            axes.plot(epochs, values, "o-", ms=3, color=colour, label=label)
+            _plot_runs(axes, index, epochs, values, marker=marker, label=label)
     what = "accuracy (%)" if task == "classification" else "R²"
     axes.set_ylabel(f"{what} of the readout behind the {layer}")
     _finish_curves(axes, layer)
@@ -211,10 +302,11 @@ def plot_predictions(axes: Axes, labels: np.ndarray, predicted: np.ndarray) -> N
         labels: True labels [n] or [n, T].
         predicted: Predictions of the same shape, in the same unit.
     """
-    columns = zip(_columns(labels), _columns(predicted), strict=True)
+    columns = list(zip(_columns(labels), _columns(predicted), strict=True))
     for index, (true, found) in enumerate(columns):
-        mark = _MARKERS[index % len(_MARKERS)]
-        axes.plot(true, found, mark, ms=2.5, alpha=0.4, color=_COLOURS[index % len(_COLOURS)])
+        mark, colour = _MARKERS[index % len(_MARKERS)], _COLOURS[index % len(_COLOURS)]
+        name = f"label {index + 1}" if len(columns) > 1 else None
+        axes.plot(true, found, mark, ms=2.5, alpha=0.6, color=colour, label=name)
     ends = [labels.min(), labels.max()]
     axes.plot(ends, ends, ":", color=axes.xaxis.label.get_color(), label="ideal")
     axes.set(xlabel="true label", ylabel="prediction")
@@ -309,21 +401,37 @@ def plot_power(axes: Axes, intensities: np.ndarray, labels: np.ndarray) -> None:
     axes.set(xlabel="port", ylabel="class")
 
 
-def plot_power_budget(axes: Axes, powers: np.ndarray, label: str) -> None:
+def plot_power_budget(
+    axes: Axes,
+    powers: np.ndarray,
+    label: str = "median, and 90 % of the samples",
+    stages: Sequence[str] = (),
+    floor: float | None = None,
+    unit: str = "units of |E|²",
+) -> None:
     """Draw the total power behind each stage: the median over the samples, and 90 % of them.
 
     Args:
         axes: The axes to draw on.
-        powers: Sum of |E|^2 over the ports [stages, n], the input first.
+        powers: Total power of the ports [stages, n], the input first; the dark is left out.
         label: Name in the legend.
+        stages: What the stages are called; without, they count as meshes passed.
+        floor: Total power that the detectors need, or None.
+        unit: Unit of all powers.
     """
     from matplotlib.ticker import MaxNLocator
 
     low, median, high = np.percentile(powers, (5, 50, 95), axis=1)
-    stages, index = range(len(powers)), len(axes.lines)
-    (line,) = axes.semilogy(stages, median, f"{_MARKERS[index % len(_MARKERS)]}-", label=label)
-    line.set_color(_COLOURS[index % len(_COLOURS)])
-    axes.fill_between(stages, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    places, style = np.arange(len(powers)), curve_style(len(axes.lines))
+    axes.semilogy(places, median, label=label, **style)
+    axes.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    axes.set(xlabel="meshes passed", ylabel=f"total power of the ports ({unit})")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="meshes passed", ylabel="total power Σ|E|² (arb. units)")
+    if len(stages):
+        axes.set_xlabel("behind")
+        axes.set_xticks(places, stages, rotation=60, ha="right", rotation_mode="anchor")
+    if floor is not None:
+        axes.axhline(
+            floor, linestyle=":", color=axes.xaxis.label.get_color(), label="detectors' floor"
+        )
     axes.legend()

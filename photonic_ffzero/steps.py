@@ -21,7 +21,7 @@ from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.stepsize import PROBES, probe_step
 
-__all__ = ["BlockTraining", "Samples", "as_arrays", "make_step", "make_steps"]
+__all__ = ["BlockTraining", "Samples", "as_arrays", "losses_along", "make_step", "make_steps"]
 
 MOST_STEPS = 64  # in one compiled call
 RANDOM_NUMBERS = 2**20  # drawn for one call at most, if it has more than one step
@@ -235,16 +235,33 @@ class BlockTraining:
 
     def _chosen_epsilon(self) -> float:
         """Choose the step from the first samples, as `stepsize` has it."""
-        loss = from_spec("loss", self.config.loss, LOSSES)
-        x, y = self._x[: self.batch_size], self._y[: self.batch_size]
+        first = Samples(self._x[: self.batch_size], self._y[: self.batch_size])
         rng = self._generator("probes")
         v = draw("rademacher", 1.0, PROBES, self._perturbed(), rng).v
-
-        def losses(step: float, sign: int) -> np.ndarray:
-            drawn = self.block.draw(rng, 1, PROBES, self.batch_size, self.index)
-            noise = tf.nest.map_structure(lambda array: array[0], drawn)
-            objective = Weights(shortcut=False)(self.block.under(noise), loss, self.params, x, y)
-            points = tf.nest.map_structure(lambda w, u: w + sign * step * u, self.params, v)
-            return np.sum(objective.losses(objective.measure(points)), axis=1)
-
+        losses = losses_along(v, self.config, self.block, self.params, first, rng)
         return probe_step(losses, self.config.chip_imperfections.drive_step)
+
+
+def losses_along(
+    v: Any, config: Config, block: Block, params: Any, samples: Samples, rng: np.random.Generator
+) -> Callable[[float, int], np.ndarray]:
+    """A block's losses [M] at w + sign step v, as a function of step and sign.
+
+    Args:
+        v: M directions among the parameters.
+        config: The configuration.
+        block: The block.
+        params: Its parameters w.
+        samples: One batch, with labels as the losses take them.
+        rng: Source of the noise, which is fresh at every call.
+    """
+    loss, count = from_spec("loss", config.loss, LOSSES), len(tf.nest.flatten(v)[0])
+
+    def losses(step: float, sign: int) -> np.ndarray:
+        drawn = block.draw(rng, 1, count, len(samples.y), 0)
+        noise = tf.nest.map_structure(lambda array: array[0], drawn)
+        objective = Weights(shortcut=False)(block.under(noise), loss, params, *samples)
+        points = tf.nest.map_structure(lambda w, u: w + sign * step * u, params, v)
+        return np.sum(objective.losses(objective.measure(points)), axis=1)
+
+    return losses

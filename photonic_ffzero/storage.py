@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,7 @@ from photonic_ffzero.tasks import TASKS, Task
 __all__ = [
     "load_checkpoint",
     "load_model",
+    "model_file",
     "read_json",
     "save_checkpoint",
     "save_model",
@@ -52,7 +54,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write: Writes the content to a binary file object.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the old file stands.
+        OSError: the disk is full or the folder cannot be written; the old file stands. The error
+            names the file.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -61,8 +64,11 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:  # of a full disk it knows the number alone
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that has become read-only, and never the first one
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -76,14 +82,22 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table, its header first.
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write a table, its header first; what a row lacks stays empty.
+
+    Args:
+        path: The file.
+        rows: Column to value.
+        columns: The columns in their order; those of the rows, as they come, if none are given.
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: a row has a column more.
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    writer = csv.DictWriter(text, columns or list(dict.fromkeys(chain.from_iterable(rows))))
+    writer.writeheader()
+    writer.writerows(rows)
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
@@ -169,6 +183,17 @@ def _arrays(model: Model) -> dict[str, np.ndarray]:
     return arrays
 
 
+def model_file(run: Path) -> Path:
+    """The model's file in a run directory, or the file itself.
+
+    Raises:
+        ValueError: the directory holds none.
+    """
+    if run.is_dir() and not (run / "model.npz").exists():
+        raise ValueError(f"run must hold a model.npz, found none in {run}; name a seed's folder")
+    return run / "model.npz" if run.is_dir() else run
+
+
 def load_model(
     path: str | os.PathLike[str], *, nonlinearity: Any = None, device: Device | str | None = None
 ) -> Model:
@@ -236,8 +261,11 @@ def load_checkpoint(
     with _described(path, "training", "the state of a training") as about:
         position = _position(about, model)
         model.history = [_record(**record) for record in about["history"]]
-        model.usage, model.seconds = Usage(**about["usage"]), float(about["seconds"])
-    if position.block < len(model.blocks):
+        counts = {name: integer(name, n, minimum=0) for name, n in about["usage"].items()}
+        model.usage = Usage(**counts)
+        model.seconds = number("seconds", about["seconds"], minimum=0)
+    begun = position.epoch or position.losses  # else the block begins, and its optimizer with it
+    if position.block < len(model.blocks) and begun:
         state = OPTIMIZERS[model.config.optimizer]().init(model.params[position.block])
         leaves = enumerate(tf.nest.flatten(state))
         arrays = _read_shaped(path, [(_optimizer(i), tuple(leaf.shape)) for i, leaf in leaves])
@@ -259,6 +287,8 @@ def _position(about: dict[str, Any], model: Model) -> Position:
             f"{model.config.epochs} epochs each"
         )
     losses = [number("losses", loss) for loss in about["losses"]]
+    if block == len(model.blocks) and (epoch or losses):
+        raise ValueError(f"epoch {epoch} behind the last of {block} blocks")
     epsilon = about["epsilon"]
     return Position(
         block, epoch, losses, epsilon=None if epsilon is None else number("epsilon", epsilon)
@@ -292,7 +322,7 @@ def _described(path: str | os.PathLike[str], name: str, what: str) -> Iterator[d
         raise
     except KeyError as error:
         raise DataError(f"{path}: {name} must describe {what}, {error} is missing") from None
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: {name} must describe {what}, found {error}") from None
 
 

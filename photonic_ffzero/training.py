@@ -146,6 +146,7 @@ class Trainer:
         self.model.params[index] = block.settled(self.model.params[index], train.x)
         position.block, position.epoch, position.optimizer = index + 1, 0, []
         position.epsilon = None
+        self._keep()
 
     def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
         taken, saved = self.position.losses, time.perf_counter()
@@ -178,6 +179,9 @@ class Trainer:
         """Take what the compiled step holds into model and position; let the observers keep it."""
         self.model.params[training.index] = as_arrays(training.params)
         self.position.optimizer = tf.nest.flatten(as_arrays(training.state))
+        self._keep()
+
+    def _keep(self) -> None:
         self.model.seconds = self._elapsed()
         for observer in self.observers:
             observer.on_checkpoint(self.model, self.position)

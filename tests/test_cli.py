@@ -46,6 +46,7 @@ class TestRun:
             "results.json",
             "training_curves.png",
             "confusion.png",
+            "power_budget.png",
         }
 
     def test_quiet_prints_the_result_in_one_line(self, finished):
@@ -117,6 +118,7 @@ def test_several_seeds_end_in_mean_and_spread(capsys):
     assert summary["seeds"] == [5, 6]
     assert summary["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
     assert summary["test_accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert Path("run/training_curves.png").stat().st_size > 10_000
     assert f"mean of 2 seeds: test accuracy {100 * np.mean(accuracies):.2f} %" in (
         capsys.readouterr().out
     )
@@ -330,6 +332,17 @@ def test_a_run_that_stops_keeps_what_it_learned(monkeypatch, capsys, error, code
         "history.csv",
         "model.npz",
     }
+
+
+def test_a_run_of_any_network_names_its_own_script_when_it_stops(monkeypatch, capsys):
+    """A grid's runs are all resumed by one command, whatever they are of."""
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", stop)
+    assert main([*QUICK, "--recipe", "digital", "--output", "run"]) == 130
+    assert "go on with: mnist_digital.py --resume run" in capsys.readouterr().err
 
 
 def test_help_teaches_within_80_columns(capsys, monkeypatch):

@@ -228,6 +228,12 @@ CHANGES = {
         ({"network": "mlp"}, {"nonlinearity": "tanh"}),
         ({"device": SIMULATED}, {"nonlinearity": "kerr"}),
     ],
+    "train_nonlinearity": [({"nonlinearity": "electro-optic"}, {"train_nonlinearity": True})],
+    "amplifier": [
+        ({}, {"amplifier": "gain=2"}),
+        ({}, {"amplifier": "level=3"}),
+        ({"device": SIMULATED}, {"amplifier": "gain=2"}),
+    ],
     "imperfections": [({}, {"imperfections": "phase_offset=0.3"})],
     "chip": [
         ({"imperfections": "phase_offset=0.3"}, {"chip": 1}),

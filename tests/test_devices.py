@@ -251,7 +251,7 @@ class TestTraining:
         "given_settings",
         [
             {"method": "ff-dd"},
-            {"method": "bp-dd", "meshes": 3},
+            {"method": "bp-dd", "meshes": 3, "amplifier": "level=4"},
             {"method": "ff-dd", "estimator": "forward", "law": "gaussian"},
             {"method": "ff-dd", "optimizer": "momentum", "epsilon": "auto", "meshes": 1},
         ],
@@ -401,6 +401,8 @@ class TestRefusals:
             ({"device": "tcp://h:1", "engine": "xla"}, "engine does not apply .* device tcp"),
             ({"device": "tcp://h:1", "chip": 3}, "chip does not apply .* on device tcp"),
             ({"device": "lab:chip", "nonlinearity": "kerr"}, "nonlinearity does not apply"),
+            ({"device": "tcp://h:1", "amplifier": "gain=2"}, "amplifier does not apply"),
+            ({"train_nonlinearity": True}, "train_nonlinearity does not apply .* on device"),
             ({"device": "tcp://h"}, "device must be written tcp://host:port, got 'tcp://h'"),
             ({"device": "tcp://h:0"}, "device's port must be 1 to 65535, got 0"),
             ({"device": "tcp://h:99999999"}, "device's port must be 1 to 65535"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import pickle
@@ -13,8 +12,6 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from photonic_ffzero.formats import (
@@ -233,62 +230,3 @@ def test_checksum_is_of_the_decompressed_content(file):
 def test_checksum_is_bounded(file):
     with pytest.raises(DataError, match=f"at most {MAX_BYTES} bytes"):
         content_sha256(file(gzip.compress(bytes(MAX_BYTES + 1), 1)))
-
-
-# --- fuzz: any bytes give an array or a DataError, never another exception --------------------
-
-FUZZ = settings(
-    max_examples=1000,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-NPZ = npz_bytes(x=IMAGES, y=np.arange(2))
-NPZ_SMALL = npz_bytes(True, x=IMAGES, y=np.arange(2))
-
-
-@st.composite
-def mutated(draw, *originals: bytes) -> bytes:
-    """One of the originals with bytes overwritten, cut out and put in."""
-    content = bytearray(draw(st.sampled_from(originals)))
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(content)))
-        replaced = draw(st.sampled_from([0, 1, 2, 4, 8, len(content)]))
-        kept_length = draw(st.booleans())
-        size = replaced if kept_length else None
-        new = draw(st.binary(min_size=size or 0, max_size=replaced if kept_length else 8))
-        content[start : start + replaced] = new
-    return bytes(content)
-
-
-@FUZZ
-@given(content=mutated(idx_bytes(IMAGES), gzip.compress(idx_bytes(IMAGES))))
-def test_any_bytes_are_an_idx_array_or_a_clear_error(file, content):
-    array_or_clear_error(lambda: [read_idx(file(content), 3)])
-
-
-@FUZZ
-@given(content=mutated(NPZ, NPZ_SMALL))
-def test_any_bytes_are_an_npz_or_a_clear_error(file, content):
-    array_or_clear_error(lambda: list(read_npz(file(content), ["x", "y"]).values()))
-
-
-@FUZZ
-@given(header=mutated(b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"))
-def test_any_npy_header_is_an_array_or_a_clear_error(file, header):
-    content = npy_member_bytes(header, bytes(24))
-    array_or_clear_error(lambda: list(read_npz(file(content), ["x"]).values()))
-
-
-@FUZZ
-@given(content=mutated(png_bytes(IMAGES[0])))
-def test_any_bytes_are_an_image_or_a_clear_error(file, content):
-    array_or_clear_error(lambda: [read_image(file(content))])
-
-
-def array_or_clear_error(read) -> None:
-    arrays = []
-    with contextlib.suppress(DataError):
-        arrays = read()
-    assert all(array.dtype.kind in "uifc" for array in arrays)

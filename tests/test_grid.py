@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -211,12 +211,15 @@ class TestCell:
 class TestGrid:
     def test_it_survives_json(self):
         grid = small_grid(panels="method", log_x=True, factor=1.0, unit="rad", title="T")
+        first, second, *rest = grid.cells
+        grid = replace(grid, cells=(first, replace(second, after=first.slug), *rest))
         assert Grid.from_json(json.loads(json.dumps(grid.as_json()))) == grid
 
     @pytest.mark.parametrize(
         ("given", "message"),
         [
             ({"cells": ()}, "at least one, got none"),
+            ({"cells": (replace(cells()[0], after="x"),)}, "after must name an earlier .*'x'"),
             ({"cells": cells() * 2}, "must differ in a label or the seed, got twice method-ff-"),
             ({"x": "depth"}, "axes must be labels of the cells, .*; got 'depth'"),
             ({"panels": "depth"}, "got 'depth'"),
@@ -480,6 +483,27 @@ class TestPool:
             log = (directory.outcomes()[1].directory / "log.txt").read_text()
             assert log == "first line\nno light on port 3\n"
 
+    def test_a_cell_that_starts_from_another_waits_for_it(self):
+        first, second, third = cells(seeds=[0], methods=["ff-dd"], meshes=(1, 2, 3))
+        chain = (first, replace(second, after=first.slug), replace(third, after=second.slug))
+        directory = run_pool(grid=small_grid(cells=chain), command=fake(pause=0.05), jobs=3)
+        assert [outcome.state for outcome in directory.outcomes()] == ["done"] * 3
+        folders = [outcome.directory for outcome in directory.outcomes()]
+        for before, folder in pairwise(folders):
+            start = float((folder / "starts.txt").read_text().split()[1])
+            assert start > float((before / "ends.txt").read_text())
+            assert read_json(folder / "config.json")["start_from"] == f"../{before.name}"
+
+    def test_what_would_start_from_a_failed_cell_fails_too(self):
+        first, second, third, _ = cells(["ff-ad", "ff-dd"], seeds=[0], meshes=(1, 2))
+        chain = (first, replace(second, after=first.slug), replace(third, after=second.slug))
+        directory = run_pool(grid=small_grid(cells=chain), command=fake("fail-ff-ad"))
+        assert [outcome.state for outcome in directory.outcomes()] == ["failed"] * 3
+        assert directory.outcomes()[1].message == f"starts from {first.slug}, which failed"
+        assert not (directory.outcomes()[1].directory / "starts.txt").exists()
+        again = run_pool()
+        assert [outcome.state for outcome in again.outcomes()] == ["done"] * 3
+
     def test_a_failed_cell_runs_again_the_next_time(self):
         run_pool(command=fake("fail-ff-ad"))
         directory = run_pool()
@@ -696,6 +720,14 @@ class TestCommandLine:
         assert message in errors
         assert errors.startswith("trial.py: error: ")
         assert errors.count("\n") == 1
+        assert list(elsewhere.iterdir()) == []
+
+    def test_where_runs_cannot_go_side_by_side_it_says_so(self, monkeypatch, capsys, elsewhere):
+        monkeypatch.setattr(sys, "platform", "win32")
+        with pytest.raises(SystemExit) as stop:
+            experiment([])
+        assert stop.value.code == 2
+        assert "error: grids must run on Linux or macOS, " in capsys.readouterr().err
         assert list(elsewhere.iterdir()) == []
 
     def test_a_directory_with_files_is_never_touched(self, tmp_path, capsys):

@@ -10,9 +10,10 @@ from scipy.signal import correlate2d
 
 from meshes import BlackBox, ElectroOptic, RectangularMesh
 from meshes._tensorflow import tf
+from meshes.nonlinearities import Linear
 from photonic_ffzero import layers
 from photonic_ffzero.activations import Identity, Relu, Tanh
-from photonic_ffzero.layers import Conv, Dense, Photonic
+from photonic_ffzero.layers import Conv, Dense, Modulated, Photonic
 
 P, B = 3, 4
 
@@ -29,14 +30,17 @@ def conv(activation=None, taps=4, **given):
     return Conv(shape, 3, projection, activation or Relu(), **sizes)
 
 
+MODULATOR = ElectroOptic(alpha=0.3, g=0.4, phi_b=np.pi / 2)
+
 # A small example of every kind; a bright mesh, as with the dark one nothing passes.
 EXAMPLES = {
     Photonic: lambda: Photonic(RectangularMesh(4, 3), ElectroOptic(phi_b=np.pi / 2), "xla"),
+    Modulated: lambda: Modulated(RectangularMesh(4, 3), Linear(), "xla", start=MODULATOR),
     Dense: lambda: Dense(5, 6, Tanh(), groups=2),
     Conv: conv,
 }
-INPUTS = {Photonic: 4, Dense: 5, Conv: 60}
-KINDS = sorted(EXAMPLES, key=lambda kind: kind.name)
+INPUTS = {Photonic: 4, Modulated: 4, Dense: 5, Conv: 60}
+KINDS = sorted(EXAMPLES, key=lambda kind: kind.__name__)
 
 
 def test_every_kind_of_layer_has_an_example_here():
@@ -57,11 +61,16 @@ def parameters(layer, sets=P, seed=0):
 
 
 def inputs(kind, *lead, seed=1):
-    return tf.constant(rng(seed).normal(size=(*lead, INPUTS[kind])))
+    values = tf.constant(rng(seed).normal(size=(*lead, INPUTS[kind])))
+    return tf.complex(values, 0.5 * values) if kind is Modulated else values  # behind a mesh
 
 
 def one_set(params, p=0):
     return tf.nest.map_structure(lambda w: w[p], params)
+
+
+def settled(layer, params, x):
+    return layer.settled(params, np.asarray(layer.statistics(lead(params), tf.constant(x))))
 
 
 def lead(params):
@@ -73,7 +82,7 @@ def doubles(params):
     return tf.nest.map_structure(lambda w: tf.cast(w, tf.float64), params)
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
 def kind(request):
     return request.param
 
@@ -165,7 +174,7 @@ class TestEveryLayer:
     def test_pulls_the_gradient_back_as_the_tape_does_or_says_why_not(self, kind, layer):
         params, x = one_set(parameters(layer)), inputs(kind, B)
         g_z = tf.constant(rng(4).normal(size=(B, layer.taps)))
-        if kind is Photonic:
+        if issubclass(kind, Photonic):
             with pytest.raises(ValueError, match=r"perturb must be weights for a mesh: .*phases"):
                 layer.pullback(params, x, g_z)
             return
@@ -178,7 +187,7 @@ class TestEveryLayer:
 
     def test_outside_of_training_an_input_is_judged_without_the_others(self, kind, layer):
         x = inputs(kind, B)
-        params = doubles(lead(layer.settled(one_set(parameters(layer)), x.numpy())))
+        params = doubles(lead(settled(layer, one_set(parameters(layer)), x)))
         for name in FUNCTIONS:
             function = getattr(layer.evaluation, name)
             whole = function(params, x)
@@ -189,8 +198,8 @@ class TestEveryLayer:
 
     def test_settling_twice_is_settling_once(self, kind, layer):
         x = inputs(kind, B).numpy()
-        once = layer.settled(one_set(parameters(layer)), x)
-        for found, expected in zip(layer.settled(once, x), once, strict=True):
+        once = settled(layer, one_set(parameters(layer)), x)
+        for found, expected in zip(settled(layer, once, x), once, strict=True):
             np.testing.assert_array_equal(found, expected)
 
 
@@ -318,24 +327,22 @@ class TestConv:
             layer.measure(params, 10 * x), layer.measure(params, x), atol=1e-3
         )
 
-    @pytest.mark.parametrize("chunk", [1, 3, 1024])
-    def test_settles_on_the_data_set_s_own_mean_and_variance(self, monkeypatch, chunk):
-        monkeypatch.setattr(layers, "_SETTLED", chunk)
+    def test_settles_on_the_data_set_s_own_mean_and_variance(self):
         layer = conv()
         params, x = one_set(parameters(layer)), 3 + rng(5).normal(size=(7, INPUTS[Conv]))
-        settled = layer.settled(params, x)
+        found = settled(layer, params, x)
         maps = maps_by_hand(layer, params.kernel.numpy(), x)
-        np.testing.assert_allclose(settled.mean, maps.mean(axis=(0, 1, 2)), rtol=1e-6)
-        np.testing.assert_allclose(settled.variance, maps.var(axis=(0, 1, 2)), rtol=1e-6)
-        assert settled.mean.dtype == settled.variance.dtype == np.float32
+        np.testing.assert_allclose(found.mean, maps.mean(axis=(0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(found.variance, maps.var(axis=(0, 1, 2)), rtol=1e-6)
+        assert found.mean.dtype == found.variance.dtype == np.float32
         for name in ("kernel", "scale", "shift"):
-            assert getattr(settled, name) is getattr(params, name)
+            assert getattr(found, name) is getattr(params, name)
 
     def test_settled_on_the_batch_it_does_outside_what_it_does_in_training(self):
         layer, params, x = conv(), one_set(parameters(conv())), inputs(Conv, 9)
-        settled = doubles(layer.settled(params, x.numpy()))
+        own = doubles(settled(layer, params, x))
         for name in FUNCTIONS:
-            found = getattr(layer.evaluation, name)(lead(settled), x)
+            found = getattr(layer.evaluation, name)(lead(own), x)
             np.testing.assert_allclose(found, getattr(layer, name)(lead(params), x), atol=1e-5)
 
     def test_a_constant_map_stays_finite(self):
@@ -343,11 +350,11 @@ class TestConv:
         layer = conv(padding=0)
         params = one_set(parameters(layer))
         for x in (np.zeros((B, 60)), np.full((B, 60), 1e4)):
-            settled = layer.settled(params, x)
-            assert np.all(settled.variance >= 0)
+            own = settled(layer, params, x)
+            assert np.all(own.variance >= 0)
             z = layer.measure(lead(params), tf.constant(x))
             gradient = layer.pullback(params, tf.constant(x), tf.ones((B, layer.taps), tf.float64))
-            for array in (z, settled.mean, settled.variance, *gradient):
+            for array in (z, own.mean, own.variance, *gradient):
                 assert np.all(np.isfinite(array))
 
     @pytest.mark.parametrize(
@@ -387,6 +394,39 @@ class TestBlackBoxes:
         """So that FF may differentiate the layer in front of one."""
         layer = Dense(5, 6, BlackBox(lambda z: 1 / 0))
         assert np.all(np.isfinite(layer.measure(parameters(layer), inputs(Dense, B))))
+
+
+class TestModulated:
+    def test_begins_as_a_mesh_behind_the_nonlinearity(self):
+        mesh = RectangularMesh(4, 3)
+        x = tf.cast(inputs(Modulated, B), tf.complex64)
+        own = Modulated(mesh, Linear(), "xla", start=MODULATOR)
+        plain = Photonic(mesh, Linear(), "xla")
+        phases = lead(plain.init(rng()))
+        expected = plain.measure(phases, MODULATOR(x))
+        np.testing.assert_allclose(own.measure(lead(own.init(rng())), x), expected, atol=1e-6)
+
+    def test_its_slopes_are_the_modulators_own(self):
+        layer, x = EXAMPLES[Modulated](), inputs(Modulated, B)
+        params = parameters(layer, sets=1)
+        with tf.GradientTape() as tape:
+            tape.watch(params)
+            power = tf.reduce_sum(layer.measure(params, x)[..., 0])
+        slopes = tape.gradient(power, params)
+        for name in ("tap", "g", "phi_b"):
+            port = tf.one_hot([2], 4, dtype=tf.float64) * 1e-5
+            up, down = (
+                layer.measure(params._replace(**{name: getattr(params, name) + step}), x)
+                for step in (port, -port)
+            )
+            difference = tf.reduce_sum((up - down)[..., 0]) / 2e-5
+            np.testing.assert_allclose(getattr(slopes, name)[0, 2], difference, rtol=1e-5)
+
+    def test_whatever_the_settings_no_power_is_gained(self):
+        layer, x = EXAMPLES[Modulated](), inputs(Modulated, B)
+        sent = tf.reduce_sum(tf.abs(x) ** 2, axis=-1)
+        received = tf.reduce_sum(layer.measure(parameters(layer, sets=20), x), axis=-1)
+        assert (received <= sent * (1 + 1e-9)).numpy().all()
 
 
 def test_the_identity_hands_on_what_is_tapped():

@@ -5,10 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
+from meshes import ElectroOptic
 from meshes._tensorflow import tf
+from meshes.nonlinearities import Linear
 from photonic_ffzero import Model, configure
 from photonic_ffzero.goodness import Goodness, Ports
-from photonic_ffzero.layers import Conv, Dense, Photonic
+from photonic_ffzero.layers import Conv, Dense, Modulated, Photonic
 from photonic_ffzero.networks import NETWORKS, build_blocks, parameter_shapes
 from photonic_ffzero.recipes import METHODS
 from photonic_ffzero.recipes import NETWORKS as NAMES
@@ -109,6 +111,17 @@ class TestEveryNetwork:
                 assert not np.array_equal(a[0][0], b[0][0])
             if one.readout.prototypes.shape == other.readout.prototypes.shape:
                 assert not np.array_equal(one.readout.prototypes, other.readout.prototypes)
+
+
+def test_trained_modulators_stand_in_front_of_every_mesh_but_the_first():
+    config = configure(meshes=3, train_nonlinearity=True, nonlinearity="electro-optic:g=0.2")
+    (first,), (second,), (third,) = (block.layers for block in build_blocks(config, 8, CLASSES)[0])
+    assert [type(layer) for layer in (first, second, third)] == [Photonic, Modulated, Modulated]
+    assert second.start == third.start == ElectroOptic(g=0.2)
+    assert {layer.nonlinearity for layer in (first, second, third)} == {Linear()}
+    shapes = [own for _, own in parameter_shapes(config, 8, CLASSES)]
+    built = [tf.nest.map_structure(np.shape, own) for (own,) in build_blocks(config, 8, CLASSES)[1]]
+    assert shapes == built
 
 
 def test_groups_of_one_layer_have_prototypes_of_their_own():

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import FrozenInstanceError, asdict, fields
+from itertools import product
 
 import pytest
 
@@ -11,7 +12,7 @@ from photonic_ffzero.goodness import READOUTS
 from photonic_ffzero.inference import RULES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.prototypes import PROTOTYPES
-from photonic_ffzero.recipes import METHODS, NETWORKS, RECIPES, Config, configure
+from photonic_ffzero.recipes import METHODS, NETWORKS, PARTS, RECIPES, Config, configure
 from photonic_ffzero.tasks import TASKS
 
 # What all recipes share in each half of a method.
@@ -70,7 +71,8 @@ for recipe, law, loss in [
 # What a network has, and what it has not.
 NONE = dict.fromkeys(
     (
-        *("meshes", "columns", "imperfections", "chip", "reads", "device", "engine"),
+        *("meshes", "columns", "train_nonlinearity", "amplifier", "imperfections", "chip"),
+        *("reads", "device", "engine"),
         *("depth", "width", "channels", "kernel_size"),
     ),
     None,
@@ -79,6 +81,8 @@ NETWORK = {
     "photonic": {
         "meshes": 2,
         "nonlinearity": "electro-optic",
+        "train_nonlinearity": False,
+        "amplifier": "",
         "imperfections": "",
         "reads": 1,
         "engine": "auto",
@@ -87,6 +91,8 @@ NETWORK = {
     "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
 }
 COMMON = {"task": "classification", "groups": 1, "seed": 0}
+# What a network has of its own in a recipe: a CNN's last layer decides, where there are several.
+OWN = {("digital", "cnn", method): {"rule": "last"} for method in ("ff-dd", "ff-ad")}
 
 
 def test_every_network_has_its_settings_here():
@@ -101,6 +107,7 @@ def test_every_value_of_every_recipe(recipe, method, network):
     own = network or {"digital": "mlp"}.get(recipe, "photonic")
     expected = COMMON | NONE | NETWORK[own] | TABLE[recipe, method]
     expected |= {"recipe": recipe, "method": method, "network": own}
+    expected |= OWN.get((recipe, own, method), {})
     expected["prototypes"] = None if expected["readout"] == "ports" else "simplex"
     found = asdict(configure(recipe, method, network=network))
     free = {"directions", "learning_rate", "epochs"} if recipe in FREE else set()
@@ -110,10 +117,11 @@ def test_every_value_of_every_recipe(recipe, method, network):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_regression_changes_the_loss_and_who_decides_and_nothing_else(method):
+def test_a_regression_changes_the_loss_who_decides_and_one_rate(method):
     classes = configure("digital", method)
     expected = {"task": "regression", "loss": "squared"}
     expected |= {"rule": "last"} if classes.local else {}
+    expected |= {"learning_rate": 0.003} if method == "bp-dd" else {}
     assert asdict(configure("digital", method, task="regression")) == asdict(classes) | expected
 
 
@@ -132,6 +140,26 @@ def test_the_inputs_of_the_recipes():
     assert RECIPES["digital"]["input"] == {"encoding": "average", "size": None}  # all pixels
     for recipe in ("paper", "published"):
         assert RECIPES[recipe]["input"]["encoding"] == "crop"
+
+
+def test_every_part_of_every_recipe_belongs_to_some_run():
+    """A part under a name that no run asks for would never be heard of."""
+    options = {
+        **{"method": METHODS, "network": NETWORKS, "task": TASKS, "readout": READOUTS},
+        **{"grouping": ("ff", "bp"), "derivative": ("dd", "ad"), "perturb": PERTURBATIONS},
+        "slopes": ("differences", "forward-mode", "reverse-mode"),
+    }
+    every = [dict(zip(options, values, strict=True)) for values in product(*options.values())]
+    names = {part.format_map(choices) for part in PARTS for choices in every}
+    for parts in RECIPES.values():
+        assert parts.keys() <= names | {"input"}
+
+
+def test_a_cnn_takes_smaller_steps_among_activations_than_an_mlp():
+    given = {"network": "cnn", "perturb": "activations"}
+    found = configure("digital", **given)
+    assert (found.directions, found.learning_rate, found.rule) == (8, 0.1, "last")
+    assert configure("digital", perturb="activations").directions == 16
 
 
 def test_balanced_ff_dd_is_the_default():
@@ -159,6 +187,7 @@ def test_balanced_ff_dd_is_the_default():
         ("epochs", 2),
         ("seed", 9),
         ("engine", "xla"),
+        ("train_nonlinearity", True),
     ],
 )
 def test_every_setting_can_be_set_alone(name, value):
@@ -305,7 +334,7 @@ def test_unknown_names_are_refused_with_the_known_ones(name):
 @pytest.mark.parametrize(
     ("name", "network"),
     [
-        *[(name, None) for name in ("meshes", "columns", "directions", "batch_size", "epochs")],
+        *[(name, None) for name in ("meshes", "columns", "directions", "batch_size")],
         *[(name, "mlp") for name in ("depth", "width", "groups")],
         *[(name, "cnn") for name in ("channels", "kernel_size")],
     ],
@@ -336,10 +365,24 @@ def test_a_number_in_quotes_is_no_number(name):
         configure(**{name: "0.1"})
 
 
-def test_seeds_are_whole_numbers_from_zero():
-    assert configure(seed=0).seed == 0
-    with pytest.raises(ValueError, match=r"^seed must be at least 0, got -1$"):
-        configure(seed=-1)
+@pytest.mark.parametrize("name", ["seed", "chip", "epochs"])
+def test_seeds_and_epochs_are_whole_numbers_from_zero(name):
+    assert getattr(configure(**{name: 0}), name) == 0
+    with pytest.raises(ValueError, match=rf"^{name} must be at least 0, got -1$"):
+        configure(**{name: -1})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nonlinearity": "kerr"}, "electro-optic modulators, got kerr"),
+        ({"nonlinearity": abs}, "electro-optic modulators, got <built-in"),
+        ({"meshes": 1}, "two meshes or more, got 1"),
+    ],
+)
+def test_only_modulators_between_meshes_can_be_trained(given, message):
+    with pytest.raises(ValueError, match=f"^train_nonlinearity needs {message}"):
+        configure(train_nonlinearity=True, **given)
 
 
 @pytest.mark.parametrize("name", ["loss", "nonlinearity"])

@@ -1,12 +1,16 @@
 """What the figures show is what was computed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from photonic_ffzero.formats import DataError
 from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.reporting import (
+    RunDirectory,
     plot_alignment,
     plot_confusion,
     plot_embeddings,
@@ -75,6 +79,23 @@ class TestCurves:
         assert axes.lines[0].get_label() == "layer 1, training"
         assert axes.get_ylabel().startswith("R²")
         assert "layer" in axes.get_xlabel()
+
+    def test_several_runs_are_their_mean_in_a_band_that_spans_them(self, axes):
+        halved = [replace(record, loss=record.loss / 2) for record in history()]
+        plot_loss(axes, history(), halved)
+        first, second = axes.lines
+        np.testing.assert_allclose(first.get_ydata(), [0.75, 0.375, 0.25])
+        assert first.get_marker() != second.get_marker()
+        band = axes.collections[0].get_paths()[0].vertices
+        at_two = band[band[:, 0] == 2][:, 1]
+        assert sorted(set(at_two)) == [0.25, 0.5]
+        alone = Figure().subplots()
+        plot_loss(alone, history())
+        assert not alone.collections
+
+    def test_several_runs_end_with_the_shortest(self, axes):
+        plot_quality(axes, history(), history()[:-1])
+        assert [len(line.get_xdata()) for line in axes.lines] == [3, 3, 1, 1]
 
     def test_power_budget(self, axes):
         powers = np.array([1.0, 0.1])[:, None] * np.linspace(0, 1, 101)
@@ -167,6 +188,22 @@ class TestAlignment:
         plot_alignment(axes, np.where(np.eye(3)[LABELS] == 1, 1.0000002, -0.5), LABELS)
         assert [line.get_xdata()[0] for line in axes.lines] == [1, -0.5]
         assert axes.patches[1].get_data().values[-1] == 100
+
+
+class TestHistoryTable:
+    HEAD = "mesh,epoch,loss,train_accuracy,validation_accuracy,forward_passes,phase_writes"
+
+    def test_it_is_read_as_it_was_written(self, tmp_path):
+        table = f"{self.HEAD},epsilon,seconds\n1-2,1,0.5,0.25,,640,5,0.01,1.5\n"
+        (tmp_path / "history.csv").write_text(table)
+        expected = EpochRecord("1-2", 1, 0.5, 0.25, None, 640, 5, 0.01, 1.5)
+        assert RunDirectory(tmp_path).read_history() == [expected]
+
+    @pytest.mark.parametrize("row", ["1,one,0.5,0.25,,640,5,0.01,1.5", "1,1", "1" + 9 * ",1"])
+    def test_a_damaged_one_is_named(self, tmp_path, row):
+        (tmp_path / "history.csv").write_text(f"{self.HEAD},epsilon,seconds\n{row}\n")
+        with pytest.raises(DataError, match=r"history\.csv: is no table"):
+            RunDirectory(tmp_path).read_history()
 
 
 def test_a_figure_is_saved_with_all_its_panels(tmp_path):

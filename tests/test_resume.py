@@ -1,19 +1,25 @@
 """Runs that stop and go on: exactly the figures of a run that never stopped."""
 
+import errno
+import itertools
 import json
+import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import pytest
 
 from meshes._tensorflow import tf
-from photonic_ffzero import DataError, Model, Observer, Trainer, configure, steps
+from photonic_ffzero import DataError, Model, Observer, Trainer, configure, steps, storage
 from photonic_ffzero.cli import main
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
 from photonic_ffzero.tasks import Classification
@@ -150,47 +156,133 @@ def test_signals_finish_the_step_and_say_how_to_go_on(which, code):
     assert load_checkpoint("run/model.npz")[1].block == 0
 
 
-def test_killed_at_any_moment_a_run_goes_on_to_the_same_figures(tmp_path_factory):
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tensorflow", "neurophox", "numba"])
+
+
+def run_in_fork(*arguments):
+    """A run in a process that has loaded its libraries and compiles nothing: it lasts a second.
+
+    The command line in a process of its own takes ten times as long and is no more than this,
+    once it has begun to write.
+    """
+    with open("log.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
+        tf.config.run_functions_eagerly(True)
+        steps.MOST_STEPS = 2
+        raise SystemExit(main([*arguments]))
+
+
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_figures():
     """SIGKILL at a random time of a run; PHOTONIC_FFZERO_KILLS sets how often."""
-    whole = whole_run(tmp_path_factory, RUN)
-    begun = time.perf_counter()
-    assert finished(start("run-0"), "run-0", whole)
+    for _ in range(2):  # the first one also starts the server of the forks
+        rmtree("whole", ignore_errors=True)
+        begun = time.perf_counter()
+        assert ended(start("whole"), "whole")
     duration = time.perf_counter() - begun
-    rng, run = random.Random(0), 1
-    process = start("run-1")
+    rng, run, process = random.Random(0), 0, start("run-0")
     for _ in range(KILLS):
         if killed_after(process, rng.uniform(0, duration)):
             process = start(f"run-{run}", resume=Path(f"run-{run}/config.json").exists())
         else:
-            assert finished(process, f"run-{run}", whole)
+            assert ended(process, f"run-{run}")
             run += 1
             process = start(f"run-{run}")
-    assert finished(process, f"run-{run}", whole)
+    assert ended(process, f"run-{run}")
 
 
 def start(output, resume=False):
     flags = ["--resume", output, "--quiet"] if resume else [*RUN, "--output", output]
-    command = [sys.executable, str(SCRIPT), *flags]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = FORKS.Process(target=run_in_fork, args=flags)
+    process.start()
+    return process
 
 
 def killed_after(process, seconds):
     """Kill a process if it still runs then; whatever it left must load."""
+    process.join(seconds)
+    if process.exitcode is not None:
+        return False
+    process.kill()
+    process.join()
+    for checkpoint in Path().glob("run-*/model.npz"):
+        load_checkpoint(checkpoint)
+    return True
+
+
+def ended(process, output):
+    """Whether a run ended well, in the figures of the whole one."""
+    process.join(300)
+    assert process.exitcode == 0, Path("log.txt").read_text()
+    return figures(output) == figures("whole") and history(output) == history("whole")
+
+
+@contextmanager
+def small_disk(monkeypatch):
+    """A limit of the operating system's on every file, below a checkpoint and above all else."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        for checkpoint in Path().glob("run-*/model.npz"):
-            load_checkpoint(checkpoint)
-        return True
-    return False
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def finished(process, output, whole):
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return figures(output) == figures(whole) and history(output) == history(whole)
+@contextmanager
+def full_disk(monkeypatch):
+    """A disk that takes two files more, and what it takes of a third it cannot keep."""
+    sync, calls = os.fsync, itertools.count()
+
+    def sync_two(descriptor):
+        if next(calls) >= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", sync_two)
+        yield
+
+
+@contextmanager
+def read_only(monkeypatch):
+    """A file system that has become read-only; for root no permission does that."""
+
+    def refuse(path, mode):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "open", refuse, raising=False)
+        yield
+
+
+def test_a_disk_that_takes_no_more_costs_nothing_that_was_saved(
+    monkeypatch, tmp_path_factory, capsys
+):
+    whole = whole_run(tmp_path_factory, RUN)
+    stopped_at(monkeypatch, 7, RUN, "run")
+    before = Path("run/model.npz").read_bytes()
+    for trouble, file, reason in (
+        (small_disk, "model.npz", "File too large"),
+        (full_disk, "model.npz", "No space left on device"),
+        (read_only, "config.json", "Read-only file system"),
+    ):
+        with trouble(monkeypatch):
+            assert main(["--resume", "run", "--quiet"]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("mnist_photonic.py: [Errno ")
+        assert error.endswith(f"{reason}: 'run/{file}'; what was saved is in run")
+        assert Path("run/model.npz").read_bytes() == before
+        assert not list(Path("run").glob("*.partial"))
+    assert main(["--resume", "run", "--quiet"]) == 0
+    assert figures("run") == figures(whole)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_training(monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SystemExit) as stop:
+        main([*RUN, "--output", "run"])
+    assert stop.value.code == 2
+    assert "argument --output must be a place that can be written" in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 class TestRefused:

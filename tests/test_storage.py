@@ -1,12 +1,14 @@
 """Saved models: exact, whole, and refused by name where they are not models."""
 
+import csv
+import errno
 import json
 
 import numpy as np
 import pytest
 
 from photonic_ffzero import DataError, Model, configure, load_model, predict, save_model
-from photonic_ffzero.storage import write_whole
+from photonic_ffzero.storage import write_csv, write_whole
 from photonic_ffzero.tasks import Classification
 
 PORTS, CLASSES = 6, 3
@@ -142,3 +144,26 @@ class TestWholeFiles:
             write_whole(path, fail)
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_the_error_names_the_file(self, tmp_path):
+        def fail(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with pytest.raises(OSError, match=r"No space left on device: '.*file'") as caught:
+            write_whole(tmp_path / "file", fail)
+        assert caught.value.errno == errno.ENOSPC
+
+
+class TestTables:
+    def test_has_the_columns_of_all_rows_as_they_come(self, tmp_path):
+        write_csv(tmp_path / "t.csv", [{"a": 1, "b": "x,y"}, {"c": 0.1, "a": None}])
+        with open(tmp_path / "t.csv", newline="") as file:
+            assert list(csv.reader(file)) == [
+                *(["a", "b", "c"], ["1", "x,y", ""], ["", "", "0.1"]),
+            ]
+
+    def test_has_the_columns_asked_for_even_without_a_row(self, tmp_path):
+        write_csv(tmp_path / "t.csv", [], ["b", "a"])
+        assert (tmp_path / "t.csv").read_bytes() == b"b,a\r\n"
+        with pytest.raises(ValueError, match="'c'"):
+            write_csv(tmp_path / "t.csv", [{"c": 1}], ["b", "a"])

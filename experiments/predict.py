@@ -1,0 +1,8 @@
+"""Classify images with a trained model."""
+
+import sys
+
+from photonic_ffzero.classify import main
+
+if __name__ == "__main__":
+    sys.exit(main())

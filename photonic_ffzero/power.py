@@ -1,0 +1,103 @@
+"""Where the light goes: total optical power behind every element of a photonic network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meshes._tensorflow import tf
+from photonic_ffzero.blocks import one_set
+from photonic_ffzero.layers import Photonic
+from photonic_ffzero.model import Model
+
+__all__ = ["SAMPLE", "UNIT_POWER", "PowerBudget", "power_budget"]
+
+UNIT_POWER = 1e-3
+r"""Watts of a field with \|E\|^2 = 1, which an image's brightest port has; the default."""
+SAMPLE = 512
+"""Training images of which the power is recorded."""
+
+_QUANTILES = {"low": 0.05, "median": 0.5, "high": 0.95}
+
+
+@dataclass(frozen=True)
+class PowerBudget:
+    r"""Total power behind every element that the light passes.
+
+    Attributes:
+        stages: The elements: ``input``, ``mesh 1``, ``nonlinearity 1``, ``mesh 2``, ....
+        powers: Sum of \|E\|^2 over the ports [stages, n].
+        ports: Number of ports N.
+    """
+
+    stages: tuple[str, ...]
+    powers: np.ndarray
+    ports: int
+
+    def below(self, floor: float) -> dict[str, float]:
+        r"""The meshes behind which a detector sees too little, and how much it sees.
+
+        Args:
+            floor: Least power of a port, in units of \|E\|^2.
+
+        Returns:
+            Mean power of a port for the median sample, in the same units, of those below it.
+        """
+        seen = np.median(self.powers, axis=1) / self.ports
+        pairs = zip(self.stages, seen.tolist(), strict=True)
+        return {stage: power for stage, power in pairs if "mesh" in stage and power < floor}
+
+    def as_json(self, unit_power: float) -> dict[str, Any]:
+        r"""The median over the samples and the range of nine in ten, in units of \|E\|^2.
+
+        Args:
+            unit_power: Power of one unit, W.
+        """
+        quantiles = np.quantile(self.powers, list(_QUANTILES.values()), axis=1).T.tolist()
+        stages = [
+            {"stage": stage} | dict(zip(_QUANTILES, found, strict=True))
+            for stage, found in zip(self.stages, quantiles, strict=True)
+        ]
+        return {"unit_power_w": unit_power, "samples": self.powers.shape[1], "stages": stages}
+
+
+def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
+    """Follow the light of some samples through a photonic network as it stands.
+
+    Args:
+        model: The network.
+        x: Its inputs [n, N].
+
+    Raises:
+        ValueError: the network has no light in it, or hides it in a device.
+    """
+    if model.config.network != "photonic":
+        raise ValueError(f"model must be a photonic network, got {model.config.network}")
+    pairs = list(_passage(model, x))
+    # As far as the last detectors: what is behind them plays no part.
+    end = max(index for index, (stage, _) in enumerate(pairs) if stage.startswith("mesh"))
+    stages, powers = zip(("input", _power(x)), *pairs[: end + 1], strict=True)
+    return PowerBudget(stages, np.stack(powers), model.units)
+
+
+def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Every element with the power behind it; one that is behind a mesh has that mesh's number."""
+    rng, epochs = model.chance("power")
+    fields, passed = x, 0
+    for layer, params in model.layers:
+        if not isinstance(layer, Photonic):
+            raise ValueError(f"model must be simulated, got one on device {model.config.device}")
+        noise = layer.draw(rng, 1, 1, len(x), epochs)
+        now = layer.under(tf.nest.map_structure(lambda drawn: drawn[0], noise))
+        own = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
+        for name, behind in now.passage(own, fields):
+            fields, passed = behind, passed + (name == "mesh")
+            yield f"{name} {passed}", _power(fields[0] if len(fields.shape) == 3 else fields)
+
+
+def _power(fields: Any) -> np.ndarray:
+    # In double precision: the squares of dim light underflow in single.
+    return np.sum(np.abs(np.asarray(fields, np.complex128)) ** 2, axis=-1)

@@ -1,0 +1,121 @@
+"""Amplifiers: what they do to the light, alone and between the meshes of a network."""
+
+import numpy as np
+import pytest
+
+from meshes import NONLINEARITIES, Amplifier
+from meshes._tensorflow import tf
+from photonic_ffzero import Model, configure
+from photonic_ffzero.power import power_budget
+from photonic_ffzero.tasks import Classification
+
+PORTS = 8
+
+
+def light(scale=1.0, samples=20):
+    rng = np.random.default_rng(0)
+    shape = (samples, PORTS)
+    brightness = rng.uniform(0.1, 3, (samples, 1))
+    fields = (rng.normal(size=shape) + 1j * rng.normal(size=shape)) * brightness * scale
+    return fields.astype(np.complex64)
+
+
+def power(fields):
+    return np.sum(np.abs(np.asarray(fields, complex)) ** 2, axis=-1)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, tf.constant])
+def test_a_gain_multiplies_every_power(convert):
+    np.testing.assert_allclose(power(Amplifier(gain=2.5)(convert(light()))), 2.5 * power(light()))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-25, 1e12])
+def test_a_level_makes_all_samples_equally_bright(scale):
+    fields = Amplifier(level=7.0)(light(scale))
+    np.testing.assert_allclose(power(fields), 7.0, rtol=1e-5)
+    np.testing.assert_allclose(np.angle(fields), np.angle(light(scale)), atol=1e-6)
+
+
+def test_a_level_leaves_the_dark_dark_and_its_gradient_finite():
+    dark = tf.Variable(np.zeros((2, PORTS), np.complex64))
+    with tf.GradientTape() as tape:
+        fields = Amplifier(level=7.0)(dark)
+        bright = tf.reduce_sum(tf.math.real(fields))
+    assert np.all(fields == 0)
+    assert np.isfinite(tape.gradient(bright, dark).numpy()).all()
+
+
+def test_the_gradient_of_a_level_is_that_of_its_differences():
+    amplifier, weights = Amplifier(level=3.0), np.random.default_rng(1).normal(size=PORTS)
+    at, step = light(1.0, 1).astype(complex), 1e-6 * light(1.0, 2)[1:].astype(complex)
+
+    def loss(fields):
+        return tf.reduce_sum(weights * tf.math.real(amplifier(fields)))
+
+    fields = tf.Variable(at)
+    with tf.GradientTape() as tape:
+        value = loss(fields)
+    slope = tape.gradient(value, fields).numpy()
+    expected = loss(tf.constant(at + step)) - loss(tf.constant(at - step))
+    found = 2 * np.sum(slope.real * step.real + slope.imag * step.imag)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "either a gain or a level"),
+        ({"gain": 1.0, "level": 1.0}, "either a gain or a level"),
+        ({"gain": 0.0}, "gain must be greater than 0"),
+        ({"level": -1.0}, "level must be greater than 0"),
+        ({"level": float("nan")}, "level must be finite"),
+    ],
+)
+def test_refuses_what_is_no_amplifier(given, message):
+    with pytest.raises(ValueError, match=message):
+        Amplifier(**given)
+
+
+def test_one_mesh_has_nothing_between():
+    with pytest.raises(ValueError, match=r"^amplifier stands between two meshes or more, got 1"):
+        configure(amplifier="gain=2", meshes=1)
+
+
+def network(**given):
+    return Model(configure(seed=1, columns=4, **given), PORTS, Classification(3))
+
+
+@pytest.mark.parametrize("engine", ["native", "xla"])
+@pytest.mark.parametrize("nonlinearity", sorted(NONLINEARITIES))
+def test_energy_never_grows_without_gain(nonlinearity, engine):
+    if not NONLINEARITIES[nonlinearity].passive:
+        pytest.skip("active")
+    imperfect = "insertion_loss_db=0.1,splitter_error=0.05"
+    for imperfections in ("", imperfect):
+        given = {"nonlinearity": nonlinearity, "imperfections": imperfections}
+        budget = power_budget(network(engine=engine, meshes=3, **given), light())
+        powers = budget.powers
+        assert np.all(powers[1:] <= powers[:-1] * (1 + 1e-5))
+
+
+@pytest.mark.parametrize("train_nonlinearity", [False, True])
+@pytest.mark.parametrize("method", ["ff-dd", "bp-ad"])
+def test_an_amplifier_stands_behind_every_nonlinearity(method, train_nonlinearity):
+    model = network(
+        method=method, meshes=3, amplifier="level=5", train_nonlinearity=train_nonlinearity
+    )
+    budget = power_budget(model, light())
+    between = ["nonlinearity", "amplifier", "mesh"]
+    assert [stage.split()[0] for stage in budget.stages] == ["input", "mesh", *between, *between]
+    for stage, powers in zip(budget.stages, budget.powers, strict=True):
+        if stage.startswith("amplifier") or stage in ("mesh 2", "mesh 3"):
+            np.testing.assert_allclose(powers, 5, rtol=1e-4)
+
+
+def test_what_the_detectors_see_is_the_budget_s():
+    model = network(meshes=2, amplifier="gain=3")
+    budget, x = power_budget(model, light()), light()
+    for number, (block, params) in enumerate(zip(model.blocks, model.params, strict=True), 1):
+        seen = block.all_measured(params, x).sum(axis=-1)
+        np.testing.assert_allclose(budget.powers[budget.stages.index(f"mesh {number}")], seen, 1e-4)
+        x = block.all_outputs(params, x)

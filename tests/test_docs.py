@@ -1,0 +1,82 @@
+"""The documentation builds without a warning, needs no network, and its examples run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from meshes import NONLINEARITIES
+from photonic_ffzero.cli import build_parser
+from photonic_ffzero.estimators import ESTIMATORS
+from photonic_ffzero.losses import LOSSES
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+EXAMPLES = {
+    page.stem: re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    for page in PAGES
+}
+TOLD = "\n".join(page.read_text() for page in (ROOT / "README.md", *PAGES))
+FLAGS = re.findall(r'make (mnist|digital) +ARGS="([^"]*)"', TOLD)
+SOURCES = [
+    f"{package}.{path.stem}"
+    for package in ("meshes", "photonic_ffzero")
+    for path in sorted((ROOT / package).glob("[!_]*.py"))
+]
+
+
+@pytest.fixture
+def own_registries():
+    """What an example registers is gone after it."""
+    with ExitStack() as stack:
+        for registry in (NONLINEARITIES, LOSSES, ESTIMATORS):
+            stack.enter_context(patch.dict(registry))
+        yield
+
+
+@pytest.mark.usefixtures("own_registries")
+@pytest.mark.parametrize("page", [page for page, examples in EXAMPLES.items() if examples])
+def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for example in EXAMPLES[page]:
+        exec(compile(example, f"docs/{page}.md", "exec"), names)
+    assert capsys.readouterr().out
+
+
+def test_there_are_examples():
+    assert {"physics", "method", "extending"} <= {page for page in EXAMPLES if EXAMPLES[page]}
+
+
+@pytest.mark.parametrize(("target", "flags"), sorted(set(FLAGS)))
+def test_flags_exist(target, flags):
+    parser = build_parser("digital" if target == "digital" else "balanced")
+    if flags != "--help":
+        parser.parse_args(shlex.split(flags))
+
+
+def test_scripts_exist():
+    scripts = set(re.findall(r"`(?:experiments/)?(\w+\.py)`", TOLD))
+    assert scripts
+    assert not {name for name in scripts if not (ROOT / "experiments" / name).is_file()}
+
+
+def test_every_module_has_its_reference():
+    listed = [name for page in PAGES for name in re.findall(r"automodule:: (.*)", page.read_text())]
+    assert sorted(listed) == sorted(SOURCES)
+
+
+def test_it_builds_and_needs_no_network(tmp_path):
+    """Warnings are errors: of unknown names, pages in no list, marks that do not close."""
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", tmp_path]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    pages = {page: (tmp_path / f"{page.stem}.html").read_text() for page in PAGES}
+    for page, text in pages.items():
+        assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(?:https?:)?//', text), page
+    assert sum(text.count("<math") for text in pages.values()) > 50

@@ -1,0 +1,302 @@
+"""A thousand damaged inputs for everything that reads: a result or a clear error, nothing else.
+
+Nothing is unpickled and no header costs memory on its word: unpickling fails here, and the
+process may take little more memory than it has.
+"""
+
+import copy
+import gzip
+import io
+import json
+import pickle
+import re
+import resource
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from test_formats import IMAGES, idx_bytes, npy_member_bytes, npz_bytes, png_bytes
+
+from meshes._tensorflow import tf
+from photonic_ffzero import DataError, Model, configure, load_dataset
+from photonic_ffzero.cli import build_parser, main
+from photonic_ffzero.formats import read_idx, read_image, read_npz
+from photonic_ffzero.jobs import Job
+from photonic_ffzero.model import EpochRecord, Position
+from photonic_ffzero.optimizers import OPTIMIZERS
+from photonic_ffzero.storage import load_checkpoint, save_checkpoint
+from photonic_ffzero.tasks import Classification
+
+FUZZ = settings(
+    max_examples=1000,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+MEMORY = 2**30  # bytes that the process may take besides what it has
+
+
+@pytest.fixture(autouse=True)
+def guarded(monkeypatch):
+    """No unpickling, and little memory."""
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write bytes to a file and return its path."""
+
+    def write(content, name="file"):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write
+
+
+def read_or_refused(read, path):
+    """What a reader makes of a file; None if it refuses it by name and reason."""
+    try:
+        return read(path)
+    except DataError as error:
+        message = str(error)
+    assert str(path) in message
+    assert len(message) > len(str(path)) + 10
+    return None
+
+
+@st.composite
+def mutated(draw, *originals):
+    """One of the originals with bytes overwritten, cut out and put in."""
+    content = bytearray(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(content)))
+        replaced = draw(st.sampled_from([0, 1, 2, 4, 8, len(content)]))
+        kept_length = draw(st.booleans())
+        size = replaced if kept_length else None
+        new = draw(st.binary(min_size=size or 0, max_size=replaced if kept_length else 8))
+        content[start : start + replaced] = new
+    return bytes(content)
+
+
+def are_numbers(arrays):
+    return all(array.dtype.kind in "uifc" for array in arrays)
+
+
+@FUZZ
+@given(content=mutated(idx_bytes(IMAGES), gzip.compress(idx_bytes(IMAGES))))
+def test_idx_files(file, content):
+    array = read_or_refused(lambda path: read_idx(path, 3), file(content))
+    assert array is None or are_numbers([array])
+
+
+NPZ = [npz_bytes(packed, x=IMAGES, y=np.arange(2)) for packed in (False, True)]
+
+
+@FUZZ
+@given(content=mutated(*NPZ))
+def test_npz_files(file, content):
+    arrays = read_or_refused(lambda path: read_npz(path, ["x", "y"]), file(content))
+    assert arrays is None or are_numbers(arrays.values())
+
+
+@FUZZ
+@given(header=mutated(b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"))
+def test_npy_headers(file, header):
+    content = npy_member_bytes(header, bytes(24))
+    arrays = read_or_refused(lambda path: read_npz(path, ["x"]), file(content))
+    assert arrays is None or are_numbers(arrays.values())
+
+
+@FUZZ
+@given(content=mutated(png_bytes(IMAGES[0])))
+def test_image_files(file, content):
+    image = read_or_refused(read_image, file(content))
+    assert image is None or are_numbers([image])
+
+
+# --- files whose parts are what they should not be --------------------------------------------
+
+VALUES = st.sampled_from(
+    [
+        *(None, True, False, -1, 0, 1, 2, 3, 7, 10**9, 2**63, 10**40, 0.5, -1e-9, 1e308),
+        *(float("nan"), float("inf"), "", "x", "nan", "auto", "kerr:phi_nl=1", "x" * 1000, "\0"),
+        *([], {}, [1], [1, 2], [[]], {"x": 1}, ["a", "a"], [10**9, 10**9], [0.0, 1.0, 2.0]),
+    ]
+)
+DTYPES = st.sampled_from(["u1", "<i8", ">i4", "<f2", ">f4", "<f8", "<c8", "?", "<U3", "O"])
+SHAPES = st.sampled_from([(), (0,), (1,), (2,), (3, 0), (1, 1, 1), (2, 3), (2, 4, 4), (7, 6)])
+
+
+@st.composite
+def strange_arrays(draw):
+    """An array of some type and shape, with some value in every place."""
+    value = draw(st.sampled_from([0, 1, 2, 255, np.nan, np.inf, -1]))
+    with np.errstate(all="ignore"):
+        values = np.asarray(value, np.float64)
+        return np.broadcast_to(values, draw(SHAPES)).astype(draw(DTYPES))
+
+
+@st.composite
+def strange_archives(draw, arrays):
+    """The arrays of an archive, some replaced, lacking or too many."""
+    arrays = dict(arrays)
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from([*arrays, "more"]))
+        if draw(st.booleans()):
+            arrays[name] = draw(strange_arrays())
+        elif len(arrays) > 1:
+            arrays.pop(name, None)
+    return arrays
+
+
+@st.composite
+def strange_json(draw, text):
+    """A JSON text with a few of its values replaced, lacking or too many."""
+    content = json.loads(text)
+    for _ in range(draw(st.integers(1, 3))):
+        place = content
+        while isinstance(place, (dict, list)) and place:
+            keys = list(place) if isinstance(place, dict) else range(len(place))
+            key = draw(st.sampled_from(keys))
+            if not isinstance(place[key], (dict, list)) or draw(st.booleans()):
+                break
+            place = place[key]
+        else:
+            continue
+        if isinstance(place, dict) and draw(st.integers(0, 4)) == 0:
+            del place[key]
+        elif isinstance(place, dict) and draw(st.integers(0, 4)) == 0:
+            place["more"] = draw(VALUES)
+        else:
+            place[key] = copy.deepcopy(draw(VALUES))
+    return json.dumps(content)
+
+
+def archive(arrays):
+    """An archive as NumPy would write it, with Python objects in it, too."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as members:
+        for name, array in arrays.items():
+            with members.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+DATA = {
+    "x_train": np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4),
+    "y_train": np.arange(2),
+    "x_test": np.zeros((2, 4, 4), np.float32),
+    "y_test": np.arange(2),
+}
+
+
+@FUZZ
+@given(arrays=strange_archives(DATA))
+def test_data_sets(file, arrays):
+    found = read_or_refused(load_dataset, file(archive(arrays), "data.npz"))
+    if found is not None:
+        assert 0 <= found.train_images.min() <= found.train_images.max() <= 1
+        assert found.train_labels.max() < found.num_classes
+
+
+def new_checkpoint(path):
+    """A checkpoint in the middle of its training, with all that one may hold."""
+    model = Model(configure(columns=2, optimizer="adam"), 6, Classification(3, ("a", "b", "c")))
+    model.history = [EpochRecord("1", 1, 1.5, 0.5, 0.5, 100, 10, 0.01, 1.5)]
+    state = tf.nest.flatten(OPTIMIZERS["adam"]().init(model.params[0]))
+    position = Position(0, 1, [1.5, 1.2], state, epsilon=0.01)
+    save_checkpoint(model, position, path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "model.npz"
+    new_checkpoint(path)
+    load_checkpoint(path)
+    with np.load(path) as arrays:
+        return path.read_bytes(), dict(arrays)
+
+
+@FUZZ
+@given(data=st.data())
+def test_checkpoints(file, checkpoint, data):
+    content, arrays = checkpoint
+    kind = data.draw(st.sampled_from(["bytes", "arrays", "description", "training"]))
+    if kind == "bytes":
+        content = data.draw(mutated(content))
+    elif kind == "arrays":
+        content = archive(data.draw(strange_archives(arrays)))
+    else:
+        text = data.draw(strange_json(arrays[kind].tobytes()))
+        content = archive(arrays | {kind: np.frombuffer(text.encode(), np.uint8)})
+    loaded = read_or_refused(load_checkpoint, file(content, "model.npz"))
+    if loaded is not None:
+        model, position = loaded
+        assert all(np.isfinite(leaf).all() for _, params in model.layers for leaf in params)
+        assert np.isfinite([*position.losses, model.seconds]).all()
+        assert min(model.usage.forward_passes, model.usage.phase_writes) >= 0
+
+
+# --- the command line -------------------------------------------------------------------------
+
+WORDS = """
+0 1 2 3 -1 64 0.5 1e-3 nan inf -inf 1e400 1_0 ٣ 1000000000 x -- - a=b = : , :=, é %s
+digits f1 f2 auto mnist /dev/null / . no/such ~
+photonic mlp cnn ff-ad bp-dd jvp regression ports rademacher paper published digital
+kerr kerr:phi_nl=nan kerr:phi_nl electro-optic:alpha=2 electro-optic:g=1e300
+drive_bits=8 drive_bits=1e9 splitter_error=-1 read_noise=0.1 write_noise=1e300
+squared cross-entropy:scale=0 margin:margin=x
+"""
+ODD_WORDS = ["", "\n", "\udcff", "9" * 30, "9" * 5000]
+SMALL = ["--dataset", "digits", "--size", "4", "--output", "run"]
+
+
+@st.composite
+def command_lines(draw):
+    """A good command line and some flags more, with values that may suit them."""
+    arguments = list(draw(st.sampled_from([[], SMALL])))
+    for _ in range(draw(st.integers(1, 4))):
+        action = draw(st.sampled_from(build_parser()._actions))
+        values = st.sampled_from([*WORDS.split(), *ODD_WORDS]) | st.text(max_size=5)
+        if action.choices:
+            values |= st.sampled_from(sorted(action.choices))
+        arguments += [draw(st.sampled_from(action.option_strings)), draw(values)]
+    return arguments
+
+
+@FUZZ
+@example(arguments=["--meshes", "1000000000"], recipe="balanced")
+@example(arguments=["--columns", "1000000000"], recipe="balanced")
+@example(arguments=["--width", "1000000000"], recipe="digital")
+@example(arguments=["--network", "cnn", "--channels", "1000000000"], recipe="digital")
+@given(arguments=command_lines(), recipe=st.sampled_from(["balanced", "digital"]))
+def test_command_lines(arguments, recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PHOTONIC_FFZERO_DATA", str(tmp_path))
+    monkeypatch.setattr(Job, "run", lambda *arguments: [])
+    if "--dataset" not in arguments:
+        arguments = ["--dataset", "digits", *arguments]
+    try:
+        code = main(arguments, recipe)
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code in (0, 2)
+    if code:
+        assert re.match(r"mnist_\w+\.py: error: .{20}", error)
+        assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
