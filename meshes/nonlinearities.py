@@ -25,6 +25,7 @@ __all__ = [
     "Kerr",
     "Linear",
     "ModReLU",
+    "ModulatorParts",
     "Modulus",
     "Nonlinearity",
     "SaturableAbsorber",
@@ -148,6 +149,49 @@ class ElectroOptic(Nonlinearity):
 
     def __call__(self, fields: Any) -> Any:
         return electro_optic(fields, self.tap, self.g, self.phi_b)
+
+
+@dataclass(frozen=True)
+class ModulatorParts:
+    """What an electro-optic modulator is made of; as it stands, at 1 mW, `ElectroOptic`'s default.
+
+    Args:
+        tap: power share of the tap, in [0, 1].
+        responsivity: current of the detector per power of light, A/W.
+        gain: voltage of the transimpedance amplifier per current, ohm; negative if it inverts.
+        v_pi: voltage for a phase of pi in the modulator, V.
+        bias: voltage of the bias, V.
+
+    Raises:
+        TypeError, ValueError: a value is not a finite number or out of range.
+
+    Reference:
+        Williamson et al., arXiv 1903.04579, section II.
+    """
+
+    tap: float = 0.1
+    responsivity: float = 1.0
+    gain: float = 5e3
+    v_pi: float = 10.0
+    bias: float = 10.0
+
+    def __post_init__(self) -> None:
+        self.at(1.0)
+
+    def at(self, unit_power: float) -> ElectroOptic:
+        r"""The modulator in units of \|E\|^2, see `ElectroOptic.from_physical`.
+
+        Args:
+            unit_power: power of a field with \|E\|^2 = 1, W.
+        """
+        return ElectroOptic.from_physical(
+            tap=self.tap,
+            responsivity_a_per_w=self.responsivity,
+            gain_ohm=self.gain,
+            v_pi_v=self.v_pi,
+            bias_v=self.bias,
+            unit_power_w=unit_power,
+        )
 
 
 def electro_optic(fields: Any, tap: Any, g: Any, phi_b: Any) -> Any:

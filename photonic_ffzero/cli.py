@@ -28,7 +28,7 @@ from photonic_ffzero.jobs import RATES, UNENCODED, Job, Plan
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
-from photonic_ffzero.power import UNIT_POWER
+from photonic_ffzero.power import UNIT_POWER, in_units
 from photonic_ffzero.prototypes import PROTOTYPES
 from photonic_ffzero.recipes import AUTO, METHODS, NETWORKS, RECIPES, Config, configure
 from photonic_ffzero.reporting import check_new_directory
@@ -248,8 +248,9 @@ def _add_network(group: Any) -> None:
     group.add_argument(
         "--nonlinearity",
         metavar="NAME:key=value,...",
-        help=f"between meshes: {', '.join(NONLINEARITIES)} (default: electro-optic); between "
-        f"digital layers: {', '.join(ACTIVATIONS)} (default: gelu)",
+        help=f"between meshes: {', '.join(NONLINEARITIES)} (default: electro-optic, also by "
+        "its parts, with --unit-power: tap, responsivity in A/W, gain in ohm, v_pi and bias in V); "
+        f"between digital layers: {', '.join(ACTIVATIONS)} (default: gelu)",
     )
     group.add_argument(
         "--train-nonlinearity",
@@ -468,6 +469,9 @@ def prepare(arguments: argparse.Namespace) -> Job:
         TypeError, ValueError, OSError: an argument or a file breaks a rule.
     """
     settings = {name: getattr(arguments, name) for name in _SETTINGS}
+    if arguments.nonlinearity is not None:
+        unit = arguments.unit_power or UNIT_POWER
+        settings["nonlinearity"] = in_units(arguments.nonlinearity, unit)
     config = configure(arguments.recipe, arguments.method, **settings)
     output = arguments.output or _dated_directory(arguments.dataset, config)
     check_new_directory(output)

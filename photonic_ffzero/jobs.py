@@ -34,7 +34,7 @@ __all__ = ["RATES", "UNENCODED", "Job", "Plan"]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to train on what: all of a job that can be written down, as it is in config.json.
+    r"""What to train on what: all of a job that can be written down, as it is in config.json.
 
     Attributes:
         config: The configuration, with the first seed.
@@ -50,7 +50,7 @@ class Plan:
         image_size: Pixels a side to which the images of a folder are brought, see `load_dataset`.
         start_from: Run directory or model whose parameters and prototypes the training starts
             from; relative to the run's own directory.
-        unit_power: Power of a field with |E|^2 = 1, W; None for `UNIT_POWER`, or no light.
+        unit_power: Power of a field with \|E\|^2 = 1, W; None for `UNIT_POWER`, or no light.
         detector_floor: Least power of a port that detectors need, W; None if it is unknown.
 
     Raises:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from meshes import ModulatorParts
 from meshes._tensorflow import tf
+from meshes.validation import from_spec
 from photonic_ffzero.blocks import one_set
+from photonic_ffzero.layers import Photonic
 from photonic_ffzero.model import Model
 
-__all__ = ["SAMPLE", "UNIT_POWER", "PowerBudget", "power_budget"]
+__all__ = ["SAMPLE", "UNIT_POWER", "PowerBudget", "in_units", "power_budget"]
 
 UNIT_POWER = 1e-3
 r"""Watts of a field with \|E\|^2 = 1, which an image's brightest port has; the default."""
@@ -63,6 +66,28 @@ class PowerBudget:
         return {"unit_power_w": unit_power, "samples": self.powers.shape[1], "stages": stages}
 
 
+def in_units(nonlinearity: str, unit_power: float) -> str:
+    r"""A nonlinearity's text with a modulator's parts turned into what they make.
+
+    ``electro-optic:gain=1000,v_pi=5`` (the fields of `meshes.ModulatorParts`, in SI units) becomes
+    ``electro-optic:alpha=...,g=...,phi_b=...``; any other text stays as it is.
+
+    Args:
+        nonlinearity: ``NAME`` or ``NAME:key=value,...``.
+        unit_power: Power of a field with \|E\|^2 = 1, W.
+
+    Raises:
+        ValueError: a part is out of range, or stands beside what is no part.
+    """
+    name, _, values = nonlinearity.partition(":")
+    keys = {item.partition("=")[0].strip() for item in values.split(",")}
+    if name.strip() != "electro-optic" or not keys & {part.name for part in fields(ModulatorParts)}:
+        return nonlinearity
+    parts = from_spec("nonlinearity", nonlinearity, {"electro-optic": ModulatorParts})
+    made = asdict(parts.at(unit_power))
+    return "electro-optic:" + ",".join(f"{key}={value!r}" for key, value in made.items())
+
+
 def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
     """Follow the light of some samples through a photonic network as it stands.
 
@@ -73,8 +98,6 @@ def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
     Raises:
         ValueError: the network has no light in it.
     """
-    if model.config.network != "photonic":
-        raise ValueError(f"model must be a photonic network, got {model.config.network}")
     pairs = list(_passage(model, x))
     # As far as the last detectors: what is behind them plays no part.
     end = max(index for index, (stage, _) in enumerate(pairs) if stage.startswith("mesh"))
@@ -85,16 +108,18 @@ def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
 def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Every element with the power behind it; one that is behind a mesh has that mesh's number."""
     rng, epochs = model.chance("power")
-    fields, passed = x, 0
+    light, passed = x, 0
     for layer, params in model.layers:
+        if not isinstance(layer, Photonic):
+            raise ValueError(f"model must be a photonic network, got {model.config.network}")
         noise = layer.draw(rng, 1, 1, len(x), epochs)
         now = layer.under(tf.nest.map_structure(lambda drawn: drawn[0], noise))
         own = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
-        for name, behind in now.passage(own, fields):
-            fields, passed = behind, passed + (name == "mesh")
-            yield f"{name} {passed}", _power(fields[0] if len(fields.shape) == 3 else fields)
+        for name, behind in now.passage(own, light):
+            light, passed = behind, passed + (name == "mesh")
+            yield f"{name} {passed}", _power(light[0] if len(light.shape) == 3 else light)
 
 
-def _power(fields: Any) -> np.ndarray:
+def _power(light: Any) -> np.ndarray:
     # In double precision: the squares of dim light underflow in single.
-    return np.sum(np.abs(np.asarray(fields, np.complex128)) ** 2, axis=-1)
+    return np.sum(np.abs(np.asarray(light, np.complex128)) ** 2, axis=-1)

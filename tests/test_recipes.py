@@ -188,6 +188,7 @@ def test_balanced_ff_dd_is_the_default():
         ("seed", 9),
         ("engine", "xla"),
         ("train_nonlinearity", True),
+        ("amplifier", "level=3"),
     ],
 )
 def test_every_setting_can_be_set_alone(name, value):

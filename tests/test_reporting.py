@@ -110,6 +110,13 @@ class TestCurves:
         assert first.get_marker() != second.get_marker()
         assert first.get_color() != second.get_color()
 
+    def test_power_budget_with_named_stages_and_the_detectors_floor(self, axes):
+        stages = ["input", "mesh 1"]
+        plot_power_budget(axes, np.ones((2, 3)), stages=stages, floor=0.1, unit="W")
+        assert [text.get_text() for text in axes.get_xticklabels()] == stages
+        assert axes.lines[-1].get_ydata() == pytest.approx([0.1, 0.1])
+        assert axes.get_ylabel().endswith("(W)")
+
 
 class TestHeatMaps:
     def test_confusion_has_every_count_and_each_row_s_shares(self, axes):
