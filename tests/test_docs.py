@@ -56,7 +56,9 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize(("target", "flags"), sorted(set(FLAGS)))
-def test_flags_exist(target, flags):
+def test_flags_exist(target, flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results/RUN").mkdir(parents=True)  # what examples call a run that is there
     parser = build_parser("digital" if target == "digital" else "balanced")
     if flags != "--help":
         parser.parse_args(shlex.split(flags))
