@@ -22,7 +22,7 @@ project = "photonic_ffzero"
 author = "the authors of photonic_ffzero"
 version = release = installed("photonic_ffzero")
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 default_role = "py:obj"
