@@ -51,8 +51,9 @@ def depths(
 
 
 PRESETS = {
-    "small": partial(
-        depths, datasets=("digits",), depths=(1, 3, 5), widths=(50,), seeds=2, batch_size=64
+    "small": partial(  # with faster rates where so few steps would show nothing but their number
+        depths, datasets=("digits",), depths=(1, 3, 5), widths=(50,), seeds=2, batch_size=64,
+        learning_rates={"bp-ad": 0.01, "bp-dd": 0.1},
     ),
     "deep": partial(
         depths, datasets=("mnist",), depths=(2, 4, 6, 8, 10), widths=(100,), seeds=3,

@@ -56,7 +56,7 @@ def regressions(
 PRESETS = {
     "small": partial(
         regressions,
-        targets=(("f1", "mlp"), ("f2", "mlp"), ("digits", "mlp"), ("digits", "cnn")),
+        targets=(("f1", "mlp"), ("f2", "mlp"), ("digits", "cnn")),
         seeds=2,
         limit=2000,
     ),
