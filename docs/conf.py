@@ -4,9 +4,11 @@ Equations become MathML, which browsers draw by themselves: a page needs nothing
 """
 
 import os
+import re
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -20,7 +22,7 @@ project = "photonic_ffzero"
 author = "the authors of photonic_ffzero"
 version = release = installed("photonic_ffzero")
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 default_role = "py:obj"
@@ -52,6 +54,20 @@ def _block(page: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def _typeset_intensities(app: Sphinx, what: str, name: str, obj: Any, *rest: Any) -> None:
+    """Let docstrings say |E|^2 in running text, where bars would mean a substitution."""
+    lines, equation = rest[-1], None  # an equation lasts as long as lines are indented deeper
+    for number, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if equation is not None and line.strip() and indent <= equation:
+            equation = None
+        if line.lstrip().startswith(".. math::"):
+            equation = indent
+        if equation is None and ":math:" not in line:
+            lines[number] = re.sub(r"(?<![\\`])\|E\|(\^2)?", r":math:`|E|\1`", line)
+
+
 def setup(app: Sphinx) -> None:
     """Let equations become MathML."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    app.connect("autodoc-process-docstring", _typeset_intensities)

@@ -1,5 +1,6 @@
 """The documentation builds without a warning, needs no network, and its examples run."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from meshes import NONLINEARITIES
+from photonic_ffzero import encode, fit, load_dataset
 from photonic_ffzero.cli import build_parser
 from photonic_ffzero.estimators import ESTIMATORS
 from photonic_ffzero.losses import LOSSES
@@ -54,7 +56,9 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize(("target", "flags"), sorted(set(FLAGS)))
-def test_flags_exist(target, flags):
+def test_flags_exist(target, flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results/RUN").mkdir(parents=True)  # what examples call a run that is there
     parser = build_parser("digital" if target == "digital" else "balanced")
     if flags != "--help":
         parser.parse_args(shlex.split(flags))
@@ -80,3 +84,24 @@ def test_it_builds_and_needs_no_network(tmp_path):
     for page, text in pages.items():
         assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(?:https?:)?//', text), page
     assert sum(text.count("<math") for text in pages.values()) > 50
+
+
+def test_pictures_are_there_and_small():
+    named = set(re.findall(r"!\[[^]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text()))
+    assert named
+    assert all((ROOT / name).stat().st_size < 300_000 for name in named)
+
+
+def test_the_picture_s_script_still_draws():
+    """With one network of one epoch."""
+    path = ROOT / "docs" / "picture.py"
+    spec = importlib.util.spec_from_file_location("picture", path)
+    picture = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(picture)
+    data = load_dataset("digits")
+    fields = encode(data.train_images)[:300]
+    settings = {"validation": 100, "meshes": 1, "epochs": 1, "directions": 2}
+    model = fit(fields, data.train_labels[:300], **settings)
+    panels = [axes for axes in picture.draw(data, [model]).axes if axes.get_title()]
+    assert len(panels) == 4
+    assert all(axes.get_xlabel() for axes in panels)
