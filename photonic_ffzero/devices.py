@@ -354,17 +354,18 @@ class SimulatedChip:
     def write(self, mesh: int, theta: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> None:
         """See `Device`."""
         layer = self._layers[mesh - 1]
-        phases = Phases(*(tf.constant(w[np.newaxis]) for w in (theta, phi, gamma)))
+        phases = Phases(*(w[np.newaxis] for w in (theta, phi, gamma)))
         self._written[mesh] = phases, layer.draw(self._rng, 1, 1, 0, 0).writes
 
     def measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
         """See `Device`."""
-        x = tf.constant(fields)
+        light: Any = fields
         for number in range(1, mesh):
             layer, phases = self._now(number, len(fields))
-            x = layer.transmit(phases, x)
+            # Of tensors, so that a nonlinearity computes to the bit as it does in training.
+            light = layer.transmit(phases, tf.constant(light)).numpy()
         layer, phases = self._now(mesh, len(fields))
-        return np.maximum(layer.measure(phases, x)[0].numpy(), 0)
+        return np.maximum(layer.measure(phases, light)[0], 0)
 
     def _now(self, mesh: int, batch: int) -> tuple[Photonic, Phases]:
         """A mesh with the noise of this moment, and its phases as they were written."""
