@@ -158,14 +158,22 @@ class Driver:
 
     def _read(self, fields: np.ndarray, path: Sequence[Phases], p: int, reads: int) -> np.ndarray:
         for mesh, phases in enumerate(path, start=1):
-            self._write(mesh, Phases(*(w[p if len(w) > 1 else 0] for w in phases)))
+            alone = len(phases.theta) == 1
+            own = Phases(*(w[0 if alone else p] for w in phases))
+            if not (alone and self._has(mesh, own)):
+                self._write(mesh, own)
         return np.mean([self._measure(len(path), fields) for _ in range(reads)], axis=0)
 
-    def _write(self, mesh: int, phases: Phases) -> None:
-        """Write phases, unless they are there already: frozen meshes keep theirs."""
+    def _has(self, mesh: int, phases: Phases) -> bool:
+        """Whether phases are there already, as those of a frozen mesh are.
+
+        Sets that are evaluated side by side are all written, be they the same: each write has a
+        noise of its own.
+        """
         there = self._written.get(mesh)
-        if there is not None and all(map(np.array_equal, there, phases)):
-            return
+        return there is not None and all(map(np.array_equal, there, phases))
+
+    def _write(self, mesh: int, phases: Phases) -> None:
         if not all(np.isfinite(w).all() for w in phases):
             raise DeviceError(f"device was to get phases of mesh {mesh} that are not finite")
         self._written.pop(mesh, None)

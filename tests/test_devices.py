@@ -266,20 +266,32 @@ class TestTraining:
         on = trained(device=f"simulated:{imperfections}", **given_settings)
         assert_same(on, trained(imperfections=imperfections, **given_settings))
 
-    @pytest.mark.parametrize("method", ["ff-dd", "bp-dd"])
-    @pytest.mark.parametrize("reads", [1, 3])
-    def test_the_device_is_asked_for_what_is_counted(self, method, reads):
+    @pytest.mark.parametrize(
+        "given_settings",
+        [
+            {},
+            {"method": "bp-dd"},
+            {"reads": 3, "estimator": "forward"},
+            {"epsilon": "auto", "epochs": 1},
+        ],
+        ids=str,
+    )
+    def test_the_device_is_asked_for_what_is_counted(self, given_settings):
         """Frozen phases stay written, nothing fills up a batch, and every crossing counts."""
         asked = Recorded(chip())
-        model = trained(device=asked, meshes=3, method=method, reads=reads, validation=7)
+        model = trained(device=asked, meshes=3, validation=7, **given_settings)
         assert asked.writes == model.usage.phase_writes
         assert asked.passes == model.usage.forward_passes
 
-    def test_fixed_phases_are_kept_through_the_training_of_what_is_behind(self):
-        asked = Recorded(chip())
-        model = trained(device=asked, nonlinearity=None)
-        fresh = trained(device=chip(), epochs=2)
-        np.testing.assert_array_equal(model.params[0][0].theta, fresh.params[0][0].theta)
+    def test_noise_of_the_writes_is_measured_where_a_step_is_chosen(self):
+        """All of its probes are written, though the phases are the same."""
+        chosen = [
+            trained(device=f"simulated:{made}", epsilon="auto", epochs=1, meshes=1)
+            .history[0]
+            .epsilon
+            for made in ("", "write_noise=0.02")
+        ]
+        assert 2 * chosen[0] < chosen[1]
 
     def test_readings_are_averaged(self):
         """Of a noisy chip: four readings deviate half as much."""
