@@ -176,8 +176,8 @@ class TestDownload:
     @pytest.mark.parametrize(
         "sent",
         [
-            gzip.compress(CONTENT["train-images-idx3-ubyte"][:-1] + b"!"),
-            gzip.compress(CONTENT["train-images-idx3-ubyte"])[:-20],
+            gzip.compress(CONTENT["train-images-idx3-ubyte"][:-1] + b"!", mtime=0),
+            gzip.compress(CONTENT["train-images-idx3-ubyte"], mtime=0)[:-20],
             b"<html>please log in</html>",
             b"",
         ],
