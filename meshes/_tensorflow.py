@@ -7,14 +7,16 @@ clean; what TensorFlow printed is shown only if the import fails.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["fused", "tf"]
+__all__ = ["from_python", "fused", "graph", "tf"]
 
 
 @contextmanager
@@ -63,3 +65,49 @@ def fused(function: Callable[..., Any], *arguments: Any) -> Any:
     if tf.executing_eagerly():
         return function(*arguments)
     return tf.function(function, autograph=False, jit_compile=True)(*arguments)
+
+
+def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
+    """Compile a function of tensors; what `from_python` meets inside comes out as it was raised.
+
+    Args:
+        function: The function.
+        xla: Whether XLA compiles it as a whole.
+    """
+    compiled = tf.function(function, autograph=False, jit_compile=xla)
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except tf.errors.OpError as error:
+            kept = _MARK.search(error.message or "")
+            if kept is None:
+                raise
+        raise _KEPT.pop(int(kept[1]))
+
+    return call
+
+
+def from_python(function: Callable[..., Any], arguments: Any, dtype: Any) -> Any:
+    """Call a function of arrays that is not the same twice (an instrument) with tensors.
+
+    Inside of a graph TensorFlow makes a text of every error; here the error itself is kept, for
+    `graph` to raise.
+    """
+
+    def kept(*arrays: Any) -> Any:
+        try:
+            return function(*arrays)
+        except Exception as error:
+            number = next(_NUMBERS)
+            _KEPT[number] = error
+            raise RuntimeError(f"{error} [kept {number}]") from error
+
+    if tf.executing_eagerly():
+        return tf.convert_to_tensor(function(*(x.numpy() for x in arguments)), dtype)
+    return tf.numpy_function(kept, arguments, dtype, stateful=True)
+
+
+_KEPT: dict[int, Exception] = {}  # on their way from from_python to graph
+_NUMBERS = itertools.count()
+_MARK = re.compile(r"\[kept (\d+)\]")

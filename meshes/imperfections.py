@@ -96,6 +96,11 @@ class Imperfections:
             else:
                 number(field.name, value, minimum=0.0)
         number("crosstalk", self.crosstalk, maximum=0.5)
+        if not self.drift and self.epoch_hours != type(self).epoch_hours:
+            raise ValueError(
+                f"epoch_hours must be left out without drift, which alone takes time, got "
+                f"{self.epoch_hours:g}"
+            )
 
     @property
     def drive_step(self) -> float:
@@ -106,6 +111,13 @@ class Imperfections:
     def steady(self) -> bool:
         """Whether the same phases and fields give the same light again."""
         return not (self.write_noise or self.source_noise or self.drift)
+
+    @property
+    def fabricated(self) -> bool:
+        """Whether one chip differs from another: whether its seed matters."""
+        return bool(
+            self.splitter_error or self.phase_offset or self.loss_imbalance_db or self.drift
+        )
 
     @property
     def noisy_readings(self) -> bool:

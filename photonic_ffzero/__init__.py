@@ -1,6 +1,7 @@
 """Train photonic neural networks from forward passes alone."""
 
 from photonic_ffzero.data import DataError, Dataset, load_dataset
+from photonic_ffzero.devices import Device, DeviceError, SimulatedChip
 from photonic_ffzero.encoding import encode
 from photonic_ffzero.inference import Evaluation, evaluate, predict
 from photonic_ffzero.model import EpochRecord, Model, Usage
@@ -13,12 +14,15 @@ __all__ = [
     "Config",
     "DataError",
     "Dataset",
+    "Device",
+    "DeviceError",
     "EpochRecord",
     "Evaluation",
     "Model",
     "NonFiniteLossError",
     "Observer",
     "Samples",
+    "SimulatedChip",
     "Trainer",
     "Usage",
     "configure",

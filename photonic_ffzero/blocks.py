@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes._tensorflow import tf
+from meshes._tensorflow import graph, tf
 from photonic_ffzero.goodness import Readout
 from photonic_ffzero.layers import Layer
 
@@ -68,6 +68,11 @@ class Block:
     def cacheable(self) -> bool:
         """Whether the next block's inputs can be kept."""
         return not self.frozen and all(layer.cacheable for layer in self.layers)
+
+    @property
+    def instrument(self) -> bool:
+        """Whether any layer is a thing in a laboratory, which takes its time."""
+        return any(layer.instrument for layer in self._all_layers)
 
     @property
     def depth(self) -> int:
@@ -196,18 +201,22 @@ class Block:
             own = tf.nest.map_structure(lambda drawn: drawn[0], noise)
             return function(block.under(own), one_set(params), x)
 
-        return tf.function(once, autograph=False, jit_compile=self.compilable)
+        return graph(once, xla=self.compilable)
 
     def _in_chunks(
         self, function: Callable[..., Any], params: Any, x: np.ndarray, chance: Chance | None = None
     ) -> np.ndarray:
-        """Apply a function to chunks of one size, so that it is compiled for one shape."""
+        """Apply a function to chunks of one size, so that it is compiled for one shape.
+
+        An instrument has no time for what fills the last one up.
+        """
         params, outputs = tf.nest.map_structure(tf.convert_to_tensor, params), []
         rng, epochs = chance or Chance(np.random.default_rng(0))
         for start in range(0, len(x), CHUNK):
             chunk = x[start : start + CHUNK]
-            padding = [(0, CHUNK - len(chunk))] + [(0, 0)] * (x.ndim - 1)
-            noise = self.draw(rng, 1, 1, CHUNK, epochs)
+            size = len(chunk) if self.instrument else CHUNK
+            padding = [(0, size - len(chunk))] + [(0, 0)] * (x.ndim - 1)
+            noise = self.draw(rng, 1, 1, size, epochs)
             outputs.append(function(params, np.pad(chunk, padding), noise)[: len(chunk)].numpy())
         return np.concatenate(outputs)
 

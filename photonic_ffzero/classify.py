@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        model = load_model(model_file(arguments.model))
+        model = load_model(model_file(arguments.model), device=arguments.device)
         names, x = read_encoded(model, arguments.images, arguments.dark_on_light)
         rows = [found.as_row() for found in classify(model, names, x)]
         if arguments.csv:
@@ -177,6 +177,12 @@ def _parser() -> LineParser:
         nargs="+",
         metavar="IMAGE",
         help="PNG or JPEG file, folder of them, or IDX file",
+    )
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="where a model that was trained on a device is to predict: tcp://host:port or "
+        "module:factory",
     )
     parser.add_argument(
         "--dark-on-light",

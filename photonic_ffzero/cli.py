@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from meshes.propagation import ENGINES
 from meshes.validation import integer, number
 from photonic_ffzero.activations import ACTIVATIONS
 from photonic_ffzero.data import DATA_VARIABLE, DATASETS, IMAGE_SIZE
+from photonic_ffzero.devices import DeviceError
 from photonic_ffzero.directions import LAWS
 from photonic_ffzero.encoding import ENCODINGS
 from photonic_ffzero.formats import DataError
@@ -30,7 +32,8 @@ from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.power import UNIT_POWER, in_units
 from photonic_ffzero.prototypes import PROTOTYPES
-from photonic_ffzero.recipes import AUTO, METHODS, NETWORKS, RECIPES, Config, configure
+from photonic_ffzero.recipes import AUTO, METHODS, NETWORKS, RECIPES, SIMULATED, Config, configure
+from photonic_ffzero.remote import SCHEME
 from photonic_ffzero.reporting import check_new_directory
 from photonic_ffzero.storage import read_json
 from photonic_ffzero.tasks import TASKS
@@ -276,6 +279,13 @@ def _add_network(group: Any) -> None:
         "--reads", type=count(1), metavar="N", help="readings averaged into one (default: 1)"
     )
     group.add_argument(
+        "--device",
+        metavar="NAME",
+        help=f"train on a device instead of simulating: {SIMULATED}:key=value,... with "
+        "imperfections that training cannot see, tcp://host:port, or module:factory for your own "
+        "(default: none)",
+    )
+    group.add_argument(
         "--detection",
         choices=DETECTIONS,
         help="intensities as they are, or minus their mean over ports (default: recipe's)",
@@ -446,7 +456,7 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
     if job.dataset.note:
         print(job.dataset.note, file=sys.stderr)
     script = _script(job.plan.config.recipe)  # a grid's runs are resumed whatever they are of
-    how = f"go on with: {script} --resume {job.output}"
+    how = f"go on with: {script} --resume {job.output}{_on_device(job.plan.config)}"
     with StopSignals() as signals:
         try:
             job.run((signals,))
@@ -456,6 +466,9 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
         except KeyboardInterrupt:
             print(f"interrupted; {how}", file=sys.stderr)
             return 130
+        except DeviceError as error:
+            print(f"{script}: {error}; what was saved stands; {how}", file=sys.stderr)
+            return 1
         except (NonFiniteLossError, DataError, OSError) as error:
             print(f"{script}: {error}; what was saved is in {job.output}", file=sys.stderr)
             return 1
@@ -473,6 +486,9 @@ def prepare(arguments: argparse.Namespace) -> Job:
         unit = arguments.unit_power or UNIT_POWER
         settings["nonlinearity"] = in_units(arguments.nonlinearity, unit)
     config = configure(arguments.recipe, arguments.method, **settings)
+    for name, why in config.idle.items():
+        if settings[name] is not None:
+            raise ValueError(f"{name} would do nothing: {why}")
     output = arguments.output or _dated_directory(arguments.dataset, config)
     check_new_directory(output)
     inputs = _input_settings(arguments)
@@ -511,17 +527,44 @@ def resumed(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> J
             a setting was given besides.
     """
     for name, value in vars(arguments).items():
-        if value != parser.get_default(name) and name not in ("resume", "data_dir", "quiet"):
+        if value != parser.get_default(name) and name not in _RESUMABLE:
             raise ValueError(f"resume takes every setting from the run; leave out --{name}")
     written = read_json(arguments.resume / "config.json")
     if written is None:
         raise ValueError(
             f"resume must name a run's directory, no config.json in {arguments.resume}"
         )
-    plan = Plan.from_json(written)
+    plan = _with_device(Plan.from_json(written), arguments.device)
     job = Job.load(plan, arguments.data_dir, arguments.resume, arguments.quiet)
     job.check_same(written)
     return job
+
+
+def _on_device(config: Config) -> str:
+    """The flag that says where the device is, which may have moved."""
+    named = config.device and not config.simulates_device
+    return f" --device {shlex.quote(config.device or '')}" if named else ""
+
+
+_RESUMABLE = ("resume", "data_dir", "quiet", "device")
+
+
+def _with_device(plan: Plan, device: str | None) -> Plan:
+    """The plan on the device where it is now: it may have moved since the run began.
+
+    No file is a reason to run a program: a factory has to be named again.
+
+    Raises:
+        ValueError: the run is on no device, or on one that has to be named.
+    """
+    named = plan.config.device
+    if device is None and (named is None or plan.config.simulates_device or SCHEME in named):
+        return plan
+    if named is None:
+        raise ValueError("device does not apply to a run that began without one")
+    if device is None:
+        raise ValueError(f"device must be named again, as it is a program: --device {named}")
+    return replace(plan, config=plan.config.on(device))
 
 
 class StopSignals(Observer):

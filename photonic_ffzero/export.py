@@ -21,7 +21,7 @@ from meshes.calibration import (
 from meshes.model import Phases
 from meshes.shifters import ARMS, Shifter, shifters, values, within_a_turn
 from photonic_ffzero.cli import LineParser, as_flag
-from photonic_ffzero.layers import Modulated, Photonic
+from photonic_ffzero.layers import Modulated, OfPhases
 from photonic_ffzero.model import Model
 from photonic_ffzero.reporting import check_new_directory
 from photonic_ffzero.storage import load_model, model_file, write_csv, write_json
@@ -81,7 +81,7 @@ def settings(model: Model, calibration: Calibration, arms: str = "both") -> list
     """
     rows: list[Setting] = []
     for number, (layer, phases) in enumerate(model.layers, start=1):
-        if not isinstance(layer, Photonic):
+        if not isinstance(layer, OfPhases):
             raise ValueError(f"model must consist of meshes, got {model.config.network}")
         names = shifters(layer.mesh, number)
         lowest = lowest_phases(calibration, names)

@@ -16,10 +16,12 @@ from meshes.propagation import resolve_engine
 from meshes.validation import number
 from photonic_ffzero.accounting import ChipRates
 from photonic_ffzero.data import Dataset, load_dataset, split
+from photonic_ffzero.devices import Device
 from photonic_ffzero.encoding import Encoder
 from photonic_ffzero.formats import DataError
 from photonic_ffzero.inference import Evaluation, decide, score
 from photonic_ffzero.model import Model, Position
+from photonic_ffzero.networks import open_device
 from photonic_ffzero.power import SAMPLE, UNIT_POWER, power_budget
 from photonic_ffzero.progress import LiveProgress
 from photonic_ffzero.recipes import Config
@@ -81,6 +83,9 @@ class Plan:
             number(name, value, above=0)
             if self.config.network != "photonic":
                 raise ValueError(f"{name} does not apply to {self.config.network}: it has no light")
+            hidden = name == "detector_floor" or not self.config.simulates_device
+            if self.config.device and hidden:
+                raise ValueError(f"{name} does not apply to a device: it hides what is inside")
 
     @property
     def rates(self) -> ChipRates | None:
@@ -132,6 +137,7 @@ class Job:
         test: All test images, encoded.
         output: The run directory; with several seeds it holds one for each.
         quiet: Whether to print the final result only.
+        device: The device to train on; None if there is none, or one is simulated for each seed.
     """
 
     plan: Plan
@@ -141,6 +147,7 @@ class Job:
     test: Samples
     output: Path
     quiet: bool = False
+    device: Device | None = None
 
     @classmethod
     def load(cls, plan: Plan, data_dir: Path | None, output: Path, quiet: bool) -> Job:
@@ -148,6 +155,7 @@ class Job:
 
         Raises:
             TypeError, ValueError: the data are missing or damaged, or do not fit the plan.
+            DeviceError: the device does not answer.
         """
         dataset = load_dataset(plan.dataset, data_dir, plan.image_size)
         count = len(dataset.train_labels)
@@ -167,6 +175,8 @@ class Job:
             )
         )
         job = cls(plan, dataset, encoder, train, test, output, quiet)
+        if plan.config.device and not plan.config.simulates_device:
+            job = replace(job, device=open_device(plan.config, train.x.shape[-1]))
         job._trainer(plan.config.seed)  # raises now what would be raised later
         return job
 
@@ -180,6 +190,7 @@ class Job:
             NonFiniteLossError: training met a loss that is not finite.
             StoppedError: an observer stopped the run.
             DataError: a checkpoint is damaged or belongs to another run.
+            DeviceError: the device failed.
             OSError: a file could not be written.
         """
         console = Console(stderr=True, quiet=self.quiet, highlight=False)
@@ -241,15 +252,21 @@ class Job:
         validation = Samples(self.train.x[held_out], self.train.y[held_out])
         position = Position()
         if checkpoint is not None and checkpoint.exists():
-            model, position = load_checkpoint(checkpoint)
+            model, position = load_checkpoint(checkpoint, device=self._device(config))
+            model.config = replace(model.config, device=config.device)  # it may have moved
             if model.config != config:
                 raise DataError(f"{checkpoint}: is a checkpoint of another run than config.json")
         else:
             task = TASKS[config.task].of(self.train.y, self.dataset.class_names)
-            model = Model(config, train.x.shape[-1], task, self.encoder)
+            model = Model(config, train.x.shape[-1], task, self.encoder, self._device(config))
             if self.plan.start_from is not None:
                 model.take_over(load_model(_trained(self.output / self.plan.start_from, seed)))
         return Trainer(model, train, validation if len(held_out) else None, (), position)
+
+    def _device(self, config: Config) -> Device | None:
+        """The device of one seed."""
+        units = self.train.x.shape[-1]
+        return open_device(config, units) if config.simulates_device else self.device
 
     def _run_seed(
         self,
@@ -270,7 +287,7 @@ class Job:
         scores = model.scores(self.test.x)
         outcome = score(model.task, scores, self.test.y, model.config.rule)
         results = self._results(model, outcome) | {"power": None}
-        if model.config.network == "photonic":
+        if model.config.network == "photonic" and not model.config.device:
             budget = power_budget(model, sample)
             results["power"] = budget.as_json(self._unit_power)
             directory.write_power_budget(budget, self._unit_power, self.plan.detector_floor)
@@ -348,16 +365,16 @@ def _labels(y: np.ndarray, task: str) -> np.ndarray:
 
 _REPORTED = (
     *("method", "recipe", "task", "network", "meshes", "depth", "width", "channels", "groups"),
-    *("estimator", "perturb", "directions", "epochs", "seed", "rule"),
+    *("estimator", "perturb", "directions", "epochs", "seed", "rule", "device"),
 )
 
 
 def _network(config: Config, inputs: int) -> str:
     """Say in a line what the network is."""
     if config.network == "photonic":
-        engine = resolve_engine(config.engine or "auto")
         columns = config.columns or inputs
-        return f"{config.meshes} x {inputs} ports, {columns} columns, {engine} engine"
+        where = config.device or f"{resolve_engine(config.engine or 'auto')} engine"
+        return f"{config.meshes} x {inputs} ports, {columns} columns, {where}"
     if config.network == "mlp":
         return f"MLP of {config.depth} layers, {inputs} inputs, width {config.width}"
     return f"CNN of {config.depth} layers, {inputs} pixels, {config.channels} channels"

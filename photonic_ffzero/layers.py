@@ -5,7 +5,7 @@ A layer offers
 * ``init(rng) -> params``: one parameter set, a named tuple of arrays;
 * ``trainable``: the same structure of boolean arrays, false where an entry is no parameter;
 * ``measure(params, x) -> z [P, B, taps]``: the tapped values a detector sees;
-* ``transmit(params, x) -> x'``: what goes on to the next layer;
+* ``transmit(params, x) -> x'``: what goes on to the next layer, which alone has to understand it;
 * ``settles``: whether the layer holds statistics over its inputs; ``statistics(params, x)``: what
   each input adds to them [B, ...], under a stack of one parameter set; ``settled(params, added)``:
   one parameter set that holds them; ``evaluation``: the layer that uses them, as it is outside of
@@ -16,7 +16,10 @@ A layer offers
 * ``pullback(params, x, g_z)``: the gradient of one parameter set, from that of z [B, taps]; a
   layer that has none says why in an error;
 * ``compilable``: whether XLA may compile the layer;
-* ``cacheable``: whether ``transmit`` gives the same again for the same arguments;
+* ``cacheable``: whether what ``transmit`` gives can be kept for later: an array, and the same
+  again for the same arguments;
+* ``instrument``: whether it is a thing in a laboratory, which takes its time: it is sent nothing
+  but what is asked for, and steps are taken one by one, so that they can be stopped and kept;
 * ``draw(rng, steps, sets, batch, epochs) -> noise``: random numbers for some steps, each of P
   evaluations of a batch, on a chip of some age; and ``under(noise)``: the layer that uses those of
   one step. Without noise, the empty tuple and the layer itself.
@@ -36,11 +39,12 @@ import numpy as np
 
 from meshes import Amplifier, Phases, RectangularMesh
 from meshes._tensorflow import fused, tf
-from meshes.imperfections import Chip, Noise
+from meshes.imperfections import Chip, Imperfections, Noise
 from meshes.nonlinearities import ElectroOptic, Linear, Nonlinearity, electro_optic
 from meshes.propagation import resolve_engine
 from meshes.validation import integer
 from photonic_ffzero.activations import Activation
+from photonic_ffzero.seeds import generator
 
 __all__ = [
     "Conv",
@@ -50,7 +54,9 @@ __all__ = [
     "Layer",
     "Modulated",
     "ModulatedPhases",
+    "OfPhases",
     "Photonic",
+    "fabricated",
 ]
 
 
@@ -71,6 +77,8 @@ class Layer(Protocol):
     @property
     def cacheable(self) -> bool: ...
     @property
+    def instrument(self) -> bool: ...
+    @property
     def evaluation(self) -> Layer: ...
     @property
     def trainable(self) -> Any: ...
@@ -90,6 +98,7 @@ class Noiseless:
     """What layers share that are numbers and no light."""
 
     cacheable: ClassVar[bool] = True
+    instrument: ClassVar[bool] = False
 
     def draw(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
@@ -121,11 +130,45 @@ class Steady:
         return params
 
 
+class OfPhases(Steady):
+    """What layers share whose parameters are the phases of a mesh."""
+
+    mesh: RectangularMesh
+    name: ClassVar[str] = "mesh"
+    groups: ClassVar[int] = 1
+    linear: ClassVar[bool] = False
+
+    @property
+    def taps(self) -> int:
+        """A detector at every port."""
+        return self.mesh.units
+
+    @property
+    def trainable(self) -> Any:
+        """The phases of idle interferometers are no parameters."""
+        return Phases(self.mesh.mask, self.mesh.mask, np.ones(self.mesh.units, bool))
+
+    def init(self, rng: np.random.Generator) -> Any:
+        """Haar-random phases."""
+        return self.mesh.initial_phases(seed=int(rng.integers(2**31)))
+
+    def pullback(self, params: Phases, x: Any, g_z: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            ValueError: always; the message says why.
+        """
+        raise ValueError(
+            "perturb must be weights for a mesh: activations lead back to a layer's parameters "
+            "only where it is linear in them, and phases act through sines and cosines"
+        )
+
+
 _QUIET = Noise()
 
 
 @dataclass(frozen=True)
-class Photonic(Steady):
+class Photonic(OfPhases):
     r"""A rectangular mesh, tapped by square-law detectors, and the nonlinearity behind it.
 
     .. math:: z = |E|^2, \qquad x' = f(E), \qquad E = a(x) \, U(\theta, \phi, \gamma)
@@ -145,14 +188,7 @@ class Photonic(Steady):
     chip: Chip | None = None
     amplifier: Amplifier | None = None
     noise: Noise = _QUIET
-    name: ClassVar[str] = "mesh"
-    groups: ClassVar[int] = 1
-    linear: ClassVar[bool] = False
-
-    @property
-    def taps(self) -> int:
-        """A detector at every port."""
-        return self.mesh.units
+    instrument: ClassVar[bool] = False
 
     @property
     def compilable(self) -> bool:
@@ -163,15 +199,6 @@ class Photonic(Steady):
     def cacheable(self) -> bool:
         """Unless the chip's light is noisy."""
         return self.chip is None or self.chip.imperfections.steady
-
-    @property
-    def trainable(self) -> Any:
-        """The phases of idle interferometers are no parameters."""
-        return Phases(self.mesh.mask, self.mesh.mask, np.ones(self.mesh.units, bool))
-
-    def init(self, rng: np.random.Generator) -> Any:
-        """Haar-random phases."""
-        return self.mesh.initial_phases(seed=int(rng.integers(2**31)))
 
     def draw(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
@@ -216,17 +243,6 @@ class Photonic(Steady):
         if self.chip is None:
             return phases, x
         return fused(self.chip.drive, phases, self.noise), self.chip.emit(x, self.noise)
-
-    def pullback(self, params: Phases, x: Any, g_z: Any) -> Any:
-        """Refuse.
-
-        Raises:
-            ValueError: always; the message says why.
-        """
-        raise ValueError(
-            "perturb must be weights for a mesh: activations lead back to a layer's parameters "
-            "only where it is linear in them, and phases act through sines and cosines"
-        )
 
 
 class ModulatedPhases(NamedTuple):
@@ -276,6 +292,29 @@ class Modulated(Photonic):
         fields = electro_optic(x, tap, g, phi_b)
         yield "nonlinearity", fields
         yield from super()._entrance(params, fields)
+
+
+def fabricated(
+    count: int, units: int, columns: int | None, made: Imperfections, seed: int, reads: int = 1
+) -> Iterator[tuple[RectangularMesh, Chip | None]]:
+    """Meshes in a row, each with what it is made of unless it is ideal.
+
+    Args:
+        count: Meshes.
+        units: Ports N.
+        columns: Columns of a mesh L; N if None.
+        made: How far from ideal they are.
+        seed: Which ones were made.
+        reads: Readings that are averaged into one.
+    """
+    for index in range(count):
+        if made == Imperfections():
+            yield RectangularMesh(units, columns), None
+            continue
+        own = int(generator(seed, "fabrication", index).integers(2**31))
+        chip = made.fabricate(units, columns, own, reads)
+        yield chip.mesh, chip
+        made = replace(made, source_noise=0.0)  # there is one source, in front of all
 
 
 class DenseParams(NamedTuple):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from photonic_ffzero.blocks import Block, Chance
+from photonic_ffzero.devices import Device
 from photonic_ffzero.encoding import Encoder
 from photonic_ffzero.layers import Layer
 from photonic_ffzero.networks import build_blocks
@@ -103,6 +105,8 @@ class Model:
         units: Number of ports N, or of values of one input.
         task: What it is to tell.
         encoder: How images become its inputs; None for a network trained on inputs as they are.
+        device: The device that the configuration names; None if it names none, or is not here:
+            then the model cannot be evaluated.
         blocks: The blocks, in the order of the light.
         params: The parameters of each block; random at first.
         history: One record an epoch.
@@ -110,14 +114,15 @@ class Model:
         seconds: Time of the training.
 
     Raises:
-        ValueError: layers, groups and prototypes do not fit each other, or the encoder gives
-            another number of values.
+        ValueError: layers, groups and prototypes do not fit each other, the encoder gives another
+            number of values, or the device has other meshes.
     """
 
     config: Config
     units: int
     task: Task
     encoder: Encoder | None = None
+    device: Device | None = None
     blocks: list[Block] = field(init=False)
     params: list[Any] = field(init=False)
     history: list[EpochRecord] = field(init=False, default_factory=list)
@@ -125,11 +130,13 @@ class Model:
     seconds: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
+        if self.device is not None and not self.config.device:
+            raise ValueError(f"device does not apply to a configuration without, got {self.device}")
         if self.task.name != self.config.task:
             raise ValueError(f"task must be a {self.config.task}, got {self.task}")
         if self.encoder is not None and self.encoder.values != self.units:
             raise ValueError(f"encoder must give {self.units} values, got {self.encoder}")
-        self.blocks, self.params = build_blocks(self.config, self.units, self.task)
+        self.blocks, self.params = build_blocks(self.config, self.units, self.task, self.device)
 
     @property
     def layers(self) -> Iterator[tuple[Layer, Any]]:
@@ -145,12 +152,24 @@ class Model:
         """
         if np.ndim(x) != 2 or x.shape[-1] != self.units:
             raise ValueError(f"x must have shape [n, {self.units}], got {list(np.shape(x))}")
-        scores = []
-        for index, (block, params) in enumerate(zip(self.blocks, self.params, strict=True)):
+        scores, front = [], ()
+        for index, (block, own) in enumerate(zip(self._evaluated, self.params, strict=True)):
+            params = (*front, *own)
             scores.append(block.all_scores(params, x, self.chance("readings", index)))
-            if block is not self.blocks[-1]:
-                x = block.all_outputs(params, x, self.chance("outputs", index))
+            front = () if block.cacheable else params
+            if block.cacheable and block is not self._evaluated[-1]:
+                x = block.all_outputs(params, x)
         return np.stack(scores)
+
+    @cached_property
+    def _evaluated(self) -> list[Block]:
+        """Every block, behind the layers that its inputs have to cross again to be read there."""
+        found: list[Block] = []
+        front: tuple[Layer, ...] = ()
+        for block in self.blocks:
+            found.append(replace(block, layers=(*front, *block.layers)) if front else block)
+            front = () if found[-1].cacheable else found[-1].layers
+        return found
 
     def take_over(self, other: Model) -> None:
         """Take parameters and prototypes over from a trained network, to go on from there.
@@ -167,6 +186,7 @@ class Model:
         self.params = other.params
         pairs = zip(self.blocks, other.blocks, strict=True)
         self.blocks = [replace(mine, readout=theirs.readout) for mine, theirs in pairs]
+        vars(self).pop("_evaluated", None)  # was made of the blocks before
 
     def _kind(self) -> dict[str, Any]:
         """What networks must share to have parameters and prototypes of the same meaning."""

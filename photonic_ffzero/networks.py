@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from meshes import NONLINEARITIES, Imperfections, Phases, RectangularMesh
-from meshes.imperfections import Chip
+from meshes import NONLINEARITIES, Phases, RectangularMesh
 from meshes.nonlinearities import BlackBox, Linear
 from meshes.validation import from_spec
 from photonic_ffzero.activations import ACTIVATIONS
 from photonic_ffzero.blocks import Block
+from photonic_ffzero.devices import Device, OnDevice, SimulatedChip, driver_of
 from photonic_ffzero.goodness import Goodness, Ports, Readout
 from photonic_ffzero.layers import (
     Conv,
@@ -25,13 +27,15 @@ from photonic_ffzero.layers import (
     Modulated,
     ModulatedPhases,
     Photonic,
+    fabricated,
 )
 from photonic_ffzero.prototypes import PROTOTYPES
-from photonic_ffzero.recipes import Config
+from photonic_ffzero.recipes import SIMULATED, Config
+from photonic_ffzero.remote import RemoteDevice
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.tasks import Task
 
-__all__ = ["NETWORKS", "build_blocks", "parameter_shapes"]
+__all__ = ["NETWORKS", "build_blocks", "open_device", "parameter_shapes"]
 
 
 def nonlinearity(config: Config) -> Any:
@@ -45,7 +49,15 @@ def nonlinearity(config: Config) -> Any:
 def photonic(config: Config, units: int, task: Task) -> Iterator[Layer]:
     """Rectangular meshes of N ports, one behind the other."""
     between, engine = nonlinearity(config), config.engine or "auto"
-    for index, (mesh, chip) in enumerate(_fabricated(config, units)):
+    made = fabricated(
+        config.layers,
+        units,
+        config.columns,
+        config.chip_imperfections,
+        _chip(config),
+        config.reads or 1,
+    )
+    for index, (mesh, chip) in enumerate(made):
         amplifier = config.amplification if index else None
         if not config.train_nonlinearity:
             yield Photonic(mesh, between, engine, chip, amplifier)
@@ -55,18 +67,68 @@ def photonic(config: Config, units: int, task: Task) -> Iterator[Layer]:
             yield Modulated(mesh, Linear(), engine, chip, amplifier, start=between)
 
 
-def _fabricated(config: Config, units: int) -> Iterator[tuple[RectangularMesh, Chip | None]]:
-    """Every mesh, with what it is made of unless it is ideal."""
-    made = config.chip_imperfections
-    for index in range(config.layers):
-        if made == Imperfections():
-            yield RectangularMesh(units, config.columns), None
-            continue
-        seed = config.seed if config.chip is None else config.chip
-        own = int(generator(seed, "fabrication", index).integers(2**31))
-        chip = made.fabricate(units, config.columns, own, config.reads or 1)
-        yield chip.mesh, chip
-        made = replace(made, source_noise=0.0)  # there is one source, in front of all
+def _chip(config: Config) -> int:
+    """Seed of the chip."""
+    return config.seed if config.chip is None else config.chip
+
+
+def open_device(config: Config, units: int) -> Device:
+    """The device that a configuration names: ``simulated``, ``tcp://...`` or ``module:factory``.
+
+    Args:
+        config: What names it, and what a simulated one is made of.
+        units: Ports N of a simulated one.
+
+    Raises:
+        DeviceError: it does not answer.
+        TypeError, ValueError: there is no such module or factory, or what it makes is no device.
+    """
+    name, _, rest = (config.device or "").partition(":")
+    if name == "tcp":
+        return RemoteDevice.at(config.device or "")
+    if name != SIMULATED:
+        return _made_by(name, rest)
+    return SimulatedChip(
+        units,
+        config.layers,
+        config.columns,
+        nonlinearity=nonlinearity(config),
+        amplifier=config.amplification,
+        imperfections=config.device_imperfections,
+        seed=_chip(config),
+        engine=config.engine or "auto",
+    )
+
+
+def _made_by(module: str, factory: str) -> Device:
+    """What the factory of a module makes; modules of the working directory count, too."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"device {module}:{factory} cannot be found: {error}") from error
+    return make()
+
+
+def on_device(config: Config, units: int, device: Device | None) -> Iterator[Layer]:
+    """The first meshes of a device, or of one that is not here.
+
+    Raises:
+        TypeError, ValueError: it is no device, or it has not what the configuration asks for.
+    """
+    driver, columns = None if device is None else driver_of(device), config.columns or units
+    if driver is not None:
+        for what, needed, found in (
+            ("ports", units, driver.units),
+            ("columns in a mesh", columns, driver.columns),
+        ):
+            if found != needed:
+                raise ValueError(f"device must have {needed} {what}, found {found}")
+        if driver.meshes < config.layers:
+            raise ValueError(f"device must have {config.layers} meshes, found {driver.meshes}")
+    for _ in range(config.layers):
+        yield OnDevice(RectangularMesh(units, columns), driver, config.reads or 1)
 
 
 def mlp(config: Config, units: int, task: Task) -> Iterator[Layer]:
@@ -158,13 +220,17 @@ NETWORKS: dict[str, Callable[[Config, int, Task], Iterator[Layer]]] = {
 }
 
 
-def build_blocks(config: Config, units: int, task: Task) -> tuple[list[Block], list[Any]]:
+def build_blocks(
+    config: Config, units: int, task: Task, device: Device | None = None
+) -> tuple[list[Block], list[Any]]:
     """Build the network that a configuration describes.
 
     Args:
         config: What to build.
         units: Ports N, or pixels of an image.
         task: What the network is to tell.
+        device: The device that the configuration names. Without it the network cannot be used,
+            but its parameters can.
 
     Returns:
         The blocks in the order of the signal, and the initial parameters of each.
@@ -174,7 +240,10 @@ def build_blocks(config: Config, units: int, task: Task) -> tuple[list[Block], l
             than any that could be trained here.
     """
     _check_size(config, units, task)
-    layers = list(NETWORKS[config.network](config, units, task))
+    if config.device:
+        layers = list(on_device(config, units, device))
+    else:
+        layers = list(NETWORKS[config.network](config, units, task))
     initial = [
         layer.init(generator(config.seed, "parameters", index))
         for index, layer in enumerate(layers)

@@ -96,7 +96,7 @@ def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
         x: Its inputs [n, N].
 
     Raises:
-        ValueError: the network has no light in it.
+        ValueError: the network has no light in it, or hides it in a device.
     """
     pairs = list(_passage(model, x))
     # As far as the last detectors: what is behind them plays no part.
@@ -111,7 +111,8 @@ def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
     light, passed = x, 0
     for layer, params in model.layers:
         if not isinstance(layer, Photonic):
-            raise ValueError(f"model must be a photonic network, got {model.config.network}")
+            what = model.config.device or model.config.network
+            raise ValueError(f"model must be a photonic network that is simulated, got {what}")
         noise = layer.draw(rng, 1, 1, len(x), epochs)
         now = layer.under(tf.nest.map_structure(lambda drawn: drawn[0], noise))
         own = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from meshes import NONLINEARITIES, Amplifier, Imperfections
@@ -18,9 +19,22 @@ from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.prototypes import PROTOTYPES
+from photonic_ffzero.remote import SCHEME, Address
 from photonic_ffzero.tasks import TASKS
 
-__all__ = ["AUTO", "BLACK_BOX", "METHODS", "NETWORKS", "PARTS", "RECIPES", "Config", "configure"]
+__all__ = [
+    "AUTO",
+    "BLACK_BOX",
+    "METHODS",
+    "NETWORKS",
+    "OWN_DEVICE",
+    "PARTS",
+    "RECIPES",
+    "SIMULATED",
+    "Config",
+    "configure",
+    "device_name",
+]
 
 METHODS = ("ff-dd", "ff-ad", "bp-dd", "bp-ad")
 NETWORKS = ("photonic", "mlp", "cnn")
@@ -115,6 +129,7 @@ _COMMON: dict[str, dict[str, Any]] = {
         "imperfections": "",
         "chip": None,
         "reads": 1,
+        "device": None,
         "engine": "auto",
     },
     "mlp": {"depth": 4, "width": 100, "nonlinearity": "gelu"},
@@ -127,6 +142,8 @@ _COMMON: dict[str, dict[str, Any]] = {
 }
 BLACK_BOX = "black box "
 AUTO = "auto"  # an epsilon to be chosen
+SIMULATED = "simulated"  # a device in this process
+OWN_DEVICE = "own "  # one that was given as it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +172,9 @@ class Config:
             empty for an ideal one.
         chip: Seed of the chip: which one was made. None for the run's own seed.
         reads: Readings that are averaged into one.
+        device: What measures in the place of the simulation, see `devices`:
+            ``simulated:key=value,...`` with the fields of `meshes.Imperfections`,
+            ``tcp://host:port``, ``module:factory``, or ``own NAME`` for one given as it is.
         readout: ``goodness`` (cosine with prototypes) or ``ports`` (the first C tapped values).
         prototypes: ``simplex`` or ``random``; None for the readout ``ports``.
         detection: ``balanced`` or ``raw``; None for the readout ``ports``.
@@ -195,6 +215,7 @@ class Config:
     imperfections: str | None
     chip: int | None
     reads: int | None
+    device: str | None
     readout: str
     prototypes: str | None
     detection: str | None
@@ -227,9 +248,10 @@ class Config:
             if (value := getattr(self, name)) not in (None, AUTO):
                 number(name, value, above=0)
         from_spec("loss", self.loss, LOSSES)
-        if not callable(self.nonlinearity):
+        if self.nonlinearity is not None and not callable(self.nonlinearity):
             registry = NONLINEARITIES if self.network == "photonic" else ACTIVATIONS
             from_spec("nonlinearity", self.nonlinearity, registry)
+        self._check_device()
         self._check_estimator()
         self._check_all_is_set()
         self._check_task()
@@ -239,7 +261,7 @@ class Config:
         self._check_chip()
 
     def _check_all_is_set(self) -> None:
-        needed = list(_NEEDED[self.network])
+        needed = [name for name in _NEEDED[self.network] if name not in _own(self.device)]
         needed += ["perturb", "law", "directions"] if self.method.endswith("-dd") else []
         needed += ["epsilon"] if self.estimator in ("central", "forward") else []
         needed += ["rule"] if self.local else []
@@ -250,6 +272,31 @@ class Config:
                     f"{name} must be set for {self.network} with {self.method}, "
                     f"{self.estimator}, {self.readout}"
                 )
+
+    def _check_device(self) -> None:
+        if self.device is None:
+            return
+        if self.network != "photonic":
+            raise ValueError(f"device does not apply to {self.network}: it is on no chip")
+        if not isinstance(self.device, str):
+            raise TypeError(f"device must be a text, got {self.device!r}")
+        if self.simulates_device:
+            _ = self.device_imperfections
+        elif self.device.startswith(SCHEME):
+            Address.of(self.device)
+        elif not _DEVICE.fullmatch(self.device):
+            raise ValueError(
+                f"device must be {SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or "
+                f"module:factory, got {self.device!r}"
+            )
+        if self.method.endswith("-ad") or ESTIMATORS[self.estimator]().differentiates:
+            raise ValueError(
+                "device gives intensities and no derivatives: it can be trained by differences "
+                f"alone (ff-dd, bp-dd; central, forward), got {self.method}, {self.estimator}"
+            )
+        for name in _own(self.device):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is the device's own, and cannot be set for {self.device}")
 
     def _check_estimator(self) -> None:
         if (self.estimator == "autodiff") != self.method.endswith("-ad"):
@@ -297,7 +344,7 @@ class Config:
             raise ValueError(f"train_nonlinearity needs two meshes or more, got {self.layers}")
 
     def _check_chip(self) -> None:
-        made = self.chip_imperfections
+        made = self._made
         if self.estimator in ("autodiff", "jvp") and not made.differentiable:
             raise ValueError(
                 f"imperfections with drive_bits or adc_bits cannot be differentiated, which "
@@ -332,6 +379,21 @@ class Config:
         return with_values("imperfections", "", self.imperfections or "", Imperfections)
 
     @property
+    def simulates_device(self) -> bool:
+        """Whether the device is a simulation in this process."""
+        return self.device is not None and _kind(self.device) == SIMULATED
+
+    @property
+    def device_imperfections(self) -> Imperfections:
+        """How far from ideal a simulated device is, which is not to be looked at in training."""
+        found = from_spec("device", self.device or "", {SIMULATED: Imperfections})
+        if found.drift:
+            raise ValueError(
+                f"device knows no epochs, so that it cannot drift with them, got {self.device}"
+            )
+        return found
+
+    @property
     def local(self) -> bool:
         """Whether every layer learns by its own loss (FF)."""
         return self.method.startswith("ff-")
@@ -346,6 +408,36 @@ class Config:
         """What a layer of the network is called."""
         return "mesh" if self.network == "photonic" else "layer"
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """Settings that this run would not be changed by, each with the reason."""
+        found: dict[str, str] = {}
+        if self.layers == 1:
+            found["rule"] = "one layer decides alone"
+            found["nonlinearity"] = "it stands between layers, of which there is one"
+            for name in ("width", "channels", "kernel_size"):
+                found[name] = "it is of the layers before the last, of which there are none"
+        made, here = self._made, self.device is None
+        if here and not made.noisy_readings:
+            found["reads"] = "without noise of the readings, all are alike"
+        if not (made.fabricated or (not here and (made.noisy_readings or not made.steady))):
+            found["chip"] = "without imperfections that differ from chip to chip, all are alike"
+        return found
+
+    @property
+    def _made(self) -> Imperfections:
+        """How far from ideal the chip is, as far as the host can know."""
+        return self.device_imperfections if self.simulates_device else self.chip_imperfections
+
+    def on(self, device: str) -> Config:
+        """The same on another device.
+
+        Raises:
+            ValueError: it cannot be.
+        """
+        own: dict[str, Any] = dict.fromkeys(_own(device))
+        return replace(self, device=device, **own)
+
     def as_json(self) -> dict[str, Any]:
         """Every field; a black box by its name, which cannot be turned back into it."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -354,14 +446,33 @@ class Config:
         return content
 
 
+_DEVICE = re.compile(rf"[A-Za-z_][\w.]*:[A-Za-z_]\w*|{OWN_DEVICE}\w+")
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
+
+
+def _own(device: Any) -> tuple[str, ...]:
+    """What a device settles by itself: one that is simulated here has the rest from here."""
+    if not isinstance(device, str):
+        return ()
+    if _kind(device) == SIMULATED:
+        return ("imperfections", "train_nonlinearity")
+    return (
+        *("imperfections", "train_nonlinearity"),
+        *("chip", "nonlinearity", "amplifier", "engine"),
+    )
+
+
 _COUNTS = (
     *("meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
     *("reads", "directions", "batch_size"),
 )
 _NEEDED = {
-    "photonic": ("meshes", "engine"),
-    "mlp": ("depth", "width"),
-    "cnn": ("depth", "channels", "kernel_size"),
+    "photonic": ("meshes", "nonlinearity", "engine"),
+    "mlp": ("depth", "width", "nonlinearity"),
+    "cnn": ("depth", "channels", "kernel_size", "nonlinearity"),
 }
 _CHOICES: dict[str, Iterable[str]] = {
     "recipe": RECIPES,
@@ -379,6 +490,11 @@ _CHOICES: dict[str, Iterable[str]] = {
     "schedule": SCHEDULES,
     "engine": ENGINES,
 }
+
+
+def device_name(device: Any) -> str:
+    """What a configuration calls a device: what it was named by, or its kind."""
+    return device if isinstance(device, str) else f"{OWN_DEVICE}{type(device).__name__}"
 
 
 def configure(recipe: str = "balanced", method: str = "ff-dd", **given: Any) -> Config:
@@ -400,8 +516,9 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **given: Any) -> 
     run = values | given
     for name in given:
         if name not in values:
+            on = f" on device {given['device']}" if "device" in given else ""
             raise ValueError(
-                f"{name} does not apply to {run['network']} with method {method}, estimator "
+                f"{name} does not apply to {run['network']}{on} with method {method}, estimator "
                 f"{run['estimator']}, readout {run['readout']}"
             )
     blank: dict[str, Any] = dict.fromkeys(field.name for field in fields(Config))
@@ -416,7 +533,7 @@ def _defaults(
     for part in PARTS:
         name = part.format_map(_chosen(method, values | given))
         values |= _COMMON.get(name, {}) | recipe.get(name, {})
-    return values
+    return {name: value for name, value in values.items() if name not in _own(given.get("device"))}
 
 
 def _chosen(method: str, values: dict[str, Any]) -> dict[str, Any]:

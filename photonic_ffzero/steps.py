@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes._tensorflow import tf
+from meshes._tensorflow import graph, tf
 from meshes.validation import from_spec
 from photonic_ffzero.blocks import Block
 from photonic_ffzero.directions import Directions, Sampler, draw
@@ -71,7 +71,7 @@ def make_steps(block: Block, config: Config) -> Callable[..., Any]:
         _, params, state, losses = tf.while_loop(lambda index, *_: index < count, body, start)
         return params, state, losses.stack()
 
-    return tf.function(steps, autograph=False, jit_compile=block.compilable)
+    return graph(steps, xla=block.compilable)
 
 
 def make_step(block: Block, config: Config) -> Callable[..., Any]:
@@ -209,7 +209,12 @@ class BlockTraining:
         return losses.numpy()[:count].tolist()
 
     def _fitting_steps(self) -> int:
-        """As many as share out an epoch evenly; fewer where random numbers take more memory."""
+        """As many as share out an epoch evenly; fewer where random numbers take more memory.
+
+        On an instrument one, so that it can be stopped and kept after every step.
+        """
+        if self.block.instrument:
+            return 1
         moved = sum(mask.size for mask in tf.nest.flatten(self._perturbed()))
         drawn = sum(array.size for array in tf.nest.flatten(self._noise(1, 0)))
         numbers = moved * (self.config.directions or 1) + drawn

@@ -18,13 +18,14 @@ import numpy as np
 from meshes._tensorflow import tf
 from meshes.validation import integer, number
 from photonic_ffzero.data import require_finite
+from photonic_ffzero.devices import Device
 from photonic_ffzero.encoding import Encoder
 from photonic_ffzero.formats import DataError, read_npz
 from photonic_ffzero.goodness import Goodness
 from photonic_ffzero.model import EpochRecord, Model, Position, Usage
-from photonic_ffzero.networks import parameter_shapes
+from photonic_ffzero.networks import open_device, parameter_shapes
 from photonic_ffzero.optimizers import OPTIMIZERS
-from photonic_ffzero.recipes import BLACK_BOX, Config
+from photonic_ffzero.recipes import BLACK_BOX, Config, device_name
 from photonic_ffzero.tasks import TASKS, Task
 
 __all__ = [
@@ -193,15 +194,21 @@ def model_file(run: Path) -> Path:
     return run / "model.npz" if run.is_dir() else run
 
 
-def load_model(path: str | os.PathLike[str], *, nonlinearity: Any = None) -> Model:
+def load_model(
+    path: str | os.PathLike[str], *, nonlinearity: Any = None, device: Device | str | None = None
+) -> Model:
     """Load a model from a file of `save_model` or `save_checkpoint`; it predicts as it did.
 
     Args:
         path: The file.
         nonlinearity: The function of a model whose nonlinearity was a black box.
+        device: Where a model that was trained on a device is to predict: a device, or what
+            names one. No file is a reason to talk to another machine or to run a program, so
+            that only a simulated device need not be given.
 
     Raises:
         DataError: the file is missing, damaged, or not such a model.
+        DeviceError: the device does not answer.
     """
     with _described(path, "description", "a model of this package") as about:
         config = Config(**_with_nonlinearity(about["config"], nonlinearity))
@@ -210,7 +217,12 @@ def load_model(path: str | os.PathLike[str], *, nonlinearity: Any = None) -> Mod
         encoder = Encoder(**_tuples(about["encoder"])) if about.get("encoder") else None
         # Before anything of the size that the text claims is built, the arrays must have it.
         arrays = _read_shaped(path, _shapes(config, units, task))
-        return _restored(Model(config, units, task, encoder), arrays, path)
+        if device is not None:
+            config = config.on(device_name(device))
+        elif config.simulates_device:
+            device = config.device
+        opened = open_device(config, units) if isinstance(device, str) else device
+        return _restored(Model(config, units, task, encoder, opened), arrays, path)
 
 
 def _with_nonlinearity(config: dict[str, Any], function: Any) -> dict[str, Any]:
@@ -233,18 +245,19 @@ def _tuples(content: Any) -> dict[str, Any]:
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], *, nonlinearity: Any = None
+    path: str | os.PathLike[str], *, nonlinearity: Any = None, device: Device | str | None = None
 ) -> tuple[Model, Position]:
     """Load a model and the position of its training from a file of `save_checkpoint`.
 
     Args:
         path: The file.
         nonlinearity: As for `load_model`.
+        device: As for `load_model`.
 
     Raises:
         DataError: the file is missing, damaged, or no checkpoint.
     """
-    model = load_model(path, nonlinearity=nonlinearity)
+    model = load_model(path, nonlinearity=nonlinearity, device=device)
     with _described(path, "training", "the state of a training") as about:
         position = _position(about, model)
         model.history = [_record(**record) for record in about["history"]]

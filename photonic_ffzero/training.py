@@ -11,8 +11,10 @@ import numpy as np
 from meshes._tensorflow import tf
 from photonic_ffzero.blocks import Block
 from photonic_ffzero.data import check_arrays, check_numbers, split
+from photonic_ffzero.devices import Device
 from photonic_ffzero.model import EpochRecord, Model, Position
-from photonic_ffzero.recipes import AUTO, Config, configure
+from photonic_ffzero.networks import open_device
+from photonic_ffzero.recipes import AUTO, Config, configure, device_name
 from photonic_ffzero.steps import BlockTraining, Samples, as_arrays
 from photonic_ffzero.stepsize import LADDER, PROBES
 from photonic_ffzero.tasks import TASKS
@@ -93,6 +95,7 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: a loss was not finite; the last checkpoint is from before it.
+            DeviceError: the device failed; as above.
             StoppedError: an observer stopped the run.
         """
         self._started = time.perf_counter() - self.model.seconds
@@ -117,7 +120,7 @@ class Trainer:
         """Send samples through a frozen block: once for the whole of the next block's training."""
         block = self.model.blocks[index]
         if not self.position.has_begun(index + 1):  # else it was counted before the checkpoint
-            self.model.usage.add(block, 1, len(samples.y))
+            self.model.usage.add(block, 1, len(samples.y), writes=0)  # it has its phases
         return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
 
     def _train_block(
@@ -195,7 +198,7 @@ class Trainer:
             mesh=self._name(index),
             epoch=epoch + 1,
             loss=float(np.mean(self.position.losses)),
-            train_accuracy=self._quality(index, block, monitored),
+            train_accuracy=self._quality(index, block, monitored, writes=1),
             validation_accuracy=self._quality(index, block, validation) if validation else None,
             **asdict(self.model.usage),
             epsilon=training.epsilon,
@@ -209,8 +212,9 @@ class Trainer:
     def _reads(self) -> int:
         return self.config.reads or 1
 
-    def _quality(self, index: int, block: Block, samples: Samples) -> float:
-        self.model.usage.add(block, 1, len(samples.y) * self._reads)
+    def _quality(self, index: int, block: Block, samples: Samples, writes: int = 0) -> float:
+        """How good a readout is; by default with phases that are written already."""
+        self.model.usage.add(block, 1, len(samples.y) * self._reads, writes)
         chance = self.model.chance("monitor", index, len(samples.y))
         scores = block.all_scores(self.model.params[index], samples.x, chance)
         return self.model.task.quality(scores, samples.y)
@@ -228,6 +232,7 @@ def fit(
     validation: int | tuple[Any, Any] = 0,
     recipe: str = "balanced",
     method: str = "ff-dd",
+    device: Device | str | None = None,
     observers: tuple[Observer, ...] = (),
     **settings: Any,
 ) -> Model:
@@ -241,6 +246,7 @@ def fit(
         validation: How many samples to hold out of training, or samples (x, y) of their own.
         recipe: ``balanced``, ``paper``, ``published`` or ``digital``.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
+        device: A device to train on instead of a simulation, or what names one, see `Config`.
         observers: Told of every step and epoch.
         **settings: Any field of `Config`, instead of the recipe's.
 
@@ -250,10 +256,14 @@ def fit(
     Raises:
         TypeError, ValueError: an argument breaks a rule that the message names.
         NonFiniteLossError: training met a loss that is not finite.
+        DeviceError: the device failed.
     """
-    config = configure(recipe, method, **settings)
+    named = None if device is None else device_name(device)
+    config = configure(recipe, method, device=named, **settings)
     train, held_out = _prepared(x, y, validation, config)
-    model = Model(config, train.x.shape[-1], TASKS[config.task].of(train.y))
+    units = train.x.shape[-1]
+    opened = open_device(config, units) if isinstance(device, str) else device
+    model = Model(config, units, TASKS[config.task].of(train.y), device=opened)
     return Trainer(model, train, held_out, observers).run()
 
 

@@ -72,7 +72,7 @@ for recipe, law, loss in [
 NONE = dict.fromkeys(
     (
         *("meshes", "columns", "train_nonlinearity", "amplifier", "imperfections", "chip"),
-        *("reads", "engine"),
+        *("reads", "device", "engine"),
         *("depth", "width", "channels", "kernel_size"),
     ),
     None,

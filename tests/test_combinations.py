@@ -1,0 +1,323 @@
+"""Every combination of choices either shows in the history of a run or is refused with a reason.
+
+No flag parses and does nothing. What is refused is refused by the configuration, before any
+training; the rest is trained for a few steps, without compiling, and must differ from all others.
+"""
+
+import functools
+import itertools
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from meshes import Imperfections
+from meshes._tensorflow import tf
+from photonic_ffzero import configure, fit, predict
+from photonic_ffzero.cli import main
+from photonic_ffzero.estimators import ESTIMATORS
+from photonic_ffzero.objectives import PERTURBATIONS
+from photonic_ffzero.recipes import METHODS, NETWORKS, Config
+
+# A strength at which each imperfection tells. A drive of 6 bits has steps of 0.098 rad.
+STRENGTHS = {
+    "splitter_error": "splitter_error=0.2",
+    "phase_offset": "phase_offset=0.3",
+    "insertion_loss_db": "insertion_loss_db=1",
+    "loss_imbalance_db": "loss_imbalance_db=1",
+    "drive_bits": "drive_bits=6",
+    "write_noise": "write_noise=0.1",
+    "crosstalk": "crosstalk=0.1",
+    "drift": "drift=0.3",
+    "epoch_hours": "drift=0.3,epoch_hours=4",
+    "source_noise": "source_noise=0.2",
+    "shot_noise": "shot_noise=0.2",
+    "thermal_noise": "thermal_noise=0.2",
+    "read_noise": "read_noise=0.2",
+    "adc_bits": "adc_bits=4",
+}
+SIMULATED, REMOTE, FACTORY = "simulated", "tcp://localhost:5025", "lab:chip"
+AXES = {
+    "method": METHODS,
+    "network": NETWORKS,
+    "perturb": (None, *PERTURBATIONS),
+    "estimator": (None, *ESTIMATORS),
+    "imperfections": (None, *STRENGTHS.values()),
+    "device": (
+        *(None, SIMULATED, REMOTE, FACTORY),
+        *(f"{SIMULATED}:{made}" for made in STRENGTHS.values()),
+    ),
+}
+
+
+def test_every_imperfection_has_a_strength_here():
+    assert tuple(STRENGTHS) == tuple(field.name for field in fields(Imperfections))
+
+
+def configured(**given):
+    """The configuration, or why there is none."""
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        # With a step that the drive can make, where there is one.
+        steps = {"epsilon": 0.2} if "drive_bits" in f"{given}" else {}
+        return configure(**steps, **given)
+    except ValueError as error:
+        return str(error)
+
+
+def reason(method, network, perturb, estimator, imperfections, device):
+    """The settings that may be blamed for a combination that is none; empty if it is one."""
+    blamed = set()
+    differentiated = method.endswith("-ad") or estimator in ("jvp", "autodiff")
+    if (estimator == "autodiff") != method.endswith("-ad") and estimator is not None:
+        blamed |= {"estimator", "perturb"}
+    if perturb is not None and method.endswith("-ad"):
+        blamed |= {"perturb", "estimator"}
+    if perturb == "activations" and (network == "photonic" or method.startswith("bp")):
+        blamed |= {"perturb"}
+    if network != "photonic":
+        blamed |= {"imperfections"} if imperfections else set()
+        blamed |= {"device"} if device else set()
+    if imperfections and device:
+        blamed |= {"imperfections"}
+    if differentiated and imperfections and "_bits" in imperfections:
+        blamed |= {"imperfections", "epsilon"}
+    if device and (differentiated or "drift" in device):
+        blamed |= {"device", "engine"}
+    if "drive_bits" in f"{imperfections}{device}" and (differentiated or network != "photonic"):
+        blamed |= {"epsilon"}
+    return blamed
+
+
+def test_every_combination_is_one_or_is_refused_with_a_reason():
+    """All of them, 12,960: what is accepted is kept as given; what is not, names what is wrong."""
+    accepted = 0
+    for values in itertools.product(*AXES.values()):
+        given = dict(zip(AXES, values, strict=True))
+        found, blamed = configured(**given), reason(**given)
+        if isinstance(found, Config):
+            assert not blamed, given
+            kept = {name: getattr(found, name) for name, value in given.items() if value}
+            assert kept == {name: value for name, value in given.items() if value}
+            accepted += 1
+        else:
+            assert found.split()[0] in blamed, (given, found)
+            assert len(found.split()) > 5, found
+    assert accepted > 100
+
+
+UNITS, CLASSES = 9, 3
+
+
+@functools.cache
+def samples():
+    rng = np.random.default_rng(0)
+    y = np.arange(20) % CLASSES
+    x = rng.random((20, UNITS), np.float32) + 2 * np.eye(UNITS, dtype=np.float32)[3 * y]
+    return x, y
+
+
+BRIEF = {"epochs": 2, "batch_size": 20, "nonlinearity": "modrelu"}
+OF_NETWORK = {
+    "photonic": {"columns": 2},
+    "mlp": {"depth": 2, "width": 6, "nonlinearity": "relu"},
+    "cnn": {"depth": 2, "channels": 2, "kernel_size": 2, "nonlinearity": "relu"},
+}
+
+
+@functools.cache
+def history(network="photonic", method="ff-dd", **given):
+    """What a run records of its losses and accuracies; and what its network then says."""
+    x, y = samples()
+    settings = BRIEF | OF_NETWORK[network] | {"network": network} | given
+    if method.endswith("-dd"):
+        settings = {"directions": 2, "epsilon": 0.2} | settings
+    if settings.get("estimator") == "jvp":
+        del settings["epsilon"]
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if settings.pop("task", None) == "regression":
+        settings, y = settings | {"task": "regression"}, np.float64(y)
+    model = fit(x, y, method=method, **settings)
+    rows = [(record.mesh, record.loss, record.train_accuracy) for record in model.history]
+    return *rows, *predict(model, x).tolist()
+
+
+@pytest.fixture(autouse=True)
+def eager():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def assert_all_differ(histories):
+    for (one, first), (other, second) in itertools.combinations(histories.items(), 2):
+        assert first != second, f"{one} and {other} have one history"
+
+
+PHOTONIC = [
+    ("ff-dd", "central"),
+    ("ff-dd", "forward"),
+    ("ff-dd", "jvp"),
+    ("bp-dd", "central"),
+    ("bp-dd", "forward"),
+    ("bp-dd", "jvp"),
+    ("ff-ad", None),
+    ("bp-ad", None),
+]
+ON_DEVICE = [pair for pair in PHOTONIC if pair[1] in ("central", "forward")]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_method_estimator_and_perturbed_space_each_change_the_history(network):
+    found = {}
+    for method, perturb, estimator in itertools.product(
+        METHODS, (None, *PERTURBATIONS), (None, *ESTIMATORS)
+    ):
+        defaults = perturb in (None, "weights") and estimator in (None, "central", "autodiff")
+        if isinstance(
+            configured(network=network, method=method, perturb=perturb, estimator=estimator), str
+        ):
+            continue
+        if defaults and (perturb, estimator) != (None, None):
+            continue  # said as it is anyway
+        if perturb == "weights" or (perturb and estimator is None):
+            continue
+        found[method, perturb, estimator] = history(
+            network, method, perturb=perturb, estimator=estimator
+        )
+    assert len(found) == (8 if network == "photonic" else 11)
+    assert_all_differ(found)
+
+
+@pytest.mark.parametrize(("method", "estimator"), PHOTONIC)
+def test_every_imperfection_changes_every_history_that_may_have_it(method, estimator):
+    found = {None: history(method=method, estimator=estimator)}
+    for made in STRENGTHS.values():
+        if isinstance(configured(method=method, estimator=estimator, imperfections=made), Config):
+            found[made] = history(method=method, estimator=estimator, imperfections=made)
+    differentiated = estimator in (None, "jvp")
+    assert len(found) == 1 + len(STRENGTHS) - (2 if differentiated else 0)
+    assert_all_differ(found)
+
+
+@pytest.mark.parametrize(("method", "estimator"), ON_DEVICE)
+def test_so_does_every_one_that_a_device_hides(method, estimator):
+    found = {}
+    for made in ("", *STRENGTHS.values()):
+        if "drift" not in made:
+            found[made] = history(method=method, estimator=estimator, device=f"simulated:{made}")
+    assert_all_differ(found)
+
+
+# Every other field of a configuration: settings of a run, and others that must show. The engine
+# says how to compute, not what.
+CHANGES = {
+    "recipe": [({}, {"recipe": "paper"})],
+    "method": [({}, {"method": "bp-dd"})],
+    "task": [({"network": "mlp"}, {"task": "regression"})],
+    "network": [({}, {"network": "mlp"})],
+    "meshes": [({}, {"meshes": 3})],
+    "columns": [({}, {"columns": 3})],
+    "depth": [({"network": "mlp"}, {"depth": 3})],
+    "width": [({"network": "mlp"}, {"width": 7})],
+    "channels": [({"network": "cnn"}, {"channels": 3})],
+    "kernel_size": [({"network": "cnn"}, {"kernel_size": 3})],
+    "groups": [({"network": "mlp"}, {"groups": 2}), ({}, {"groups": 3})],
+    "nonlinearity": [
+        ({}, {"nonlinearity": "kerr"}),
+        ({"network": "mlp"}, {"nonlinearity": "tanh"}),
+        ({"device": SIMULATED}, {"nonlinearity": "kerr"}),
+    ],
+    "train_nonlinearity": [({"nonlinearity": "electro-optic"}, {"train_nonlinearity": True})],
+    "amplifier": [
+        ({}, {"amplifier": "gain=2"}),
+        ({}, {"amplifier": "level=3"}),
+        ({"device": SIMULATED}, {"amplifier": "gain=2"}),
+    ],
+    "imperfections": [({}, {"imperfections": "phase_offset=0.3"})],
+    "chip": [
+        ({"imperfections": "phase_offset=0.3"}, {"chip": 1}),
+        ({"device": f"{SIMULATED}:phase_offset=0.3"}, {"chip": 1}),
+        ({"device": f"{SIMULATED}:read_noise=0.3"}, {"chip": 1}),
+    ],
+    "reads": [
+        ({"imperfections": "read_noise=0.3"}, {"reads": 2}),
+        ({"device": f"{SIMULATED}:read_noise=0.3"}, {"reads": 2}),
+    ],
+    "device": [({}, {"device": f"{SIMULATED}:phase_offset=0.3"})],
+    "readout": [({}, {"readout": "ports"})],
+    "prototypes": [({}, {"prototypes": "random"})],
+    "detection": [({}, {"detection": "raw"})],
+    "loss": [({}, {"loss": "margin"}), ({}, {"loss": "cross-entropy:scale=3"})],
+    "rule": [({"meshes": 3}, {"rule": "vote"}), ({"meshes": 3}, {"rule": "last"})],
+    "estimator": [({}, {"estimator": "forward"})],
+    "perturb": [({"network": "mlp"}, {"perturb": "activations"})],
+    "law": [({}, {"law": "gaussian"})],
+    "directions": [({}, {"directions": 3})],
+    "epsilon": [({}, {"epsilon": 0.1}), ({}, {"epsilon": "auto"})],
+    "optimizer": [({}, {"optimizer": "adam"})],
+    "learning_rate": [({}, {"learning_rate": 0.2})],
+    "schedule": [({}, {"schedule": "constant"})],
+    "batch_size": [({}, {"batch_size": 5})],
+    "epochs": [({}, {"epochs": 1})],
+    "seed": [({}, {"seed": 1})],
+}
+
+
+def test_every_setting_is_here():
+    assert {*CHANGES, "engine"} == {field.name for field in fields(Config)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "change"), [pair for pairs in CHANGES.values() for pair in pairs], ids=str
+)
+def test_every_setting_changes_the_history(settings, change):
+    assert history(**settings) != history(**(settings | change))
+
+
+# What would do nothing, as a configuration says: settings of a run, and others that do not show.
+IDLE = [
+    ({}, {"chip": 1}),
+    ({"imperfections": "drive_bits=6,read_noise=0.2"}, {"chip": 1}),
+    ({"device": f"{SIMULATED}:crosstalk=0.1"}, {"chip": 1}),
+    ({}, {"reads": 2}),
+    ({"imperfections": "adc_bits=4"}, {"reads": 2}),
+    ({"meshes": 1}, {"nonlinearity": "kerr"}),
+    ({"meshes": 1}, {"rule": "vote"}),
+    ({"network": "mlp", "depth": 1}, {"width": 9}),
+    ({"network": "cnn", "depth": 1}, {"channels": 3}),
+    ({"network": "cnn", "depth": 1}, {"kernel_size": 3}),
+]
+
+
+@pytest.mark.parametrize(("settings", "change"), IDLE, ids=str)
+def test_what_does_nothing_is_refused_on_the_command_line(settings, change, capsys):
+    assert history(**settings) == history(**(settings | change))
+    words = ["--dataset", "digits", "--method", "ff-dd", "--epsilon", "0.2"]
+    for name, value in (settings | change).items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    flag = next(iter(change)).replace("_", "-")
+    assert f"argument --{flag} would do nothing: " in capsys.readouterr().err
+
+
+def test_what_does_something_is_not_called_idle():
+    for settings, change in itertools.chain(*CHANGES.values()):
+        names = {"epsilon": 0.2} | settings | change
+        assert not configure(**names).idle.keys() & change.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"imperfections": "epoch_hours=3"}, "epoch_hours must be left out without drift"),
+        ({"device": "simulated:epoch_hours=3"}, "epoch_hours must be left out without drift"),
+        ({"device": "simulated:drive_bits=6"}, "epsilon must be at least one step"),
+    ],
+    ids=str,
+)
+def test_what_cannot_do_what_it_says_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        configure(**given)
