@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -129,8 +130,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_csv(arguments.csv, rows)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
-    print("\n".join(_lines([[*rows[0]], *([*row.values()] for row in rows)])))
+    _show("\n".join(_lines([[*rows[0]], *([*row.values()] for row in rows)])))
     return 0
+
+
+def _show(text: str) -> None:
+    """Print; a reader such as ``head`` may have seen enough before the end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # and nothing may complain of it again at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _images(paths: Sequence[Path]) -> Iterator[tuple[list[str], np.ndarray]]:
