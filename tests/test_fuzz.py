@@ -259,7 +259,8 @@ digits f1 f2 auto mnist /dev/null / . no/such ~
 photonic mlp cnn ff-ad bp-dd jvp regression ports rademacher paper published digital
 kerr kerr:phi_nl=nan kerr:phi_nl electro-optic:alpha=2 electro-optic:g=1e300
 drive_bits=8 drive_bits=1e9 splitter_error=-1 read_noise=0.1 write_noise=1e300
-squared cross-entropy:scale=0 margin:margin=x
+squared cross-entropy:scale=0 margin:margin=x gain=2 level=0 gain=1,level=1 level=1e400
+electro-optic:tap=0.5,gain=1e400 electro-optic:v_pi=0 electro-optic:tap=0.1,g=1
 """
 ODD_WORDS = ["", "\n", "\udcff", "9" * 30, "9" * 5000]
 SMALL = ["--dataset", "digits", "--size", "4", "--output", "run"]

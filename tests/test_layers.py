@@ -1,6 +1,7 @@
 """Every kind of layer keeps the contract; and what batch norm and convolution are, by hand."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import correlate2d
 
-from meshes import BlackBox, ElectroOptic, RectangularMesh
+from meshes import Amplifier, BlackBox, ElectroOptic, RectangularMesh
 from meshes._tensorflow import tf
 from meshes.nonlinearities import Linear
 from photonic_ffzero import layers
@@ -35,7 +36,9 @@ MODULATOR = ElectroOptic(alpha=0.3, g=0.4, phi_b=np.pi / 2)
 # A small example of every kind; a bright mesh, as with the dark one nothing passes.
 EXAMPLES = {
     Photonic: lambda: Photonic(RectangularMesh(4, 3), ElectroOptic(phi_b=np.pi / 2), "xla"),
-    Modulated: lambda: Modulated(RectangularMesh(4, 3), Linear(), "xla", start=MODULATOR),
+    Modulated: lambda: Modulated(
+        RectangularMesh(4, 3), Linear(), "xla", amplifier=Amplifier(level=2.0), start=MODULATOR
+    ),
     Dense: lambda: Dense(5, 6, Tanh(), groups=2),
     Conv: conv,
 }
@@ -423,7 +426,7 @@ class TestModulated:
             np.testing.assert_allclose(getattr(slopes, name)[0, 2], difference, rtol=1e-5)
 
     def test_whatever_the_settings_no_power_is_gained(self):
-        layer, x = EXAMPLES[Modulated](), inputs(Modulated, B)
+        layer, x = replace(EXAMPLES[Modulated](), amplifier=None), inputs(Modulated, B)
         sent = tf.reduce_sum(tf.abs(x) ** 2, axis=-1)
         received = tf.reduce_sum(layer.measure(parameters(layer, sets=20), x), axis=-1)
         assert (received <= sent * (1 + 1e-9)).numpy().all()
