@@ -1,9 +1,10 @@
 """Accuracy of CNNs over the channels of their convolutions (the paper's figure 5)."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 from photonic_ffzero.experiment import Options, run_experiment
@@ -25,6 +26,7 @@ def channels(
     seeds: int,
     methods: Iterable[str] = METHODS,
     limit: int | None = None,
+    learning_rates: Mapping[str, float] = MappingProxyType({}),
     **settings: Any,
 ) -> Grid:
     """Every method with every number of channels; all of them before the next seed."""
@@ -32,7 +34,8 @@ def channels(
     axes = (options.seeds_or(seeds), options.datasets_or(*datasets), counts, methods)
     cells = []
     for seed, dataset, count, method in product(*axes):
-        config = configure("digital", method, network="cnn", channels=count, seed=seed, **settings)
+        own = settings | {"network": "cnn", "channels": count, "seed": seed}
+        config = configure("digital", method, learning_rate=learning_rates.get(method), **own)
         labels = {"dataset": dataset, "channels": count, "method": method}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
     return Grid(
@@ -47,11 +50,12 @@ def channels(
 
 
 PRESETS = {
-    "small": partial(
-        channels, datasets=("digits",), counts=(2, 4), seeds=2, kernel_size=4, batch_size=64
+    "small": partial(  # with faster rates where so few steps would show nothing but their number
+        channels, datasets=("digits",), counts=(2, 4), seeds=2, kernel_size=4, batch_size=64,
+        learning_rates={"bp-ad": 0.01, "bp-dd": 0.1},
     ),
     "paper": partial(channels, datasets=("mnist", "fashion-mnist"), counts=(4, 8, 16), seeds=3),
-}
+}  # fmt: skip
 
 if __name__ == "__main__":
     names = ("digits", "mnist", "fashion-mnist")

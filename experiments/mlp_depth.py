@@ -36,8 +36,7 @@ def depths(
     cells = []
     for seed, dataset, width, depth, method in product(*axes):
         own = settings | {"depth": depth, "width": width, "seed": seed}
-        rate = learning_rates.get(method)
-        config = configure("digital", method, learning_rate=rate, **own)
+        config = configure("digital", method, learning_rate=learning_rates.get(method), **own)
         labels = {"dataset": dataset, "width": width, "depth": depth, "method": method}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
     return Grid(

@@ -158,14 +158,22 @@ class Driver:
 
     def _read(self, fields: np.ndarray, path: Sequence[Phases], p: int, reads: int) -> np.ndarray:
         for mesh, phases in enumerate(path, start=1):
-            self._write(mesh, Phases(*(w[p if len(w) > 1 else 0] for w in phases)))
+            alone = len(phases.theta) == 1
+            own = Phases(*(w[0 if alone else p] for w in phases))
+            if not (alone and self._has(mesh, own)):
+                self._write(mesh, own)
         return np.mean([self._measure(len(path), fields) for _ in range(reads)], axis=0)
 
-    def _write(self, mesh: int, phases: Phases) -> None:
-        """Write phases, unless they are there already: frozen meshes keep theirs."""
+    def _has(self, mesh: int, phases: Phases) -> bool:
+        """Whether phases are there already, as those of a frozen mesh are.
+
+        Sets that are evaluated side by side are all written, be they the same: each write has a
+        noise of its own.
+        """
         there = self._written.get(mesh)
-        if there is not None and all(map(np.array_equal, there, phases)):
-            return
+        return there is not None and all(map(np.array_equal, there, phases))
+
+    def _write(self, mesh: int, phases: Phases) -> None:
         if not all(np.isfinite(w).all() for w in phases):
             raise DeviceError(f"device was to get phases of mesh {mesh} that are not finite")
         self._written.pop(mesh, None)
@@ -354,17 +362,18 @@ class SimulatedChip:
     def write(self, mesh: int, theta: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> None:
         """See `Device`."""
         layer = self._layers[mesh - 1]
-        phases = Phases(*(tf.constant(w[np.newaxis]) for w in (theta, phi, gamma)))
+        phases = Phases(*(w[np.newaxis] for w in (theta, phi, gamma)))
         self._written[mesh] = phases, layer.draw(self._rng, 1, 1, 0, 0).writes
 
     def measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
         """See `Device`."""
-        x = tf.constant(fields)
+        light: Any = fields
         for number in range(1, mesh):
             layer, phases = self._now(number, len(fields))
-            x = layer.transmit(phases, x)
+            # Of tensors, so that a nonlinearity computes to the bit as it does in training.
+            light = layer.transmit(phases, tf.constant(light)).numpy()
         layer, phases = self._now(mesh, len(fields))
-        return np.maximum(layer.measure(phases, x)[0].numpy(), 0)
+        return np.maximum(layer.measure(phases, light)[0], 0)
 
     def _now(self, mesh: int, batch: int) -> tuple[Photonic, Phases]:
         """A mesh with the noise of this moment, and its phases as they were written."""

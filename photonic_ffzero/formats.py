@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import os
 import re
@@ -132,12 +133,15 @@ def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndar
     from PIL import Image
 
     path = Path(path)
-    with _damage_named(path), warnings.catch_warnings():
+    with _damage_named(path), warnings.catch_warnings(), path.open("rb") as stream:
         warnings.simplefilter("ignore")  # Pillow's limit is wider than the one below
+        content = io.BytesIO(_whole(path, stream))  # a file would set aside what a chunk announces
         try:
-            image = Image.open(path, formats=("PNG", "JPEG"))
+            image = Image.open(content, formats=("PNG", "JPEG"))
         except Image.DecompressionBombError as error:
             raise DataError(f"{path}: {error}") from error
+        except Image.UnidentifiedImageError:
+            raise DataError(f"{path}: cannot be read: is no PNG or JPEG file") from None
         with image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
@@ -156,10 +160,7 @@ def content_sha256(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     with _damage_named(path), _content(path) as stream:
-        content = _read_up_to(stream, MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise DataError(f"{path}: must hold at most {MAX_BYTES} bytes, found more")
-    return hashlib.sha256(content).hexdigest()
+        return hashlib.sha256(_whole(path, stream)).hexdigest()
 
 
 @contextmanager
@@ -192,6 +193,13 @@ def _read_up_to(stream: _Readable, count: int) -> bytearray:
     while piece := stream.read(min(_PIECE, count - len(data))):
         data += piece
     return data
+
+
+def _whole(path: Path, stream: _Readable) -> bytearray:
+    content = _read_up_to(stream, MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{path}: must hold at most {MAX_BYTES} bytes, found more")
+    return content
 
 
 def _array(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -277,7 +278,7 @@ class Job:
     ) -> dict[str, Any]:
         trainer = self._trainer(seed, directory.checkpoint)
         sample = trainer.train.x[:SAMPLE]
-        self._warn_of_the_dark(trainer.model, sample)
+        dark = self._warned_of(trainer.model, sample)
         label = f"seed {seed}, " if self.plan.seeds > 1 else ""
         label += trainer.config.layer_name
         write = partial(_figure, task=trainer.config.task)
@@ -288,6 +289,7 @@ class Job:
         outcome = score(model.task, scores, self.test.y, model.config.rule)
         results = self._results(model, outcome) | {"power": None}
         if model.config.network == "photonic" and not model.config.device:
+            self._warned_of(model, sample, dark)
             budget = power_budget(model, sample)
             results["power"] = budget.as_json(self._unit_power)
             directory.write_power_budget(budget, self._unit_power, self.plan.detector_floor)
@@ -300,16 +302,19 @@ class Job:
     def _unit_power(self) -> float:
         return self.plan.unit_power or UNIT_POWER
 
-    def _warn_of_the_dark(self, model: Model, sample: np.ndarray) -> None:
-        """Say before any training which detectors see too little light."""
+    def _warned_of(
+        self, model: Model, sample: np.ndarray, known: Collection[str] = ()
+    ) -> Collection[str]:
+        """Say which detectors see too little light, unless it was said before."""
         floor, unit = self.plan.detector_floor, self._unit_power
         dark = power_budget(model, sample).below(floor / unit) if floor else {}
-        for stage, power in dark.items():
+        for stage in (stage for stage in dark if stage not in known):
             print(
-                f"{stage}: detectors see {power * unit:.2g} W a port, below their floor of "
+                f"{stage}: detectors see {dark[stage] * unit:.2g} W a port, below their floor of "
                 f"{floor:.2g} W; brighten it by --amplifier or --unit-power",
                 file=sys.stderr,
             )
+        return dark
 
     def _results(self, model: Model, outcome: Evaluation) -> dict[str, Any]:
         config, classes = model.config, model.config.task == "classification"

@@ -294,6 +294,8 @@ class Config:
                 "device gives intensities and no derivatives: it can be trained by differences "
                 f"alone (ff-dd, bp-dd; central, forward), got {self.method}, {self.estimator}"
             )
+        if self.train_nonlinearity:
+            raise ValueError("train_nonlinearity does not apply to a device: it takes phases alone")
         for name in _own(self.device):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} is the device's own, and cannot be set for {self.device}")
@@ -458,11 +460,8 @@ def _own(device: Any) -> tuple[str, ...]:
     if not isinstance(device, str):
         return ()
     if _kind(device) == SIMULATED:
-        return ("imperfections", "train_nonlinearity")
-    return (
-        *("imperfections", "train_nonlinearity"),
-        *("chip", "nonlinearity", "amplifier", "engine"),
-    )
+        return ("imperfections",)
+    return ("imperfections", "chip", "nonlinearity", "amplifier", "engine")
 
 
 _COUNTS = (

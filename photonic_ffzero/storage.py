@@ -217,12 +217,19 @@ def load_model(
         encoder = Encoder(**_tuples(about["encoder"])) if about.get("encoder") else None
         # Before anything of the size that the text claims is built, the arrays must have it.
         arrays = _read_shaped(path, _shapes(config, units, task))
-        if device is not None:
-            config = config.on(device_name(device))
-        elif config.simulates_device:
-            device = config.device
-        opened = open_device(config, units) if isinstance(device, str) else device
-        return _restored(Model(config, units, task, encoder, opened), arrays, path)
+        model = _restored(Model(config, units, task, encoder), arrays, path)
+    if device is None:
+        return _on_device(model, config.device) if config.simulates_device else model
+    return _on_device(model, device)
+
+
+def _on_device(model: Model, device: Any) -> Model:
+    """The same network on a device, or on the one that a text names."""
+    config = model.config.on(device_name(device))
+    opened = open_device(config, model.units) if isinstance(device, str) else device
+    moved = Model(config, model.units, model.task, model.encoder, opened)
+    moved.take_over(model)
+    return moved
 
 
 def _with_nonlinearity(config: dict[str, Any], function: Any) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def reason(method, network, perturb, estimator, imperfections, device):
 
 
 def test_every_combination_is_one_or_is_refused_with_a_reason():
-    """All of them, 12,960: what is accepted is kept as given; what is not, names what is wrong."""
+    """All of them, 48,600: what is accepted is kept as given; what is not, names what is wrong."""
     accepted = 0
     for values in itertools.product(*AXES.values()):
         given = dict(zip(AXES, values, strict=True))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from meshes import BlackBox, ElectroOptic, Imperfections, Phases, RectangularMesh
 from meshes._tensorflow import graph, tf
@@ -24,6 +25,7 @@ from photonic_ffzero import (
     DeviceError,
     Model,
     SimulatedChip,
+    classify,
     configure,
     devices,
     fit,
@@ -264,20 +266,32 @@ class TestTraining:
         on = trained(device=f"simulated:{imperfections}", **given_settings)
         assert_same(on, trained(imperfections=imperfections, **given_settings))
 
-    @pytest.mark.parametrize("method", ["ff-dd", "bp-dd"])
-    @pytest.mark.parametrize("reads", [1, 3])
-    def test_the_device_is_asked_for_what_is_counted(self, method, reads):
+    @pytest.mark.parametrize(
+        "given_settings",
+        [
+            {},
+            {"method": "bp-dd"},
+            {"reads": 3, "estimator": "forward"},
+            {"epsilon": "auto", "epochs": 1},
+        ],
+        ids=str,
+    )
+    def test_the_device_is_asked_for_what_is_counted(self, given_settings):
         """Frozen phases stay written, nothing fills up a batch, and every crossing counts."""
         asked = Recorded(chip())
-        model = trained(device=asked, meshes=3, method=method, reads=reads, validation=7)
+        model = trained(device=asked, meshes=3, validation=7, **given_settings)
         assert asked.writes == model.usage.phase_writes
         assert asked.passes == model.usage.forward_passes
 
-    def test_fixed_phases_are_kept_through_the_training_of_what_is_behind(self):
-        asked = Recorded(chip())
-        model = trained(device=asked, nonlinearity=None)
-        fresh = trained(device=chip(), epochs=2)
-        np.testing.assert_array_equal(model.params[0][0].theta, fresh.params[0][0].theta)
+    def test_noise_of_the_writes_is_measured_where_a_step_is_chosen(self):
+        """All of its probes are written, though the phases are the same."""
+        chosen = [
+            trained(device=f"simulated:{made}", epsilon="auto", epochs=1, meshes=1)
+            .history[0]
+            .epsilon
+            for made in ("", "write_noise=0.02")
+        ]
+        assert 2 * chosen[0] < chosen[1]
 
     def test_readings_are_averaged(self):
         """Of a noisy chip: four readings deviate half as much."""
@@ -402,7 +416,7 @@ class TestRefusals:
             ({"device": "tcp://h:1", "chip": 3}, "chip does not apply .* on device tcp"),
             ({"device": "lab:chip", "nonlinearity": "kerr"}, "nonlinearity does not apply"),
             ({"device": "tcp://h:1", "amplifier": "gain=2"}, "amplifier does not apply"),
-            ({"train_nonlinearity": True}, "train_nonlinearity does not apply .* on device"),
+            ({"train_nonlinearity": True}, "train_nonlinearity does not apply to a device"),
             ({"device": "tcp://h"}, "device must be written tcp://host:port, got 'tcp://h'"),
             ({"device": "tcp://h:0"}, "device's port must be 1 to 65535, got 0"),
             ({"device": "tcp://h:99999999"}, "device's port must be 1 to 65535"),
@@ -476,6 +490,16 @@ class TestFiles:
         save_model(model, tmp_path / "model.npz")
         moved = load_model(tmp_path / "model.npz", device=SimulatedChip(N))
         np.testing.assert_array_equal(moved.scores(x), model.scores(x))
+        with pytest.raises(ValueError, match=r"^device must have 4 ports, found 5"):
+            load_model(tmp_path / "model.npz", device=SimulatedChip(N + 1))
+
+    def test_training_goes_on_in_situ_from_what_was_trained_in_simulation(self):
+        x, _ = samples()
+        before = trained(engine="native")
+        model = Model(configure(device="own chip"), N, before.task, device=SimulatedChip(N))
+        assert not np.array_equal(model.scores(x), before.scores(x))
+        model.take_over(before)
+        np.testing.assert_array_equal(model.scores(x), before.scores(x))
 
     def test_two_models_take_turns_on_one_device(self):
         """It has one set of phases; neither reads the other's."""
@@ -838,6 +862,11 @@ class TestLoss:
         assert main([*brief, "--device", "simulated", "--output", "whole"]) == 0
         assert main([*brief, "--device", "lab:chip", "--output", "run"]) == 0
         assert figures("run") == figures("whole")
+        Image.new("L", (8, 8), 200).save("image.png")
+        with pytest.raises(SystemExit):
+            classify.main(["run", "image.png"])
+        assert "--device must be given" in capsys.readouterr().err
+        assert classify.main(["run", "image.png", "--device", "lab:chip"]) == 0
         Path("run/results.json").unlink()
         with pytest.raises(SystemExit) as stop:
             main(["--resume", "run", "--quiet"])

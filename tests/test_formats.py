@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import pickle
@@ -207,6 +208,20 @@ class TestImage:
         content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
         path = file(bytes(content))
         assert peak_memory_of_refusal(lambda: read_image(path)) < 4 * 2**20
+
+
+def test_nor_does_a_lying_chunk_of_an_image(file):
+    content = bytearray(png_bytes(IMAGES[0]))
+    start = content.index(b"IDAT") - 4
+    content[start : start + 4] = struct.pack(">I", 2**30)
+    path = file(content)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(DataError):
+            read_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def peak_memory_of_refusal(read) -> int:

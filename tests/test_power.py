@@ -182,5 +182,5 @@ def test_parts_that_make_no_modulator_are_refused(rest):
 
 def test_a_digital_network_has_no_budget():
     model = Model(configure("digital"), PORTS, Classification(3))
-    with pytest.raises(ValueError, match="photonic network, got mlp"):
+    with pytest.raises(ValueError, match=r"photonic network.*, got mlp"):
         power_budget(model, light())
