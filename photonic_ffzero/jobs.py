@@ -210,7 +210,7 @@ class Job:
             write_json(root.path / "summary.json", _summary(results))
             print(_mean_line(results))
             histories = [directory.read_history() for directory in directories]
-            title = f"{_mean_line(results)}; bands span the seeds"
+            title = f"{_mean_line(results)}; bands: range"
             root.write_curves(histories, self.plan.config, title)
         console.print(f"results in {self.output}")
         return results
