@@ -66,11 +66,11 @@ def directions(
             "digital", perturb=space, law=law, estimator=estimator, directions=count, seed=seed,
             epochs=epochs, learning_rate=LEARNING_RATES[space], **settings,
         )  # fmt: skip
-        labels = {"directions": count, "perturb": space, "law": law, "estimator": estimator}
+        labels = {"K": count, "perturb": space, "law": law, "estimator": estimator}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
     return Grid(
         cells=tuple(cells),
-        x="directions",
+        x="K",
         curves=("perturb", "law", "estimator"),
         log_x=True,
         x_label="directions a step K",
@@ -117,7 +117,7 @@ def write_errors(directory: GridDirectory) -> None:
         if cell.seed == cells[0].seed:
             name = " ".join(str(cell.labels[key]) for key in directory.grid.curves)
             error = gradient_error(cell.plan.config, x, data.train_labels)
-            curves.setdefault(name, []).append((int(cell.labels["directions"]), error))
+            curves.setdefault(name, []).append((int(cell.labels["K"]), error))
     rows = [
         {"variant": name, "directions": count, "relative_error": error}
         for name, points in curves.items()

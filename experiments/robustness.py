@@ -103,7 +103,8 @@ def write_convergence(directory: GridDirectory) -> None:
         name, way = cell.labels["imperfection"], cell.labels["trained"]
         if cell.labels["strength"] == strongest[name] and cell.plan.config.epochs:
             panels[name].setdefault(way, []).append(_history(directory.cell_path(cell)))
-    styles = {way: curve_style(index) for index, way in enumerate([SILICO, *WAYS])}
+    ways = dict.fromkeys(cell.labels["trained"] for cell in cells)  # as in the other figure
+    styles = {way: curve_style(index) for index, way in enumerate(ways)}
 
     def draw(*every: Any) -> None:
         for axes, (name, curves) in zip(every, panels.items(), strict=True):

@@ -203,7 +203,7 @@ class Grid:
 
     def written(self, value: float) -> str:
         """A value in text, without its unit."""
-        return f"{value:.2f}" if self.unit == "%" else f"{value:.4g}"
+        return format(value, {"%": ".2f", "": ".4f"}.get(self.unit, ".4g"))
 
     def as_json(self) -> dict[str, Any]:
         """The grid as a JSON object."""
@@ -508,27 +508,25 @@ def plot_grid(axes: Axes, grid: Grid, summaries: Sequence[Summary]) -> None:
     categories = any(isinstance(tick, str) for tick in ticks)
     places = range(len(ticks)) if categories else [float(tick) for tick in ticks]
     place_of = dict(zip(ticks, places, strict=True))
-    curves = _curves(grid, summaries)
-    for index, (name, members) in enumerate(curves.items()):
-        drawn = [member for member in members if member.values]
-        drawn.sort(key=lambda member: place_of[member.labels[grid.x]])
-        x = [place_of[member.labels[grid.x]] for member in drawn]
-        offset = (index - (len(curves) - 1) / 2) * (_APART if categories else _BESIDE)
+    names = list(dict.fromkeys(_curve(grid, cell.labels) for cell in grid.cells))
+    for index, name in enumerate(names):  # a curve looks the same in every panel
+        own = [s for s in summaries if s.values and _curve(grid, s.labels) == name]
+        own.sort(key=lambda member: place_of[member.labels[grid.x]])
+        if not own:
+            continue
+        x = [place_of[member.labels[grid.x]] for member in own]
+        offset = (index - (len(names) - 1) / 2) * (_APART if categories else _BESIDE)
         style = reporting.curve_style(index) | ({"linestyle": ""} if categories else {})
-        _plot_curve(axes, x, drawn, offset, **style, label=name)
+        _plot_curve(axes, x, own, offset, **style, label=name)
     if not any(summary.values for summary in summaries):
         axes.text(0.5, 0.5, "no finished runs", transform=axes.transAxes, ha="center")
     _finish(axes, grid, place_of, categories)
 
 
-def _curves(grid: Grid, summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
-    """The summaries of every curve under its name in the legend."""
-    curves: dict[str, list[Summary]] = {}
-    for summary in summaries:
-        values = [(name, summary.labels[name]) for name in grid.curves]
-        words = (value if isinstance(value, str) else f"{name} {value}" for name, value in values)
-        curves.setdefault(", ".join(words), []).append(summary)
-    return curves
+def _curve(grid: Grid, labels: Mapping[str, Label]) -> str:
+    """The name in the legend of the curve to which these labels belong."""
+    values = [(name, labels[name]) for name in grid.curves]
+    return ", ".join(v if isinstance(v, str) else f"{name} {v}" for name, v in values)
 
 
 def _plot_curve(

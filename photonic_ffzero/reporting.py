@@ -50,7 +50,7 @@ _PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "sc
 # many classes, which are drawn as numbers.
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _COLOURS = (*_OKABE_ITO, "#888888", "#AA4499", "#999933", "#8A70D6")
-_MARKERS = "osD^vP"  # a second sign, for grey
+_MARKERS = "osD^vPX"  # a second sign, for grey; seven, so that the seventh curve differs, too
 _MOST_BESIDE = 4  # panels of a figure in a row
 _LINES = ("-", "--", "-.", ":")
 

@@ -382,6 +382,15 @@ class TestFigure:
         assert first.get_linestyle() != second.get_linestyle()
         assert [bars.get_label() for bars in axes.containers] == ["ff-dd", "ff-ad"]
 
+    def test_a_curve_looks_the_same_where_others_are_missing(self):
+        """In a panel of its own the second curve keeps its colour."""
+        directory, axes = filled(accuracies=GIVEN), Figure().subplots()
+        _, second = summarise(directory.grid, directory.outcomes())
+        plot_grid(axes, directory.grid, [second])
+        (alone,), both = axes.containers, self.drawn().containers[1]
+        assert alone[0].get_color() == both[0].get_color()
+        assert alone[0].get_marker() == both[0].get_marker()
+
     def test_points_of_curves_that_coincide_are_apart_on_the_page(self):
         axes = self.drawn(accuracies=[0.5] * 6)
         first, second = (bars[0] for bars in axes.containers)
