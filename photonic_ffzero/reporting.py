@@ -362,6 +362,7 @@ def plot_alignment(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
     for ideal in (1, -1 / (scores.shape[-1] - 1)):
         axes.axvline(ideal, linestyle=":", color=axes.xaxis.label.get_color())
     axes.set(xlabel="goodness (cosine with the prototype)", ylabel="share (%)")
+    axes.set_xticks([-1, -0.5, 0, 0.5, 1])  # more of them touch in a narrow panel
     axes.legend(loc="upper left")
 
 
