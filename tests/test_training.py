@@ -174,7 +174,7 @@ class TestFit:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"epochs": 0}, "epochs must be at least 1, got 0"),
+            ({"epochs": -1}, "epochs must be at least 0, got -1"),
             ({"directions": 0}, "directions must be at least 1, got 0"),
             (
                 {"loss": "hinge"},
@@ -213,7 +213,7 @@ class TestFit:
 
 
 def test_a_slow_epoch_is_kept_by_time(digits, monkeypatch):
-    """With no time allowed between them, after every call and at the epoch's end."""
+    """With no time allowed between them: after every call, and at the ends of epoch and block."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(steps, "MOST_STEPS", 3)
     positions = []
@@ -225,7 +225,7 @@ def test_a_slow_epoch_is_kept_by_time(digits, monkeypatch):
     trainer = new_trainer(digits[0], epochs=1, meshes=1)
     trainer.observers = (Keep(),)
     trainer.run()
-    assert positions == [(0, 3), (0, 6), (0, 8), (1, 0)]
+    assert positions == [(0, 3), (0, 6), (0, 8), (1, 0), (0, 0)]
 
 
 @pytest.mark.parametrize("law", sorted(LAWS))
