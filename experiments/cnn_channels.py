@@ -26,6 +26,7 @@ def channels(
     seeds: int,
     methods: Iterable[str] = METHODS,
     limit: int | None = None,
+    directions: int | None = None,
     learning_rates: Mapping[str, float] = MappingProxyType({}),
     **settings: Any,
 ) -> Grid:
@@ -35,6 +36,7 @@ def channels(
     cells = []
     for seed, dataset, count, method in product(*axes):
         own = settings | {"network": "cnn", "channels": count, "seed": seed}
+        own |= {"directions": directions if method.endswith("-dd") else None}
         config = configure("digital", method, learning_rate=learning_rates.get(method), **own)
         labels = {"dataset": dataset, "channels": count, "method": method}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
@@ -52,7 +54,7 @@ def channels(
 PRESETS = {
     "small": partial(  # with faster rates where so few steps would show nothing but their number
         channels, datasets=("digits",), counts=(2, 4), seeds=2, kernel_size=4, batch_size=64,
-        learning_rates={"bp-ad": 0.01, "bp-dd": 0.1},
+        directions=16, learning_rates={"bp-ad": 0.01, "bp-dd": 0.1},
     ),
     "paper": partial(channels, datasets=("mnist", "fashion-mnist"), counts=(4, 8, 16), seeds=3),
 }  # fmt: skip
