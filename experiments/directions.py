@@ -15,7 +15,7 @@ from photonic_ffzero.directions import draw
 from photonic_ffzero.encoding import encode
 from photonic_ffzero.estimators import ESTIMATORS, estimate
 from photonic_ffzero.experiment import Options, run_experiment
-from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for
+from photonic_ffzero.grid import Cell, Grid, GridDirectory, add_legend, plan_for
 from photonic_ffzero.losses import LOSSES
 from photonic_ffzero.model import Model
 from photonic_ffzero.objectives import PERTURBATIONS, Weights
@@ -132,7 +132,7 @@ def _plot(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
         axes.loglog(*zip(*points, strict=True), ms=4, label=name, **curve_style(index))
     axes.set(xlabel="directions a step K", ylabel="relative error of the gradient")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=6)
+    add_legend([axes])
 
 
 PRESETS = {
