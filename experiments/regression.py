@@ -58,7 +58,7 @@ PRESETS = {
         regressions,
         targets=(("f1", "mlp"), ("f2", "mlp"), ("digits", "cnn")),
         seeds=2,
-        limit=2000,
+        limit=800,
     ),
     "paper": partial(
         regressions,
