@@ -24,7 +24,7 @@ from photonic_ffzero.stepsize import PROBES, probe_step
 __all__ = ["BlockTraining", "Samples", "as_arrays", "losses_along", "make_step", "make_steps"]
 
 MOST_STEPS = 64  # in one compiled call
-RANDOM_NUMBERS = 2**20  # drawn for one call at most, if it has more than one step
+RANDOM_NUMBERS = 2**22  # drawn for one call at most, if it has more than one step
 
 
 class Samples(NamedTuple):
