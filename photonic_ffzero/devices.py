@@ -43,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -51,7 +51,7 @@ import numpy as np
 from meshes import Amplifier, ElectroOptic, Imperfections, Nonlinearity, Phases, RectangularMesh
 from meshes._tensorflow import from_python, tf
 from meshes.validation import integer
-from photonic_ffzero.layers import OfPhases, Photonic, fabricated
+from photonic_ffzero.layers import Noiseless, OfPhases, Photonic, fabricated
 from photonic_ffzero.seeds import generator
 
 __all__ = [
@@ -258,7 +258,7 @@ class Sent(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class OnDevice(OfPhases):
+class OnDevice(Noiseless, OfPhases):
     """One mesh of a device, as a layer.
 
     What it hands on is the encoded fields themselves, with the phases of the meshes they are to
@@ -266,7 +266,8 @@ class OnDevice(OfPhases):
 
     Attributes:
         mesh: Its ports and columns; what it is made of is the device's secret.
-        driver: The device's; None where a model is loaded without it, which then cannot predict.
+        driver: The device's, which has noise of its own; None where a model is loaded without it,
+            which then cannot predict.
         reads: Readings that are averaged into one.
     """
 
@@ -276,16 +277,6 @@ class OnDevice(OfPhases):
     compilable: ClassVar[bool] = False
     cacheable: ClassVar[bool] = False
     instrument: ClassVar[bool] = True
-
-    def draw(
-        self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
-    ) -> tuple[()]:
-        """Nothing: a device has noise of its own."""
-        return ()
-
-    def under(self, noise: Any) -> Self:
-        """The same."""
-        return self
 
     def measure(self, params: Phases, x: Any) -> Any:
         """Intensities at the output ports [P, B, N], as the device reads them."""

@@ -95,7 +95,7 @@ class Layer(Protocol):
 
 
 class Noiseless:
-    """What layers share that are numbers and no light."""
+    """What layers share that draw no noise here: numbers, unless they say otherwise."""
 
     cacheable: ClassVar[bool] = True
     instrument: ClassVar[bool] = False
