@@ -54,6 +54,7 @@ __all__ = [
     "Layer",
     "Modulated",
     "ModulatedPhases",
+    "Noiseless",
     "OfPhases",
     "Photonic",
     "fabricated",
