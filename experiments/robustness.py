@@ -113,11 +113,14 @@ def write_convergence(directory: GridDirectory) -> None:
                 axes.plot(passes, 100 * accuracy, label=way, markersize=4, **styles[way])
             axes.set(xlabel="forward passes", ylabel="accuracy on held-out images (%)")
             axes.set_title(f"{name}: {strongest[name]}", fontsize="medium")
-            axes.set_xscale("log")
+            axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
             axes.grid(alpha=0.3)
         add_legend(every)
 
-    title = "Convergence at every imperfection's greatest strength, mean over chips"
+    title = (
+        "Convergence at every imperfection's greatest strength, mean over chips; "
+        "curves drop where the next mesh begins"
+    )
     save_figure(directory.path / "convergence.png", draw, panels=len(panels), title=title)
 
 
