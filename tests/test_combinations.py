@@ -230,9 +230,10 @@ CHANGES = {
     ],
     "train_nonlinearity": [({"nonlinearity": "electro-optic"}, {"train_nonlinearity": True})],
     "amplifier": [
-        ({}, {"amplifier": "gain=2"}),
-        ({}, {"amplifier": "level=3"}),
-        ({"device": SIMULATED}, {"amplifier": "gain=2"}),
+        # Behind the last one there is a goodness alone, which does not hold the power.
+        ({"meshes": 3}, {"amplifier": "gain=2"}),
+        ({"meshes": 3}, {"amplifier": "level=3"}),
+        ({"meshes": 3, "device": SIMULATED}, {"amplifier": "gain=2"}),
     ],
     "imperfections": [({}, {"imperfections": "phase_offset=0.3"})],
     "chip": [
@@ -248,6 +249,7 @@ CHANGES = {
     "readout": [({}, {"readout": "ports"})],
     "prototypes": [({}, {"prototypes": "random"})],
     "detection": [({}, {"detection": "raw"})],
+    "norm_size": [({}, {"norm_size": 3}), ({"network": "mlp"}, {"norm_size": 2})],
     "loss": [({}, {"loss": "margin"}), ({}, {"loss": "cross-entropy:scale=3"})],
     "rule": [({"meshes": 3}, {"rule": "vote"}), ({"meshes": 3}, {"rule": "last"})],
     "estimator": [({}, {"estimator": "forward"})],
