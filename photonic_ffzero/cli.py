@@ -301,6 +301,12 @@ def _add_network(group: Any) -> None:
         help="as far apart as they can be, or drawn independently (default: simplex)",
     )
     group.add_argument(
+        "--norm-size",
+        type=count(0),
+        metavar="N",
+        help="tapped values that the cosine normalises together; 0: all (default: recipe's)",
+    )
+    group.add_argument(
         "--rule", choices=RULES, help="how the meshes of FF decide together (default: recipe's)"
     )
     group.add_argument(

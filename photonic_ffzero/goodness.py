@@ -45,27 +45,50 @@ def _row_sums(z: Any) -> Any:
 DETECTIONS = {"balanced": balanced, "raw": raw}
 
 
-def cosine(z: Any, prototypes: Any) -> Any:
+def cosine(z: Any, prototypes: Any, norm_size: int | None = None) -> Any:
     r"""Goodness of every class: the cosine between tapped values and prototype.
 
     .. math:: G_c = \frac{\langle z, p_c \rangle}{|z|}, \qquad G_c = 0 \text{ where } z = 0
 
+    With ``norm_size`` the tapped values are normalised in pools h of so many neighbours,
+
+    .. math:: G_c = \sum_h \sqrt{\frac{n_h}{n}} \, \frac{\langle z_h, p_{c,h} \rangle}{|z_h|}
+
+    (the last pool may be smaller). The cosine ranks classes by a function linear in z, which makes
+    a layer a linear classifier; pools that are normalised on their own add up to one that is not.
+
     Args:
         z: Tapped values [..., n], or [..., G, n] for G groups of outputs.
         prototypes: Unit vectors [C, n], or [G, C, n]: every group has its own.
+        norm_size: Values of a pool, or None: all n are one.
 
     Returns:
         Goodness within [-1, 1]: [..., C], or [..., G, C].
 
     Reference:
-        Guo et al., arXiv 2603.24790, eq. 5.
+        Guo et al., arXiv 2603.24790, eq. 5. Pools are ours; the model of divisive normalisation is
+        that of Carandini and Heeger, Nature Reviews Neuroscience 13, 51 (2012), eq. 10.
     """
     size = _row_sums(tf.abs(z))
     # The cosine does not depend on the scale, but the square of dim light underflows in float32.
     z = z / tf.stop_gradient(tf.where(size > 0, size, tf.ones_like(size)))
-    squared = _row_sums(z * z)
-    norm = tf.sqrt(tf.where(squared > 0, squared, np.inf))  # in the dark score and slope are 0
-    return _projected(z / norm, prototypes)
+    count = z.shape[-1]
+    return _projected(_normalised(z, min(norm_size or count, count)), prototypes)
+
+
+def _normalised(z: Any, size: int) -> Any:
+    """Values [..., n] as unit vectors, to which every pool of some of them adds its share."""
+    count, pools = z.shape[-1], -(-z.shape[-1] // size)
+    if pools == 1:
+        return z / _norm(_row_sums(z * z))
+    members = np.repeat(np.eye(pools, dtype=z.dtype.as_numpy_dtype), size, axis=0)[:count]
+    norm = _norm(tf.matmul(z * z, members))
+    return z * tf.matmul(1 / norm, np.sqrt(members.mean(axis=0)) * members, transpose_b=True)
+
+
+def _norm(squared: Any) -> Any:
+    """Square roots; infinity for zero, so that in the dark score and slope are 0."""
+    return tf.sqrt(tf.where(squared > 0, squared, np.inf))
 
 
 def _projected(z: Any, prototypes: Any) -> Any:
@@ -94,10 +117,12 @@ class Goodness:
     Attributes:
         prototypes: Unit vectors [G, C, n].
         detection: ``"balanced"`` or ``"raw"``.
+        norm_size: Tapped values that are normalised together; None for all of a group.
     """
 
     prototypes: np.ndarray
     detection: str
+    norm_size: int | None = None
 
     def split(self, z: Any) -> Any:
         """Cut T = G n tapped values into G groups of n."""
@@ -105,7 +130,7 @@ class Goodness:
         return tf.reshape(z, [*z.shape[:-1], groups, dimension])
 
     def __call__(self, groups: Any) -> Any:
-        return cosine(DETECTIONS[self.detection](groups), self.prototypes)
+        return cosine(DETECTIONS[self.detection](groups), self.prototypes, self.norm_size)
 
 
 @dataclass(frozen=True)

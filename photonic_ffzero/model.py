@@ -92,7 +92,7 @@ class Position:
 
 _STRUCTURE = (
     *("network", "meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
-    *("train_nonlinearity", "readout", "prototypes", "detection"),
+    *("train_nonlinearity", "readout", "prototypes", "detection", "norm_size"),
 )
 
 

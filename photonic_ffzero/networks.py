@@ -292,4 +292,5 @@ def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:
     zero_mean = config.detection == "balanced"
     draw = PROTOTYPES[config.prototypes or ""]
     corners = [draw(task.corners, dimension, rng, zero_mean=zero_mean) for _ in range(groups)]
-    return Goodness(np.stack(corners)[:, : task.classes], config.detection)
+    prototypes = np.stack(corners)[:, : task.classes]
+    return Goodness(prototypes, config.detection, config.norm_size or None)

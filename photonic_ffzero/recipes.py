@@ -135,7 +135,7 @@ _COMMON: dict[str, dict[str, Any]] = {
     "mlp": {"depth": 4, "width": 100, "nonlinearity": "gelu"},
     "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
     "ports": {"loss": "cross-entropy:scale=1"},
-    "goodness": {"prototypes": "simplex"},
+    "goodness": {"prototypes": "simplex", "norm_size": 0},
     "forward-mode-photonic": {"engine": "xla"},
     "regression": {"loss": "squared"},
     "regression-ff": {"rule": "last"},
@@ -178,6 +178,8 @@ class Config:
         readout: ``goodness`` (cosine with prototypes) or ``ports`` (the first C tapped values).
         prototypes: ``simplex`` or ``random``; None for the readout ``ports``.
         detection: ``balanced`` or ``raw``; None for the readout ``ports``.
+        norm_size: Tapped values that the goodness normalises together, see `cosine`: 0 for all of
+            a group, as the paper does, or at least 2; None for the readout ``ports``.
         loss: ``NAME`` or ``NAME:key=value,...``.
         rule: How layers decide together, ``sum``, ``vote`` or ``last``; None for BP.
         estimator: ``central``, ``forward``, ``jvp`` or ``autodiff``.
@@ -219,6 +221,7 @@ class Config:
     readout: str
     prototypes: str | None
     detection: str | None
+    norm_size: int | None
     loss: str
     rule: str | None
     estimator: str
@@ -241,9 +244,13 @@ class Config:
         for name in _COUNTS:
             if (value := getattr(self, name)) is not None:
                 integer(name, value, minimum=1)
-        for name in ("epochs", "seed", "chip"):
+        for name in ("epochs", "seed", "chip", "norm_size"):
             if (value := getattr(self, name)) is not None:
                 integer(name, value, minimum=0)
+        if self.norm_size == 1:
+            raise ValueError(
+                "norm_size must be 0 or at least 2: of one value only the sign is left, got 1"
+            )
         for name in ("learning_rate", "epsilon"):
             if (value := getattr(self, name)) not in (None, AUTO):
                 number(name, value, above=0)
@@ -265,7 +272,7 @@ class Config:
         needed += ["perturb", "law", "directions"] if self.method.endswith("-dd") else []
         needed += ["epsilon"] if self.estimator in ("central", "forward") else []
         needed += ["rule"] if self.local else []
-        needed += ["detection", "prototypes"] if self.readout == "goodness" else []
+        needed += ["detection", "prototypes", "norm_size"] if self.readout == "goodness" else []
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(

@@ -13,6 +13,7 @@ from photonic_ffzero.seeds import generator
 
 N, C = 6, 4
 PROTOTYPES = simplex(C, N, generator(0, "prototypes"))
+COMPILED = tf.function(cosine, jit_compile=True, autograph=False)
 GROUPS = 3
 BY_GROUP = np.stack([simplex(C, N, generator(0, "prototypes", g)) for g in range(GROUPS)])
 TAPS = arrays(np.float64, (3, N), elements=st.floats(-10, 10).filter(lambda x: abs(x) > 1e-3))
@@ -21,6 +22,16 @@ TAPS = arrays(np.float64, (3, N), elements=st.floats(-10, 10).filter(lambda x: a
 def textbook(z):
     z = np.asarray(z, np.float64)
     return z @ PROTOTYPES.astype(np.float64).T / np.linalg.norm(z, axis=-1, keepdims=True)
+
+
+def in_pools(z, size):
+    """The sum of the pools' cosines, each by its share of the tapped values."""
+    z, prototypes = np.asarray(z, np.float64), PROTOTYPES.astype(np.float64)
+    found = 0
+    for pool in np.array_split(np.arange(N), range(size, N, size)):
+        norm = np.linalg.norm(z[..., pool], axis=-1, keepdims=True)
+        found += np.sqrt(len(pool) / N) * z[..., pool] @ prototypes[:, pool].T / norm
+    return found
 
 
 def scores(readout, z):
@@ -44,6 +55,41 @@ def test_is_the_textbook_cosine(z):
     single = cosine(tf.constant(z, tf.float32), PROTOTYPES)
     assert single.dtype == tf.float32
     np.testing.assert_allclose(single, textbook(z), atol=1e-6)
+
+
+@given(TAPS, st.integers(2, N + 2))
+@settings(deadline=None, derandomize=True, max_examples=50)
+def test_pools_are_normalised_on_their_own(z, size):
+    """Also where the last one is smaller; a pool of all values is the cosine itself."""
+    found = cosine(tf.constant(z), PROTOTYPES, size)
+    np.testing.assert_allclose(found, in_pools(z, size), atol=1e-12)
+    assert np.abs(found).max() <= 1 + 1e-6
+    if size >= N:
+        np.testing.assert_array_equal(found, cosine(tf.constant(z), PROTOTYPES))
+
+
+@given(TAPS, st.floats(1e-3, 1e3))
+@settings(deadline=None, derandomize=True, max_examples=50)
+def test_the_power_of_a_pool_alone_says_nothing(z, gain):
+    brighter = np.concatenate([gain * z[:, :2], z[:, 2:]], axis=1)
+    np.testing.assert_allclose(
+        cosine(tf.constant(brighter), PROTOTYPES, 2), cosine(tf.constant(z), PROTOTYPES, 2)
+    )
+
+
+def test_pools_are_what_makes_a_layer_more_than_a_linear_classifier():
+    """By the cosine, what lies between two signals of a class is of that class; not so by pools."""
+    first, second = np.random.default_rng(5).normal(size=(2, 2000, N))
+
+    def alike(size):
+        one, other, between = (
+            cosine(tf.constant(z), PROTOTYPES, size).numpy().argmax(axis=-1)
+            for z in (first, second, first + second)
+        )
+        return np.mean(between[one == other] == one[one == other])
+
+    assert alike(None) == 1
+    assert alike(2) < 0.95
 
 
 def test_takes_any_leading_axes():
@@ -78,19 +124,35 @@ def test_one_bright_port_among_dark_ones_keeps_the_dim_ones_signs():
 def test_the_dark_has_goodness_and_gradient_zero():
     z = np.stack([np.zeros(N), np.arange(N)]).astype(np.float32)
     np.testing.assert_array_equal(cosine(tf.constant(z), PROTOTYPES)[0], np.zeros(C))
-    compiled = tf.function(cosine, jit_compile=True, autograph=False)
-    for score in (cosine, compiled):
+    for score in (cosine, COMPILED):
         slope = gradient(lambda z, score=score: score(z, PROTOTYPES)[..., 0], z)
         np.testing.assert_array_equal(slope[0], np.zeros(N))
         assert np.any(slope[1])  # dark samples do not touch the others
         assert np.all(np.isfinite(slope))
 
 
-@given(TAPS, st.integers(0, C - 1), st.sampled_from(sorted(DETECTIONS)))
-@settings(deadline=None, derandomize=True, max_examples=30)
-def test_gradient_is_the_derivative(z, c, detection):
-    assume(np.ptp(z, axis=-1).min() > 0.1)  # near z = 0 the cosine bends too sharply for a step
-    readout = Goodness(PROTOTYPES[np.newaxis], detection)
+def test_so_has_a_dark_pool_which_does_not_touch_the_others():
+    z = np.array([[0, 0, 1, 2, 3, -1]], np.float32)
+    lit = np.sqrt(2 / N) * sum(
+        z[:, pool] @ PROTOTYPES[:, pool].T / np.linalg.norm(z[:, pool])
+        for pool in (slice(2, 4), slice(4, 6))
+    )
+    for score in (cosine, COMPILED):
+        np.testing.assert_allclose(score(tf.constant(z), PROTOTYPES, 2), lit, atol=1e-6)
+        slope = gradient(lambda z, score=score: score(z, PROTOTYPES, 2)[..., 0], z)
+        np.testing.assert_array_equal(slope[0, :2], 0)
+        assert slope[0, 2:].all()
+        assert np.isfinite(slope).all()
+
+
+@given(TAPS, st.integers(0, C - 1), st.sampled_from(sorted(DETECTIONS)), st.sampled_from((None, 4)))
+@settings(deadline=None, derandomize=True, max_examples=50)
+def test_gradient_is_the_derivative(z, c, detection, norm_size):
+    readout = Goodness(PROTOTYPES[np.newaxis], detection, norm_size)
+    detected = DETECTIONS[detection](tf.constant(z)).numpy()
+    for pool in (slice(4), slice(4, 6)) if norm_size else (slice(6),):
+        norm = np.linalg.norm(detected[:, pool], axis=-1)
+        assume(norm.min() > 0.1)  # near z = 0 the cosine bends too sharply for a step
     step = 1e-6
     moves = step * np.eye(N)[:, np.newaxis]  # every sample moves along one port after the other
     up, down = (scores(readout, tf.constant(z + sign * moves))[..., c] for sign in (1, -1))

@@ -26,8 +26,9 @@ PUBLISHED_DD = DD | {
 }
 PUBLISHED_AD = AD | {"optimizer": "adam", "learning_rate": 1e-3}
 PUBLISHED = {"batch_size": 128, "epochs": 100, "schedule": "constant"}
-PUBLISHED_FF = {"readout": "goodness", "detection": "raw", "rule": "vote"}
-PORTS = {"readout": "ports", "detection": None, "rule": None, "loss": "cross-entropy:scale=1"}
+PUBLISHED_FF = {"readout": "goodness", "detection": "raw", "norm_size": 0, "rule": "vote"}
+PORTS = {"readout": "ports", "rule": None, "loss": "cross-entropy:scale=1"}
+PORTS |= dict.fromkeys(("detection", "norm_size"))
 
 # What the method's description fixes; K, epochs and rate of our own recipes are free to improve.
 FREE = {"balanced", "digital"}
@@ -36,6 +37,7 @@ BALANCED = {
     "schedule": "cosine",
     "readout": "goodness",
     "detection": "balanced",
+    "norm_size": 0,
     "loss": "cross-entropy:scale=10",
 }
 BALANCED_DD = DD | {"law": "rademacher", "epsilon": 1e-2, "optimizer": "sgd"}
@@ -46,6 +48,7 @@ DIGITAL_AD = AD | {"optimizer": "adam"}
 DIGITAL_FF = {
     "readout": "goodness",
     "detection": "raw",
+    "norm_size": 0,
     "loss": "cross-entropy:scale=15",
     "rule": "sum",
 }
@@ -174,6 +177,7 @@ def test_balanced_ff_dd_is_the_default():
         ("nonlinearity", "electro-optic:phi_b=1.5"),
         ("prototypes", "random"),
         ("detection", "raw"),
+        ("norm_size", 16),
         ("loss", "margin:margin=0.5"),
         ("rule", "vote"),
         ("estimator", "forward"),
@@ -242,6 +246,7 @@ def test_another_readout_brings_the_loss_and_detection_that_fit_it(recipe, reado
         ("bp-ad", {"readout": "ports", "detection": "raw"}),
         ("ff-dd", {"readout": "ports", "detection": "balanced"}),
         ("bp-ad", {"readout": "ports", "prototypes": "random"}),
+        ("bp-ad", {"readout": "ports", "norm_size": 4}),
     ],
 )
 def test_what_does_not_apply_is_refused(method, given):
@@ -366,11 +371,16 @@ def test_a_number_in_quotes_is_no_number(name):
         configure(**{name: "0.1"})
 
 
-@pytest.mark.parametrize("name", ["seed", "chip", "epochs"])
-def test_seeds_and_epochs_are_whole_numbers_from_zero(name):
+@pytest.mark.parametrize("name", ["seed", "chip", "epochs", "norm_size"])
+def test_some_whole_numbers_start_at_zero(name):
     assert getattr(configure(**{name: 0}), name) == 0
     with pytest.raises(ValueError, match=rf"^{name} must be at least 0, got -1$"):
         configure(**{name: -1})
+
+
+def test_a_pool_of_one_value_is_refused():
+    with pytest.raises(ValueError, match=r"^norm_size must be 0 or at least 2: .*, got 1$"):
+        configure(norm_size=1)
 
 
 @pytest.mark.parametrize(
