@@ -12,7 +12,8 @@ from photonic_ffzero.recipes import configure
 DESCRIPTION = """
 Train the photonic network with one ingredient changed at a time: one global loss
 instead of a local one for each mesh, prototypes drawn at random instead of a simplex,
-raw instead of balanced detection, and each loss.
+raw instead of balanced detection, pools of 8 ports that are normalised on their own
+instead of one cosine, and each loss.
 """
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -20,6 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "global loss": {"method": "bp-dd"},
     "random prototypes": {"prototypes": "random"},
     "raw detection": {"detection": "raw"},
+    "pools of 8": {"norm_size": 8},
     "margin loss": {"loss": "margin:margin=0.3"},
     "cosine loss": {"loss": "cosine"},
 }

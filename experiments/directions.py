@@ -42,7 +42,6 @@ VARIANTS = (
     ("activations", "rademacher", "central"),
     ("activations", "rademacher", "jvp"),
 )
-LEARNING_RATES = {"weights": 0.2, "activations": 1.0}
 
 
 def directions(
@@ -64,7 +63,7 @@ def directions(
         epochs = options.epochs or max(1, round(passes / sets))
         config = configure(
             "digital", perturb=space, law=law, estimator=estimator, directions=count, seed=seed,
-            epochs=epochs, learning_rate=LEARNING_RATES[space], **settings,
+            epochs=epochs, **settings,
         )  # fmt: skip
         labels = {"K": count, "perturb": space, "law": law, "estimator": estimator}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))

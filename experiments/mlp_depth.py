@@ -27,7 +27,7 @@ def depths(
     seeds: int,
     methods: Iterable[str] = METHODS,
     limit: int | None = None,
-    learning_rates: Mapping[str, float] = MappingProxyType({}),
+    by_method: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     **settings: Any,
 ) -> Grid:
     """Every method at every depth and width; all of them before the next seed."""
@@ -35,8 +35,8 @@ def depths(
     axes = (options.seeds_or(seeds), options.datasets_or(*datasets), widths, depths, methods)
     cells = []
     for seed, dataset, width, depth, method in product(*axes):
-        own = settings | {"depth": depth, "width": width, "seed": seed}
-        config = configure("digital", method, learning_rate=learning_rates.get(method), **own)
+        own = settings | by_method.get(method, {}) | {"depth": depth, "width": width, "seed": seed}
+        config = configure("digital", method, **own)
         labels = {"dataset": dataset, "width": width, "depth": depth, "method": method}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
     return Grid(
@@ -52,12 +52,15 @@ def depths(
 PRESETS = {
     "small": partial(  # with faster rates where so few steps would show nothing but their number
         depths, datasets=("digits",), depths=(1, 3, 5), widths=(50,), seeds=2, batch_size=64,
-        learning_rates={"bp-ad": 0.01, "bp-dd": 0.1},
+        by_method={"bp-ad": {"learning_rate": 0.01}, "bp-dd": {"learning_rate": 0.1}},
     ),
-    "deep": partial(
+    "deep": partial(  # one cosine a layer, as the paper has it
         depths, datasets=("mnist",), depths=(2, 4, 6, 8, 10), widths=(100,), seeds=3,
         methods=("ff-dd", "bp-dd"), epochs=20, directions=8,
-        learning_rates={"ff-dd": 0.05, "bp-dd": 0.01},
+        by_method={
+            "ff-dd": {"learning_rate": 0.05, "norm_size": 0, "loss": "cross-entropy:scale=15"},
+            "bp-dd": {"learning_rate": 0.01},
+        },
     ),
     "paper": partial(
         depths,

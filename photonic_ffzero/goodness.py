@@ -82,13 +82,11 @@ def _normalised(z: Any, size: int) -> Any:
     pools = -(-count // size)
     if pools == 1:
         return z / _norm(_row_sums(z * z))
-    missing = pools * size - count
-    z = tf.reshape(tf.pad(z, [*[[0, 0]] * len(lead), [0, missing]]), [*lead, pools, size])
-    share = np.full((pools, 1), size / count, z.dtype.as_numpy_dtype)
-    share[-1] -= missing / count
-    # Here adding up is faster than a product: XLA does it along with what is in front and behind.
-    z *= np.sqrt(share) / _norm(tf.reduce_sum(z * z, axis=-1, keepdims=True))
-    return tf.reshape(z, [*lead, pools * size])[..., :count]
+    members = np.repeat(np.eye(pools, dtype=z.dtype.as_numpy_dtype), size, axis=0)[:count]
+    scale = np.sqrt(members.mean(axis=0)) / _norm(tf.matmul(z * z, members))
+    # Not by tf.pad, tf.repeat or tf.gather, whose gradients take a hundred times as long in a loop.
+    spread = tf.broadcast_to(scale[..., tf.newaxis], [*lead, pools, size])
+    return z * tf.reshape(spread, [*lead, pools * size])[..., :count]
 
 
 def _norm(squared: Any) -> Any:

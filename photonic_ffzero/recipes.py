@@ -97,17 +97,16 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "directions": 32,
             "optimizer": "sgd",
             "learning_rate": 0.2,
-            "epochs": 30,
         },
         "differences": {"epsilon": 1e-3},
         "bp-dd": {"learning_rate": 0.02},
-        "ff-ad": {"learning_rate": 0.05},
-        "activations": {"directions": 16, "learning_rate": 1.0, "epochs": 20},
         "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3},
-        "goodness": {"detection": "raw", "loss": "cross-entropy:scale=15"},
+        "goodness": {"detection": "raw", "norm_size": 5, "loss": "cross-entropy:scale=20"},
+        "ff-ad": {"learning_rate": 0.01},
+        "activations": {"directions": 16, "optimizer": "adam", "learning_rate": 0.01},
         "regression-bp-dd": {"learning_rate": 0.003},
         "cnn-ff": {"rule": "last"},  # a channel's own goodness is poor
-        "cnn-activations": {"directions": 8, "learning_rate": 0.1, "epochs": 10},
+        "cnn-activations": {"directions": 8, "batch_size": 128, "epochs": 3},
     },
 }
 RECIPES["published"] = RECIPES["paper"] | {

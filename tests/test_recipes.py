@@ -48,8 +48,8 @@ DIGITAL_AD = AD | {"optimizer": "adam"}
 DIGITAL_FF = {
     "readout": "goodness",
     "detection": "raw",
-    "norm_size": 0,
-    "loss": "cross-entropy:scale=15",
+    "norm_size": 5,
+    "loss": "cross-entropy:scale=20",
     "rule": "sum",
 }
 
@@ -158,11 +158,13 @@ def test_every_part_of_every_recipe_belongs_to_some_run():
         assert parts.keys() <= names | {"input"}
 
 
-def test_a_cnn_takes_smaller_steps_among_activations_than_an_mlp():
-    given = {"network": "cnn", "perturb": "activations"}
-    found = configure("digital", **given)
-    assert (found.directions, found.learning_rate, found.rule) == (8, 0.1, "last")
-    assert configure("digital", perturb="activations").directions == 16
+def test_slopes_among_activations_are_good_enough_for_adam():
+    found = configure("digital", perturb="activations")
+    assert (found.directions, found.optimizer, found.learning_rate) == (16, "adam", 0.01)
+    found = configure("digital", perturb="activations", network="cnn")
+    assert (found.directions, found.optimizer, found.batch_size, found.rule) == (
+        *(8, "adam", 128, "last"),
+    )
 
 
 def test_balanced_ff_dd_is_the_default():
