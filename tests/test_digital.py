@@ -37,6 +37,8 @@ WAYS = [
     ("bp-ad", None, None),
 ]
 
+AMONG_ACTIVATIONS = {"optimizer": "sgd", "learning_rate": 0.3, "norm_size": 0}  # so few steps
+
 
 @contextmanager
 def eagerly():
@@ -101,7 +103,7 @@ def test_every_way_is_taken_here():
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(("method", "estimator", "perturb"), WAYS)
 def test_every_way_to_a_gradient_learns(eager, network, method, estimator, perturb):
-    rates = {"learning_rate": 0.5 if perturb == "activations" else 0.05}
+    rates = AMONG_ACTIVATIONS if perturb == "activations" else {"learning_rate": 0.05}
     given = rates | {"directions": 8} if method.endswith("-dd") else {}
     model = trained(network, method, estimator=estimator, perturb=perturb, **given)
     for own in losses(model).values():
@@ -153,8 +155,8 @@ class TestRegression:
     @pytest.mark.parametrize(
         ("dimensions", "network", "method", "given"),
         [
-            (1, "mlp", "ff-dd", {"perturb": "activations", "learning_rate": 0.5}),
-            (2, "mlp", "ff-dd", {"perturb": "activations", "learning_rate": 0.5}),
+            (1, "mlp", "ff-dd", {"perturb": "activations"} | AMONG_ACTIVATIONS),
+            (2, "mlp", "ff-dd", {"perturb": "activations"} | AMONG_ACTIVATIONS),
             (2, "mlp", "ff-ad", {"readout": "ports", "width": 32}),
             (1, "mlp", "bp-ad", {}),
             (2, "cnn", "ff-ad", {"channels": 4}),
@@ -206,7 +208,7 @@ class TestRegression:
 
 class TestGroups:
     def test_groups_learn_side_by_side(self, eager):
-        model = trained("mlp", perturb="activations", groups=2, learning_rate=0.5)
+        model = trained("mlp", perturb="activations", groups=2, **AMONG_ACTIVATIONS)
         assert model.blocks[0].readout.prototypes.shape == (2, CLASSES, 4)
         assert evaluate(model, *images(1)).accuracy > 0.8
 
