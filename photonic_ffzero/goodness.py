@@ -66,14 +66,13 @@ def cosine(z: Any, prototypes: Any, norm_size: int | None = None) -> Any:
         Goodness within [-1, 1]: [..., C], or [..., G, C].
 
     Reference:
-        Guo et al., arXiv 2603.24790, eq. 5. Pools are ours; the model of divisive normalisation is
-        that of Carandini and Heeger, Nature Reviews Neuroscience 13, 51 (2012), eq. 10.
+        Guo et al., arXiv 2603.24790, eq. 5. The pools are ours, after the divisive normalisation
+        of Carandini and Heeger, Nature Reviews Neuroscience 13, 51 (2012).
     """
     size = _row_sums(tf.abs(z))
     # The cosine does not depend on the scale, but the square of dim light underflows in float32.
     z = z / tf.stop_gradient(tf.where(size > 0, size, tf.ones_like(size)))
-    count = z.shape[-1]
-    return _projected(_normalised(z, min(norm_size or count, count)), prototypes)
+    return _projected(_normalised(z, norm_size or z.shape[-1]), prototypes)
 
 
 def _normalised(z: Any, size: int) -> Any:
