@@ -26,18 +26,15 @@ def channels(
     seeds: int,
     methods: Iterable[str] = METHODS,
     limit: int | None = None,
-    directions: int | None = None,
-    learning_rates: Mapping[str, float] = MappingProxyType({}),
+    by_method: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     **settings: Any,
 ) -> Grid:
     """Every method with every number of channels; all of them before the next seed."""
-    settings = options.settings_over(settings)
     axes = (options.seeds_or(seeds), options.datasets_or(*datasets), counts, methods)
     cells = []
     for seed, dataset, count, method in product(*axes):
-        own = settings | {"network": "cnn", "channels": count, "seed": seed}
-        own |= {"directions": directions if method.endswith("-dd") else None}
-        config = configure("digital", method, learning_rate=learning_rates.get(method), **own)
+        own = options.settings_over(settings | by_method.get(method, {}))
+        config = configure("digital", method, network="cnn", channels=count, seed=seed, **own)
         labels = {"dataset": dataset, "channels": count, "method": method}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
     return Grid(
@@ -53,8 +50,13 @@ def channels(
 
 PRESETS = {
     "small": partial(  # with faster rates where so few steps would show nothing but their number
-        channels, datasets=("digits",), counts=(2, 4), seeds=2, kernel_size=4, batch_size=64,
-        directions=16, learning_rates={"bp-ad": 0.01, "bp-dd": 0.1},
+        channels, datasets=("digits",), counts=(4, 16), seeds=1, kernel_size=3, batch_size=64,
+        by_method={
+            "ff-dd": {"perturb": "activations", "epochs": 20, "norm_size": 0},
+            "ff-ad": {"norm_size": 0},
+            "bp-dd": {"directions": 16, "learning_rate": 0.1},
+            "bp-ad": {"learning_rate": 0.01},
+        },
     ),
     "paper": partial(channels, datasets=("mnist", "fashion-mnist"), counts=(4, 8, 16), seeds=3),
 }  # fmt: skip

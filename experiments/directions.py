@@ -136,7 +136,7 @@ def _plot(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
 
 PRESETS = {
     "small": partial(
-        directions, dataset="digits", counts=(1, 4, 16), passes=64, seeds=1, depth=2, width=32,
+        directions, dataset="digits", counts=(4, 16), passes=512, seeds=1, depth=2, width=32,
         batch_size=64,
     ),
     "paper": partial(

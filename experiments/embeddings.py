@@ -1,8 +1,10 @@
 """Embeddings behind every mesh and their prototypes (the paper's supplement 4)."""
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,14 +36,14 @@ def embeddings(
     seeds: int,
     methods: tuple[str, ...] = ("ff-dd", "ff-ad"),
     limit: int | None = None,
+    by_method: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     **settings: Any,
 ) -> Grid:
     """Both local methods; all of them before the next seed."""
-    settings = options.settings_over(settings)
     (dataset,) = options.datasets_or(dataset)
     cells = []
     for seed, method in product(options.seeds_or(seeds), methods):
-        own = {k: v for k, v in settings.items() if k != "directions" or method == "ff-dd"}
+        own = options.settings_over(settings | by_method.get(method, {}))
         config = configure("balanced", method, seed=seed, **own)
         plan = plan_for(dataset, config, limit=options.limit or limit)
         cells.append(Cell({"method": method}, plan))
@@ -94,9 +96,12 @@ def _draw(*axes: Any, model: Model, x: np.ndarray, labels: np.ndarray) -> None:
 
 
 PRESETS = {
-    "small": partial(embeddings, dataset="digits", seeds=2, epochs=8, batch_size=32, directions=8),
+    "small": partial(
+        embeddings, dataset="digits", seeds=2, epochs=8, batch_size=32,
+        by_method={"ff-dd": {"directions": 8}},
+    ),
     "paper": partial(embeddings, dataset="mnist", seeds=3),
-}
+}  # fmt: skip
 
 if __name__ == "__main__":
     names = ("digits", "mnist", "fashion-mnist")

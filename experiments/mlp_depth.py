@@ -31,12 +31,11 @@ def depths(
     **settings: Any,
 ) -> Grid:
     """Every method at every depth and width; all of them before the next seed."""
-    settings = options.settings_over(settings)
     axes = (options.seeds_or(seeds), options.datasets_or(*datasets), widths, depths, methods)
     cells = []
     for seed, dataset, width, depth, method in product(*axes):
-        own = settings | by_method.get(method, {}) | {"depth": depth, "width": width, "seed": seed}
-        config = configure("digital", method, **own)
+        own = options.settings_over(settings | by_method.get(method, {}))
+        config = configure("digital", method, depth=depth, width=width, seed=seed, **own)
         labels = {"dataset": dataset, "width": width, "depth": depth, "method": method}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
     return Grid(
@@ -51,7 +50,7 @@ def depths(
 
 PRESETS = {
     "small": partial(  # with faster rates where so few steps would show nothing but their number
-        depths, datasets=("digits",), depths=(1, 3, 5), widths=(50,), seeds=2, batch_size=64,
+        depths, datasets=("digits",), depths=(1, 4), widths=(50,), seeds=2, batch_size=64,
         by_method={"bp-ad": {"learning_rate": 0.01}, "bp-dd": {"learning_rate": 0.1}},
     ),
     "deep": partial(  # one cosine a layer, as the paper has it

@@ -1,9 +1,11 @@
 """The four methods on the photonic network, over data sets and depths (the paper's figure 7b)."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import product
+from types import MappingProxyType
+from typing import Any
 
 from photonic_ffzero.experiment import Options, run_experiment
 from photonic_ffzero.grid import Cell, Grid, plan_for
@@ -24,16 +26,15 @@ def methods(
     depths: Iterable[int],
     seeds: int,
     limit: int | None = None,
-    directions: int | None = None,
-    **settings: int,
+    by_method: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    **settings: Any,
 ) -> Grid:
     """Every method at every depth on every data set; all of them before the next seed."""
-    settings = options.settings_over(settings)
     axes = (options.seeds_or(seeds), options.datasets_or(*datasets), depths, METHODS)
     cells = []
     for seed, dataset, meshes, method in product(*axes):
-        k = directions if method.endswith("-dd") else None
-        config = configure(method=method, meshes=meshes, seed=seed, directions=k, **settings)
+        own = options.settings_over(settings | by_method.get(method, {}))
+        config = configure("balanced", method, meshes=meshes, seed=seed, **own)
         labels = {"dataset": dataset, "meshes": meshes, "method": method}
         cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
     return Grid(
@@ -48,10 +49,11 @@ def methods(
 
 PRESETS = {
     "small": partial(
-        methods, datasets=("digits",), depths=(1, 2), seeds=2, epochs=8, batch_size=32, directions=8
+        methods, datasets=("digits",), depths=(1, 2), seeds=2, epochs=8, batch_size=32,
+        by_method={"ff-dd": {"directions": 8}, "bp-dd": {"directions": 8}},
     ),
     "paper": partial(methods, datasets=("mnist", "fashion-mnist"), depths=(1, 2, 3, 4), seeds=3),
-}
+}  # fmt: skip
 
 if __name__ == "__main__":
     names = ("digits", "mnist", "fashion-mnist")
