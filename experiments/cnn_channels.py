@@ -54,7 +54,7 @@ PRESETS = {
         by_method={
             "ff-dd": {"perturb": "activations", "epochs": 20, "norm_size": 0},
             "ff-ad": {"norm_size": 0},
-            "bp-dd": {"directions": 16, "learning_rate": 0.1},
+            "bp-dd": {"directions": 16, "learning_rate": 0.05},
             "bp-ad": {"learning_rate": 0.01},
         },
     ),
