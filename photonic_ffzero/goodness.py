@@ -45,7 +45,7 @@ def _row_sums(z: Any) -> Any:
 DETECTIONS = {"balanced": balanced, "raw": raw}
 
 
-def cosine(z: Any, prototypes: Any, norm_size: int | None = None) -> Any:
+def cosine(z: Any, prototypes: Any, norm_size: int = 0) -> Any:
     r"""Goodness of every class: the cosine between tapped values and prototype.
 
     .. math:: G_c = \frac{\langle z, p_c \rangle}{|z|}, \qquad G_c = 0 \text{ where } z = 0
@@ -60,7 +60,7 @@ def cosine(z: Any, prototypes: Any, norm_size: int | None = None) -> Any:
     Args:
         z: Tapped values [..., n], or [..., G, n] for G groups of outputs.
         prototypes: Unit vectors [C, n], or [G, C, n]: every group has its own.
-        norm_size: Values of a pool, or None: all n are one.
+        norm_size: Values of a pool; 0: all n are one.
 
     Returns:
         Goodness within [-1, 1]: [..., C], or [..., G, C].
@@ -119,12 +119,12 @@ class Goodness:
     Attributes:
         prototypes: Unit vectors [G, C, n].
         detection: ``"balanced"`` or ``"raw"``.
-        norm_size: Tapped values that are normalised together; None for all of a group.
+        norm_size: Tapped values that are normalised together; 0 for all of a group.
     """
 
     prototypes: np.ndarray
     detection: str
-    norm_size: int | None = None
+    norm_size: int = 0
 
     def split(self, z: Any) -> Any:
         """Cut T = G n tapped values into G groups of n."""

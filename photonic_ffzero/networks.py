@@ -293,4 +293,4 @@ def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:
     draw = PROTOTYPES[config.prototypes or ""]
     corners = [draw(task.corners, dimension, rng, zero_mean=zero_mean) for _ in range(groups)]
     prototypes = np.stack(corners)[:, : task.classes]
-    return Goodness(prototypes, config.detection, config.norm_size or None)
+    return Goodness(prototypes, config.detection, config.norm_size or 0)
