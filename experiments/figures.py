@@ -3,11 +3,12 @@
     python experiments/figures.py                    all of them, into results/report.html
     python experiments/figures.py mlp_depth ablation some of them
 
-What was finished before is not run again; delete results/figures to start anew.
+What was finished before is not run again; delete results/figures to start anew. The report
+tells of runs that failed; the others go on without them.
 """
 
 import argparse
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ EXPERIMENTS = (
     "robustness",
 )
 SCRIPTS = Path(__file__).parent
+SOME_FAILED = 1  # an experiment's exit code; a higher one says that it was stopped, or cannot run
 
 
 def main() -> int:
@@ -41,17 +43,27 @@ def main() -> int:
         if name not in EXPERIMENTS:
             parser.error(f"NAME must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
     names, folder = arguments.experiments or EXPERIMENTS, arguments.output / "figures"
+    failed = 0
     for name in names:
         print(f"--- {name}", file=sys.stderr, flush=True)
-        if code := _run(name, folder / name):
+        if (code := _run(name, folder / name)) > SOME_FAILED:
             return code
+        failed |= code
     report = arguments.output / "report.html"
-    return write_report([str(folder / name) for name in names] + ["--output", str(report)])
+    return write_report([str(folder / name) for name in names] + ["--output", str(report)]) | failed
 
 
 def _run(name: str, folder: Path) -> int:
+    """Be an experiment, here and not in a child, so that signals reach it alone and once."""
     flag = "--resume" if (folder / "grid.json").exists() else "--output"
-    return subprocess.run([sys.executable, SCRIPTS / f"{name}.py", flag, folder]).returncode
+    sys.argv = [f"{name}.py", flag, str(folder)]
+    try:
+        runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    except KeyboardInterrupt:  # before it was ready to save
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -52,6 +52,34 @@ def test_figures_runs_every_grid():
     assert sorted(importlib.import_module("figures").EXPERIMENTS) == sorted(GRIDS)
 
 
+@pytest.mark.parametrize(
+    ("endings", "begun", "told"),
+    [
+        (("sys.exit(0)", "", "sys.exit(0)"), 3, 0),
+        (("sys.exit(1)", "sys.exit(0)", "sys.exit(0)"), 3, 1),
+        (("sys.exit(0)", "sys.exit(130)", "sys.exit(0)"), 2, 130),
+        (("raise KeyboardInterrupt", "", ""), 1, 130),
+        (("sys.exit(2)", "", ""), 1, 2),
+    ],
+)
+def test_figures_reports_in_spite_of_failures_but_stops_when_told(
+    monkeypatch, tmp_path, endings, begun, told
+):
+    figures, names, reports = importlib.import_module("figures"), ("one", "two", "three"), []
+    for name, ending in zip(names, endings, strict=True):
+        script = f"import pathlib, sys\npathlib.Path(sys.argv[2]).mkdir(parents=True)\n{ending}\n"
+        (tmp_path / f"{name}.py").write_text(script)
+    monkeypatch.setattr(figures, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(figures, "EXPERIMENTS", names)
+    monkeypatch.setattr(figures, "write_report", lambda arguments: reports.append(arguments) or 0)
+    monkeypatch.setattr(sys, "argv", ["figures.py", "--output", str(tmp_path / "results")])
+    assert figures.main() == told
+    folders = [str(tmp_path / "results" / "figures" / name) for name in names]
+    assert [Path(folder).exists() for folder in folders] == [i < begun for i in range(3)]
+    report = [*folders, "--output", str(tmp_path / "results" / "report.html")]
+    assert reports == ([report] if told <= 1 else [])
+
+
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("preset", ["small", "paper"])
 class TestPresets:
