@@ -128,7 +128,10 @@ def write_errors(directory: GridDirectory) -> None:
 
 def _plot(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
     for index, (name, points) in enumerate(curves.items()):
-        axes.loglog(*zip(*points, strict=True), ms=4, label=name, **curve_style(index))
+        counts, errors = zip(*points, strict=True)
+        axes.loglog(counts, errors, ms=4, label=name, **curve_style(index))
+        axes.set_xticks(counts, counts, minor=False)
+    axes.xaxis.minorticks_off()
     axes.set(xlabel="directions a step K", ylabel="relative error of the gradient")
     axes.grid(alpha=0.3, which="both")
     add_legend([axes])

@@ -533,7 +533,8 @@ def _plot_curve(
     axes: Axes, x: Sequence[float], members: Sequence[Summary], offset: float, **style: Any
 ) -> None:
     """Draw means with bars, some points to the side so that curves that coincide show."""
-    mean, sd = [member.mean for member in members], [member.sd for member in members]
+    mean = [member.mean for member in members]
+    sd = [member.sd if len(member.values) > 1 else math.nan for member in members]
     line, caps, bars = axes.errorbar(x, mean, sd, capsize=4, markersize=6, **style)
     _move(axes, (line, *caps, *bars), offset)
     runs = [

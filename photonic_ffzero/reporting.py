@@ -48,9 +48,11 @@ _PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "sc
 
 # Told apart by colour-blind readers, on white and on black: Okabe and Ito's six, and four more for
 # many classes, which are drawn as numbers.
-_OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_COLOURS = (*_OKABE_ITO, "#888888", "#AA4499", "#999933", "#8A70D6")
-_MARKERS = "osD^vPX"  # a second sign, for grey; seven, so that the seventh curve differs, too
+_COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#888888", "#AA4499", "#999933", "#8A70D6"),
+)
+_MARKERS = "osD^vPX"  # a second sign, for grey
 _MOST_BESIDE = 4  # panels of a figure in a row
 _LINES = ("-", "--", "-.", ":")
 
@@ -179,7 +181,7 @@ def versions() -> dict[str, str]:
 def curve_style(index: int) -> dict[str, Any]:
     """Colour, marker and line of the curve of that number: apart for the colour-blind, in grey."""
     return {
-        "color": _OKABE_ITO[index % len(_OKABE_ITO)],
+        "color": _COLOURS[index % len(_COLOURS)],
         "marker": _MARKERS[index % len(_MARKERS)],
         "linestyle": _LINES[index % len(_LINES)],
     }
@@ -193,7 +195,7 @@ def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: s
     columns = math.ceil(panels / rows)
     size = (1.4 + 4.2 * columns, 0.4 + 4.0 * rows)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
-    figure.suptitle(textwrap.fill(title, 10 + 50 * columns), fontsize="medium")
+    figure.suptitle(textwrap.fill(title, 14 + 60 * columns), fontsize="medium")
     every = np.ravel(figure.subplots(rows, columns))
     for axes in every[panels:]:
         axes.remove()
