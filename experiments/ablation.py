@@ -51,7 +51,7 @@ def ablation(
 
 
 PRESETS = {
-    "small": partial(ablation, dataset="digits", seeds=3, epochs=6, batch_size=32, directions=8),
+    "small": partial(ablation, dataset="digits", seeds=3, epochs=12, batch_size=32, directions=16),
     "paper": partial(ablation, dataset="mnist", seeds=3),
 }
 

@@ -97,8 +97,8 @@ def _draw(*axes: Any, model: Model, x: np.ndarray, labels: np.ndarray) -> None:
 
 PRESETS = {
     "small": partial(
-        embeddings, dataset="digits", seeds=2, epochs=8, batch_size=32,
-        by_method={"ff-dd": {"directions": 8}},
+        embeddings, dataset="digits", seeds=2, epochs=20, batch_size=32,
+        by_method={"ff-dd": {"directions": 16}},
     ),
     "paper": partial(embeddings, dataset="mnist", seeds=3),
 }  # fmt: skip

@@ -137,7 +137,7 @@ def _plot(axes: Any, found: dict[Any, tuple[np.ndarray, np.ndarray, float]]) -> 
 PRESETS = {
     "small": partial(
         epsilons, dataset="digits", noises=(0, 0.1, 0.3), steps=(0.003, 0.01, 0.03, 0.1, 0.3),
-        seeds=1, meshes=1, epochs=6, directions=8, batch_size=32,
+        seeds=1, meshes=1, epochs=20, directions=16, batch_size=32,
     ),
     "paper": partial(
         epsilons, dataset="mnist", noises=(0, 0.03, 0.1, 0.3),

@@ -49,8 +49,8 @@ def methods(
 
 PRESETS = {
     "small": partial(
-        methods, datasets=("digits",), depths=(1, 2), seeds=2, epochs=8, batch_size=32,
-        by_method={"ff-dd": {"directions": 8}, "bp-dd": {"directions": 8}},
+        methods, datasets=("digits",), depths=(1, 2), seeds=2, epochs=20, batch_size=32,
+        by_method={"ff-dd": {"directions": 16}, "bp-dd": {"directions": 16}},
     ),
     "paper": partial(methods, datasets=("mnist", "fashion-mnist"), depths=(1, 2, 3, 4), seeds=3),
 }  # fmt: skip

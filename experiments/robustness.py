@@ -132,7 +132,7 @@ def _history(folder: Path) -> np.ndarray:
 
 PRESETS = {
     "small": partial(
-        robustness, dataset="digits", seeds=2, epochs=8, directions=8, batch_size=32,
+        robustness, dataset="digits", seeds=2, epochs=20, directions=16, batch_size=32,
         tuning={"epochs": 4, "learning_rate": 0.02},
         strengths={"splitter_error": (0.05, 0.2), "phase_offset": (0.1, 0.5),
                    "read_noise": (0.1, 0.3), "source_noise": (0.1, 0.3)},
