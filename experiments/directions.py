@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,11 +107,11 @@ def _distance(a: Any, b: Any) -> float:
     return float(np.sqrt(sum(np.sum((p - q) ** 2) for p, q in zip(first, second, strict=True))))
 
 
-def write_errors(directory: GridDirectory) -> None:
+def write_errors(directory: GridDirectory, data_dir: Path | None) -> None:
     """Measure the gradient error of every variant; write error.csv and error.png."""
     curves: dict[str, list[tuple[int, float]]] = {}
     cells = directory.grid.cells
-    data = load_dataset(cells[0].plan.dataset)
+    data = load_dataset(cells[0].plan.dataset, data_dir)
     x = encode(data.train_images, cells[0].plan.encoding, min(data.train_images.shape[1:]))
     for cell in cells:
         if cell.seed == cells[0].seed:

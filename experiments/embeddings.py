@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from itertools import product
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -54,22 +55,22 @@ def embeddings(
     )
 
 
-def write_embeddings(directory: GridDirectory) -> None:
+def write_embeddings(directory: GridDirectory, data_dir: Path | None) -> None:
     """Draw the first run's embeddings; write every run's alignment."""
-    grid = directory.grid
-    data = load_dataset(grid.cells[0].plan.dataset)
-    plan = grid.cells[0].plan
+    cells = directory.done
+    plan = cells[0].plan
+    data = load_dataset(plan.dataset, data_dir)
     x = encode(data.test_images, plan.encoding, plan.size or 1)
     rows = []
-    for cell in grid.cells:
+    for cell in cells:
         model = load_model(directory.cell_path(cell) / "model.npz")
         for mesh, scores in enumerate(model.scores(x), start=1):
             about = {"method": cell.labels["method"], "seed": cell.seed, "mesh": mesh}
             rows.append(about | _alignment(scores, data.test_labels))
     write_csv(directory.path / "alignment.csv", rows)
-    first = load_model(directory.cell_path(grid.cells[0]) / "model.npz")
+    first = load_model(directory.cell_path(cells[0]) / "model.npz")
     draw = partial(_draw, model=first, x=x, labels=data.test_labels)
-    title = f"{grid.cells[0].name}, test images"
+    title = f"{cells[0].name}, test images"
     save_figure(directory.path / "embeddings.png", draw, panels=2 * len(first.blocks), title=title)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,11 +99,11 @@ def slope_errors(config: Config, samples: Samples) -> tuple[np.ndarray, np.ndarr
     return errors[0], errors[1], chosen or 0.0
 
 
-def write_errors(directory: GridDirectory) -> None:
+def write_errors(directory: GridDirectory, data_dir: Path | None) -> None:
     """Measure the error of slopes at every noise; write error.csv and error.png."""
     cells = {cell.labels["noise"]: cell for cell in reversed(directory.grid.cells)}
     plan = directory.grid.cells[0].plan
-    data = load_dataset(plan.dataset)
+    data = load_dataset(plan.dataset, data_dir)
     x = encode(data.train_images, plan.encoding, plan.size)[: plan.config.batch_size]
     y = Classification(10).targets(data.train_labels[: len(x)])
     found = {

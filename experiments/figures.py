@@ -12,6 +12,7 @@ import runpy
 import sys
 from pathlib import Path
 
+from photonic_ffzero.experiment import SOME_FAILED
 from photonic_ffzero.report import main as write_report
 
 EXPERIMENTS = (
@@ -26,7 +27,6 @@ EXPERIMENTS = (
     "robustness",
 )
 SCRIPTS = Path(__file__).parent
-SOME_FAILED = 1  # an experiment's exit code; a higher one says that it was stopped, or cannot run
 
 
 def main() -> int:

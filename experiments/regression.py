@@ -37,6 +37,9 @@ def regressions(
 ) -> Grid:
     """Every method on every pair of data set and network; all of them before the next seed."""
     pairs = [pair for pair in targets if options.dataset in (None, pair[0])]
+    if not pairs:
+        known = ", ".join(dict.fromkeys(dataset for dataset, _ in targets))
+        raise ValueError(f"dataset must be one of {known} in this preset, got {options.dataset}")
     cells = []
     for seed, (dataset, network), method in product(options.seeds_or(seeds), pairs, methods):
         own = options.settings_over(settings | _settings(dataset, network, method))

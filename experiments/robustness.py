@@ -94,9 +94,9 @@ def _chips(strengths: Mapping[str, Iterable[float]]) -> Iterator[tuple[dict[str,
             yield labels, f"{name}={value:g}"
 
 
-def write_convergence(directory: GridDirectory) -> None:
+def write_convergence(directory: GridDirectory, data_dir: Path | None) -> None:
     """Draw the accuracy on held-out images over the forward passes: convergence.png."""
-    cells = directory.grid.cells
+    cells = directory.done
     strongest = {cell.labels["imperfection"]: cell.labels["strength"] for cell in cells}
     panels: dict[Label, dict[Label, list[np.ndarray]]] = {name: {} for name in strongest}
     for cell in cells:

@@ -70,6 +70,11 @@ class Block:
         return not self.frozen and all(layer.cacheable for layer in self.layers)
 
     @property
+    def settles(self) -> bool:
+        """Whether any layer needs the statistics of a whole data set."""
+        return any(layer.settles for layer in self.layers)
+
+    @property
     def instrument(self) -> bool:
         """Whether any layer is a thing in a laboratory, which takes its time."""
         return any(layer.instrument for layer in self._all_layers)

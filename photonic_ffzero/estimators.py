@@ -44,7 +44,6 @@ class Estimator(Protocol):
     ``"forward"`` or ``"reverse"`` mode.
     """
 
-    needs_directions: ClassVar[bool]
     differentiates: ClassVar[str | None]
 
     def parameter_sets(self, directions: int) -> int:
@@ -106,7 +105,6 @@ class CentralDifference:
         Guo et al., arXiv 2603.24790, eq. 9 and 10.
     """
 
-    needs_directions: ClassVar[bool] = True
     differentiates: ClassVar[str | None] = None
 
     def parameter_sets(self, directions: int) -> int:
@@ -136,7 +134,6 @@ class ForwardDifference:
     .. math:: d_k = \frac{\ell(w + \epsilon v_k) - \ell(w)}{\epsilon}
     """
 
-    needs_directions: ClassVar[bool] = True
     differentiates: ClassVar[str | None] = None
 
     def parameter_sets(self, directions: int) -> int:
@@ -171,7 +168,6 @@ class ForwardGradient:
         Baydin et al., arXiv 2202.08587, eq. 1; Ren et al., arXiv 2210.03310.
     """
 
-    needs_directions: ClassVar[bool] = True
     differentiates: ClassVar[str | None] = "forward"
 
     def parameter_sets(self, directions: int) -> int:
@@ -201,7 +197,6 @@ class ForwardGradient:
 class Autodiff:
     """The exact gradient, by reverse-mode automatic differentiation: the upper bound."""
 
-    needs_directions: ClassVar[bool] = False
     differentiates: ClassVar[str | None] = "reverse"
 
     def parameter_sets(self, directions: int) -> int:

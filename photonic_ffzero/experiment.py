@@ -15,12 +15,14 @@ from typing import Any
 from rich.console import Console
 
 from photonic_ffzero.cli import LineParser, add_data_dir, add_directories, as_flag, count
-from photonic_ffzero.data import load_dataset
+from photonic_ffzero.data import DataError, load_dataset
 from photonic_ffzero.grid import Grid, GridDirectory
 from photonic_ffzero.pool import Pool, available_cores, check_platform, training_command
 from photonic_ffzero.reporting import check_new_directory
 
-__all__ = ["Options", "run_experiment"]
+__all__ = ["SOME_FAILED", "Options", "run_experiment"]
+
+SOME_FAILED = 1  # exit code of a grid that ended; a higher one says that it was stopped or refused
 
 _HABITS = """\
 A grid of training runs, several at a time, each in a process of its own. A run that
@@ -85,7 +87,7 @@ def run_experiment(
     presets: Mapping[str, Callable[[Options], Grid]],
     *,
     datasets: Sequence[str] = (),
-    finish: Callable[[GridDirectory], None] | None = None,
+    finish: Callable[[GridDirectory, Path | None], None] | None = None,
     command: Callable[[Path | None], Callable[[Path], list[str]]] = training_command,
     argv: Sequence[str] | None = None,
 ) -> int:
@@ -99,7 +101,8 @@ def run_experiment(
         description: What it shows, for ``--help``.
         presets: Makes the grid of each preset, ``small`` and ``paper``, from the options.
         datasets: What ``--dataset`` offers; no such flag if empty.
-        finish: What to add to the grid's directory when all runs are done.
+        finish: What to add to the grid's directory when all runs have ended, from those that are
+            done and the folder of the data or None.
         command: Makes, from the folder of the data or None, the `Pool`'s command.
         argv: The arguments; those of the process by default.
     """
@@ -116,15 +119,15 @@ def run_experiment(
         parser.error(as_flag(str(error), parser))
     try:
         code = _run(directory, command(arguments.data_dir), arguments.jobs, console)
-        if code == 0 and finish is not None:
-            finish(directory)
+        if finish is not None and code <= SOME_FAILED and directory.done:
+            finish(directory, arguments.data_dir)
         return code
     except KeyboardInterrupt:  # between the runs and the end, where nobody listens to signals
         print(f"interrupted; go on with: {_go_on(directory)}", file=sys.stderr)
         return 130
-    except OSError as error:
+    except (DataError, OSError) as error:
         print(f"{parser.prog}: {error}; what was saved is in {directory.path}", file=sys.stderr)
-        return 1
+        return SOME_FAILED
 
 
 def _run(
@@ -148,7 +151,7 @@ def _run(
         count = f"{len(failed)} of {len(outcomes)} runs failed"
         print(f"{count}; try them again with: {_go_on(directory)}", file=sys.stderr)
     console.print(f"results in {directory.path}", markup=False, soft_wrap=True)
-    return 1 if failed else 0
+    return SOME_FAILED if failed else 0
 
 
 def _go_on(directory: GridDirectory) -> str:

@@ -54,8 +54,9 @@ def cosine(z: Any, prototypes: Any, norm_size: int = 0) -> Any:
 
     .. math:: G_c = \sum_h \sqrt{\frac{n_h}{n}} \, \frac{\langle z_h, p_{c,h} \rangle}{|z_h|}
 
-    (the last pool may be smaller). The cosine ranks classes by a function linear in z, which makes
-    a layer a linear classifier; pools that are normalised on their own add up to one that is not.
+    (what is left over joins the last pool). The cosine ranks classes by a function linear in z,
+    which makes a layer a linear classifier; pools that are normalised on their own add up to one
+    that is not.
 
     Args:
         z: Tapped values [..., n], or [..., G, n] for G groups of outputs.
@@ -77,15 +78,16 @@ def cosine(z: Any, prototypes: Any, norm_size: int = 0) -> Any:
 
 def _normalised(z: Any, size: int) -> Any:
     """Values [..., n] as unit vectors, to which every pool of some of them adds its share."""
-    lead, count = z.shape[:-1], z.shape[-1]
-    pools = -(-count // size)
-    if pools == 1:
+    count = z.shape[-1]
+    pools = count // size
+    if pools <= 1:
         return z / _norm(_row_sums(z * z))
-    members = np.repeat(np.eye(pools, dtype=z.dtype.as_numpy_dtype), size, axis=0)[:count]
+    # What is left over joins the last pool: of one value alone only the sign would be left.
+    pool_of = np.minimum(np.arange(count) // size, pools - 1)
+    members = np.eye(pools, dtype=z.dtype.as_numpy_dtype)[pool_of]
     scale = np.sqrt(members.mean(axis=0)) / _norm(tf.matmul(z * z, members))
     # Not by tf.pad, tf.repeat or tf.gather, whose gradients take a hundred times as long in a loop.
-    spread = tf.broadcast_to(scale[..., tf.newaxis], [*lead, pools, size])
-    return z * tf.reshape(spread, [*lead, pools * size])[..., :count]
+    return z * tf.matmul(scale, members, transpose_b=True)
 
 
 def _norm(squared: Any) -> Any:

@@ -333,6 +333,11 @@ class GridDirectory:
         """What has become of every cell, in the grid's order."""
         return [self.outcome(cell) for cell in self.grid.cells]
 
+    @property
+    def done(self) -> list[Cell]:
+        """The cells whose runs are done, in the grid's order."""
+        return [outcome.cell for outcome in self.outcomes() if outcome.state == "done"]
+
     def write_results(self) -> str:
         """Write results.csv, table.txt and figure.png from what there is; return the table.
 

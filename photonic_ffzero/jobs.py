@@ -29,7 +29,7 @@ from photonic_ffzero.recipes import Config
 from photonic_ffzero.reporting import RunDirectory, versions
 from photonic_ffzero.steps import Samples
 from photonic_ffzero.storage import load_checkpoint, load_model, read_json, write_json
-from photonic_ffzero.tasks import TASKS
+from photonic_ffzero.tasks import task_of
 from photonic_ffzero.training import Observer, Trainer
 
 __all__ = ["RATES", "UNENCODED", "Job", "Plan"]
@@ -258,7 +258,7 @@ class Job:
             if model.config != config:
                 raise DataError(f"{checkpoint}: is a checkpoint of another run than config.json")
         else:
-            task = TASKS[config.task].of(self.train.y, self.dataset.class_names)
+            task = task_of(config.task, self.train.y, kept, self.dataset.class_names)
             model = Model(config, train.x.shape[-1], task, self.encoder, self._device(config))
             if self.plan.start_from is not None:
                 model.take_over(load_model(_trained(self.output / self.plan.start_from, seed)))

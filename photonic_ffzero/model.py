@@ -33,10 +33,10 @@ class Usage:
     forward_passes: int = 0
     phase_writes: int = 0
 
-    def add(self, block: Block, parameter_sets: int, samples: int, writes: int = 1) -> None:
-        """Count samples sent through a block under every parameter set, written so often."""
-        self.forward_passes += block.depth * parameter_sets * samples
-        self.phase_writes += len(block.layers) * parameter_sets * writes
+    def add(self, block: Block, passes: int, samples: int, writes: int = 1) -> None:
+        """Count samples sent through a block so often, each time with phases written so often."""
+        self.forward_passes += block.depth * passes * samples
+        self.phase_writes += len(block.layers) * passes * writes
 
 
 @dataclass(frozen=True)

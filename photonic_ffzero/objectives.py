@@ -46,6 +46,9 @@ class Perturbation(Protocol):
     def trainable(self, block: Block, batch_size: int) -> Any:
         """A structure of boolean arrays like one direction, false where nothing is moved."""
 
+    def passes(self, points: int) -> int:
+        """How often a sample crosses the block for so many points."""
+
     def __call__(self, block: Block, loss: Any, params: Any, x: Any, y: Any) -> Objective:
         """The objective of a block on inputs [B, ...] with labels [B, T]."""
 
@@ -102,6 +105,10 @@ class Weights:
         """The block's own parameters."""
         return block.trainable
 
+    def passes(self, points: int) -> int:
+        """Once for every point, which has weights of its own."""
+        return points
+
     def __call__(self, block: Block, loss: Any, params: Any, x: Any, y: Any) -> Objective:
         def losses(z: Any) -> Any:
             by_group = tf.reduce_mean(
@@ -140,6 +147,10 @@ class Activations:
     def trainable(self, block: Block, batch_size: int) -> Any:
         """Every tapped value of every sample, by group."""
         return np.ones([batch_size, *block.readout.split(np.ones(block.taps)).shape], bool)
+
+    def passes(self, points: int) -> int:
+        """Once: what is moved are the values that came out."""
+        return 1
 
     def __call__(self, block: Block, loss: Any, params: Any, x: Any, y: Any) -> Objective:
         z = block.measure(one_set(params), x)[0]

@@ -1,4 +1,4 @@
-"""Configurations: every choice of a training run, and the three recipes they start from."""
+"""Configurations: every choice of a training run, and the four recipes they start from."""
 
 from __future__ import annotations
 
@@ -250,9 +250,9 @@ class Config:
             raise ValueError(
                 "norm_size must be 0 or at least 2: of one value only the sign is left, got 1"
             )
-        for name in ("learning_rate", "epsilon"):
-            if (value := getattr(self, name)) not in (None, AUTO):
-                number(name, value, above=0)
+        number("learning_rate", self.learning_rate, above=0)
+        if self.epsilon not in (None, AUTO):
+            number("epsilon", self.epsilon, above=0)
         from_spec("loss", self.loss, LOSSES)
         if self.nonlinearity is not None and not callable(self.nonlinearity):
             registry = NONLINEARITIES if self.network == "photonic" else ACTIVATIONS
@@ -269,7 +269,7 @@ class Config:
     def _check_all_is_set(self) -> None:
         needed = [name for name in _NEEDED[self.network] if name not in _own(self.device)]
         needed += ["perturb", "law", "directions"] if self.method.endswith("-dd") else []
-        needed += ["epsilon"] if self.estimator in ("central", "forward") else []
+        needed += [] if ESTIMATORS[self.estimator]().differentiates else ["epsilon"]
         needed += ["rule"] if self.local else []
         needed += ["detection", "prototypes", "norm_size"] if self.readout == "goodness" else []
         for name in needed:
@@ -307,12 +307,12 @@ class Config:
                 raise ValueError(f"{name} is the device's own, and cannot be set for {self.device}")
 
     def _check_estimator(self) -> None:
-        if (self.estimator == "autodiff") != self.method.endswith("-ad"):
+        mode = ESTIMATORS[self.estimator]().differentiates
+        if (mode == "reverse") != self.method.endswith("-ad"):
             raise ValueError(
                 f"estimator {self.estimator} does not fit method {self.method}: the estimators "
                 "central, forward and jvp are for -dd methods, autodiff for -ad"
             )
-        mode = ESTIMATORS[self.estimator]().differentiates
         if mode and not self.local and callable(self.nonlinearity):
             raise ValueError(
                 f"nonlinearity is a black box, which estimator {self.estimator} would have to "
@@ -353,7 +353,7 @@ class Config:
 
     def _check_chip(self) -> None:
         made = self._made
-        if self.estimator in ("autodiff", "jvp") and not made.differentiable:
+        if ESTIMATORS[self.estimator]().differentiates and not made.differentiable:
             raise ValueError(
                 f"imperfections with drive_bits or adc_bits cannot be differentiated, which "
                 f"estimator {self.estimator} does; use differences (-dd)"

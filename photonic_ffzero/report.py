@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import csv
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -190,7 +191,7 @@ def grid_section(path: Path) -> Section:
             if outcome.state == "failed"
         ],
         pictures=list(_pictures(directory)),
-        tables=[_means(grid, outcomes), _runs(grid, outcomes)],
+        tables=[_means(grid, outcomes), *_others(directory), _runs(grid, outcomes)],
     )
 
 
@@ -202,6 +203,14 @@ def _pictures(directory: GridDirectory) -> Iterable[Picture]:
         yield Picture(main.read_bytes(), text)
     for path in sorted(set(directory.path.glob("*.png")) - {main}):
         yield Picture(path.read_bytes(), f"{grid.heading}: {path.stem}")
+
+
+def _others(directory: GridDirectory) -> Iterable[ReportTable]:
+    """What the experiment wrote in tables of its own."""
+    for path in sorted(set(directory.path.glob("*.csv")) - {directory.path / "results.csv"}):
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        yield ReportTable(path.stem.replace("_", " ").capitalize(), header, rows, folded=True)
 
 
 def _facts(grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from photonic_ffzero.objectives import PERTURBATIONS, Perturbation, Weights
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.stepsize import PROBES, probe_step
+from photonic_ffzero.stepsize import EVALUATIONS, PROBES, probe_step
 
 __all__ = ["BlockTraining", "Samples", "as_arrays", "losses_along", "make_step", "make_steps"]
 
@@ -124,6 +124,7 @@ class BlockTraining:
         train: Its inputs, and labels [n, T] as the losses take them.
         epsilon: The step of the differences; chosen now if the configuration leaves it open and
             none is given. None where there are none.
+        probed: Parameter sets that were evaluated to choose it.
         state: The optimizer's state.
         steps_per_call: Steps compiled into one call.
     """
@@ -134,6 +135,7 @@ class BlockTraining:
     params: Any
     train: Samples
     epsilon: float | None = None
+    probed: int = field(init=False, default=0)
     state: Any = field(init=False)
     steps_per_call: int = field(init=False)
 
@@ -146,7 +148,7 @@ class BlockTraining:
         if not isinstance(self.config.epsilon, str):
             self.epsilon = self.config.epsilon
         elif self.epsilon is None:
-            self.epsilon = self._chosen_epsilon()
+            self.epsilon, self.probed = self._chosen_epsilon(), EVALUATIONS
         self._sampler = self._build_sampler()
 
     @property
@@ -159,10 +161,21 @@ class BlockTraining:
         """Parameter sets evaluated in a step."""
         return ESTIMATORS[self.config.estimator]().parameter_sets(self.config.directions or 0)
 
+    @property
+    def passes(self) -> int:
+        """How often a sample crosses the block in a step."""
+        return _perturbation(self.config).passes(self.parameter_sets)
+
     def restore(self, optimizer: list[np.ndarray]) -> None:
         """Put back the optimizer's state, as a flat list; an empty one is a new start."""
         if optimizer:
             self.state = tf.nest.pack_sequence_as(self.state, [tf.constant(a) for a in optimizer])
+
+    def settle(self, x: Any) -> None:
+        """Put the statistics of some inputs into the parameters, where a layer needs them."""
+        if self.block.settles:
+            own = self.block.settled(as_arrays(self.params), x)
+            self.params = tf.nest.map_structure(tf.constant, own)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[float]]:
         """Go through the samples once, in full batches of a new order; yield the steps' losses.

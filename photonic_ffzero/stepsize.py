@@ -22,10 +22,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["LADDER", "PROBES", "best_step", "probe_step"]
+__all__ = ["EVALUATIONS", "LADDER", "PROBES", "best_step", "probe_step"]
 
 LADDER = np.array([0.02, 0.04, 0.08])  # rad; where a loss along a direction is nearly cubic
 PROBES = 64  # directions
+EVALUATIONS = PROBES * (2 * len(LADDER) + 2)  # parameter sets that a probe looks at
 SHORTEST = 1e-3  # rad; below, single precision is the noise
 _ROUNDING = 2.0**-23  # of a loss, relative
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-__all__ = ["TASKS", "Classification", "Regression", "Task"]
+__all__ = ["TASKS", "Classification", "Regression", "Task", "task_of"]
 
 REGRESSION_OUTPUTS = 10  # tapped values behind a digital network, for each label
 
@@ -150,3 +150,19 @@ TASKS: dict[str, type[Classification] | type[Regression]] = {
     "classification": Classification,
     "regression": Regression,
 }
+
+
+def task_of(name: str, y: np.ndarray, trained: np.ndarray, names: tuple[str, ...] = ()) -> Task:
+    """The task that labels set: all of them say which classes there are, but a scale comes from
+    those alone that are trained on.
+
+    Args:
+        name: ``classification`` or ``regression``.
+        y: All labels that are not for the test, [n] or [n, T].
+        trained: Indices of those to train on.
+        names: What classes are called.
+
+    Raises:
+        ValueError: the labels of a regression that are trained on are all alike.
+    """
+    return TASKS[name].of(y if name == Classification.name else y[trained], names)

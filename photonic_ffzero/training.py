@@ -14,10 +14,9 @@ from photonic_ffzero.data import check_arrays, check_numbers, split
 from photonic_ffzero.devices import Device
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
-from photonic_ffzero.recipes import AUTO, Config, configure, device_name
+from photonic_ffzero.recipes import Config, configure, device_name
 from photonic_ffzero.steps import BlockTraining, Samples, as_arrays
-from photonic_ffzero.stepsize import LADDER, PROBES
-from photonic_ffzero.tasks import TASKS
+from photonic_ffzero.tasks import Task, task_of
 
 __all__ = ["NonFiniteLossError", "Observer", "StoppedError", "Trainer", "fit"]
 
@@ -132,27 +131,32 @@ class Trainer:
             self.config, block, index, self.model.params[index], targets, position.epsilon
         )
         training.restore(position.optimizer)
-        if self.config.epsilon == AUTO and position.epsilon is None:  # it was chosen just now
-            probes = len(LADDER) * 2 + 2
-            self.model.usage.add(block, probes * PROBES, training.batch_size * self._reads)
+        self.model.usage.add(block, training.probed, training.batch_size * self._reads)
         position.epsilon = training.epsilon
         monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
         for epoch in range(position.epoch, self.config.epochs):
             self._train_epoch(training, epoch)
-            self.model.params[index] = block.settled(as_arrays(training.params), monitored.x)
+            self._settle(training, monitored)
             self._record(training, epoch, monitored, validation)
             position.epoch, position.losses = epoch + 1, []
             self._checkpoint(training)
-        self.model.params[index] = block.settled(self.model.params[index], train.x)
+        self._settle(training, train)
         position.block, position.epoch, position.optimizer = index + 1, 0, []
         position.epsilon = None
         self._keep()
+
+    def _settle(self, training: BlockTraining, samples: Samples) -> None:
+        """Take the trained parameters, with the statistics of some samples that a layer needs."""
+        if training.block.settles:
+            self.model.usage.add(training.block, 1, len(samples.y), writes=0)
+        training.settle(samples.x)
+        self.model.params[training.index] = as_arrays(training.params)
 
     def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
         taken, saved = self.position.losses, time.perf_counter()
         for losses in training.epoch(epoch, start=len(taken)):
             shots = training.batch_size * len(losses) * self._reads
-            self.model.usage.add(training.block, training.parameter_sets, shots, len(losses))
+            self.model.usage.add(training.block, training.passes, shots, len(losses))
             taken.extend(losses)
             try:
                 self._report(training.index, epoch, losses)
@@ -167,13 +171,16 @@ class Trainer:
         """Stop at a loss that is not finite; tell the observers of any others."""
         for number, loss in enumerate(losses, len(self.position.losses) - len(losses) + 1):
             if not np.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"the loss of {self.config.layer_name} {self._name(index)} became {loss} in "
-                    f"epoch {epoch + 1}, step {number}; try a learning rate below "
-                    f"{self.config.learning_rate:g}"
-                )
+                place = f"epoch {epoch + 1}, step {number}"
+                raise self._diverged(index, f"loss became {loss} in {place}")
         for observer in self.observers:
             observer.on_steps(self._name(index), losses)
+
+    def _diverged(self, index: int, what: str) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"{self.config.layer_name} {self._name(index)}: the {what}; "
+            f"try a learning rate below {self.config.learning_rate:g}"
+        )
 
     def _checkpoint(self, training: BlockTraining) -> None:
         """Take what the compiled step holds into model and position; let the observers keep it."""
@@ -217,6 +224,8 @@ class Trainer:
         self.model.usage.add(block, 1, len(samples.y) * self._reads, writes)
         chance = self.model.chance("monitor", index, len(samples.y))
         scores = block.all_scores(self.model.params[index], samples.x, chance)
+        if not np.isfinite(scores).all():
+            raise self._diverged(index, "scores became infinite or not a number")
         return self.model.task.quality(scores, samples.y)
 
     def _name(self, index: int) -> str:
@@ -260,28 +269,42 @@ def fit(
     """
     named = None if device is None else device_name(device)
     config = configure(recipe, method, device=named, **settings)
-    train, held_out = _prepared(x, y, validation, config)
+    task, train, held_out = _prepared(x, y, validation, config)
     units = train.x.shape[-1]
     opened = open_device(config, units) if isinstance(device, str) else device
-    model = Model(config, units, TASKS[config.task].of(train.y), device=opened)
+    model = Model(config, units, task, device=opened)
+    if callable(config.nonlinearity):
+        _try_out(model, train.x[:1])
     return Trainer(model, train, held_out, observers).run()
+
+
+def _try_out(model: Model, x: np.ndarray) -> None:
+    """Send a sample through, as a black box fails else only when the first block is trained."""
+    for block, params in zip(model.blocks[:-1], model.params, strict=False):
+        x = block.all_outputs(params, x)
 
 
 def _prepared(
     x: Any, y: Any, validation: int | tuple[Any, Any], config: Config
-) -> tuple[Samples, Samples | None]:
+) -> tuple[Task, Samples, Samples | None]:
     check = check_arrays if config.task == "classification" else check_numbers
     *arrays, count = check(x, y)
-    train = Samples(*arrays)
-    if train.x.ndim != 2:
-        raise ValueError(
-            f"x must have shape [n, N], got {list(train.x.shape)}; encode makes it from images"
-        )
-    if config.network != "photonic" and np.iscomplexobj(train.x):
-        raise ValueError(f"x must be real for {config.network}, got {train.x.dtype}")
+    every = Samples(*arrays)
+    _check_fields("x", every.x, config)
     if isinstance(validation, tuple):
-        return train, Samples(*check(*validation, count)[:2])
-    if validation == 0:
-        return train, None
-    kept, held_out = split(len(train.y), validation, config.seed)
-    return Samples(train.x[kept], train.y[kept]), Samples(train.x[held_out], train.y[held_out])
+        held_out = Samples(*check(*validation, count)[:2])
+        _check_fields("x of validation", held_out.x, config, every.x.shape[-1])
+        return task_of(config.task, every.y, np.arange(len(every.y))), every, held_out
+    kept, rest = split(len(every.y), validation, config.seed)
+    train, held_out = (Samples(every.x[own], every.y[own]) for own in (kept, rest))
+    return task_of(config.task, every.y, kept), train, held_out if validation else None
+
+
+def _check_fields(name: str, x: np.ndarray, config: Config, units: int | None = None) -> None:
+    if x.ndim != 2 or units not in (None, x.shape[-1]):
+        raise ValueError(
+            f"{name} must have shape [n, {units or 'N'}], got {list(x.shape)}; encode makes it "
+            "from images"
+        )
+    if config.network != "photonic" and np.iscomplexobj(x):
+        raise ValueError(f"{name} must be real for {config.network}, got {x.dtype}")

@@ -18,6 +18,7 @@ from photonic_ffzero import (
     save_model,
 )
 from photonic_ffzero.blocks import one_set
+from photonic_ffzero.data import split
 from photonic_ffzero.estimators import ESTIMATORS
 from photonic_ffzero.objectives import PERTURBATIONS
 from photonic_ffzero.recipes import METHODS
@@ -27,7 +28,7 @@ from photonic_ffzero.tasks import Classification
 CLASSES, SIDE, N = 3, 6, 90
 NETWORKS = {"mlp": {"depth": 2, "width": 8}, "cnn": {"depth": 2, "channels": 3, "kernel_size": 3}}
 
-DIRECTIONAL = [name for name, own in ESTIMATORS.items() if own().needs_directions]
+DIRECTIONAL = [name for name, own in ESTIMATORS.items() if own().differentiates != "reverse"]
 
 # Every way to a gradient: method, estimator and place of the directions.
 WAYS = [
@@ -151,6 +152,19 @@ def test_a_convolution_ends_with_the_statistics_of_all_training_images(eager):
         assert np.any(own.mean != 0)
 
 
+@pytest.mark.parametrize("method", ["ff-ad", "bp-ad"])
+def test_what_is_kept_after_every_epoch_has_statistics_to_predict_with(eager, method):
+    kept = []
+
+    class Keeper(Observer):
+        def on_checkpoint(self, model, position):
+            kept.append(model.params[0][0].mean)
+
+    trained("cnn", method, epochs=2, observers=(Keeper(),))
+    assert len(kept) >= 3
+    assert all(np.all(mean != 0) for mean in kept)
+
+
 class TestRegression:
     @pytest.mark.parametrize(
         ("dimensions", "network", "method", "given"),
@@ -187,6 +201,13 @@ class TestRegression:
         assert held_out.task == model.task
         assert model.task.low == (y.min(),)
 
+    def test_it_does_not_come_from_those_held_out_either(self, eager):
+        x, y = numbers(1)
+        kept, held_out = split(N, 30)
+        y[held_out[0]] = y.max() + 50
+        model = trained("mlp", "ff-ad", (x, y), task="regression", epochs=1, validation=30)
+        assert model.task.high == (y[kept].max(),)
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -204,6 +225,59 @@ class TestRegression:
     def test_what_cannot_be_learned_is_refused_by_name(self, change, message):
         with pytest.raises(ValueError, match=message):
             trained("mlp", data=change(*numbers(1)), task="regression")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:, :-1], r"x of validation must have shape \[n, 36\], got \[90, 35\]"),
+        (lambda x: 1j * x, "x of validation must be real for mlp, got complex64"),
+    ],
+)
+def test_images_held_out_that_do_not_fit_are_refused_by_name(change, message):
+    x, y = images()
+    with pytest.raises(ValueError, match=message):
+        trained("mlp", validation=(change(x), y))
+
+
+def test_a_class_that_is_held_out_as_a_whole_is_one_all_the_same(eager):
+    x, y = images()
+    _, held_out = split(N, 1)
+    y[held_out[0]] = CLASSES
+    assert trained("mlp", data=(x, y), epochs=1, validation=1).task.classes == CLASSES + 1
+
+
+@pytest.mark.parametrize(
+    ("function", "message"), [(lambda z: z[..., :-1], "must keep the shape"), (np.linalg.inv, "square")]
+)
+def test_a_black_box_that_fails_does_so_before_anything_is_trained(function, message):
+    class Nothing(Observer):
+        def on_steps(self, mesh, losses):
+            pytest.fail("it trained")
+
+    with pytest.raises(Exception, match=message):
+        trained("mlp", nonlinearity=function, observers=(Nothing(),))
+
+
+class TestAccounting:
+    """Of one epoch of 6 steps of 15 images, all 90 of which are monitored."""
+
+    @pytest.mark.parametrize(("estimator", "sets"), [("central", 16), ("forward", 9), ("jvp", 8)])
+    def test_weights_are_written_for_every_point_but_activations_come_from_one_pass(
+        self, eager, estimator, sets
+    ):
+        for perturb, passes in (("weights", sets), ("activations", 1)):
+            given = {"perturb": perturb, "estimator": estimator, "directions": 8}
+            usage = trained("mlp", epochs=1, **given).usage
+            assert usage.forward_passes == 2 * (6 * 15 * passes + N) + N  # once to the next layer
+            assert usage.phase_writes == 2 * (6 * passes + 1)
+
+    def test_so_do_the_passes_for_batch_norm_s_statistics(self, eager):
+        """Behind every epoch, and once when the convolution's training ends."""
+        usage = trained("cnn", "ff-ad", epochs=2).usage
+        convolution, dense = 2 * (6 * 15 + N + N) + N, 2 * (6 * 15 + N)
+        assert usage.forward_passes == convolution + N + dense
+        assert usage.phase_writes == 2 * 2 * (6 + 1)
 
 
 class TestGroups:

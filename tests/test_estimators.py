@@ -108,7 +108,7 @@ class TestEveryEstimator:
     def estimated(self, name, function, params=POINT, trainable=TRAINABLE, count=4):
         estimator = ESTIMATORS[name]()
         along = None
-        if estimator.needs_directions:
+        if estimator.differentiates != "reverse":
             along = doubles(draw("gaussian", 1e-3, count, trainable, rng()))
         return estimated(estimator, function, tensors(params), along)
 
@@ -130,7 +130,7 @@ class TestEveryEstimator:
             return (tf.sin(p["x"]) + tf.reduce_sum(p["w"], axis=1))[:, tf.newaxis]
 
         along = doubles(draw("orthonormal", 1e-4, 3, trainable, rng()))
-        along = along if ESTIMATORS[name]().needs_directions else None
+        along = along if ESTIMATORS[name]().differentiates != "reverse" else None
         gradient = estimated(ESTIMATORS[name](), function, tensors(params), along).gradient
         assert gradient["x"].shape == ()
         np.testing.assert_allclose(gradient["x"], np.cos(0.3), rtol=1e-3)
@@ -158,7 +158,7 @@ class TestEveryEstimator:
 
         estimator = ESTIMATORS[name]()
         along = None
-        if estimator.needs_directions:
+        if estimator.differentiates != "reverse":
             along = doubles(draw("gaussian", 1e-3, 5, trainable, rng()))
         together = estimated(estimator, function, tensors(params), along)
         losses = []
@@ -219,7 +219,7 @@ def test_where_the_function_is_cut_in_two_makes_no_difference(name):
 
     between = whole._replace(measure=joined, losses=judged)
     along = doubles(draw("gaussian", 1e-3, 4, TRAINABLE, rng()))
-    along = along if ESTIMATORS[name]().needs_directions else None
+    along = along if ESTIMATORS[name]().differentiates != "reverse" else None
     expected, *others = (
         joined(estimate(ESTIMATORS[name](), own, along).gradient)
         for own in (whole, behind, between)

@@ -101,6 +101,12 @@ class TestPresets:
         assert {cell.plan.limit for cell in grid.cells} == {100}
 
 
+def test_a_data_set_that_a_preset_has_not_is_refused_by_name():
+    presets = importlib.import_module("regression").PRESETS
+    with pytest.raises(ValueError, match=r"^dataset must be one of f1, f2, digits .* got mnist$"):
+        presets["small"](options(dataset="mnist"))
+
+
 @pytest.mark.parametrize("name", GRIDS)
 def test_bad_input_writes_nothing(name, tmp_path):
     command = [sys.executable, FOLDER / f"{name}.py", "--seeds", "0", "--output", tmp_path / "new"]

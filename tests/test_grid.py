@@ -53,7 +53,7 @@ threading.Thread(target=watch, daemon=True).start()
 with open("starts.txt", "a") as file:
     file.write(f"{os.getpid()} {time.time()}\\n")
 plan = json.load(open("config.json"))
-if mode == f"fail-{plan['method']}":
+if mode in ("fail-both", f"fail-{plan['method']}"):
     sys.exit("first line\\nno light on port 3")
 if mode == f"vanish-{plan['method']}":
     sys.exit(0)
@@ -123,7 +123,7 @@ def run_pool(path="grid", grid=None, command=None, jobs=2, console=None):
     return directory
 
 
-def experiment(argv, presets=None, command=None):
+def experiment(argv, presets=None, command=None, finish=None):
     """The command line of an experiment of fake cells; their mode is in the environment."""
     mode, steps, pause = os.environ.get("FAKE", "work 3 0").split()
     return run_experiment(
@@ -132,6 +132,7 @@ def experiment(argv, presets=None, command=None):
         presets or {"small": trial, "paper": trial},
         datasets=("digits", "mnist"),
         command=command or (lambda data_dir: fake(mode, int(steps), float(pause))),
+        finish=finish,
         argv=argv,
     )
 
@@ -746,6 +747,34 @@ class TestCommandLine:
         assert stop.value.code == 2
         assert "argument --output must be a new or empty directory" in capsys.readouterr().err
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+    @pytest.mark.parametrize(
+        ("mode", "methods", "code"),
+        [("work", ["ff-dd", "ff-ad"], 0), ("fail-ff-ad", ["ff-dd"], 1), ("fail-both", [], 1)],
+    )
+    def test_what_an_experiment_adds_is_made_of_the_runs_that_are_done(
+        self, monkeypatch, tmp_path, mode, methods, code
+    ):
+        monkeypatch.setenv("FAKE", f"{mode} 1 0")
+        found = []
+
+        def finish(directory, data_dir):
+            found.append(([cell.labels["method"] for cell in directory.done], data_dir))
+
+        flags = ["--output", "grid", "--quiet", "--seeds", "1", "--data-dir", str(tmp_path)]
+        assert experiment(flags, finish=finish) == code
+        assert found == ([(methods, tmp_path)] if methods else [])
+
+    def test_data_that_are_gone_at_the_end_cost_nothing_and_are_named(self, monkeypatch, capsys):
+        monkeypatch.setenv("FAKE", "work 1 0")
+
+        def finish(directory, data_dir):
+            raise DataError("nowhere: must hold MNIST")
+
+        assert experiment(["--output", "grid", "--quiet", "--seeds", "1"], finish=finish) == 1
+        errors = capsys.readouterr().err
+        assert errors == "trial.py: nowhere: must hold MNIST; what was saved is in grid\n"
+        assert Path("grid/results.csv").exists()
 
     def test_flags_come_before_the_preset(self):
         flags = ["--seed", "4", "--seeds", "2", "--epochs", "7", "--limit", "99", "--quiet"]

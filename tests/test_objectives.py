@@ -19,7 +19,7 @@ from photonic_ffzero.prototypes import simplex
 from photonic_ffzero.seeds import generator
 
 B, C, GROUPS, TAPS = 5, 2, 3, 4
-DIRECTIONAL = sorted(name for name, own in ESTIMATORS.items() if own().needs_directions)
+DIRECTIONAL = sorted(name for name, own in ESTIMATORS.items() if own().differentiates != "reverse")
 
 
 def rng(*index):

@@ -186,6 +186,13 @@ class TestGridSection:
         log = Path("grid/cells/method-ff-ad_seed-5/log.txt")
         assert found.failures == [f"ff-ad, seed 5: no light <port 3> ({log})"]
 
+    def test_it_shows_what_else_the_experiment_found(self):
+        path = grid_directory().path
+        (path / "slope_error.csv").write_text('noise,error\r\n"0,1",<b>\r\n', newline="")
+        _, other, _ = grid_section(path).tables
+        assert (other.caption, other.folded) == ("Slope error", True)
+        assert (other.header, other.rows) == (["noise", "error"], [["0,1", "<b>"]])
+
     def test_a_grid_that_has_not_begun_has_a_section(self):
         cell = Cell({"method": "ff-dd"}, plan_for("digits", configure()))
         GridDirectory.create(Path("grid"), Grid(cells=(cell,), x="method", name="trial"))

@@ -150,10 +150,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_epoch_before(dig
     """The rate becomes infinite half-way, and the phases with it."""
     monkeypatch.setitem(SCHEDULES, "constant", lambda done: 1.0 if done < 0.5 else np.inf)
     trainer = new_trainer(digits[0], epochs=2, schedule="constant")
-    with pytest.raises(NonFiniteLossError, match=r"mesh 1 became nan in epoch 2, step 2; .* 0\.05"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"mesh 1: the loss became nan .* 2, step 2; .* 0\.05"
+    ):
         trainer.run()
     assert [record.epoch for record in trainer.model.history] == [1]
     assert np.isfinite(trainer.model.params[0][0].theta).all()
+
+
+def test_so_do_scores_that_are_not_finite(digits, monkeypatch):
+    """The rate becomes infinite in the last step, whose loss is from before it."""
+    monkeypatch.setitem(SCHEDULES, "constant", lambda done: 1.0 if done < 0.85 else np.inf)
+    trainer = new_trainer(digits[0], epochs=1, schedule="constant")
+    with pytest.raises(NonFiniteLossError, match=r"mesh 1: the scores became .*; .* below 0\.05"):
+        trainer.run()
 
 
 class TestFit:
