@@ -18,7 +18,7 @@ prototypes stand for the ends of the scale, and the last layer's goodness is the
 prediction. The paper shows this in figure 6.
 """
 
-FUNCTION_SETTINGS = {"batch_size": 64, "epochs": 40}
+FUNCTION_SETTINGS = {"batch_size": 64, "epochs": 30}
 DIGITS_CNN = {"batch_size": 64, "kernel_size": 3}  # 8 x 8 pixels
 DIGITS_CNN_BY_METHOD = {
     "ff-dd": {"perturb": "activations", "epochs": 20},

@@ -87,7 +87,10 @@ def _normalised(z: Any, size: int) -> Any:
     members = np.eye(pools, dtype=z.dtype.as_numpy_dtype)[pool_of]
     scale = np.sqrt(members.mean(axis=0)) / _norm(tf.matmul(z * z, members))
     # Not by tf.pad, tf.repeat or tf.gather, whose gradients take a hundred times as long in a loop.
-    return z * tf.matmul(scale, members, transpose_b=True)
+    if count % size:
+        return z * tf.matmul(scale, members, transpose_b=True)
+    even = tf.broadcast_to(scale[..., tf.newaxis], [*scale.shape, size])  # a tenth of a step less
+    return z * tf.reshape(even, z.shape)
 
 
 def _norm(squared: Any) -> Any:

@@ -44,8 +44,8 @@ NETWORKS = ("photonic", "mlp", "cnn")
 # derivatives (dd) or automatic differentiation (ad); what its estimator rests on; and the like.
 PARTS = (
     *("all", "{network}", "{grouping}", "{derivative}", "{readout}", "{method}", "{perturb}"),
-    *("{slopes}", "{slopes}-{network}", "{task}", "{task}-{grouping}", "{task}-{method}"),
-    *("{network}-{grouping}", "{network}-{perturb}"),
+    *("{slopes}", "{slopes}-{network}", "{task}", "{task}-{grouping}"),
+    *("{task}-{perturb}", "{task}-{method}", "{network}-{grouping}", "{network}-{perturb}"),
 )
 _SLOPES = {None: "differences", "forward": "forward-mode", "reverse": "reverse-mode"}
 
@@ -104,7 +104,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "goodness": {"detection": "raw", "norm_size": 5, "loss": "cross-entropy:scale=20"},
         "ff-ad": {"learning_rate": 0.01},
         "activations": {"directions": 16, "optimizer": "adam", "learning_rate": 0.01},
-        "regression-bp-dd": {"learning_rate": 0.003},
+        "regression-weights": {"directions": 16, "learning_rate": 0.5},
+        "regression-bp-dd": {"directions": 32, "learning_rate": 0.003},
         "cnn-ff": {"rule": "last"},  # a channel's own goodness is poor
         "cnn-activations": {"directions": 8, "batch_size": 128, "epochs": 3},
     },

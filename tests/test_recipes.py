@@ -120,11 +120,12 @@ def test_every_value_of_every_recipe(recipe, method, network):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_regression_changes_the_loss_who_decides_and_one_rate(method):
+def test_a_regression_changes_the_loss_who_decides_and_the_steps(method):
     classes = configure("digital", method)
     expected = {"task": "regression", "loss": "squared"}
     expected |= {"rule": "last"} if classes.local else {}
-    expected |= {"learning_rate": 0.003} if method == "bp-dd" else {}
+    steps = {"ff-dd": {"directions": 16, "learning_rate": 0.5}, "bp-dd": {"learning_rate": 0.003}}
+    expected |= steps.get(method, {})
     assert asdict(configure("digital", method, task="regression")) == asdict(classes) | expected
 
 
