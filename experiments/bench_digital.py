@@ -1,12 +1,14 @@
-"""Time the digital networks' training steps against plain ways of taking them, in one run.
+"""Time the digital networks' training steps against plain ways of taking them, in
+one run.
 
-    python experiments/bench_digital.py              MLP and convolution, about two minutes
+    python experiments/bench_digital.py    MLP and convolution, two minutes
 
-An MLP 784-100-100-100-10, batch 256, K = 8: a training step of ours against 2 K + 1 full
-forwards evaluated one after another in a compiled TensorFlow function. A step trains one
-layer, as FFzero does: the mean over the four layers, and what one of each together take. A
-convolution of 16 channels (the CNN's second), batch 128, K = 1: a step of ours,
-one pair of passes for all channels, against one pair of passes for each channel, compiled.
+An MLP 784-100-100-100-10, batch 256, K = 8: a training step of ours against 2
+K + 1 full forwards evaluated one after another in a compiled TensorFlow
+function. A step trains one layer, as FFzero does: the mean over the four
+layers, and what one of each together take. A convolution of 16 channels (the
+CNN's second), batch 128, K = 1: a step of ours, one pair of passes for all
+channels, against one pair of passes for each channel, compiled.
 """
 
 from __future__ import annotations

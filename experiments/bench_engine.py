@@ -2,11 +2,12 @@
 
     python experiments/bench_engine.py                  all sizes, some minutes
     python experiments/bench_engine.py --ports 64 100   some sizes
-    python experiments/bench_engine.py --reference DIR  also the published implementation in DIR
+    python experiments/bench_engine.py --reference DIR   the published code, too
 
-A cell is one contender doing one thing at one size. The contenders of a size take turns, and
-every figure is a median, so that a busy machine slows all of them alike; trust the ratios.
-First-call times and peak memory are taken in a child process of their own for each cell.
+A cell is one contender doing one thing at one size. The contenders of a size
+take turns, and every figure is a median, so that a busy machine slows all of
+them alike; trust the ratios. First-call times and peak memory are taken in a
+child process of their own for each cell.
 """
 
 from __future__ import annotations

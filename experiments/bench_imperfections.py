@@ -3,7 +3,8 @@
     python experiments/bench_imperfections.py                    64 ports, K = 8
     python experiments/bench_imperfections.py --directions 1 32
 
-Every chip and the ideal one take turns on the native engine; every figure is a median.
+Every chip and the ideal one take turns on the native engine; every figure is a
+median.
 """
 
 import argparse

@@ -27,10 +27,13 @@ from photonic_ffzero.storage import write_csv
 from photonic_ffzero.tasks import Classification
 
 DESCRIPTION = """
-Train an MLP from directional derivatives at equal numbers of forward passes: the more
-directions a step takes, the fewer epochs it gets. Curves tell apart where directions
-lie (weights or activations), their law, and the estimator. A second figure, error.png,
-shows the relative error of one step's gradient against automatic differentiation.
+Train an MLP from directional derivatives at equal numbers of evaluated losses, which
+are forward passes where directions lie among the weights (among activations, one pass
+serves them all): the more directions a step takes, the fewer epochs it gets. Curves
+tell apart where directions lie, their law, and the estimator; each place has its
+recipe's optimizer and rate, whatever K. A second figure, error.png, shows the relative
+error of one step's gradient against automatic differentiation. --epochs gives all runs
+as many, and fewer evaluations to those of few directions.
 """
 
 # What is compared: space, law, estimator.
@@ -50,18 +53,18 @@ def directions(
     *,
     dataset: str,
     counts: Iterable[int],
-    passes: int,
+    losses: int,
     seeds: int,
     limit: int | None = None,
     **settings: Any,
 ) -> Grid:
-    """Every variant with every number of directions, at so many passes an image and layer."""
+    """Every variant with every number of directions, at so many losses an image and layer."""
     (dataset,) = options.datasets_or(dataset)
     cells = []
     for seed, variant, count in product(options.seeds_or(seeds), VARIANTS, counts):
         space, law, estimator = variant
-        sets = ESTIMATORS[estimator]().parameter_sets(count)
-        epochs = options.epochs or max(1, round(passes / sets))
+        points = ESTIMATORS[estimator]().parameter_sets(count)
+        epochs = options.epochs or max(1, round(losses / points))
         config = configure(
             "digital", perturb=space, law=law, estimator=estimator, directions=count, seed=seed,
             epochs=epochs, **settings,
@@ -74,7 +77,7 @@ def directions(
         curves=("perturb", "law", "estimator"),
         log_x=True,
         x_label="directions a step K",
-        title=f"Directions at equal forward passes, {dataset}",
+        title=f"Directions at equal numbers of losses, {dataset}",
     )
 
 
@@ -140,11 +143,11 @@ def _plot(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
 
 PRESETS = {
     "small": partial(
-        directions, dataset="digits", counts=(4, 16), passes=512, seeds=1, depth=2, width=32,
+        directions, dataset="digits", counts=(4, 16), losses=512, seeds=1, depth=2, width=32,
         batch_size=64,
     ),
     "paper": partial(
-        directions, dataset="mnist", counts=(1, 2, 4, 8, 16, 32), passes=320, seeds=3,
+        directions, dataset="mnist", counts=(1, 2, 4, 8, 16, 32), losses=320, seeds=3,
     ),
 }  # fmt: skip
 

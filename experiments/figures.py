@@ -1,10 +1,10 @@
 """Run the small preset of every experiment and collect them in one report.
 
-    python experiments/figures.py                    all of them, into results/report.html
-    python experiments/figures.py mlp_depth ablation some of them
+    python experiments/figures.py    all, into results/report.html
+    python experiments/figures.py mlp_depth ablation    some
 
-What was finished before is not run again; delete results/figures to start anew. The report
-tells of runs that failed; the others go on without them.
+What was finished before is not run again; delete results/figures to start
+anew. The report tells of runs that failed; the others go on without them.
 """
 
 import argparse

@@ -15,6 +15,7 @@ DESCRIPTION = """
 Train multilayer perceptrons of growing depth with the four methods. With directional
 derivatives (dd) one global loss (bp) perturbs all layers at once, a local one (ff) each
 layer alone, which is what the paper's figure 4 is about: does accuracy survive depth?
+Preset deep is that question alone: ff-dd and bp-dd, 2 to 10 layers of width 100, MNIST.
 """
 
 
@@ -49,7 +50,7 @@ def depths(
 
 
 PRESETS = {
-    "small": partial(  # with faster rates where so few steps would show nothing but their number
+    "small": partial(  # with higher rates: in so few steps the recipe's would hardly train
         depths, datasets=("digits",), depths=(1, 4), widths=(50,), seeds=2, batch_size=64,
         by_method={"bp-ad": {"learning_rate": 0.01}, "bp-dd": {"learning_rate": 0.1}},
     ),

@@ -23,6 +23,7 @@ in training and test. read_noise adds Gaussian noise to every reading, source_no
 multiplies every amplitude; splitter_error, phase_offset and loss_imbalance_db are what
 tells one device from the next. A second figure, convergence.png, shows the accuracy on
 held-out images over the forward passes at every imperfection's greatest strength.
+Preset mnist is the middle: four imperfections, two strengths each, on MNIST.
 """
 
 # Every imperfection of `meshes.Imperfections`, its unit, and its strengths, weakest first.

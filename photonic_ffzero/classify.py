@@ -22,12 +22,13 @@ from photonic_ffzero.tasks import Classification
 __all__ = ["Prediction", "classify", "main", "read_encoded"]
 
 DESCRIPTION = """\
-Classify images with a trained model: PNG or JPEG files, folders of them, or IDX files
-like MNIST's. Images of any size become grey and are brought to the size of the training
-images by averaging over areas; proportions are not kept.
+Classify images with a trained model: PNG or JPEG files, folders of them, or
+IDX files like MNIST's. Images of any size become grey and are brought to the
+size of the training images by averaging over areas; proportions are not kept.
 
-The table has a line for each image: its class; the class's goodness, which is the mean
-over the network's readouts; and by how much that exceeds the next best class's.
+The table has a line for each image: its class; the class's goodness, which is
+the mean over the network's readouts; and by how much that exceeds the next
+best class's.
 """
 
 EXAMPLES = """\

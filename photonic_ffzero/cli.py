@@ -52,14 +52,14 @@ __all__ = [
 PHOTONIC = """\
 Train a photonic neural network on MNIST.
 
-Light encodes an image, crosses rectangular meshes of Mach-Zehnder interferometers
-with a nonlinearity between them, and is detected behind every mesh. The phase
-shifts are trained, by default from forward passes alone (FFzero):
+Light encodes an image, crosses rectangular meshes of Mach-Zehnder
+interferometers with a nonlinearity between them, and is detected behind every
+mesh. The phase shifts are trained, by default from forward passes alone:
 
-  ff-dd  every mesh learns by its own loss, from directional derivatives (FFzero)
-  ff-ad  every mesh learns by its own loss, from automatic differentiation
-  bp-dd  one loss behind the last mesh, from directional derivatives
-  bp-ad  one loss behind the last mesh, from automatic differentiation
+  ff-dd  (FFzero) each mesh learns by its own loss, by directional derivatives
+  ff-ad  each mesh learns by its own loss, by automatic differentiation
+  bp-dd  one loss behind the last mesh, by directional derivatives
+  bp-ad  one loss behind the last mesh, by automatic differentiation
 """
 
 DIGITAL = """\
@@ -68,13 +68,13 @@ Train a digital MLP or CNN on MNIST, or on a function (regression).
 The same core as the photonic networks: every layer learns by its own loss from
 fixed prototypes and a cosine goodness, by default from forward passes alone:
 
-  ff-dd  every layer learns by its own loss, from directional derivatives (FFzero)
-  ff-ad  every layer learns by its own loss, from automatic differentiation
-  bp-dd  one loss behind the last layer, from directional derivatives
+  ff-dd  (FFzero) each layer learns by its own loss, by directional derivatives
+  ff-ad  each layer learns by its own loss, by automatic differentiation
+  bp-dd  one loss behind the last layer, by directional derivatives
   bp-ad  backpropagation
 
-Directions lie among the weights (FFzero) or among the activations, one for every
-sample (--perturb activations), which is far less noisy.
+Directions lie among the weights (FFzero) or among the activations, one for
+every sample (--perturb activations), which is far less noisy.
 """
 
 DIGITAL_EXAMPLES = """\
@@ -88,12 +88,13 @@ examples:
 
 _OWN_IMAGES = """\
 images of your own (--dataset PATH):
-  A folder with a sub-folder of PNG or JPEG files for each class, whose names become
-  those of the classes; a fifth of each class is for testing, or give the folder two
-  sub-folders, train and test. Colours become grey, transparency is ignored, and every
-  image, whatever its size and proportions, is made --image-size pixels square.
-  Or an .npz file with x_train and x_test, [n, H, W], bytes or floats in [0, 1], taken
-  as they are, and y_train and y_test, whole numbers from 0.
+  A folder with a sub-folder of PNG or JPEG files for each class, whose names
+  become those of the classes; a fifth of each class is for testing, or give the
+  folder two sub-folders, train and test. Colours become grey, transparency is
+  ignored, and every image, whatever its size and proportions, is made
+  --image-size pixels square. Or an .npz file with x_train and x_test,
+  [n, H, W], bytes or floats in [0, 1], taken as they are, and y_train and
+  y_test, whole numbers from 0.
 
 """
 

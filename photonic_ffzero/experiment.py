@@ -25,9 +25,10 @@ __all__ = ["SOME_FAILED", "Options", "run_experiment"]
 SOME_FAILED = 1  # exit code of a grid that ended; a higher one says that it was stopped or refused
 
 _HABITS = """\
-A grid of training runs, several at a time, each in a process of its own. A run that
-fails leaves the others alone; its last words are in its log.txt. Ctrl-C stops all of
-them in good order, and --resume goes on: runs that are done are not run again.
+A grid of training runs, several at a time, each in a process of its own. A run
+that fails leaves the others alone; its last words are in its log.txt. Ctrl-C
+stops all of them in good order, and --resume goes on: runs that are done are
+not run again.
 
 presets:
   small  shows the trend within minutes
@@ -241,7 +242,7 @@ def _parser(
 ) -> argparse.ArgumentParser:
     parser = LineParser(
         prog=f"{name}.py",
-        description=f"{textwrap.dedent(description).strip()}\n\n{_HABITS}",
+        description=f"{textwrap.fill(' '.join(description.split()), 79)}\n\n{_HABITS}",
         epilog=_examples(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -29,14 +29,15 @@ from photonic_ffzero.storage import load_model, model_file, write_csv, write_jso
 __all__ = ["Setting", "main", "settings", "write_settings"]
 
 DESCRIPTION = """\
-Write the phases of a trained photonic network, and the voltages that make them, as
-phases.csv and phases.json: a row for every phase shifter. Idle interferometers have none.
-Phases lie within a turn of the lowest that a shifter reaches, and make the network's own
-matrices; voltages are the lowest.
+Write the phases of a trained photonic network, and the voltages that make
+them, as phases.csv and phases.json: a row for every phase shifter. Idle
+interferometers have none. Phases lie within a turn of the lowest that a
+shifter reaches, and make the network's own matrices; voltages are the lowest.
 
-A calibration file has a header. Columns voltage_V, phase_rad: a measured curve; v_pi_V,
-phase_0_rad: a heater's law, phase_0 + pi (V / V_pi)^2. With the columns mesh, column,
-interferometer, shifter and ports of phases.csv besides, every shifter has its own.
+A calibration file has a header. Columns voltage_V, phase_rad: a measured
+curve; v_pi_V, phase_0_rad: a heater's law, phase_0 + pi (V / V_pi)^2. With the
+columns mesh, column, interferometer, shifter and ports of phases.csv besides,
+every shifter has its own.
 """
 
 EXAMPLES = """\

@@ -423,7 +423,7 @@ class Summary:
 
 
 def summarise(grid: Grid, outcomes: Iterable[Outcome]) -> list[Summary]:
-    """Mean and spread over the seeds of every coordinate, in the order of the labels' values.
+    """Mean and spread over the seeds of every coordinate, in the order of the cells.
 
     Args:
         grid: The grid.

@@ -160,8 +160,8 @@ class OfPhases(Steady):
             ValueError: always; the message says why.
         """
         raise ValueError(
-            "perturb must be weights for a mesh: activations lead back to a layer's parameters "
-            "only where it is linear in them, and phases act through sines and cosines"
+            "perturb must be weights for a mesh: from activations there is no way back to phases, "
+            "which act through sines, as there is to a dense layer's weights"
         )
 
 

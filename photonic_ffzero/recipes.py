@@ -326,8 +326,8 @@ class Config:
             )
         if self.perturb == "activations" and self.network == "photonic":
             raise ValueError(
-                "perturb must be weights for meshes: activations lead back to a layer's "
-                "parameters only where it is linear in them, and phases act through sines"
+                "perturb must be weights for meshes: from activations there is no way back to "
+                "phases, which act through sines, as there is to a dense layer's weights"
             )
         if self.perturb == "activations" and not self.local:
             raise ValueError(

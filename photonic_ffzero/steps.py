@@ -43,9 +43,9 @@ def make_steps(block: Block, config: Config) -> Callable[..., Any]:
     """Compile some training steps of a block into one call, which costs as much as a small step.
 
     The function maps (params, optimizer state, inputs [n, ...], labels [n, T], batches [S, B],
-    directions with leading S, learning rates [S], how many of the S steps to take) to (params,
-    optimizer state, losses [S]). Random numbers come from outside: drawn inside, they would
-    differ between engines.
+    directions and noise with leading S, learning rates [S], how many of the S steps to take) to
+    (params, optimizer state, losses [S]). Random numbers come from outside: drawn inside, they
+    would differ between engines.
     """
     step = make_step(block, config)
 

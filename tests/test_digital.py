@@ -248,7 +248,8 @@ def test_a_class_that_is_held_out_as_a_whole_is_one_all_the_same(eager):
 
 
 @pytest.mark.parametrize(
-    ("function", "message"), [(lambda z: z[..., :-1], "must keep the shape"), (np.linalg.inv, "square")]
+    ("function", "message"),
+    [(lambda z: z[..., :-1], "must keep the shape"), (np.linalg.inv, "square")],
 )
 def test_a_black_box_that_fails_does_so_before_anything_is_trained(function, message):
     class Nothing(Observer):
