@@ -2,7 +2,7 @@
 
     python experiments/bench_engine.py                  all sizes, some minutes
     python experiments/bench_engine.py --ports 64 100   some sizes
-    python experiments/bench_engine.py --reference DIR   the published code, too
+    python experiments/bench_engine.py --reference DIR  the published code, too
 
 A cell is one contender doing one thing at one size. The contenders of a size
 take turns, and every figure is a median, so that a busy machine slows all of

@@ -1,7 +1,7 @@
-"""Run the small preset of every experiment and collect them in one report.
+"""Run the small preset of every experiment and collect them in results/report.html.
 
-    python experiments/figures.py    all, into results/report.html
-    python experiments/figures.py mlp_depth ablation    some
+    python experiments/figures.py                      all of them
+    python experiments/figures.py mlp_depth ablation   some of them
 
 What was finished before is not run again; delete results/figures to start
 anew. The report tells of runs that failed; the others go on without them.

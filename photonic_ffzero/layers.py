@@ -465,7 +465,10 @@ class Conv(Noiseless):
                 f"pixels, got {kernel_size}"
             )
         if min(rows, columns) < pool:
-            raise ValueError(f"pool must be at most the map's {min(rows, columns)}, got {pool}")
+            raise ValueError(
+                f"kernel_size must leave {pool} rows and columns or more to pool, "
+                f"got {kernel_size}, which leaves {min(rows, columns)}"
+            )
         return rows, columns
 
     @property

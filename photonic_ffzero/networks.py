@@ -132,8 +132,17 @@ def on_device(config: Config, units: int, device: Device | None) -> Iterator[Lay
 
 
 def mlp(config: Config, units: int, task: Task) -> Iterator[Layer]:
-    """Dense layers: ``depth - 1`` of some width, and one with the task's outputs."""
+    """Dense layers: ``depth - 1`` of some width, and one with the task's outputs.
+
+    Raises:
+        ValueError: the width cannot be shared by the groups of outputs.
+    """
     between, groups = nonlinearity(config), task.labels * config.groups
+    if config.layers > 1 and (config.width or 0) % groups:
+        raise ValueError(
+            f"width must be a multiple of {groups}, the label dimensions ({task.labels}) times "
+            f"groups ({config.groups}), got {config.width}"
+        )
     for inputs, outputs in _dense_sizes(config, units, task):
         yield Dense(inputs, outputs, between, groups)
 
@@ -275,10 +284,14 @@ def _check_size(config: Config, units: int, task: Task) -> None:
 
 def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:
     groups = layer.groups if layer.groups > 1 else task.labels * config.groups
-    if groups % task.labels or layer.taps % groups:
+    if groups % task.labels:  # a convolution's, one a channel
         raise ValueError(
-            f"groups must share {task.labels} label dimensions and {layer.taps} tapped values "
-            f"evenly, got {groups} behind {layer.name} {index + 1}"
+            f"channels must be a multiple of the {task.labels} label dimensions, got {groups}"
+        )
+    if layer.taps % groups:
+        raise ValueError(
+            f"groups must share {layer.taps} tapped values evenly, got {groups} for "
+            f"{task.labels} label dimensions behind {layer.name} {index + 1}"
         )
     dimension = layer.taps // groups
     if task.classes > dimension:

@@ -154,7 +154,7 @@ class Pool:
     Args:
         directory: The grid's directory.
         command: Gives the command that goes on with the run in a directory; see
-            `training_command`. It ends with exit code 0 and a results.json, or it has failed.
+            `training_command`. It leaves a results.json at its end, or it has failed.
         jobs: Children at a time.
         console: Where to show progress.
     """
@@ -255,7 +255,7 @@ class Pool:
                 continue
             outcome = self._directory.outcome(run.cell)
             run.process, run.state = None, outcome.state
-            if code == 0 and outcome.state == "done":
+            if outcome.state == "done":  # the results are written last, whatever came then
                 run.figures = _value(self._directory.grid, outcome.results)
             elif self._signals:
                 run.state = "stopped"

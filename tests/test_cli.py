@@ -251,7 +251,7 @@ BAD_DIGITAL = [
     (["--network", "rnn"], "argument --network: invalid choice: 'rnn'"),
     (["--depth", "0"], "argument --depth: must be at least 1, got 0"),
     (["--width", "9"], "10 classes need at least as many tapped values (ports, outputs) a group"),
-    (["--groups", "3"], "argument --groups must divide a layer's 100 outputs, got 3"),
+    (["--groups", "3"], "argument --width must be a multiple of 3, the label dimensions (1) times"),
     (["--meshes", "2"], "argument --meshes does not apply to mlp with method ff-dd"),
     (["--channels", "2"], "argument --channels does not apply to mlp with method ff-dd"),
     (["--engine", "xla"], "argument --engine does not apply to mlp with method ff-dd"),

@@ -73,6 +73,8 @@ content = {"test_accuracy": accuracy, "layers": [1, 2], "rule": None, "method": 
 json.dump(content, open("results.json.partial", "w"))
 os.replace("results.json.partial", "results.json")
 open("ends.txt", "w").write(str(time.time()))
+if mode == "late":
+    sys.exit("no way out")
 """
 DRIVER = """
 import sys
@@ -473,6 +475,13 @@ class TestPool:
     def test_threads_are_never_more_than_there_are(self, monkeypatch, jobs, cores, given, expected):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
         assert thread_limits(jobs, cores)["OMP_NUM_THREADS"] == expected
+
+    def test_what_happens_behind_its_results_does_not_make_a_failure_of_a_cell(self):
+        text = io.StringIO()
+        directory = run_pool(command=fake("late"), console=Console(file=text))
+        assert [outcome.state for outcome in directory.outcomes()] == ["done"] * 6
+        assert text.getvalue().count("done 70.00 %") == 1
+        assert not list(Path("grid").glob("cells/*/failure.json"))
 
     @pytest.mark.parametrize(
         ("mode", "message"),

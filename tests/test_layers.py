@@ -364,7 +364,10 @@ class TestConv:
         ("given", "message"),
         [
             ({"kernel_size": 8}, "kernel_size must be at most the padded image's 7 pixels, got 8"),
-            ({"kernel_size": 7, "pool": 2}, "pool must be at most the map's 1, got 2"),
+            (
+                {"kernel_size": 7, "pool": 2},
+                "kernel_size must leave 2 rows .* got 7, which leaves 1",
+            ),
         ],
     )
     def test_what_does_not_fit_is_refused_by_name(self, given, message):

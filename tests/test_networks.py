@@ -156,10 +156,16 @@ def test_the_depth_counts_the_last_layer():
     [
         ("cnn", 35, {}, CLASSES, "cnn needs square images, got 35 values"),
         ("cnn", 4, {"kernel_size": 7}, CLASSES, "kernel_size must be at most the padded image's 6"),
-        ("cnn", 4, {"kernel_size": 6}, CLASSES, "pool must be at most the map's 1, got 2"),
-        ("cnn", 36, {"kernel_size": 6, "depth": 5}, CLASSES, "(kernel_size|pool) must be at most"),
-        ("mlp", 5, {"groups": 3}, CLASSES, "groups must divide a layer's 8 outputs, got 3"),
-        ("mlp", 5, {"width": 9}, TWO, "groups must divide a layer's 9 outputs, got 2"),
+        (
+            "cnn",
+            4,
+            {"kernel_size": 6},
+            CLASSES,
+            "kernel_size must leave 2 rows .* got 6, which leaves 1",
+        ),
+        ("cnn", 36, {"kernel_size": 6, "depth": 5}, CLASSES, "kernel_size must (be at most|leave)"),
+        ("mlp", 5, {"groups": 3}, CLASSES, "width must be a multiple of 3, .* got 8"),
+        ("mlp", 5, {"width": 9}, TWO, "width must be a multiple of 2, .* got 9"),
     ],
 )
 def test_what_does_not_fit_is_one_error_before_any_training(
@@ -176,8 +182,14 @@ def test_what_does_not_fit_is_one_error_before_any_training(
         ("mlp", 5, {"width": 2}, CLASSES, "prototypes of 3 classes .* got 2 behind dense 1"),
         ("mlp", 5, {"groups": 4}, CLASSES, "prototypes of 3 classes .* got 2 behind dense 1"),
         ("cnn", 36, {}, Classification(11), "prototypes of 11 classes .* got 10 behind conv 1"),
-        ("cnn", 36, {"channels": 3}, TWO, "groups must share 2 label dimensions .* got 3 behind c"),
-        ("photonic", 6, {"groups": 4}, CLASSES, "groups must share 1 label .* got 4 behind mesh 1"),
+        ("cnn", 36, {"channels": 3}, TWO, "channels must be a multiple of the 2 label .*, got 3"),
+        (
+            "photonic",
+            6,
+            {"groups": 4},
+            CLASSES,
+            "groups must share 6 tapped .* got 4 for 1 label .* behind mesh 1",
+        ),
     ],
 )
 def test_prototypes_that_do_not_fit_too(network, units, given, task, message):
