@@ -300,7 +300,7 @@ class TestActivations:
         params = (tf.nest.map_structure(tf.constant, layer.init(rng())),)
         own = Activations()(block, CrossEntropy(), params, tf.ones((B, 4)), np.zeros((B, 1), int))
         along = draw("rademacher", 1e-2, 2, Activations().trainable(block, B), rng())
-        with pytest.raises(ValueError, match=r"weights for a mesh: .* sines and cosines"):
+        with pytest.raises(ValueError, match=r"weights for a mesh: .* act through sines"):
             estimate(ESTIMATORS["central"](), own, along)
 
     def test_are_refused_through_several_layers_with_the_reason(self):
