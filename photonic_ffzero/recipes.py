@@ -43,8 +43,15 @@ NETWORKS = ("photonic", "mlp", "cnn")
 # is a choice, which earlier parts may make: local (ff) or global (bp) learning; directional
 # derivatives (dd) or automatic differentiation (ad); what its estimator rests on; and the like.
 PARTS = (
-    *("all", "{network}", "{grouping}", "{derivative}", "{readout}", "{method}", "{perturb}"),
-    *("{slopes}", "{slopes}-{network}", "{task}", "{task}-{grouping}"),
+    *("all", "{network}", "{grouping}", "{derivative}", "{readout}", "{method}"),
+    *(
+        "{network}-{method}",
+        "{perturb}",
+        "{slopes}",
+        "{slopes}-{network}",
+        "{task}",
+        "{task}-{grouping}",
+    ),
     *("{task}-{perturb}", "{task}-{method}", "{network}-{grouping}", "{network}-{perturb}"),
 )
 _SLOPES = {None: "differences", "forward": "forward-mode", "reverse": "reverse-mode"}
@@ -106,6 +113,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "activations": {"directions": 16, "optimizer": "adam", "learning_rate": 0.01},
         "regression-weights": {"directions": 16, "learning_rate": 0.5},
         "regression-bp-dd": {"directions": 32, "learning_rate": 0.003},
+        "cnn-ff-dd": {"learning_rate": 0.02},
         "cnn-ff": {"rule": "last"},  # a channel's own goodness is poor
         "cnn-activations": {"directions": 8, "batch_size": 128, "epochs": 3},
     },
