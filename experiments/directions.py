@@ -130,9 +130,9 @@ def write_errors(directory: GridDirectory, data_dir: Path | None) -> None:
 
 def _plot(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
     for index, (name, points) in enumerate(curves.items()):
-        counts, errors = zip(*points, strict=True)
-        axes.loglog(counts, errors, ms=4, label=name, **curve_style(index))
-        axes.set_xticks(counts, counts, minor=False)
+        axes.loglog(*zip(*points, strict=True), ms=4, label=name, **curve_style(index))
+    counts = sorted({count for points in curves.values() for count, _ in points})
+    axes.set_xticks(counts, counts)
     axes.xaxis.minorticks_off()
     axes.set(xlabel="directions a step K", ylabel="relative error of the gradient")
     axes.grid(alpha=0.3, which="both")

@@ -62,16 +62,16 @@ def write_embeddings(directory: GridDirectory, data_dir: Path | None) -> None:
     data = load_dataset(plan.dataset, data_dir)
     x = encode(data.test_images, plan.encoding, plan.size or 1)
     rows = []
-    for cell in cells:
-        model = load_model(directory.cell_path(cell) / "model.npz")
+    models = [load_model(directory.cell_path(cell) / "model.npz") for cell in cells]
+    for cell, model in zip(cells, models, strict=True):
         for mesh, scores in enumerate(model.scores(x), start=1):
             about = {"method": cell.labels["method"], "seed": cell.seed, "mesh": mesh}
             rows.append(about | _alignment(scores, data.test_labels))
     write_csv(directory.path / "alignment.csv", rows)
-    first = load_model(directory.cell_path(cells[0]) / "model.npz")
-    draw = partial(_draw, model=first, x=x, labels=data.test_labels)
+    draw = partial(_draw, model=models[0], x=x, labels=data.test_labels)
     title = f"{cells[0].name}, test images"
-    save_figure(directory.path / "embeddings.png", draw, panels=2 * len(first.blocks), title=title)
+    panels = 2 * len(models[0].blocks)
+    save_figure(directory.path / "embeddings.png", draw, panels=panels, title=title)
 
 
 def _alignment(scores: np.ndarray, labels: np.ndarray) -> dict[str, str]:

@@ -44,15 +44,9 @@ NETWORKS = ("photonic", "mlp", "cnn")
 # derivatives (dd) or automatic differentiation (ad); what its estimator rests on; and the like.
 PARTS = (
     *("all", "{network}", "{grouping}", "{derivative}", "{readout}", "{method}"),
-    *(
-        "{network}-{method}",
-        "{perturb}",
-        "{slopes}",
-        "{slopes}-{network}",
-        "{task}",
-        "{task}-{grouping}",
-    ),
-    *("{task}-{perturb}", "{task}-{method}", "{network}-{grouping}", "{network}-{perturb}"),
+    *("{network}-{method}", "{perturb}", "{slopes}", "{slopes}-{network}"),
+    *("{task}", "{task}-{grouping}", "{task}-{perturb}", "{task}-{method}"),
+    *("{network}-{grouping}", "{network}-{perturb}"),
 )
 _SLOPES = {None: "differences", "forward": "forward-mode", "reverse": "reverse-mode"}
 
@@ -278,7 +272,7 @@ class Config:
     def _check_all_is_set(self) -> None:
         needed = [name for name in _NEEDED[self.network] if name not in _own(self.device)]
         needed += ["perturb", "law", "directions"] if self.method.endswith("-dd") else []
-        needed += [] if ESTIMATORS[self.estimator]().differentiates else ["epsilon"]
+        needed += [] if self._differentiates else ["epsilon"]
         needed += ["rule"] if self.local else []
         needed += ["detection", "prototypes", "norm_size"] if self.readout == "goodness" else []
         for name in needed:
@@ -304,7 +298,7 @@ class Config:
                 f"device must be {SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or "
                 f"module:factory, got {self.device!r}"
             )
-        if self.method.endswith("-ad") or ESTIMATORS[self.estimator]().differentiates:
+        if self.method.endswith("-ad") or self._differentiates:
             raise ValueError(
                 "device gives intensities and no derivatives: it can be trained by differences "
                 f"alone (ff-dd, bp-dd; central, forward), got {self.method}, {self.estimator}"
@@ -316,7 +310,7 @@ class Config:
                 raise ValueError(f"{name} is the device's own, and cannot be set for {self.device}")
 
     def _check_estimator(self) -> None:
-        mode = ESTIMATORS[self.estimator]().differentiates
+        mode = self._differentiates
         if (mode == "reverse") != self.method.endswith("-ad"):
             raise ValueError(
                 f"estimator {self.estimator} does not fit method {self.method}: the estimators "
@@ -362,7 +356,7 @@ class Config:
 
     def _check_chip(self) -> None:
         made = self._made
-        if ESTIMATORS[self.estimator]().differentiates and not made.differentiable:
+        if self._differentiates and not made.differentiable:
             raise ValueError(
                 f"imperfections with drive_bits or adc_bits cannot be differentiated, which "
                 f"estimator {self.estimator} does; use differences (-dd)"
@@ -384,6 +378,11 @@ class Config:
                 f"epsilon must be at least one step of the drive, {made.drive_step:.6g} rad with "
                 f"drive_bits={made.drive_bits}, got {self.epsilon:g}"
             )
+
+    @property
+    def _differentiates(self) -> str | None:
+        """The mode in which the estimator differentiates, None if it does not."""
+        return ESTIMATORS[self.estimator]().differentiates
 
     @property
     def amplification(self) -> Amplifier | None:

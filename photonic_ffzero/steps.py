@@ -172,10 +172,9 @@ class BlockTraining:
             self.state = tf.nest.pack_sequence_as(self.state, [tf.constant(a) for a in optimizer])
 
     def settle(self, x: Any) -> None:
-        """Put the statistics of some inputs into the parameters, where a layer needs them."""
-        if self.block.settles:
-            own = self.block.settled(as_arrays(self.params), x)
-            self.params = tf.nest.map_structure(tf.constant, own)
+        """Put the statistics of some inputs into the parameters."""
+        own = self.block.settled(as_arrays(self.params), x)
+        self.params = tf.nest.map_structure(tf.constant, own)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[float]]:
         """Go through the samples once, in full batches of a new order; yield the steps' losses.

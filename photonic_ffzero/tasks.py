@@ -152,14 +152,16 @@ TASKS: dict[str, type[Classification] | type[Regression]] = {
 }
 
 
-def task_of(name: str, y: np.ndarray, trained: np.ndarray, names: tuple[str, ...] = ()) -> Task:
+def task_of(
+    name: str, y: np.ndarray, trained: np.ndarray | slice, names: tuple[str, ...] = ()
+) -> Task:
     """The task that labels set: all of them say which classes there are, but a scale comes from
     those alone that are trained on.
 
     Args:
         name: ``classification`` or ``regression``.
         y: All labels that are not for the test, [n] or [n, T].
-        trained: Indices of those to train on.
+        trained: Indices of those to train on, or a slice.
         names: What classes are called.
 
     Raises:

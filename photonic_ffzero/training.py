@@ -149,7 +149,7 @@ class Trainer:
         """Take the trained parameters, with the statistics of some samples that a layer needs."""
         if training.block.settles:
             self.model.usage.add(training.block, 1, len(samples.y), writes=0)
-        training.settle(samples.x)
+            training.settle(samples.x)
         self.model.params[training.index] = as_arrays(training.params)
 
     def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
@@ -294,10 +294,12 @@ def _prepared(
     if isinstance(validation, tuple):
         held_out = Samples(*check(*validation, count)[:2])
         _check_fields("x of validation", held_out.x, config, every.x.shape[-1])
-        return task_of(config.task, every.y, np.arange(len(every.y))), every, held_out
+        return task_of(config.task, every.y, slice(None)), every, held_out
+    if validation == 0:
+        return task_of(config.task, every.y, slice(None)), every, None
     kept, rest = split(len(every.y), validation, config.seed)
     train, held_out = (Samples(every.x[own], every.y[own]) for own in (kept, rest))
-    return task_of(config.task, every.y, kept), train, held_out if validation else None
+    return task_of(config.task, every.y, kept), train, held_out
 
 
 def _check_fields(name: str, x: np.ndarray, config: Config, units: int | None = None) -> None:
