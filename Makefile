@@ -7,12 +7,13 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: mnist digital figures test bench notebooks docs lint format clean help
+.PHONY: mnist digital figures test test-long bench notebooks docs lint format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make mnist       train a photonic network on MNIST from forward passes alone"
-	@echo "make test        run all tests"
+	@echo "make test        run the tests (under 5 minutes on 2 idle cores)"
+	@echo "make test-long   run the long ones: fuzzing, kills, many seeds"
 	@echo "make digital     train a digital MLP (or CNN) with the same core"
 	@echo "make figures     run small versions of the paper's experiments; one HTML report"
 	@echo "make bench       time the mesh engines against Neurophox, digital steps against TensorFlow"
@@ -40,7 +41,10 @@ figures: $(READY)
 	@$(BIN)/python experiments/figures.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 bench: $(READY)
 	@$(BIN)/python experiments/bench_engine.py $(ARGS)
@@ -58,6 +62,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

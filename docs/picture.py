@@ -14,8 +14,8 @@ from sklearn.decomposition import PCA
 
 from meshes.plotting import plot_light
 from photonic_ffzero import Dataset, Model, encode, evaluate, fit, load_dataset
-from photonic_ffzero.goodness import balanced
-from photonic_ffzero.reporting import plot_embeddings, plot_quality
+from photonic_ffzero.goodness.readouts import balanced
+from photonic_ffzero.plots import plot_embeddings, plot_quality
 
 SEEDS = (0, 1, 2)
 PICTURE = Path(__file__).with_name("picture.png")

@@ -5,9 +5,9 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from photonic_ffzero.experiment import Options, run_experiment
-from photonic_ffzero.grid import Cell, Grid, plan_for
-from photonic_ffzero.recipes import configure
+from photonic_ffzero.cli.experiment import Options, run_experiment
+from photonic_ffzero.config import configure
+from photonic_ffzero.runs.grid import Cell, Grid, plan_for
 
 DESCRIPTION = """
 Train the photonic network with one ingredient changed at a time: one global loss

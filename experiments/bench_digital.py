@@ -24,12 +24,12 @@ import numpy as np
 from bench_engine import endless, interleaved
 
 from meshes._tensorflow import tf
+from photonic_ffzero.config import Config, configure
+from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import Model
-from photonic_ffzero.recipes import Config, configure
-from photonic_ffzero.reporting import check_new_directory, versions
-from photonic_ffzero.steps import BlockTraining, Samples
+from photonic_ffzero.runs.directory import check_new_directory, versions
 from photonic_ffzero.storage import write_json
-from photonic_ffzero.tasks import Classification
+from photonic_ffzero.training.step import BlockTraining, Samples
 
 PIXELS, CLASSES, STEPS = 784, 10, 16
 

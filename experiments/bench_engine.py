@@ -29,12 +29,13 @@ import numpy as np
 from meshes import RectangularMesh
 from meshes._tensorflow import tf
 from meshes.validation import integer
+from photonic_ffzero.config import configure
+from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import EpochRecord, Model
-from photonic_ffzero.recipes import configure
-from photonic_ffzero.reporting import check_new_directory, save_figure, versions
-from photonic_ffzero.steps import BlockTraining, Samples
+from photonic_ffzero.plots import save_figure
+from photonic_ffzero.runs.directory import check_new_directory, versions
 from photonic_ffzero.storage import write_json
-from photonic_ffzero.tasks import Classification
+from photonic_ffzero.training.step import BlockTraining, Samples
 
 BATCH, CLASSES = 128, 10
 SIZES = (64, 100, 196, 784)
@@ -321,7 +322,7 @@ def peak_memory_mb() -> float:
 
 def trainer_step(ports: int = 64) -> float:
     """Seconds a step of a whole run of the main job's default, evaluation and all included."""
-    from photonic_ffzero.training import Observer, Trainer
+    from photonic_ffzero.training.trainer import Observer, Trainer
 
     class Watch(Observer):
         seconds: ClassVar[list[float]] = []

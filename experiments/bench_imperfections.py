@@ -15,12 +15,12 @@ from pathlib import Path
 
 from bench_engine import BATCH, CLASSES, endless, interleaved, samples
 
+from photonic_ffzero.config import configure
+from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import Model
-from photonic_ffzero.recipes import configure
-from photonic_ffzero.reporting import check_new_directory, versions
-from photonic_ffzero.steps import BlockTraining, Samples
+from photonic_ffzero.runs.directory import check_new_directory, versions
 from photonic_ffzero.storage import write_json
-from photonic_ffzero.tasks import Classification
+from photonic_ffzero.training.step import BlockTraining, Samples
 
 CHIPS = {
     "splitter errors": "splitter_error=0.05",

@@ -7,9 +7,9 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any
 
-from photonic_ffzero.experiment import Options, run_experiment
-from photonic_ffzero.grid import Cell, Grid, plan_for
-from photonic_ffzero.recipes import METHODS, configure
+from photonic_ffzero.cli.experiment import Options, run_experiment
+from photonic_ffzero.config import METHODS, configure
+from photonic_ffzero.runs.grid import Cell, Grid, plan_for
 
 DESCRIPTION = """
 Train two convolutions and a dense layer with the four methods, for some numbers of

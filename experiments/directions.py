@@ -11,20 +11,20 @@ import numpy as np
 
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
-from photonic_ffzero.data import load_dataset
-from photonic_ffzero.directions import draw
-from photonic_ffzero.encoding import encode
-from photonic_ffzero.estimators import ESTIMATORS, estimate
-from photonic_ffzero.experiment import Options, run_experiment
-from photonic_ffzero.grid import Cell, Grid, GridDirectory, add_legend, plan_for
-from photonic_ffzero.losses import LOSSES
+from photonic_ffzero.cli.experiment import Options, run_experiment
+from photonic_ffzero.config import Config, configure
+from photonic_ffzero.data.datasets import load_dataset
+from photonic_ffzero.data.encoding import encode
+from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.goodness.losses import LOSSES
+from photonic_ffzero.gradients.directions import draw
+from photonic_ffzero.gradients.estimators import ESTIMATORS, estimate
+from photonic_ffzero.gradients.objectives import PERTURBATIONS, Weights
 from photonic_ffzero.model import Model
-from photonic_ffzero.objectives import PERTURBATIONS, Weights
-from photonic_ffzero.recipes import Config, configure
-from photonic_ffzero.reporting import curve_style, save_figure
+from photonic_ffzero.plots import curve_style, save_figure
+from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, add_legend, plan_for
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.storage import write_csv
-from photonic_ffzero.tasks import Classification
 
 DESCRIPTION = """
 Train an MLP from directional derivatives at equal numbers of evaluated losses, which

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from photonic_ffzero.data import load_dataset
-from photonic_ffzero.encoding import encode
-from photonic_ffzero.experiment import Options, run_experiment
-from photonic_ffzero.goodness import DETECTIONS
-from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for
+from photonic_ffzero.cli.experiment import Options, run_experiment
+from photonic_ffzero.config import configure
+from photonic_ffzero.data.datasets import load_dataset
+from photonic_ffzero.data.encoding import encode
+from photonic_ffzero.goodness.readouts import DETECTIONS
 from photonic_ffzero.model import Model
-from photonic_ffzero.recipes import configure
-from photonic_ffzero.reporting import plot_alignment, plot_embeddings, save_figure
+from photonic_ffzero.plots import plot_alignment, plot_embeddings, save_figure
+from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, plan_for
 from photonic_ffzero.storage import load_model, write_csv
 
 DESCRIPTION = """

@@ -2,7 +2,7 @@
 
 import sys
 
-from photonic_ffzero.export import main
+from photonic_ffzero.cli.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

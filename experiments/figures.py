@@ -12,8 +12,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from photonic_ffzero.experiment import SOME_FAILED
-from photonic_ffzero.report import main as write_report
+from photonic_ffzero.cli.experiment import SOME_FAILED
+from photonic_ffzero.cli.report import main as write_report
 
 EXPERIMENTS = (
     "photonic_methods",

@@ -2,7 +2,7 @@
 
 import sys
 
-from photonic_ffzero.cli import main
+from photonic_ffzero.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main(recipe="digital"))

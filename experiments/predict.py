@@ -2,7 +2,7 @@
 
 import sys
 
-from photonic_ffzero.classify import main
+from photonic_ffzero.cli.predict import main
 
 if __name__ == "__main__":
     sys.exit(main())

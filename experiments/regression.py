@@ -6,10 +6,10 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from photonic_ffzero.experiment import Options, run_experiment
-from photonic_ffzero.functions import FUNCTIONS
-from photonic_ffzero.grid import Cell, Grid, plan_for
-from photonic_ffzero.recipes import METHODS, configure
+from photonic_ffzero.cli.experiment import Options, run_experiment
+from photonic_ffzero.config import METHODS, configure
+from photonic_ffzero.data.functions import FUNCTIONS
+from photonic_ffzero.runs.grid import Cell, Grid, plan_for
 
 DESCRIPTION = """
 Learn numbers instead of classes: f1 = sin x0 + cos x1, f2 = exp(x0) sin x1 + x2 cos x3

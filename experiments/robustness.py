@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from photonic_ffzero.experiment import Options, run_experiment
-from photonic_ffzero.grid import Cell, Grid, GridDirectory, Label, add_legend, plan_for
-from photonic_ffzero.recipes import AUTO, configure
-from photonic_ffzero.reporting import RunDirectory, curve_style, save_figure
+from photonic_ffzero.cli.experiment import Options, run_experiment
+from photonic_ffzero.config import AUTO, configure
+from photonic_ffzero.plots import curve_style, save_figure
+from photonic_ffzero.runs.directory import RunDirectory
+from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label, add_legend, plan_for
 
 DESCRIPTION = """
 Does training survive the chip? Test accuracy on an imperfect chip against the strength

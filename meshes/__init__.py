@@ -1,11 +1,12 @@
 """Meshes of Mach-Zehnder interferometers: physics, usable alone."""
 
-from meshes.amplifiers import Amplifier
+from meshes._former_paths import redirect
 from meshes.decomposition import SVDMeshes, decompose, svd_decompose
 from meshes.imperfections import Chip, Imperfections, shot_noise
-from meshes.model import Phases, RectangularMesh
+from meshes.mesh import Phases, RectangularMesh
 from meshes.nonlinearities import (
     NONLINEARITIES,
+    Amplifier,
     BlackBox,
     CReLU,
     ElectroOptic,
@@ -49,3 +50,16 @@ __all__ = [
     "shot_noise",
     "svd_decompose",
 ]
+
+redirect(
+    "meshes",
+    {
+        "amplifiers": "nonlinearities",
+        "engine_native": "engines.native",
+        "engine_xla": "engines.xla",
+        "kernels": "engines.kernels",
+        "model": "mesh",
+        "shifters": "calibration",
+        "simd": "engines.simd",
+    },
+)

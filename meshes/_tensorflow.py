@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["from_python", "fused", "graph", "tf"]
-
 
 @contextmanager
 def _held_back_stderr() -> Iterator[None]:

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes.model import Phases, RectangularMesh
-
-__all__ = ["SVDMeshes", "decompose", "svd_decompose"]
+from meshes.mesh import Phases, RectangularMesh
 
 _TOLERANCE = 1e-10  # of U U^H - 1, entry by entry
 _TOLERANCE_SINGLE = 1e-4  # the same for a matrix given in single precision

@@ -28,10 +28,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from meshes._tensorflow import tf
-from meshes.model import Phases, RectangularMesh
+from meshes.mesh import Phases, RectangularMesh
 from meshes.validation import integer, number
-
-__all__ = ["Chip", "Imperfections", "Noise", "normals", "shot_noise"]
 
 _PLANCK, _LIGHT = 6.62607015e-34, 299792458.0  # J s, m / s
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshes._tensorflow import tf
-from meshes.model import Phases, RectangularMesh
+from meshes.mesh import Phases, RectangularMesh
 from meshes.propagation import resolve_engine
 
 tf.constant(0)  # brings TensorFlow in without its noise, before Keras does it with

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from meshes.model import Phases, RectangularMesh
+from meshes.mesh import Phases, RectangularMesh
 from meshes.nonlinearities import NONLINEARITIES
 from meshes.validation import choice
 
@@ -29,16 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Knob",
-    "fields_by_column",
-    "main",
-    "plot_light",
-    "plot_matrix",
-    "plot_phase_distribution",
-    "plot_phases",
-    "plot_transfer",
-]
 
 _BLUE, _ORANGE = "#56B4E9", "#D55E00"  # Okabe and Ito's, apart in grey, on black and on white
 _SEQUENTIAL, _CYCLIC = "viridis", "twilight"

@@ -17,9 +17,8 @@ from meshes._tensorflow import tf
 from meshes.validation import choice
 
 if TYPE_CHECKING:
-    from meshes.model import Phases, RectangularMesh
+    from meshes.mesh import Phases, RectangularMesh
 
-__all__ = ["ENGINES", "intensities", "propagate", "resolve_engine"]
 
 ENGINES = ("auto", "native", "xla")
 
@@ -105,7 +104,7 @@ def _run(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str, quanti
 
 def _engine_function(engine: str, quantity: str) -> Callable[..., Any]:
     """The engine's module is imported at its first use."""
-    return getattr(import_module(f"meshes.engine_{engine}"), quantity)
+    return getattr(import_module(f"meshes.engines.{engine}"), quantity)
 
 
 def _broadcast(function: Callable[..., Any], mesh: RectangularMesh, *arguments: Any) -> Any:

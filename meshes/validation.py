@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-__all__ = ["choice", "from_spec", "integer", "number", "with_values"]
-
 
 def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
     """Return ``value`` as an int.

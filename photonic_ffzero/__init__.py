@@ -1,14 +1,17 @@
 """Train photonic neural networks from forward passes alone."""
 
-from photonic_ffzero.data import DataError, Dataset, load_dataset
-from photonic_ffzero.devices import Device, DeviceError, SimulatedChip
-from photonic_ffzero.encoding import encode
+from meshes._former_paths import redirect
+from photonic_ffzero.config import Config, configure
+from photonic_ffzero.data.datasets import Dataset, load_dataset
+from photonic_ffzero.data.encoding import encode
+from photonic_ffzero.data.readers import DataError
+from photonic_ffzero.devices.device import Device, DeviceError
+from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.inference import Evaluation, evaluate, predict
 from photonic_ffzero.model import EpochRecord, Model, Usage
-from photonic_ffzero.recipes import Config, configure
-from photonic_ffzero.steps import Samples
 from photonic_ffzero.storage import load_model, save_model
-from photonic_ffzero.training import NonFiniteLossError, Observer, Trainer, fit
+from photonic_ffzero.training.step import Samples
+from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, Trainer, fit
 
 __all__ = [
     "Config",
@@ -34,3 +37,36 @@ __all__ = [
     "predict",
     "save_model",
 ]
+
+redirect(
+    "photonic_ffzero",
+    {
+        "accounting": "power",
+        "activations": "layers.activations",
+        "blocks": "layers.blocks",
+        "classify": "cli.predict",
+        "directions": "gradients.directions",
+        "download": "data.download",
+        "encoding": "data.encoding",
+        "estimators": "gradients.estimators",
+        "experiment": "cli.experiment",
+        "export": "cli.export",
+        "formats": "data.readers",
+        "functions": "data.functions",
+        "grid": "runs.grid",
+        "image_folder": "data.image_folder",
+        "jobs": "runs.job",
+        "losses": "goodness.losses",
+        "objectives": "gradients.objectives",
+        "pool": "runs.pool",
+        "progress": "runs.progress",
+        "prototypes": "goodness.prototypes",
+        "remote": "devices.remote",
+        "report": "cli.report",
+        "reporting": "plots",
+        "serve": "cli.serve",
+        "steps": "training.step",
+        "stepsize": "gradients.epsilon",
+        "tasks": "data.tasks",
+    },
+)

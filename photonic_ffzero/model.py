@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from photonic_ffzero.blocks import Block, Chance
-from photonic_ffzero.devices import Device
-from photonic_ffzero.encoding import Encoder
-from photonic_ffzero.layers import Layer
+from photonic_ffzero.config import Config
+from photonic_ffzero.data.encoding import Encoder
+from photonic_ffzero.data.tasks import Task
+from photonic_ffzero.devices.device import Device
+from photonic_ffzero.layers.base import Layer
+from photonic_ffzero.layers.blocks import Block, Chance
 from photonic_ffzero.networks import build_blocks
-from photonic_ffzero.recipes import Config
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.tasks import Task
-
-__all__ = ["EpochRecord", "Model", "Position", "Usage"]
 
 
 @dataclass

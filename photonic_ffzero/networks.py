@@ -14,28 +14,20 @@ import numpy as np
 from meshes import NONLINEARITIES, Phases, RectangularMesh
 from meshes.nonlinearities import BlackBox, Linear
 from meshes.validation import from_spec
-from photonic_ffzero.activations import ACTIVATIONS
-from photonic_ffzero.blocks import Block
-from photonic_ffzero.devices import Device, OnDevice, SimulatedChip, driver_of
-from photonic_ffzero.goodness import Goodness, Ports, Readout
-from photonic_ffzero.layers import (
-    Conv,
-    ConvParams,
-    Dense,
-    DenseParams,
-    Layer,
-    Modulated,
-    ModulatedPhases,
-    Photonic,
-    fabricated,
-)
-from photonic_ffzero.prototypes import PROTOTYPES
-from photonic_ffzero.recipes import SIMULATED, Config
-from photonic_ffzero.remote import RemoteDevice
+from photonic_ffzero.config import SIMULATED, Config
+from photonic_ffzero.data.tasks import Task
+from photonic_ffzero.devices.device import Device, OnDevice, driver_of
+from photonic_ffzero.devices.remote import RemoteDevice
+from photonic_ffzero.devices.simulated import SimulatedChip
+from photonic_ffzero.goodness.prototypes import PROTOTYPES
+from photonic_ffzero.goodness.readouts import Goodness, Ports, Readout
+from photonic_ffzero.layers.activations import ACTIVATIONS
+from photonic_ffzero.layers.base import Layer
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.conv import Conv, ConvParams
+from photonic_ffzero.layers.dense import Dense, DenseParams
+from photonic_ffzero.layers.photonic import Modulated, ModulatedPhases, Photonic, fabricated
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.tasks import Task
-
-__all__ = ["NETWORKS", "build_blocks", "open_device", "parameter_shapes"]
 
 
 def nonlinearity(config: Config) -> Any:

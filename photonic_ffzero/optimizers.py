@@ -13,18 +13,6 @@ from typing import Any, NamedTuple
 from meshes._tensorflow import tf
 from meshes.validation import number
 
-__all__ = [
-    "OPTIMIZERS",
-    "SCHEDULES",
-    "Optimizer",
-    "adam",
-    "constant",
-    "cosine",
-    "descend",
-    "momentum",
-    "sgd",
-]
-
 
 class Optimizer(NamedTuple):
     """A pair of pure functions."""

@@ -10,12 +10,10 @@ import numpy as np
 
 from meshes import ModulatorParts
 from meshes._tensorflow import tf
-from meshes.validation import from_spec
-from photonic_ffzero.blocks import one_set
-from photonic_ffzero.layers import Photonic
-from photonic_ffzero.model import Model
-
-__all__ = ["SAMPLE", "UNIT_POWER", "PowerBudget", "in_units", "power_budget"]
+from meshes.validation import from_spec, number
+from photonic_ffzero.layers.blocks import one_set
+from photonic_ffzero.layers.photonic import Photonic
+from photonic_ffzero.model import Model, Usage
 
 UNIT_POWER = 1e-3
 r"""Watts of a field with \|E\|^2 = 1, which an image's brightest port has; the default."""
@@ -124,3 +122,41 @@ def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
 def _power(light: Any) -> np.ndarray:
     # In double precision: the squares of dim light underflow in single.
     return np.sum(np.abs(np.asarray(light, np.complex128)) ** 2, axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipRates:
+    r"""How fast a chip works and what it draws, one mesh at a time.
+
+    .. math:: T = F / f + W t_w, \qquad E = P T
+
+    for F forward passes and W phase writes: light crosses in no time, a pass lasts as long as its
+    modulators and detectors take for one sample, and nothing is sent while phases settle.
+
+    Attributes:
+        symbol_rate: Samples a second f, Hz.
+        write_time: Time in which the phases of one mesh are written and settle t_w, s.
+        chip_power: Power of laser, heaters and electronics together P, W; None where the energy
+            is not asked for.
+
+    Raises:
+        TypeError, ValueError: a value is not a number or out of range.
+    """
+
+    symbol_rate: float
+    write_time: float
+    chip_power: float | None = None
+
+    def __post_init__(self) -> None:
+        number("symbol_rate", self.symbol_rate, above=0)
+        number("write_time", self.write_time, minimum=0)
+        if self.chip_power is not None:
+            number("chip_power", self.chip_power, minimum=0)
+
+    def seconds(self, usage: Usage) -> float:
+        """The time that a usage takes, s."""
+        return usage.forward_passes / self.symbol_rate + usage.phase_writes * self.write_time
+
+    def joules(self, usage: Usage) -> float | None:
+        """The energy that a usage takes, J; None without a power."""
+        return None if self.chip_power is None else self.chip_power * self.seconds(usage)

@@ -8,8 +8,6 @@ import numpy as np
 
 from meshes.validation import integer
 
-__all__ = ["generator"]
-
 
 def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
     """Return the generator for one purpose of one run.

@@ -17,28 +17,16 @@ import numpy as np
 
 from meshes._tensorflow import tf
 from meshes.validation import integer, number
-from photonic_ffzero.data import require_finite
-from photonic_ffzero.devices import Device
-from photonic_ffzero.encoding import Encoder
-from photonic_ffzero.formats import DataError, read_npz
-from photonic_ffzero.goodness import Goodness
+from photonic_ffzero.config import BLACK_BOX, Config, device_name
+from photonic_ffzero.data.checks import require_finite
+from photonic_ffzero.data.encoding import Encoder
+from photonic_ffzero.data.readers import DataError, read_npz
+from photonic_ffzero.data.tasks import TASKS, Task
+from photonic_ffzero.devices.device import Device
+from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, Model, Position, Usage
 from photonic_ffzero.networks import open_device, parameter_shapes
 from photonic_ffzero.optimizers import OPTIMIZERS
-from photonic_ffzero.recipes import BLACK_BOX, Config, device_name
-from photonic_ffzero.tasks import TASKS, Task
-
-__all__ = [
-    "load_checkpoint",
-    "load_model",
-    "model_file",
-    "read_json",
-    "save_checkpoint",
-    "save_model",
-    "write_csv",
-    "write_json",
-    "write_whole",
-]
 
 _LONGEST_TEXT = 2**24  # bytes of JSON in a model; parsed, they take several times as many
 

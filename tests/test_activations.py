@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
-from photonic_ffzero.activations import ACTIVATIONS, Activation
+from photonic_ffzero.layers.activations import ACTIVATIONS, Activation
 
 VALUES = arrays(np.float64, (3, 4), elements=st.floats(-20, 20))
 

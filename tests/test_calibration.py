@@ -8,8 +8,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from meshes import RectangularMesh
-from meshes.calibration import HeaterLaw, MeasuredCurve, read_calibration, voltages
-from meshes.shifters import Shifter, shifters
+from meshes.calibration import (
+    HeaterLaw,
+    MeasuredCurve,
+    Shifter,
+    read_calibration,
+    shifters,
+    voltages,
+)
 
 TURN = 2 * np.pi
 ANY_PHASE = st.floats(-20, 20)

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from photonic_ffzero import Model, configure, predict, save_model
-from photonic_ffzero.classify import classify, main, read_encoded
-from photonic_ffzero.encoding import Encoder
-from photonic_ffzero.tasks import Classification, Regression
+from photonic_ffzero.cli.predict import classify, main, read_encoded
+from photonic_ffzero.data.encoding import Encoder
+from photonic_ffzero.data.tasks import Classification, Regression
 
 ENCODER = Encoder("average", 3, (6, 6))
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 6), np.uint8)

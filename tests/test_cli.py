@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from meshes._tensorflow import tf
-from photonic_ffzero.cli import build_parser, main
-from photonic_ffzero.training import NonFiniteLossError, Observer, Trainer
+from photonic_ffzero.cli.train import build_parser, main
+from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, Trainer
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "mnist_photonic.py"

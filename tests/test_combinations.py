@@ -14,10 +14,10 @@ import pytest
 from meshes import Imperfections
 from meshes._tensorflow import tf
 from photonic_ffzero import configure, fit, predict
-from photonic_ffzero.cli import main
-from photonic_ffzero.estimators import ESTIMATORS
-from photonic_ffzero.objectives import PERTURBATIONS
-from photonic_ffzero.recipes import METHODS, NETWORKS, Config
+from photonic_ffzero.cli.train import main
+from photonic_ffzero.config import METHODS, NETWORKS, Config
+from photonic_ffzero.gradients.estimators import ESTIMATORS
+from photonic_ffzero.gradients.objectives import PERTURBATIONS
 
 # A strength at which each imperfection tells. A drive of 6 bits has steps of 0.098 rad.
 STRENGTHS = {

@@ -17,15 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_formats import idx_bytes, npz_bytes
 
-from photonic_ffzero import data, download
-from photonic_ffzero.data import (
-    DATA_VARIABLE,
-    DataError,
-    check_arrays,
-    check_numbers,
-    load_dataset,
-    split,
-)
+from photonic_ffzero.data import datasets as data
+from photonic_ffzero.data import download
+from photonic_ffzero.data.checks import check_arrays, check_numbers
+from photonic_ffzero.data.datasets import DATA_VARIABLE, load_dataset, split
+from photonic_ffzero.data.readers import DataError
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

@@ -25,23 +25,23 @@ from photonic_ffzero import (
     DeviceError,
     Model,
     SimulatedChip,
-    classify,
     configure,
-    devices,
     fit,
     load_model,
-    remote,
     save_model,
-    steps,
 )
-from photonic_ffzero.cli import main
-from photonic_ffzero.devices import Driver, OnDevice, driver_of
-from photonic_ffzero.layers import Photonic
+from photonic_ffzero.cli import predict as classify
+from photonic_ffzero.cli.train import main
+from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.devices import device as devices
+from photonic_ffzero.devices import remote
+from photonic_ffzero.devices.device import Driver, OnDevice, driver_of
+from photonic_ffzero.devices.remote import Address, DeviceServer, Kind, RemoteDevice, pack
+from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.networks import open_device
-from photonic_ffzero.remote import Address, DeviceServer, Kind, RemoteDevice, pack
-from photonic_ffzero.reporting import RunDirectory
+from photonic_ffzero.runs.directory import RunDirectory
 from photonic_ffzero.storage import load_checkpoint
-from photonic_ffzero.tasks import Classification
+from photonic_ffzero.training import step as steps
 
 N, MESHES, B = 4, 3, 5
 BRIGHT = ElectroOptic(phi_b=np.pi / 2)  # the dark one passes next to nothing

@@ -17,13 +17,13 @@ from photonic_ffzero import (
     predict,
     save_model,
 )
-from photonic_ffzero.blocks import one_set
-from photonic_ffzero.data import split
-from photonic_ffzero.estimators import ESTIMATORS
-from photonic_ffzero.objectives import PERTURBATIONS
-from photonic_ffzero.recipes import METHODS
+from photonic_ffzero.config import METHODS
+from photonic_ffzero.data.datasets import split
+from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.gradients.estimators import ESTIMATORS
+from photonic_ffzero.gradients.objectives import PERTURBATIONS
+from photonic_ffzero.layers.blocks import one_set
 from photonic_ffzero.storage import load_checkpoint, save_checkpoint
-from photonic_ffzero.tasks import Classification
 
 CLASSES, SIDE, N = 3, 6, 90
 NETWORKS = {"mlp": {"depth": 2, "width": 8}, "cnn": {"depth": 2, "channels": 3, "kernel_size": 3}}

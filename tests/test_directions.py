@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from meshes import Phases
-from photonic_ffzero.directions import LAWS, draw
+from photonic_ffzero.gradients.directions import LAWS, draw
 from photonic_ffzero.seeds import generator
 
 # Two arrays of different size, one with idle entries, in the structure of real parameters.

@@ -13,9 +13,9 @@ import pytest
 
 from meshes import NONLINEARITIES
 from photonic_ffzero import encode, fit, load_dataset
-from photonic_ffzero.cli import build_parser
-from photonic_ffzero.estimators import ESTIMATORS
-from photonic_ffzero.losses import LOSSES
+from photonic_ffzero.cli.train import build_parser
+from photonic_ffzero.goodness.losses import LOSSES
+from photonic_ffzero.gradients.estimators import ESTIMATORS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from photonic_ffzero.encoding import ENCODINGS, average, crop, encode, fourier
+from photonic_ffzero.data.encoding import ENCODINGS, average, crop, encode, fourier
 
 RNG = np.random.default_rng(0)
 

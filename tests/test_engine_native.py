@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshes import Phases, RectangularMesh, _threads, engine_native
+from meshes import Phases, RectangularMesh
 from meshes._tensorflow import tf
+from meshes.engines import native as engine_native
+from meshes.engines import threads as _threads
 
 NATIVE, XLA = "native", "xla"
 

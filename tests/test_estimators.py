@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from meshes._tensorflow import tf
-from photonic_ffzero.directions import LAWS, Directions, draw
-from photonic_ffzero.estimators import (
+from photonic_ffzero.gradients.directions import LAWS, Directions, draw
+from photonic_ffzero.gradients.estimators import (
     ESTIMATORS,
     Autodiff,
     CentralDifference,
@@ -13,7 +13,7 @@ from photonic_ffzero.estimators import (
     ForwardGradient,
     estimate,
 )
-from photonic_ffzero.objectives import Objective, combine
+from photonic_ffzero.gradients.objectives import Objective, combine
 from photonic_ffzero.seeds import generator
 
 # Parameters of two arrays, so that the laws by array differ from the others.

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from photonic_ffzero.experiment import Options
+from photonic_ffzero.cli.experiment import Options
+from photonic_ffzero.config import configure
+from photonic_ffzero.data.tasks import Classification, Regression
 from photonic_ffzero.networks import build_blocks
-from photonic_ffzero.recipes import configure
-from photonic_ffzero.steps import Samples
-from photonic_ffzero.tasks import Classification, Regression
+from photonic_ffzero.training.step import Samples
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 GRIDS = (

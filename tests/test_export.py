@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from meshes import Phases
-from meshes.calibration import HeaterLaw, MeasuredCurve, read_calibration
-from meshes.shifters import from_values
+from meshes.calibration import HeaterLaw, MeasuredCurve, from_values, read_calibration
 from photonic_ffzero import configure, save_model
-from photonic_ffzero.export import main, settings
+from photonic_ffzero.cli.export import main, settings
+from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import Model
-from photonic_ffzero.tasks import Classification
 
 UNITS = 6
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photonic_ffzero.formats import (
+from photonic_ffzero.data.readers import (
     MAX_BYTES,
     DataError,
     content_sha256,

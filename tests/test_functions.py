@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from photonic_ffzero.data import load_dataset
-from photonic_ffzero.functions import FUNCTIONS, NOISE, TEST, TRAIN, sample
+from photonic_ffzero.data.datasets import load_dataset
+from photonic_ffzero.data.functions import FUNCTIONS, NOISE, TEST, TRAIN, sample
 
 # The paper's formulas, sample by sample.
 FORMULAS = {

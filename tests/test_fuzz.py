@@ -22,13 +22,13 @@ from test_formats import IMAGES, idx_bytes, npy_member_bytes, npz_bytes, png_byt
 
 from meshes._tensorflow import tf
 from photonic_ffzero import DataError, Model, configure, load_dataset
-from photonic_ffzero.cli import build_parser, main
-from photonic_ffzero.formats import read_idx, read_image, read_npz
-from photonic_ffzero.jobs import Job
+from photonic_ffzero.cli.train import build_parser, main
+from photonic_ffzero.data.readers import read_idx, read_image, read_npz
+from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import EpochRecord, Position
 from photonic_ffzero.optimizers import OPTIMIZERS
+from photonic_ffzero.runs.job import Job
 from photonic_ffzero.storage import load_checkpoint, save_checkpoint
-from photonic_ffzero.tasks import Classification
 
 FUZZ = settings(
     max_examples=1000,

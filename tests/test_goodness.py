@@ -7,8 +7,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from meshes._tensorflow import tf
-from photonic_ffzero.goodness import DETECTIONS, READOUTS, Goodness, Ports, balanced, cosine, raw
-from photonic_ffzero.prototypes import simplex
+from photonic_ffzero.goodness.prototypes import simplex
+from photonic_ffzero.goodness.readouts import (
+    DETECTIONS,
+    READOUTS,
+    Goodness,
+    Ports,
+    balanced,
+    cosine,
+    raw,
+)
 from photonic_ffzero.seeds import generator
 
 N, C = 7, 4

@@ -5,18 +5,18 @@ import pytest
 
 from meshes import ElectroOptic, Phases, RectangularMesh
 from meshes._tensorflow import tf
-from photonic_ffzero.blocks import CHUNK, Block
-from photonic_ffzero.directions import Directions, draw
-from photonic_ffzero.estimators import Autodiff, CentralDifference, estimate
-from photonic_ffzero.goodness import Goodness
-from photonic_ffzero.layers import Photonic
-from photonic_ffzero.losses import CrossEntropy
+from photonic_ffzero.config import configure
+from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.goodness.losses import CrossEntropy
+from photonic_ffzero.goodness.prototypes import simplex
+from photonic_ffzero.goodness.readouts import Goodness
+from photonic_ffzero.gradients.directions import Directions, draw
+from photonic_ffzero.gradients.estimators import Autodiff, CentralDifference, estimate
+from photonic_ffzero.gradients.objectives import Weights
+from photonic_ffzero.layers.blocks import CHUNK, Block
+from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model
-from photonic_ffzero.objectives import Weights
-from photonic_ffzero.prototypes import simplex
-from photonic_ffzero.recipes import configure
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.tasks import Classification
 
 UNITS, COLUMNS, CLASSES, B = 8, 4, 3, 5
 D = 2 * (4 + 3 + 4 + 3) + UNITS  # theta and phi of every interferometer that is not idle, gamma

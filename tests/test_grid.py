@@ -25,14 +25,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
 
-from photonic_ffzero import pool
-from photonic_ffzero.experiment import Options, run_experiment
-from photonic_ffzero.formats import DataError
-from photonic_ffzero.functions import FUNCTIONS
-from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for, plot_grid, summarise
-from photonic_ffzero.jobs import UNENCODED
-from photonic_ffzero.pool import THREAD_VARIABLES, Pool, thread_limits, training_command
-from photonic_ffzero.recipes import configure
+from photonic_ffzero.cli.experiment import Options, run_experiment
+from photonic_ffzero.config import configure
+from photonic_ffzero.data.functions import FUNCTIONS
+from photonic_ffzero.data.readers import DataError
+from photonic_ffzero.runs import pool
+from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, plan_for, plot_grid, summarise
+from photonic_ffzero.runs.job import UNENCODED
+from photonic_ffzero.runs.pool import THREAD_VARIABLES, Pool, thread_limits, training_command
 from photonic_ffzero.storage import read_json, write_json
 
 FAKE = """
@@ -846,8 +846,8 @@ class TestCommandLine:
             made = [Cell(c.labels, plan) for c, plan in zip(grid.cells, plans, strict=True)]
             return replace(grid, cells=tuple(made))
 
-        from photonic_ffzero import experiment as module
-        from photonic_ffzero.data import load_dataset
+        from photonic_ffzero.cli import experiment as module
+        from photonic_ffzero.data.datasets import load_dataset
 
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: load_dataset("digits"))
         assert experiment(["--output", "grid", "--quiet"], {"small": automatic}) == 0

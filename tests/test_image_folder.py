@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photonic_ffzero import image_folder
-from photonic_ffzero.data import DataError, load_dataset
-from photonic_ffzero.image_folder import load_image_folder
+from photonic_ffzero.data import image_folder
+from photonic_ffzero.data.datasets import load_dataset
+from photonic_ffzero.data.image_folder import load_image_folder
+from photonic_ffzero.data.readers import DataError
 
 
 def write_images(folder, **counts):

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from meshes import ElectroOptic, Imperfections, Phases, RectangularMesh, shot_noise
 from meshes.imperfections import Noise, normals
-from photonic_ffzero.blocks import Chance
-from photonic_ffzero.layers import Photonic
+from photonic_ffzero.config import configure
+from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.gradients.epsilon import LADDER, best_step, probe_step
+from photonic_ffzero.layers.blocks import Chance
+from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model
-from photonic_ffzero.recipes import configure
-from photonic_ffzero.stepsize import LADDER, best_step, probe_step
-from photonic_ffzero.tasks import Classification
-from photonic_ffzero.training import fit
+from photonic_ffzero.training.trainer import fit
 
 N, B = 8, 16
 QUIET = Noise()

@@ -8,20 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from photonic_ffzero.inference import (
+from photonic_ffzero.config import configure
+from photonic_ffzero.data.tasks import Classification, Regression
+from photonic_ffzero.goodness.decisions import (
     RULES,
-    Evaluation,
     decide,
-    evaluate,
     last_layer,
     majority_vote,
-    predict,
-    score,
     summed_goodness,
 )
+from photonic_ffzero.inference import Evaluation, evaluate, predict, score
 from photonic_ffzero.model import Model
-from photonic_ffzero.recipes import configure
-from photonic_ffzero.tasks import Classification, Regression
 
 C = 4
 

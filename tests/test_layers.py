@@ -12,9 +12,11 @@ from scipy.signal import correlate2d
 from meshes import Amplifier, BlackBox, ElectroOptic, RectangularMesh
 from meshes._tensorflow import tf
 from meshes.nonlinearities import Linear
-from photonic_ffzero import layers
-from photonic_ffzero.activations import Identity, Relu, Tanh
-from photonic_ffzero.layers import Conv, Dense, Modulated, Photonic
+from photonic_ffzero.layers import conv as layers
+from photonic_ffzero.layers.activations import Identity, Relu, Tanh
+from photonic_ffzero.layers.conv import Conv
+from photonic_ffzero.layers.dense import Dense
+from photonic_ffzero.layers.photonic import Modulated, Photonic
 
 P, B = 3, 4
 

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax
 
 from meshes._tensorflow import tf
-from photonic_ffzero.losses import LOSSES, Cosine, CrossEntropy, Margin, Squared
+from photonic_ffzero.goodness.losses import LOSSES, Cosine, CrossEntropy, Margin, Squared
 
 B, C = 5, 4
 CLASSES = np.array([0, 3, 1, 3, 2])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from photonic_ffzero import evaluate
+from photonic_ffzero.config import configure
+from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import Model
-from photonic_ffzero.recipes import configure
-from photonic_ffzero.steps import Samples
-from photonic_ffzero.tasks import Classification
-from photonic_ffzero.training import Trainer, fit
+from photonic_ffzero.training.step import Samples
+from photonic_ffzero.training.trainer import Trainer, fit
 
 CLASSES = Classification(3)
 

@@ -9,12 +9,14 @@ from meshes import ElectroOptic
 from meshes._tensorflow import tf
 from meshes.nonlinearities import Linear
 from photonic_ffzero import Model, configure
-from photonic_ffzero.goodness import Goodness, Ports
-from photonic_ffzero.layers import Conv, Dense, Modulated, Photonic
+from photonic_ffzero.config import METHODS
+from photonic_ffzero.config import NETWORKS as NAMES
+from photonic_ffzero.data.tasks import Classification, Regression
+from photonic_ffzero.goodness.readouts import Goodness, Ports
+from photonic_ffzero.layers.conv import Conv
+from photonic_ffzero.layers.dense import Dense
+from photonic_ffzero.layers.photonic import Modulated, Photonic
 from photonic_ffzero.networks import NETWORKS, build_blocks, parameter_shapes
-from photonic_ffzero.recipes import METHODS
-from photonic_ffzero.recipes import NETWORKS as NAMES
-from photonic_ffzero.tasks import Classification, Regression
 
 CLASSES = Classification(3)
 TWO = Regression((0.0, -1.0), (1.0, 5.0))

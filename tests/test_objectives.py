@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 
 from meshes import ElectroOptic, RectangularMesh
 from meshes._tensorflow import tf
-from photonic_ffzero.activations import Tanh
-from photonic_ffzero.blocks import Block
-from photonic_ffzero.directions import Directions, draw
-from photonic_ffzero.estimators import ESTIMATORS, Autodiff, ForwardGradient, estimate
-from photonic_ffzero.goodness import Goodness, Ports
-from photonic_ffzero.layers import Conv, Dense, Photonic
-from photonic_ffzero.losses import CrossEntropy, Squared
-from photonic_ffzero.objectives import PERTURBATIONS, Activations, Weights
-from photonic_ffzero.prototypes import simplex
+from photonic_ffzero.goodness.losses import CrossEntropy, Squared
+from photonic_ffzero.goodness.prototypes import simplex
+from photonic_ffzero.goodness.readouts import Goodness, Ports
+from photonic_ffzero.gradients.directions import Directions, draw
+from photonic_ffzero.gradients.estimators import ESTIMATORS, Autodiff, ForwardGradient, estimate
+from photonic_ffzero.gradients.objectives import PERTURBATIONS, Activations, Weights
+from photonic_ffzero.layers.activations import Tanh
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.conv import Conv
+from photonic_ffzero.layers.dense import Dense
+from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.seeds import generator
 
 B, C, GROUPS, TAPS = 5, 2, 3, 4

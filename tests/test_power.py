@@ -10,9 +10,9 @@ from meshes import NONLINEARITIES, ElectroOptic, ModulatorParts
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
 from photonic_ffzero import Model, Samples, Trainer, configure, load_model, save_model
-from photonic_ffzero.cli import main
+from photonic_ffzero.cli.train import main
+from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.power import PowerBudget, in_units, power_budget
-from photonic_ffzero.tasks import Classification
 
 PORTS = 8
 PASSIVE = sorted(name for name, cls in NONLINEARITIES.items() if cls.passive)

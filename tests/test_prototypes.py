@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from photonic_ffzero.prototypes import PROTOTYPES, independent, simplex
+from photonic_ffzero.goodness.prototypes import PROTOTYPES, independent, simplex
 from photonic_ffzero.seeds import generator
 
 SIZES = st.tuples(st.integers(2, 12), st.integers(0, 30)).map(lambda s: (s[0], s[0] + s[1]))

@@ -7,13 +7,14 @@ from itertools import product
 
 import pytest
 
-from photonic_ffzero.estimators import ESTIMATORS
-from photonic_ffzero.goodness import READOUTS
-from photonic_ffzero.inference import RULES
-from photonic_ffzero.objectives import PERTURBATIONS
-from photonic_ffzero.prototypes import PROTOTYPES
-from photonic_ffzero.recipes import METHODS, NETWORKS, PARTS, RECIPES, Config, configure
-from photonic_ffzero.tasks import TASKS
+from photonic_ffzero.config import METHODS, NETWORKS, Config, configure
+from photonic_ffzero.data.tasks import TASKS
+from photonic_ffzero.goodness.decisions import RULES
+from photonic_ffzero.goodness.prototypes import PROTOTYPES
+from photonic_ffzero.goodness.readouts import READOUTS
+from photonic_ffzero.gradients.estimators import ESTIMATORS
+from photonic_ffzero.gradients.objectives import PERTURBATIONS
+from photonic_ffzero.recipes import PARTS, RECIPES
 
 # What all recipes share in each half of a method.
 AD = dict.fromkeys(("perturb", "law", "directions", "epsilon")) | {"estimator": "autodiff"}

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from photonic_ffzero.grid import Cell, Grid, GridDirectory, plan_for
-from photonic_ffzero.recipes import configure
-from photonic_ffzero.report import Picture, ReportTable, Section, grid_section, main, write_report
+from photonic_ffzero.cli.report import main
+from photonic_ffzero.config import configure
+from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, plan_for
+from photonic_ffzero.runs.report import Picture, ReportTable, Section, grid_section, write_report
 from photonic_ffzero.storage import write_json
 
 NASTY = """<script>alert("x")</script> & 'quoted' </td></section> <img src=http://a.b/c.png>"""

@@ -7,10 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from photonic_ffzero.formats import DataError
+from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.model import EpochRecord
-from photonic_ffzero.reporting import (
-    RunDirectory,
+from photonic_ffzero.plots import (
     plot_alignment,
     plot_confusion,
     plot_embeddings,
@@ -22,6 +21,7 @@ from photonic_ffzero.reporting import (
     plot_quality,
     save_figure,
 )
+from photonic_ffzero.runs.directory import RunDirectory
 
 LABELS = np.array([2, 0, 1, 0, 2, 2])
 

@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 
 from meshes._tensorflow import tf
-from photonic_ffzero import DataError, Model, Observer, Trainer, configure, steps, storage
-from photonic_ffzero.cli import main
+from photonic_ffzero import DataError, Model, Observer, Trainer, configure, storage
+from photonic_ffzero.cli.train import main
+from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
-from photonic_ffzero.tasks import Classification
-from photonic_ffzero.training import StoppedError
+from photonic_ffzero.training import step as steps
+from photonic_ffzero.training.trainer import StoppedError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "mnist_photonic.py"
 RUN = ["--dataset", "digits", "--size", "4", "--limit", "200", "--batch-size", "40"]

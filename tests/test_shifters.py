@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshes import Phases, RectangularMesh
+from meshes.calibration import Shifter, from_values, shifters, values, within_a_turn
 from meshes.plotting import fields_by_column
-from meshes.shifters import Shifter, from_values, shifters, values, within_a_turn
 
 TURN = 2 * np.pi
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from photonic_ffzero import DataError, Model, configure, load_model, predict, save_model
+from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.storage import write_csv, write_whole
-from photonic_ffzero.tasks import Classification
 
 PORTS, CLASSES = 6, 3
 

@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from photonic_ffzero.prototypes import simplex
+from photonic_ffzero.data.tasks import TASKS, Classification, Regression
+from photonic_ffzero.goodness.prototypes import simplex
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.tasks import TASKS, Classification, Regression
 
 N = 6
 NUMBERS = arrays(np.float64, (N, 2), elements=st.floats(-1e3, 1e3))

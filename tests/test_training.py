@@ -17,13 +17,13 @@ from photonic_ffzero import (
     fit,
     load_dataset,
     predict,
-    steps,
-    training,
 )
-from photonic_ffzero.directions import LAWS
+from photonic_ffzero.config import METHODS
+from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.gradients.directions import LAWS
 from photonic_ffzero.optimizers import SCHEDULES
-from photonic_ffzero.recipes import METHODS
-from photonic_ffzero.tasks import Classification
+from photonic_ffzero.training import step as steps
+from photonic_ffzero.training import trainer as training
 
 PORTS = 16
 

@@ -1,0 +1,1 @@
+"""The engines that carry light through a mesh."""

@@ -1,0 +1,724 @@
+"""Compiled loops of the native engine: light through the columns of a mesh and back.
+
+**Tile.** A thread carries 16 samples at a time through all columns. Their fields lie ports major,
+real and imaginary parts apart: 32 floats a port, so that one vector holds one part of one port
+for 16 samples and every operation below is on whole vectors.
+
+**The factor i.** Every interferometer multiplies its fields by i. Fields after l columns are kept
+without the common factor i^l; the input screen brings in i^L at once. What is left of an
+interferometer is real up to one phase, ::
+
+    t  = sin(theta/2) u + cos(theta/2) v        u' = e^{i phi} t
+    v' = cos(theta/2) u - sin(theta/2) v
+
+that is 18 floating-point operations for a sample. Ports that a column leaves out pay for the
+factor instead: the idle pair's -i becomes -1, an odd mesh's unpaired 1 becomes -i.
+
+**Coefficients** of one column are rows of M floats. An ideal mesh has 4 rows: sin(theta/2),
+cos(theta/2), cos(phi), sin(phi). One with splitter errors or loss has 10: real and imaginary
+parts of A, B, C, D, where u' = A u + B v and v' = C u + D v, and cos(phi), sin(phi). Rows are
+padded to whole vectors.
+
+**Adjoint.** With g = dl/d(re) + i dl/d(im) of the fields behind a column, those in front of it
+have M^+ g, and as M is unitary, the fields in front are M^+ (u', v'): both run backwards through
+the same columns, nothing is stored, and every phase's gradient is a product of the two. A column
+with loss cannot be run backwards (dividing by its transmission amplifies rounding). There the
+fields are stored at every sqrt(L)-th column, and recomputed from one such column to the next.
+
+**Threads** all run the same kernel. They claim its tasks from shared counters, so that a late one
+delays nobody, and every task's result is independent of who does it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from meshes.engines.simd import (
+    LANES,
+    add_to_counter,
+    advance,
+    fill,
+    flush_denormals,
+    keep_alive,
+    load,
+    next_cache_line,
+    pointer,
+    read_counter,
+    restore_denormals,
+    sine_cosine,
+    splat,
+    store,
+    sums_of_lanes,
+    transpose_block,
+)
+
+IDEAL_ROWS, GENERAL_ROWS = 4, 10
+
+_PORT = 2 * LANES  # floats between the ports of a tile
+_COLUMNS_A_TASK = 8
+
+_HALF = np.float32(0.5)
+
+_jit: Any = njit
+# Two ways into a kernel: LLVM inlines what is compiled apart, Numba what is used once and is large.
+_inlined: Any = _jit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_pasted: Any = _jit(nogil=True, inline="always")
+
+
+def _of_kind(kind):  # type: ignore[no-untyped-def]
+    """Compile a function that exists in several kinds, as ``_inlined``, under a name of its own.
+
+    Kernels loaded from the disk cache share what has the same name.
+    """
+
+    def decorate(function):  # type: ignore[no-untyped-def]
+        function.__qualname__ = f"{function.__name__}_{kind}"
+        return _inlined(function)
+
+    return decorate
+
+
+def _kernel(function):  # type: ignore[no-untyped-def]
+    """Compile at the first call and keep the code on disk, where there is a place for it."""
+    try:
+        return _jit(nogil=True, cache=True)(function)
+    except RuntimeError:  # Numba finds no directory that it may write to
+        return _jit(nogil=True)(function)
+
+
+class Job(NamedTuple):
+    """Sizes of a kernel's task. All its arrays are flat, in the order of the axes named here.
+
+    theta, phi [P, L, M], gamma [P, N]; edges [L, 2]; fields [1 or P, B, N]. Empty where the mesh
+    has none: couplers [8, L, M], which are, of the errors a and b, sin(a + b), cos(a - b),
+    cos(a + b), sin(a - b), sin(2b), cos(2b), and the amplitudes passed behind the upper and the
+    lower port; loss [L, N], the amplitudes passed. Scratch memory: coefficients [P, L, rows, M],
+    screens [P, 2, N] and 16 floats more. Counters, zeros: preparations claimed, preparations done,
+    chunks claimed. The axes M of couplers and coefficients and N of screens are padded to whole
+    vectors.
+    """
+
+    sets: int  # P
+    batches: int  # 1 if all sets share the fields, else P
+    samples: int  # B
+    ports: int  # N
+    columns: int  # L
+    rows: int  # of coefficients
+    real: int  # 1 if the fields are real
+    power: int  # 1 if intensities are detected, 0 if fields
+    lossy: int  # 1 if columns have loss
+    groups: int  # of chunks of samples, each with a sum of gradients of its own
+
+
+# --- Coefficients ---------------------------------------------------------------------------
+
+
+def padded(size):  # type: ignore[no-untyped-def]
+    """The next multiple of a vector's floats."""
+    return (size + LANES - 1) // LANES * LANES
+
+
+_padded = _inlined(padded)
+
+
+@_inlined
+def _copy_row(source, start, size, target, to):
+    whole = size - size % LANES
+    for i in range(0, whole, LANES):
+        store(target, to + i, load(source, start + i))
+    for i in range(whole, size):
+        target[to + i] = source[start + i]
+
+
+@_inlined
+def _ideal_coefficients(angles, S, _couplers, _at, _size, out, to):
+    half = fill(_HALF)
+    for m in range(0, S, LANES):
+        sine, cosine = sine_cosine(half * load(angles, m))
+        swing, turn = sine_cosine(load(angles, S + m))
+        o = to + m
+        store(out, o, sine)
+        store(out, o + S, cosine)
+        store(out, o + 2 * S, turn)
+        store(out, o + 3 * S, swing)
+
+
+@_inlined
+def _general_coefficients(angles, S, couplers, at, size, out, to):
+    """Matrices with coupler errors a, b, and behind them the loss if there is any.
+
+    Without the factor i and e^{i phi}, A, D = +-sin(theta/2) cos(a - b) - i cos(theta/2) sin(a + b)
+    and B, C = cos(theta/2) cos(a + b) -+ i sin(theta/2) sin(a - b).
+    """
+    half = fill(_HALF)
+    for m in range(0, S, LANES):
+        sine, cosine = sine_cosine(half * load(angles, m))
+        swing, turn = sine_cosine(load(angles, S + m))
+        c, o = at + m, to + m
+        leak, bar = cosine * load(couplers, c), sine * load(couplers, c + size)
+        cross, skew = cosine * load(couplers, c + 2 * size), sine * load(couplers, c + 3 * size)
+        upper, lower = load(couplers, c + 6 * size), load(couplers, c + 7 * size)
+        store(out, o, upper * (turn * bar + swing * leak))
+        store(out, o + S, upper * (swing * bar - turn * leak))
+        store(out, o + 2 * S, upper * (turn * cross + swing * skew))
+        store(out, o + 3 * S, upper * (swing * cross - turn * skew))
+        store(out, o + 4 * S, lower * cross)
+        store(out, o + 5 * S, lower * skew)
+        store(out, o + 6 * S, -(lower * bar))
+        store(out, o + 7 * S, -(lower * leak))
+        store(out, o + 8 * S, turn)
+        store(out, o + 9 * S, swing)
+
+
+@_inlined
+def _screen(angles, S, L, out, to):
+    """e^{i gamma} i^L, real parts and then imaginary parts."""
+    for n in range(0, S, LANES):
+        imaginary, real = sine_cosine(load(angles, n))
+        if L % 2:
+            imaginary, real = real, -imaginary
+        if L % 4 >= 2:
+            imaginary, real = -imaginary, -real
+        store(out, to + n, real)
+        store(out, to + S + n, imaginary)
+
+
+def _preparation(kind, coefficients_of):  # type: ignore[no-untyped-def]
+    """Share out the coefficients and screens of all sets; return both when all are there."""
+
+    @_of_kind(kind)
+    def prepare(counters, job, theta, phi, gamma, couplers, scratch):
+        N, L, M = job.ports, job.columns, job.ports // 2
+        S, T = _padded(M), _padded(N)
+        coefficients = next_cache_line(scratch)
+        screens = advance(coefficients, job.sets * L * job.rows * S)
+        blocks = (L + _COLUMNS_A_TASK - 1) // _COLUMNS_A_TASK
+        tasks = job.sets * blocks
+        rows = np.zeros(2 * T + LANES, np.float32)  # of phases, padded with zeros
+        angles = next_cache_line(pointer(rows))
+        while True:
+            task = add_to_counter(counters, 0)
+            if task >= tasks:
+                break
+            p, first = task // blocks, task % blocks * _COLUMNS_A_TASK
+            if first == 0:
+                _copy_row(gamma, p * N, N, angles, 0)
+                _screen(angles, T, L, screens, p * 2 * T)
+            for column in range(first, min(first + _COLUMNS_A_TASK, L)):
+                at = p * L + column
+                _copy_row(theta, at * M, M, angles, 0)
+                _copy_row(phi, at * M, M, angles, S)
+                to = at * job.rows * S
+                coefficients_of(angles, S, couplers, column * S, L * S, coefficients, to)
+            add_to_counter(counters, 1)
+        keep_alive(rows)
+        while read_counter(counters, 1) < tasks:
+            pass
+        return coefficients, screens
+
+    return prepare
+
+
+# --- Tiles ----------------------------------------------------------------------------------
+
+
+@_inlined
+def _read(array, start, length, samples, tile, stride):
+    """Rows of ``length`` floats, one a sample, to a tile's parts; missing samples are dark."""
+    done = 0
+    if samples == LANES:
+        while done + LANES <= length:
+            transpose_block(array, start + done, length, tile, done * stride, stride)
+            done += LANES
+    for part in range(done, length):
+        for b in range(samples):
+            tile[part * stride + b] = array[start + b * length + part]
+        for b in range(samples, LANES):
+            tile[part * stride + b] = 0.0
+
+
+@_inlined
+def _write(tile, length, samples, array, start):
+    """The reverse of :func:`_read`, from parts that are next to each other."""
+    done = 0
+    if samples == LANES:
+        while done + LANES <= length:
+            transpose_block(tile, done * LANES, LANES, array, start + done, length)
+            done += LANES
+    for b in range(samples):
+        for part in range(done, length):
+            array[start + b * length + part] = tile[part * LANES + b]
+
+
+@_inlined
+def _enter(fields, start, real, samples, N, screens, at, tile):
+    """Read fields and pass them through the input screen."""
+    _read(fields, start, N if real else 2 * N, samples, tile, _PORT if real else LANES)
+    for n in range(N):
+        b = n * _PORT
+        re, im = load(tile, b), load(tile, b + 16)
+        cosine, sine = splat(screens, at + n), splat(screens, at + _padded(N) + n)
+        if real:
+            store(tile, b, cosine * re)
+            store(tile, b + 16, sine * re)
+        else:
+            store(tile, b, cosine * re - sine * im)
+            store(tile, b + 16, cosine * im + sine * re)
+
+
+@_inlined
+def _detect(tile, N):
+    """Replace the fields by the intensities, which move together."""
+    for n in range(N):
+        re, im = load(tile, n * _PORT), load(tile, n * _PORT + LANES)
+        store(tile, n * LANES, re * re + im * im)
+
+
+# --- Columns forwards -----------------------------------------------------------------------
+
+
+@_inlined
+def _ideal(c, k, S, ur, ui, vr, vi):
+    sine, cosine = splat(c, k), splat(c, k + S)
+    turn, swing = splat(c, k + 2 * S), splat(c, k + 3 * S)
+    tr, ti = sine * ur + cosine * vr, sine * ui + cosine * vi
+    return (
+        turn * tr - swing * ti,
+        turn * ti + swing * tr,
+        cosine * ur - sine * vr,
+        cosine * ui - sine * vi,
+    )
+
+
+@_inlined
+def _general(c, k, S, ur, ui, vr, vi):
+    ar, ai, br, bi = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
+    k += 4 * S
+    cr, ci, dr, di = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
+    return (
+        ar * ur - ai * ui + br * vr - bi * vi,
+        ar * ui + ai * ur + br * vi + bi * vr,
+        cr * ur - ci * ui + dr * vr - di * vi,
+        cr * ui + ci * ur + dr * vi + di * vr,
+    )
+
+
+@_inlined
+def _unpaired(amplitude, N, re, im):
+    """What a column does to a port outside its active pairs, less the factor i."""
+    if N % 2:
+        return amplitude * im, -(amplitude * re)
+    return -(amplitude * re), -(amplitude * im)
+
+
+@_inlined
+def _unpaired_port(tile, n, edges, edge, N):
+    re, im = _unpaired(splat(edges, edge), N, load(tile, n * _PORT), load(tile, n * _PORT + LANES))
+    store(tile, n * _PORT, re)
+    store(tile, n * _PORT + LANES, im)
+
+
+def _columns(kind, couple):  # type: ignore[no-untyped-def]
+    """Loops over the interferometers of one column, and of all."""
+
+    @_of_kind(kind)
+    def one_column(tile, c, k, edges, column, N):
+        """The column whose coefficients start at k."""
+        S, odd = _padded(N // 2), column % 2
+        if odd:
+            _unpaired_port(tile, 0, edges, 2 * column, N)
+        for m in range((N - odd) // 2):
+            b = (2 * m + odd) * _PORT
+            ur, ui = load(tile, b), load(tile, b + 16)
+            vr, vi = load(tile, b + 32), load(tile, b + 48)
+            ur, ui, vr, vi = couple(c, k + m, S, ur, ui, vr, vi)
+            store(tile, b, ur)
+            store(tile, b + 16, ui)
+            store(tile, b + 32, vr)
+            store(tile, b + 48, vi)
+        if (N + odd) % 2:
+            _unpaired_port(tile, N - 1, edges, 2 * column + 1, N)
+
+    @_of_kind(kind)
+    def two_columns(tile, c, k, rows, edges, column, N):
+        """An even column and the next in one pass over the tile, which saves half the traffic.
+
+        Once the even column has coupled ports 2m and 2m + 1, the odd one can couple 2m - 1, held
+        back in registers, and 2m.
+        """
+        M, S = N // 2, _padded(N // 2)
+        odd = k + rows * S
+        ur, ui, vr, vi = load(tile, 0), load(tile, 16), load(tile, 32), load(tile, 48)
+        ur, ui, hr, hi = couple(c, k, S, ur, ui, vr, vi)
+        ur, ui = _unpaired(splat(edges, 2 * column + 2), N, ur, ui)
+        store(tile, 0, ur)
+        store(tile, 16, ui)
+        for m in range(1, M):
+            b = 2 * m * _PORT
+            ur, ui = load(tile, b), load(tile, b + 16)
+            vr, vi = load(tile, b + 32), load(tile, b + 48)
+            ur, ui, vr, vi = couple(c, k + m, S, ur, ui, vr, vi)
+            hr, hi, ur, ui = couple(c, odd + m - 1, S, hr, hi, ur, ui)
+            store(tile, b - 32, hr)
+            store(tile, b - 16, hi)
+            store(tile, b, ur)
+            store(tile, b + 16, ui)
+            hr, hi = vr, vi
+        b = 2 * M * _PORT
+        if N % 2:
+            ur, ui = load(tile, b), load(tile, b + 16)
+            ur, ui = _unpaired(splat(edges, 2 * column + 1), N, ur, ui)
+            hr, hi, ur, ui = couple(c, odd + M - 1, S, hr, hi, ur, ui)
+            store(tile, b, ur)
+            store(tile, b + 16, ui)
+        else:
+            hr, hi = _unpaired(splat(edges, 2 * column + 3), N, hr, hi)
+        store(tile, b - 32, hr)
+        store(tile, b - 16, hi)
+
+    @_of_kind(kind)
+    def all_columns(tile, c, k, rows, edges, N, L):
+        size = rows * _padded(N // 2)
+        for column in range(0, L - 1, 2):
+            two_columns(tile, c, k + column * size, rows, edges, column, N)
+        if L % 2:
+            one_column(tile, c, k + (L - 1) * size, edges, L - 1, N)
+
+    return one_column, all_columns
+
+
+_one_ideal_column, _all_ideal_columns = _columns("ideal", _ideal)
+_one_general_column, _all_general_columns = _columns("general", _general)
+_prepare_ideal = _preparation("ideal", _ideal_coefficients)
+_prepare_general = _preparation("general", _general_coefficients)
+
+
+def _forward(kind, prepare, all_columns):  # type: ignore[no-untyped-def]
+    """Fields or intensities [P, B, N] behind the mesh."""
+
+    @_of_kind(kind)
+    def run_forward(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
+        before = flush_denormals()
+        c, screens = prepare(counters, job, theta, phi, gamma, couplers, scratch)
+        N, B, L = job.ports, job.samples, job.columns
+        chunks = (B + LANES - 1) // LANES
+        width_in, width_out = (1 if job.real else 2) * N, (1 if job.power else 2) * N
+        buffer = np.empty(N * _PORT + LANES, np.float32)
+        tile = next_cache_line(pointer(buffer))
+        while True:
+            task = add_to_counter(counters, 2)
+            if task >= job.sets * chunks:
+                break
+            p, first = task // chunks, task % chunks * LANES
+            samples = min(LANES, B - first)
+            start = ((p if job.batches > 1 else 0) * B + first) * width_in
+            _enter(fields, start, job.real, samples, N, screens, p * 2 * _padded(N), tile)
+            all_columns(tile, c, p * L * job.rows * _padded(N // 2), job.rows, edges, N, L)
+            if job.power:
+                _detect(tile, N)
+            _write(tile, width_out, samples, out, (p * B + first) * width_out)
+        keep_alive(buffer)
+        restore_denormals(before)
+
+    return run_forward
+
+
+_forward_ideal = _forward("ideal", _prepare_ideal, _all_ideal_columns)
+_forward_general = _forward("general", _prepare_general, _all_general_columns)
+
+
+@_kernel
+def forward_ideal(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
+    """Fields or intensities behind a mesh of 4 coefficients."""
+    _forward_ideal(
+        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
+        pointer(edges), pointer(fields), pointer(scratch), pointer(out),
+    )  # fmt: skip
+
+
+@_kernel
+def forward_general(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
+    """Fields or intensities behind a mesh of 10 coefficients."""
+    _forward_general(
+        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
+        pointer(edges), pointer(fields), pointer(scratch), pointer(out),
+    )  # fmt: skip
+
+
+# --- Backwards ------------------------------------------------------------------------------
+
+
+@_inlined
+def _undo_ideal(c, k, S, _couplers, _at, _size, ur, ui, vr, vi, pr, pi, qr, qi):
+    """Fields u, v and their adjoints p, q before the interferometer, and dl/dtheta, dl/dphi."""
+    sine, cosine = splat(c, k), splat(c, k + S)
+    turn, swing = splat(c, k + 2 * S), splat(c, k + 3 * S)
+    slopes_phi = pi * ur - pr * ui
+    ur, ui = turn * ur + swing * ui, turn * ui - swing * ur
+    pr, pi = turn * pr + swing * pi, turn * pi - swing * pr
+    slopes_theta = fill(_HALF) * (pr * vr + pi * vi - qr * ur - qi * ui)
+    return (
+        sine * ur + cosine * vr,
+        sine * ui + cosine * vi,
+        cosine * ur - sine * vr,
+        cosine * ui - sine * vi,
+        sine * pr + cosine * qr,
+        sine * pi + cosine * qi,
+        cosine * pr - sine * qr,
+        cosine * pi - sine * qi,
+        slopes_theta,
+        slopes_phi,
+    )
+
+
+@_inlined
+def _undo_general(c, k, S, couplers, at, size, ur, ui, vr, vi, pr, pi, qr, qi):
+    """As :func:`_undo_ideal`. With the second coupler's error b, theta turns the fields behind it
+    by (cos(2b) sigma_y + sin(2b) sigma_z) / 2, up to a factor."""
+    turn, swing = splat(c, k + 8 * S), splat(c, k + 9 * S)
+    tr, ti = turn * ur + swing * ui, turn * ui - swing * ur
+    sr, si = turn * pr + swing * pi, turn * pi - swing * pr
+    slopes_phi = pi * ur - pr * ui
+    exchange = sr * vr + si * vi - qr * tr - qi * ti
+    imbalance = slopes_phi - (qi * vr - qr * vi)
+    sine_2b, cosine_2b = splat(couplers, at + 4 * size), splat(couplers, at + 5 * size)
+    slopes_theta = fill(_HALF) * (cosine_2b * exchange + sine_2b * imbalance)
+    ar, ai, br, bi = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
+    k += 4 * S
+    cr, ci, dr, di = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
+    return (
+        ar * ur + ai * ui + cr * vr + ci * vi,
+        ar * ui - ai * ur + cr * vi - ci * vr,
+        br * ur + bi * ui + dr * vr + di * vi,
+        br * ui - bi * ur + dr * vi - di * vr,
+        ar * pr + ai * pi + cr * qr + ci * qi,
+        ar * pi - ai * pr + cr * qi - ci * qr,
+        br * pr + bi * pi + dr * qr + di * qi,
+        br * pi - bi * pr + dr * qi - di * qr,
+        slopes_theta,
+        slopes_phi,
+    )
+
+
+@_inlined
+def _undo_unpaired_port(tile, b, N):
+    re, im = load(tile, b), load(tile, b + 16)
+    if N % 2:
+        re, im = im, -re
+    store(tile, b, -re)
+    store(tile, b + 16, -im)
+
+
+@_inlined
+def _receive(upstream, start, power, samples, N, x, g):
+    """Read the adjoints of the fields x behind the mesh: 2 w x for weights w of intensities."""
+    _read(upstream, start, N if power else 2 * N, samples, g, _PORT if power else LANES)
+    for n in range(N if power else 0):
+        b = n * _PORT
+        double = load(g, b) + load(g, b)
+        store(g, b, double * load(x, b))
+        store(g, b + 16, double * load(x, b + 16))
+
+
+def _retracing(kind, undo, all_columns):  # type: ignore[no-untyped-def]
+    """Take fields x and adjoints g back through one lossless column, or there and back again."""
+
+    @_of_kind(kind)
+    def undo_column(x, at, g, c, k, couplers, column, N, L, slopes, to):
+        M, S, odd = N // 2, _padded(N // 2), column % 2
+        if odd:
+            _undo_unpaired_port(x, at, N)
+            _undo_unpaired_port(g, 0, N)
+        for m in range((N - odd) // 2):
+            b = (2 * m + odd) * _PORT
+            a = at + b
+            mzi = column * M + m
+            ur, ui, vr, vi, pr, pi, qr, qi, slopes_theta, slopes_phi = undo(
+                c, k + m, S, couplers, column * S + m, L * S,
+                load(x, a), load(x, a + 16), load(x, a + 32), load(x, a + 48),
+                load(g, b), load(g, b + 16), load(g, b + 32), load(g, b + 48),
+            )  # fmt: skip
+            store(x, a, ur)
+            store(x, a + 16, ui)
+            store(x, a + 32, vr)
+            store(x, a + 48, vi)
+            store(g, b, pr)
+            store(g, b + 16, pi)
+            store(g, b + 32, qr)
+            store(g, b + 48, qi)
+            slope_theta, slope_phi = sums_of_lanes(slopes_theta, slopes_phi)
+            slopes[to + mzi] += slope_theta
+            slopes[to + L * M + mzi] += slope_phi
+        if (N + odd) % 2:
+            _undo_unpaired_port(x, at + (N - 1) * _PORT, N)
+            _undo_unpaired_port(g, (N - 1) * _PORT, N)
+
+    @_of_kind(kind)
+    def retrace(job, x, g, c, k, couplers, _loss, edges, upstream, start, samples, slopes, to):
+        """From the fields in front to the adjoints in front; returns where the fields are."""
+        N, L, size = job.ports, job.columns, job.rows * _padded(job.ports // 2)
+        all_columns(x, c, k, job.rows, edges, N, L)
+        _receive(upstream, start, job.power, samples, N, x, g)
+        for column in range(L - 1, -1, -1):
+            undo_column(x, 0, g, c, k + column * size, couplers, column, N, L, slopes, to)
+        return 0
+
+    return undo_column, retrace
+
+
+_, _retrace_ideal = _retracing("ideal", _undo_ideal, _all_ideal_columns)
+_undo_general_column, _retrace_lossless = _retracing("general", _undo_general, _all_general_columns)
+
+
+@_inlined
+def _copy(tiles, start, to, size):
+    for i in range(0, size, LANES):
+        store(tiles, to + i, load(tiles, start + i))
+
+
+@_inlined
+def _attenuate(tile, loss, start, N):
+    for n in range(N):
+        amplitude = splat(loss, start + n)
+        for part in (n * _PORT, n * _PORT + LANES):
+            store(tile, part, amplitude * load(tile, part))
+
+
+@_inlined
+def _span(L):
+    """Columns between stored fields, so that as many are stored as are recomputed at a time."""
+    return math.ceil(math.sqrt(L))
+
+
+@_inlined
+def _retrace_lossy(job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to):
+    """As ``retrace``. Tiles of x: the running one, one in front of every span of columns, and one
+    behind the interferometers (but before the loss) of every column of the span at hand."""
+    N, L, size = job.ports, job.columns, job.rows * _padded(job.ports // 2)
+    span, tile = _span(L), N * _PORT
+    trail = (1 + (L + span - 1) // span) * tile
+    for column in range(L):
+        if column % span == 0:
+            _copy(x, 0, (1 + column // span) * tile, tile)
+        _one_general_column(x, c, k + column * size, edges, column, N)
+        _attenuate(x, loss, column * N, N)
+    _receive(upstream, start, job.power, samples, N, x, g)
+    for first in range((L - 1) // span * span, -1, -span):
+        last = min(first + span, L)
+        _copy(x, (1 + first // span) * tile, 0, tile)
+        for column in range(first, last):
+            _one_general_column(x, c, k + column * size, edges, column, N)
+            _copy(x, 0, trail + (column - first) * tile, tile)
+            _attenuate(x, loss, column * N, N)
+        for column in range(last - 1, first - 1, -1):
+            _attenuate(g, loss, column * N, N)
+            at = trail + (column - first) * tile
+            undo = k + column * size
+            _undo_general_column(x, at, g, c, undo, couplers, column, N, L, slopes, to)
+    return trail
+
+
+@_inlined
+def _retrace_general(job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to):
+    if job.lossy:
+        return _retrace_lossy(
+            job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to
+        )
+    return _retrace_lossless(
+        job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to
+    )
+
+
+@_inlined
+def _leave(x, at, g, real, N, screens, screen, slopes, to):
+    """Take the adjoints back through the input screen; add up the slopes of gamma."""
+    for n in range(N):
+        b = n * _PORT
+        re, im = load(g, b), load(g, b + 16)
+        slopes_gamma = im * load(x, at + b) - re * load(x, at + b + 16)
+        slopes[to + n] += sums_of_lanes(slopes_gamma, slopes_gamma)[0]
+        cosine, sine = splat(screens, screen + n), splat(screens, screen + _padded(N) + n)
+        if real:
+            store(g, n * LANES, cosine * re + sine * im)
+        else:
+            store(g, b, cosine * re + sine * im)
+            store(g, b + 16, cosine * im - sine * re)
+
+
+def _backward(kind, prepare, retrace):  # type: ignore[no-untyped-def]
+    """Gradients of the phases, for every group of chunks, and of the fields [P, B, N].
+
+    ``slopes`` [P, groups, L M + L M + N], zeros at first, become the gradients of theta, phi and
+    gamma. A group's chunks are added in order, by one thread: no sum depends on their number.
+    """
+
+    @_of_kind(kind)
+    def run_backward(
+        counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch, slopes,
+        out,
+    ):  # fmt: skip
+        before = flush_denormals()
+        c, screens = prepare(counters, job, theta, phi, gamma, couplers, scratch)
+        N, B, L = job.ports, job.samples, job.columns
+        D = 2 * L * (N // 2) + N
+        width, width_up = (1 if job.real else 2) * N, (1 if job.power else 2) * N
+        tiles = 2 + (_span(L) + (L + _span(L) - 1) // _span(L) if job.lossy else 0)
+        buffer = np.empty(tiles * N * _PORT + LANES, np.float32)
+        g = next_cache_line(pointer(buffer))
+        x = advance(g, N * _PORT)
+        while True:
+            task = add_to_counter(counters, 2)
+            if task >= job.sets * job.groups:
+                break
+            p, group = task // job.groups, task % job.groups
+            k = p * L * job.rows * _padded(N // 2)
+            for first in range(group * LANES, B, job.groups * LANES):
+                samples = min(LANES, B - first)
+                start = ((p if job.batches > 1 else 0) * B + first) * width
+                _enter(fields, start, job.real, samples, N, screens, p * 2 * _padded(N), x)
+                start = (p * B + first) * width_up
+                at = retrace(
+                    job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes,
+                    task * D,
+                )  # fmt: skip
+                to = (task + 1) * D - N
+                _leave(x, at, g, job.real, N, screens, p * 2 * _padded(N), slopes, to)
+                _write(g, width, samples, out, (p * B + first) * width)
+        keep_alive(buffer)
+        restore_denormals(before)
+
+    return run_backward
+
+
+_backward_ideal = _backward("ideal", _prepare_ideal, _retrace_ideal)
+_backward_general = _backward("general", _prepare_general, _retrace_general)
+
+
+@_kernel
+def backward_ideal(
+    counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch,
+    slopes, out,
+):  # fmt: skip
+    """Gradients of a mesh of 4 coefficients."""
+    _backward_ideal(
+        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
+        pointer(loss), pointer(edges), pointer(fields), pointer(upstream), pointer(scratch),
+        pointer(slopes), pointer(out),
+    )  # fmt: skip
+
+
+@_kernel
+def backward_general(
+    counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch,
+    slopes, out,
+):  # fmt: skip
+    """Gradients of a mesh of 10 coefficients."""
+    _backward_general(
+        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
+        pointer(loss), pointer(edges), pointer(fields), pointer(upstream), pointer(scratch),
+        pointer(slopes), pointer(out),
+    )  # fmt: skip

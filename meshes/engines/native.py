@@ -1,0 +1,239 @@
+"""Propagation by kernels compiled for the CPU, in single precision, with their own gradient.
+
+Inside a ``tf.function`` the kernels run as a ``tf.numpy_function``, which cannot be compiled by
+XLA. Imported on demand, by :mod:`meshes.propagation`, since it loads Numba.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from meshes._tensorflow import tf
+from meshes.engines import kernels
+from meshes.engines.threads import run_on_threads, threads
+
+if TYPE_CHECKING:
+    from meshes.mesh import RectangularMesh
+
+
+_SCRATCH_BYTES = 32 * 2**20  # of coefficients; sets of phases that need more come one after another
+_GROUPS = 8  # sums of gradients that are kept apart, however many threads there are
+_SMALL_WORK = 2e7  # operations that are done before a second thread has woken up
+
+
+def propagate(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
+    """Fields [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
+    return _run(mesh, theta, phi, gamma, fields, power=False)
+
+
+def intensities(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
+    """Intensities [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
+    return _run(mesh, theta, phi, gamma, fields, power=True)
+
+
+def _run(
+    mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any, *, power: bool
+) -> Any:
+    arguments = (theta, phi, gamma, fields)
+    if isinstance(fields, np.ndarray):
+        return _forward(mesh, power, *arguments)
+
+    @tf.custom_gradient
+    def apply(*arguments: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            like = [(x.dtype, x.shape) for x in arguments]
+            return _call(functools.partial(_backward, mesh, power), (*arguments, upstream), like)
+
+        shape = (theta.shape[0], *fields.shape[1:])
+        like = [(tf.float32 if power else tf.complex64, shape)]
+        return _call(functools.partial(_forward, mesh, power), arguments, like)[0], gradient
+
+    return apply(*arguments)
+
+
+def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[Any]:
+    """Call a function of arrays with tensors; its results have the types and shapes ``like``."""
+    if tf.executing_eagerly():
+        results = function(*(np.asarray(x) for x in arguments))
+        results = results if isinstance(results, tuple) else (results,)
+        return [tf.convert_to_tensor(x) for x in results]
+    types = [dtype for dtype, _ in like]
+    results = tf.numpy_function(function, arguments, types, stateful=False)
+    for result, (_, shape) in zip(results, like, strict=True):
+        result.set_shape(shape)
+    return results
+
+
+def _forward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> np.ndarray:
+    """Fields or intensities [P, B, N]."""
+    fixed = _constants(mesh)
+    P, (_, B, N) = len(arrays[0]), arrays[3].shape
+    out = _aligned_empty((P, B, N), np.float32 if power else np.complex64)
+    kernel = kernels.forward_ideal if fixed.ideal else kernels.forward_general
+    for sets in _blocks(P, fixed.rows * arrays[0][:1].nbytes):
+        job = _job(mesh, fixed.rows, arrays, power, sets)
+        *phases, fields = (_flat(_of_sets(x, sets)) for x in arrays)
+        fabrication = (fixed.couplers, fixed.edges)
+        with _scratch(job) as room:
+            _launch(kernel, job, *phases, *fabrication, fields, room, _flat_out(out[sets]))
+    return out
+
+
+def _backward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Gradients with respect to theta, phi, gamma and the fields."""
+    fixed = _constants(mesh)
+    theta, phi, gamma, fields, _ = arrays
+    sizes = [x[0].size for x in (theta, phi, gamma)]
+    gradients = np.empty((len(theta), sum(sizes)), np.float32)
+    out = np.empty((len(theta), *fields.shape[1:]), fields.dtype)
+    kernel = kernels.backward_ideal if fixed.ideal else kernels.backward_general
+    for sets in _blocks(len(theta), fixed.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes):
+        job = _job(mesh, fixed.rows, arrays, power, sets)
+        *phases, inputs, upstream = (_flat(_of_sets(x, sets)) for x in arrays)
+        fabrication = (fixed.lossless, fixed.loss, fixed.unity)
+        slopes = np.zeros((job.sets, _GROUPS, sum(sizes)), np.float32)
+        results = (slopes.reshape(-1), _flat_out(out[sets]))
+        with _scratch(job) as room:
+            _launch(kernel, job, *phases, *fabrication, inputs, upstream, room, *results)
+        slopes.sum(axis=1, out=gradients[sets])
+    parts = np.split(gradients, np.cumsum(sizes)[:-1], axis=1)
+    shaped = [part.reshape(x.shape) for part, x in zip(parts, arrays, strict=False)]
+    return *shaped, out if len(fields) == len(out) else out.sum(axis=0, keepdims=True)
+
+
+class _Constants(NamedTuple):
+    """What a mesh's fabrication sets, as the kernels want it."""
+
+    ideal: bool
+    rows: int  # of coefficients
+    couplers: np.ndarray  # [8, L, M padded], empty if ideal
+    lossless: np.ndarray  # the same couplers without the loss behind them
+    loss: np.ndarray  # [L, N], empty if none
+    edges: np.ndarray  # [L, 2]
+    unity: np.ndarray  # edges without loss
+
+
+@functools.lru_cache(maxsize=32)
+def _constants(mesh: RectangularMesh) -> _Constants:
+    none = _flat(np.empty(0, np.float32))
+    delta, loss = mesh.splitter_errors, mesh.transmission
+    unity = _flat(np.ones((mesh.num_columns, 2), np.float32))
+    if delta is None and loss is None:
+        return _Constants(True, kernels.IDEAL_ROWS, none, none, none, unity, unity)
+    a, b = np.zeros((2, *mesh.mask.shape)) if delta is None else delta.astype(np.float64)
+    lossless = [
+        *(np.sin(a + b), np.cos(a - b), np.cos(a + b), np.sin(a - b), np.sin(2 * b), np.cos(2 * b)),
+        *np.ones((2, *mesh.mask.shape)),
+    ]
+    return _Constants(
+        ideal=False,
+        rows=kernels.GENERAL_ROWS,
+        couplers=_flat(_padded(np.stack([*lossless[:6], *_passed(mesh)]))),
+        lossless=_flat(_padded(np.stack(lossless))),
+        loss=none if loss is None else _flat(loss),
+        edges=unity if loss is None else _flat(loss[:, [0, -1]]),
+        unity=unity,
+    )
+
+
+def _passed(mesh: RectangularMesh) -> np.ndarray:
+    """Amplitudes [2, L, M] that columns pass behind interferometers' upper and lower ports."""
+    if mesh.transmission is None:
+        return np.ones((2, *mesh.mask.shape))
+    port = 2 * np.arange(mesh.num_interferometers) + np.arange(mesh.num_columns)[:, None] % 2
+    pair = np.stack((port, port + 1)) % mesh.units
+    return np.take_along_axis(mesh.transmission[None], pair, axis=2)
+
+
+def _job(
+    mesh: RectangularMesh, rows: int, arrays: tuple[np.ndarray, ...], power: bool, sets: slice
+) -> kernels.Job:
+    fields = arrays[3]
+    return kernels.Job(
+        sets=sets.stop - sets.start,
+        batches=1 if len(fields) == 1 else sets.stop - sets.start,
+        samples=fields.shape[1],
+        ports=mesh.units,
+        columns=mesh.num_columns,
+        rows=rows,
+        real=int(fields.dtype.kind != "c"),
+        power=int(power),
+        lossy=int(mesh.transmission is not None),
+        groups=_GROUPS,
+    )
+
+
+def _blocks(P: int, bytes_a_set: int) -> Iterator[slice]:
+    """Sets of phases whose scratch memory is bounded."""
+    step = max(1, _SCRATCH_BYTES // bytes_a_set)
+    for first in range(0, P, step):
+        yield slice(first, min(first + step, P))
+
+
+@contextmanager
+def _scratch(job: kernels.Job) -> Iterator[np.ndarray]:
+    """Room for the coefficients and the input screens.
+
+    It is kept for the next call: memory fresh from the system costs as much as the light.
+    """
+    coefficients = job.columns * job.rows * kernels.padded(job.ports // 2)
+    screen = 2 * kernels.padded(job.ports)
+    items = job.sets * (coefficients + screen) + kernels.LANES
+    try:
+        room = _rooms.pop()
+    except IndexError:
+        room = np.empty(0, np.float32)
+    if room.size < items:
+        room = np.empty(items, np.float32)
+    yield room[:items]
+    _rooms.append(room)
+
+
+_rooms: deque[np.ndarray] = deque(maxlen=4)  # calls at once that find one; safe among threads
+
+
+def _launch(kernel: Any, job: kernels.Job, *arrays: np.ndarray) -> None:
+    """Run a kernel on all threads that are worth waking for it."""
+    operations = 9 * job.sets * job.samples * job.ports * job.columns
+    count = threads() if operations > _SMALL_WORK else 1
+    counters = np.zeros(3, np.int64)
+    run_on_threads(lambda: kernel(counters, job, *arrays), count)
+
+
+def _padded(x: np.ndarray) -> np.ndarray:
+    """The last axis extended to whole vectors."""
+    extra = kernels.padded(x.shape[-1]) - x.shape[-1]
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, extra)])
+
+
+def _of_sets(x: np.ndarray, sets: slice) -> np.ndarray:
+    return x if len(x) == 1 else x[sets]
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    """Floats to read from: always of one Numba type, so that no kernel is compiled twice."""
+    dtype = np.complex64 if x.dtype.kind == "c" else np.float32
+    flat = np.ascontiguousarray(x, dtype).reshape(-1).view(np.float32)
+    flat.flags.writeable = False
+    return flat
+
+
+def _flat_out(x: np.ndarray) -> np.ndarray:
+    """A contiguous array's floats, to write to."""
+    return x.reshape(-1).view(np.float32)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array that starts at a cache line, as TensorFlow wants it to take it over uncopied."""
+    items = math.prod(shape)
+    line = 64 // dtype().itemsize
+    buffer = np.empty(items + line, dtype)
+    skip = -buffer.ctypes.data % 64 // buffer.itemsize
+    return buffer[skip : skip + items].reshape(shape)

@@ -1,0 +1,141 @@
+"""Propagation in TensorFlow: one compiled loop over pairs of columns, on CPU and GPU.
+
+The loop keeps compilation short at any number of columns. Untested on GPU hardware. Imported on
+demand, by :mod:`meshes.propagation`, since it needs TensorFlow at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from meshes._tensorflow import tf
+
+if TYPE_CHECKING:
+    from meshes.mesh import RectangularMesh
+
+
+def intensities(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
+    """Intensities [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
+    out = propagate(mesh, theta, phi, gamma, fields)
+    return tf.math.square(tf.math.real(out)) + tf.math.square(tf.math.imag(out))
+
+
+def propagate(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
+    """Fields [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
+    theta = tf.convert_to_tensor(theta)
+    complex_type = tf.complex128 if theta.dtype == tf.float64 else tf.complex64
+    fields = tf.cast(tf.convert_to_tensor(fields), complex_type)
+    fabrication = [
+        None if x is None else tf.constant(x, theta.dtype)
+        for x in (mesh.mask, mesh.splitter_errors, mesh.transmission)
+    ]
+    # A function for every kind of mesh: TensorFlow warns of one that is traced too often.
+    forward, backward = _compiled(*(None if x is None else x.shape for x in fabrication))
+
+    @tf.custom_gradient
+    def apply(*differentiable: Any) -> Any:
+        def gradient(upstream: Any) -> Any:
+            return backward(*differentiable, *fabrication, upstream)
+
+        # Unwatched, so that the compiled forward does not try to hand its record to the tape.
+        values = [tf.stop_gradient(x) for x in differentiable]
+        return forward(*values, *fabrication), gradient
+
+    return apply(theta, phi, gamma, fields)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(*_kind: Any) -> list[Any]:
+    """The forward and the backward function."""
+    return [
+        tf.function(function, jit_compile=True, autograph=False)
+        for function in (_through_columns, _gradients)
+    ]
+
+
+class _Coefficients(NamedTuple):
+    """The columns' 2 x 2 matrices: u' = uu u + uv v, v' = vu u + vv v; each [P, L, M, 1]."""
+
+    uu: Any
+    uv: Any
+    vu: Any
+    vv: Any
+
+
+def _through_columns(
+    theta: Any, phi: Any, gamma: Any, fields: Any, mask: Any, delta: Any, transmission: Any
+) -> Any:
+    coefficients = _coefficients(theta, phi, mask, delta)
+    L = theta.shape[1]
+
+    def column(x: Any, index: Any, parity: int) -> Any:
+        at = _Coefficients(*(c[:, index] for c in coefficients))
+        x = _odd_column(x, at) if parity else _couple(x, at)
+        return x if transmission is None else x * tf.cast(transmission[index], x.dtype)[:, None]
+
+    def pair_of_columns(index: Any, x: Any) -> Any:
+        return index + 2, column(column(x, index, 0), index + 1, 1)
+
+    screen = tf.exp(tf.complex(tf.zeros_like(gamma), gamma))
+    x = tf.transpose(fields * screen[:, None], (0, 2, 1))  # [P, N, B]: vectors run along the batch
+    if L >= 2:
+        _, x = tf.while_loop(
+            lambda index, _: index < L - 1, pair_of_columns, (0, x), maximum_iterations=L // 2
+        )
+    if L % 2:
+        x = column(x, L - 1, 0)
+    return tf.transpose(x, (0, 2, 1))
+
+
+def _gradients(*arguments: Any) -> Any:
+    """Gradients by TensorFlow's tape, which records a second forward.
+
+    The record is a list of tensors, one per column, and cannot leave a compiled function: so the
+    forward and the backward loop have to be compiled together.
+    """
+    *arguments, upstream = arguments  # type: ignore[assignment]
+    differentiable = arguments[:4]
+    with tf.GradientTape() as tape:
+        tape.watch(differentiable)
+        out = _through_columns(*arguments)
+    return tape.gradient(out, differentiable, upstream)
+
+
+def _coefficients(theta: Any, phi: Any, mask: Any, delta: Any) -> _Coefficients:
+    """The interferometers' matrices; idle ones are in the bar state, theta = phi = pi.
+
+    With coupler errors a, b: uu, vv = cos(theta/2) sin(a + b) +- i sin(theta/2) cos(a - b) and
+    uv, vu = i cos(theta/2) cos(a + b) +- sin(theta/2) sin(a - b), uu and uv times e^{i phi}.
+    """
+    theta, phi = (tf.where(mask > 0, x, tf.constant(np.pi, x.dtype)) for x in (theta, phi))
+    cosine, sine, zero = tf.cos(theta / 2), tf.sin(theta / 2), tf.zeros_like(theta)
+    phase = tf.complex(tf.cos(phi), tf.sin(phi))
+    if delta is None:
+        uu, uv, vu, vv = ((zero, sine), (zero, cosine), (zero, cosine), (zero, -sine))
+    else:
+        total, difference = delta[0] + delta[1], delta[0] - delta[1]
+        leak, cross = cosine * tf.sin(total), cosine * tf.cos(total)
+        skew, bar = sine * tf.sin(difference), sine * tf.cos(difference)
+        uu, uv, vu, vv = ((leak, bar), (skew, cross), (-skew, cross), (leak, -bar))
+    matrix = (phase * tf.complex(*uu), phase * tf.complex(*uv), tf.complex(*vu), tf.complex(*vv))
+    return _Coefficients(*(c[..., None] for c in matrix))
+
+
+def _couple(x: Any, at: _Coefficients) -> Any:
+    """Couple neighbours (0, 1), (2, 3), ... of [P, N, B]; an unpaired last port is unchanged."""
+    M = x.shape[1] // 2
+    pairs = tf.reshape(x[:, : 2 * M], (tf.shape(x)[0], M, 2, -1))
+    u, v = pairs[:, :, 0], pairs[:, :, 1]
+    coupled = tf.stack((at.uu * u + at.uv * v, at.vu * u + at.vv * v), axis=2)
+    coupled = tf.reshape(coupled, (tf.shape(x)[0], 2 * M, -1))
+    return tf.concat((coupled, x[:, 2 * M :]), axis=1)
+
+
+def _odd_column(x: Any, at: _Coefficients) -> Any:
+    """Couple (1, 2), (3, 4), ...; at even N the idle pair (N - 1, 0) comes last."""
+    rotated = tf.concat((x[:, 1:], x[:, :1]), axis=1)
+    rotated = _couple(rotated, at)
+    return tf.concat((rotated[:, -1:], rotated[:, :-1]), axis=1)

@@ -1,0 +1,194 @@
+"""The rectangular mesh: its routing, its idle interferometers, its fabrication and its phases.
+
+This is the only module that imports Neurophox, whose ``RectangularMeshModel`` defines which
+interferometers exist and how the phases of a Haar-random unitary are distributed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from meshes import propagation
+from meshes._tensorflow import tf
+from meshes.validation import integer, number
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+_PATHS = 1  # the stream of a seed that paths' losses come from; couplers use the seed itself
+
+
+class Phases(NamedTuple):
+    """The phase shifts that set a mesh of N ports, L columns and M = N // 2 interferometers each.
+
+    Fields:
+        theta: internal phases [..., L, M], rad.
+        phi: external phases [..., L, M], rad.
+        gamma: input phase screen [..., N], rad.
+
+    All three lead with the same axis P where they hold P sets of phases.
+    """
+
+    theta: Any
+    phi: Any
+    gamma: Any
+
+
+class RectangularMesh:
+    r"""A rectangular (Clements) mesh of Mach-Zehnder interferometers.
+
+    Light enters N ports, passes the phase screen ``gamma`` and then L columns of interferometers.
+    An interferometer on the neighbouring ports (u, v) does, in Neurophox's Bloch basis,
+
+    .. math::
+        u' = i e^{i \phi} \left( \sin\frac{\theta}{2} \, u + \cos\frac{\theta}{2} \, v \right),
+        \qquad
+        v' = i \left( \cos\frac{\theta}{2} \, u - \sin\frac{\theta}{2} \, v \right)
+
+    Even columns pair ports (0, 1), (2, 3), ...; odd columns (1, 2), (3, 4), .... For even N the
+    last interferometer of an odd column would join ports (N - 1, 0): it is idle, in the bar state
+    with theta = phi = pi, and multiplies both ports by -i. For odd N the unpaired port is
+    unchanged. Phases given for idle interferometers are ignored.
+
+    With splitter errors a coupler of angle pi/4 + delta keeps cos(pi/4 - delta) of the amplitude
+    in its waveguide (Neurophox's power imbalance is e = sin(2 delta)).
+
+    Args:
+        units: number of ports N, at least 2.
+        num_columns: number of columns L, at least 1; N if None.
+        splitter_error: standard deviation of the coupler angles' errors, rad, drawn once for each
+            of the two couplers of every interferometer.
+        seed: seed of that draw.
+        insertion_loss_db: power that an interferometer takes from its two ports, dB. The ports
+            that an odd column leaves out lose as much, so that all paths are balanced.
+        loss_imbalance_db: mean of what a column takes from every port besides, dB; drawn once,
+            exponentially distributed, so that no path gains.
+
+    Attributes:
+        mask: bool [L, M], False where an interferometer is idle.
+        splitter_errors: delta, float32 [2, L, M], rad, first coupler then second; or None.
+        transmission: amplitude that a column passes at each port, float32 [L, N]; or None.
+
+    Raises:
+        TypeError, ValueError: an argument is not a number or is out of range.
+
+    References:
+        Clements et al., "Optimal design for universal multiport interferometers", Optica 3
+        (2016) 1460; Pai et al., "Matrix optimization on universal unitary photonic devices",
+        Phys. Rev. Applied 11 (2019) 064044 (Neurophox).
+    """
+
+    def __init__(
+        self,
+        units: int,
+        num_columns: int | None = None,
+        splitter_error: float = 0.0,
+        seed: int = 0,
+        *,
+        insertion_loss_db: float = 0.0,
+        loss_imbalance_db: float = 0.0,
+    ) -> None:
+        self.units = integer("units", units, minimum=2)
+        columns = self.units if num_columns is None else num_columns
+        self.num_columns = integer("num_columns", columns, minimum=1)
+        self.splitter_error = number("splitter_error", splitter_error, minimum=0.0)
+        self.seed = integer("seed", seed, minimum=0)
+        self.insertion_loss_db = number("insertion_loss_db", insertion_loss_db, minimum=0.0)
+        self.loss_imbalance_db = number("loss_imbalance_db", loss_imbalance_db, minimum=0.0)
+        model = _neurophox().meshmodel.RectangularMeshModel(self.units, self.num_columns)
+        self.mask = model.mask.astype(bool)
+        self.splitter_errors = self._draw_splitter_errors()
+        self.transmission = self._draw_transmission()
+
+    @property
+    def num_interferometers(self) -> int:
+        """Interferometers in a column, idle ones included: M = N // 2."""
+        return self.units // 2
+
+    def initial_phases(self, seed: int = 0) -> Phases:
+        """Phases of a random unitary, Haar-distributed where num_columns = units.
+
+        The power cos^2(theta/2) that crosses over in an interferometer of Haar exponent alpha
+        follows P(cos^2(theta/2) <= r) = r^alpha; phi and gamma are uniform in [0, 2 pi).
+
+        Args:
+            seed: seed of the draw; NumPy's global generator is neither used nor touched.
+
+        Returns:
+            Phases of float32 arrays: theta [L, M], phi [L, M], gamma [N], rad.
+
+        Reference:
+            Russell et al., "Direct dialling of Haar random unitary matrices", New J. Phys. 19
+            (2017) 033007, as in Neurophox's ``haar_rect``.
+        """
+        rng = np.random.default_rng(integer("seed", seed, minimum=0))
+        shape = self.mask.shape
+        cross_power = rng.random(shape) ** (1.0 / self._haar_exponents())
+        theta = np.pi - 2.0 * np.arcsin(np.sqrt(cross_power))
+        phi = rng.uniform(0.0, 2.0 * np.pi, shape)
+        gamma = rng.uniform(0.0, 2.0 * np.pi, self.units)
+        idle = ~self.mask
+        theta[idle] = phi[idle] = np.pi
+        return Phases(*(x.astype(np.float32) for x in (theta, phi, gamma)))
+
+    def propagate(self, fields: Any, phases: Phases, engine: str = "auto") -> Any:
+        """The fields behind the mesh; see :func:`meshes.propagation.propagate`."""
+        return propagation.propagate(self, phases, fields, engine)
+
+    def intensities(self, fields: Any, phases: Phases, engine: str = "auto") -> Any:
+        """The intensities behind the mesh; see :func:`meshes.propagation.intensities`."""
+        return propagation.intensities(self, phases, fields, engine)
+
+    def matrix(self, phases: Phases, engine: str = "auto") -> Any:
+        """The mesh's matrix U [..., N, N], with out = in @ U for row vectors of fields."""
+        return self.propagate(np.eye(self.units, dtype=np.float32), phases, engine)
+
+    def __repr__(self) -> str:
+        return (
+            f"RectangularMesh({self.units}, {self.num_columns}, {self.splitter_error},"
+            f" {self.seed}, insertion_loss_db={self.insertion_loss_db},"
+            f" loss_imbalance_db={self.loss_imbalance_db})"
+        )
+
+    def _draw_splitter_errors(self) -> np.ndarray | None:
+        if self.splitter_error == 0.0:
+            return None
+        rng = np.random.default_rng(self.seed)
+        delta = rng.normal(0.0, self.splitter_error, (2, *self.mask.shape))
+        return np.where(self.mask, delta, 0.0).astype(np.float32)
+
+    def _draw_transmission(self) -> np.ndarray | None:
+        if self.insertion_loss_db == self.loss_imbalance_db == 0.0:
+            return None
+        loss_db = np.full((self.num_columns, self.units), self.insertion_loss_db)
+        if self.loss_imbalance_db:
+            rng = np.random.default_rng([self.seed, _PATHS])
+            loss_db += rng.exponential(self.loss_imbalance_db, loss_db.shape)
+        return (10.0 ** (-loss_db / 20.0)).astype(np.float32)
+
+    def _haar_exponents(self) -> np.ndarray:
+        """Neurophox's exponents alpha [L, M], brought into the order of the phases."""
+        checkerboard = _neurophox().helpers.get_alpha_checkerboard_general
+        board = checkerboard(self.units, self.num_columns)
+        whole = self.num_columns - self.num_columns % self.units
+        if self.units % 2:
+            # Neurophox averages a part of a square mesh with its mirror image. At odd N that
+            # pairs every interferometer with an empty place, which halves its exponent.
+            board[:, whole:] *= 2.0
+        alpha = np.ones(self.mask.shape)
+        for column in range(self.num_columns):
+            active = board[column % 2 :: 2, column]
+            alpha[column, : active.size] = active
+        return alpha
+
+
+def _neurophox() -> ModuleType:
+    """Neurophox, imported on demand and after TensorFlow, whose log it would set loose."""
+    tf.float32  # noqa: B018 (the first attribute imports TensorFlow quietly)
+    import neurophox.helpers
+    import neurophox.meshmodel
+
+    return neurophox

@@ -1,0 +1,27 @@
+"""``python -m photonic_ffzero.cli.worker``: one run of a grid, in a child process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+
+from photonic_ffzero.cli.train import main
+
+
+def stop_with_parent() -> None:
+    """Send SIGTERM to this process when its parent has ended.
+
+    Standard input is a pipe whose other end the parent holds. It closes with the parent, even
+    when that is killed.
+    """
+    with suppress(OSError):
+        os.read(sys.stdin.fileno(), 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""From files and names to arrays: data sets, their readers, encodings and tasks."""
+
+from photonic_ffzero.data.checks import check_arrays, check_numbers, require_finite
+from photonic_ffzero.data.datasets import (
+    DATA_VARIABLE,
+    DATASETS,
+    IMAGE_SIZE,
+    Dataset,
+    load_dataset,
+    split,
+)
+from photonic_ffzero.data.encoding import ENCODINGS, Encoder, encode, resize
+from photonic_ffzero.data.functions import FUNCTIONS, sample
+from photonic_ffzero.data.readers import DataError
+from photonic_ffzero.data.tasks import TASKS, Classification, Regression, Task, task_of
+
+__all__ = [
+    "DATASETS",
+    "DATA_VARIABLE",
+    "ENCODINGS",
+    "FUNCTIONS",
+    "IMAGE_SIZE",
+    "TASKS",
+    "Classification",
+    "DataError",
+    "Dataset",
+    "Encoder",
+    "Regression",
+    "Task",
+    "check_arrays",
+    "check_numbers",
+    "encode",
+    "load_dataset",
+    "require_finite",
+    "resize",
+    "sample",
+    "split",
+    "task_of",
+]

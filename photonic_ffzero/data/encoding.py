@@ -1,0 +1,209 @@
+"""Images as light: each pixel, average or Fourier coefficient is one port's field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meshes.validation import choice, integer
+from photonic_ffzero.data.checks import require_finite
+from photonic_ffzero.data.readers import MAX_PIXELS
+
+
+def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
+    r"""Encode images as the fields at N = size^2 ports, with peak normalisation per image.
+
+    .. math:: E_p = \frac{A_p}{\max_q |A_q|}
+
+    where A is the image after ``ENCODINGS[encoding]``, row by row. A dark image, A = 0, stays
+    dark.
+
+    Args:
+        images: [n, H, W], real and finite, in any unit.
+        encoding: a name in :data:`ENCODINGS`.
+        size: rows and columns of the encoded image; at most H and W.
+
+    Returns:
+        Fields [n, size * size]: float32 amplitudes in phase, or complex64 for "fourier".
+
+    Raises:
+        TypeError: ``size`` is not a whole number.
+        ValueError: ``encoding`` is unknown, ``size`` is not in 1..min(H, W), or ``images`` are not
+            finite real numbers of shape [n, H, W].
+    """
+    choice("encoding", encoding, ENCODINGS)
+    images = _checked_images(images)
+    size = integer("size", size, minimum=1)
+    if size > min(images.shape[1:]):
+        raise ValueError(f"size must be at most the image's {images.shape[1:]}, got {size}")
+    fields = ENCODINGS[encoding](images, size)
+    return _peak_normalised(fields.reshape(len(images), size * size))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How images become a network's inputs; saved with it, so that new images are seen alike.
+
+    Attributes:
+        encoding: A name in :data:`ENCODINGS`.
+        size: Rows and columns of the encoded image.
+        shape: Rows H and columns W of the training images.
+
+    Raises:
+        TypeError, ValueError: a value breaks a rule of `encode`, or ``shape`` means more pixels
+            than an image may have.
+    """
+
+    encoding: str
+    size: int
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        choice("encoding", self.encoding, ENCODINGS)
+        height, width = (integer("shape", length, minimum=1) for length in self.shape)
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"shape must mean at most {MAX_PIXELS} pixels, got {self.shape}")
+        if integer("size", self.size, minimum=1) > min(height, width):
+            raise ValueError(f"size must be at most the image's {self.shape}, got {self.size}")
+
+    @property
+    def values(self) -> int:
+        """Values of an encoded image."""
+        return self.size**2
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Encode images [n, H', W'], first resized to the training images' H x W.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        if np.shape(images)[1:] != self.shape:
+            images = resize(images, self.shape)
+        return encode(images, self.encoding, self.size)
+
+
+def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
+    r"""Bring images to a shape by averaging over equal areas; proportions are not kept.
+
+    .. math::
+        A = R X C^T, \qquad
+        R_{ij} = \frac{H}{H'} \left| [i, i + 1) \frac{H'}{H} \cap [j, j + 1) \right|
+
+    and C likewise: each row of weights sums to 1, so the mean over the areas is the mean over
+    the pixels.
+
+    Args:
+        images: [n, H', W'], real and finite.
+        shape: (H, W).
+
+    Returns:
+        [n, H, W] float32.
+
+    Raises:
+        ValueError: ``images`` are not finite real numbers of shape [n, H', W'].
+    """
+    return _areas(_checked_images(images), *shape)
+
+
+def average(images: np.ndarray, size: int) -> np.ndarray:
+    """Average over size x size equal areas, sharing out the pixels that a border cuts: `resize`.
+
+    Args:
+        images: [n, H, W] float32.
+        size: areas along each axis.
+
+    Returns:
+        [n, size, size] float32.
+    """
+    return _areas(images, size, size)
+
+
+def crop(images: np.ndarray, size: int) -> np.ndarray:
+    """Cut out the centre, as the paper does.
+
+    A = X[r-h : r-h+size, c-h : c-h+size] with r = H // 2, c = W // 2, h = size // 2: where size
+    and image differ in parity, the cut lies half a pixel towards the start for an even size and
+    towards the end for an odd one.
+
+    Args:
+        images: [n, H, W] float32.
+        size: pixels along each axis.
+
+    Returns:
+        [n, size, size] float32.
+
+    Reference: Guo et al., "Local learning for stable backpropagation-free neural network training
+        towards physical learning", arXiv 2603.24790.
+    """
+    top, left = (length // 2 - size // 2 for length in images.shape[1:])
+    return images[:, top : top + size, left : left + size]
+
+
+def fourier(images: np.ndarray, size: int) -> np.ndarray:
+    """Keep the size x size lowest spatial frequencies of the orthonormal 2-D Fourier transform.
+
+    A_kl = (H W)^(-1/2) sum_xy X_xy exp(-2 pi i ((k - s) x / H + (l - s) y / W)), s = size // 2:
+    the centre of the transform with zero frequency in the middle, at [s, s].
+
+    Args:
+        images: [n, H, W] float32.
+        size: frequencies along each axis.
+
+    Returns:
+        [n, size, size] complex64.
+
+    Reference: Williamson et al., "Reprogrammable electro-optic nonlinear activation functions for
+        optical neural networks", arXiv 1903.04579, where MNIST enters a mesh this way.
+    """
+    rows, columns = (_fourier_weights(length, size) for length in images.shape[1:])
+    return rows @ (images @ columns.T)
+
+
+ENCODINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "average": average,
+    "crop": crop,
+    "fourier": fourier,
+}
+"""Name -> function from images [n, H, W] and size to amplitudes [n, size, size]."""
+
+
+def _areas(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows, columns = map(_area_weights, images.shape[1:], (height, width))
+    return rows @ (images @ columns.T)
+
+
+def _area_weights(length: int, size: int) -> np.ndarray:
+    borders = np.arange(size + 1) * (length / size)
+    pixels = np.arange(length)
+    end = np.minimum(borders[1:, None], pixels + 1)
+    start = np.maximum(borders[:-1, None], pixels)
+    return (np.maximum(end - start, 0) * (size / length)).astype(np.float32)
+
+
+def _fourier_weights(length: int, size: int) -> np.ndarray:
+    frequencies = np.arange(size) - size // 2
+    turns = np.outer(frequencies, np.arange(length)) / length
+    return (np.exp(-2j * np.pi * turns) / np.sqrt(length)).astype(np.complex64)
+
+
+def _checked_images(images: Any) -> np.ndarray:
+    images = np.asarray(images)
+    if images.ndim != 3 or images.size == 0 or images.dtype.kind not in "biuf":
+        raise ValueError(
+            "images must be real numbers of shape [n, H, W], not empty; "
+            f"got {images.dtype} of shape {images.shape}"
+        )
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused
+        images = images.astype(np.float32, copy=False)
+    require_finite("images", images)
+    return images
+
+
+def _peak_normalised(fields: np.ndarray) -> np.ndarray:
+    # In double precision: single has no reciprocal for its smallest numbers.
+    amplitudes = np.abs(fields.astype(np.result_type(fields, np.float64)))
+    peaks = amplitudes.max(axis=1, keepdims=True)
+    return np.divide(fields, np.where(peaks > 0, peaks, 1)).astype(fields.dtype)

@@ -1,0 +1,47 @@
+"""Functions to learn: the paper's two regressions, as data sets of noisy samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from photonic_ffzero.seeds import generator
+
+TRAIN, TEST, NOISE = 10_000, 2_000, 0.05
+
+# A function maps x [n, D], and is named with its number of inputs D.
+FUNCTIONS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
+    "f1": (2, lambda x: np.sin(x[:, 0]) + np.cos(x[:, 1])),
+    "f2": (
+        5,
+        lambda x: np.exp(x[:, 0]) * np.sin(x[:, 1]) + x[:, 2] * np.cos(x[:, 3]) - x[:, 4] * x[:, 0],
+    ),
+}
+
+
+def sample(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    r"""Draw training and test samples of a function, the same ones every time.
+
+    .. math::
+        f_1 = \sin x_0 + \cos x_1, \qquad
+        f_2 = e^{x_0} \sin x_1 + x_2 \cos x_3 - x_4 x_0, \qquad x_i \in [-1, 1]
+
+    Training labels carry normal noise of 0.05 standard deviations of the labels; test labels
+    carry none.
+
+    Args:
+        name: ``f1`` or ``f2``.
+
+    Returns:
+        x [10000, D] and y [10000] for training, x [2000, D] and y [2000] for testing.
+
+    Reference:
+        Guo et al., arXiv 2603.24790, section "Regression".
+    """
+    inputs, function = FUNCTIONS[name]
+    rng = generator(0, f"samples of {name}")
+    x = rng.uniform(-1, 1, (TRAIN + TEST, inputs)).astype(np.float32)
+    y = function(x.astype(np.float64))
+    noisy = y[:TRAIN] + NOISE * y[:TRAIN].std() * rng.standard_normal(TRAIN)
+    return x[:TRAIN], noisy, x[TRAIN:], y[TRAIN:]

@@ -1,0 +1,168 @@
+"""What a network is to tell: one of some classes, or numbers.
+
+A task offers
+
+* ``of(y, names)``: the task that training labels [n] or [n, T] set, and what they are called;
+* ``labels``: label dimensions T, and ``classes``: scores C of each;
+* ``outputs``: outputs of a digital network's last layer;
+* ``targets(y) -> [n, T]``: labels as the losses take them;
+* ``corners``: prototypes of a group of outputs, of which the first C are used;
+* ``predictions(decided)``: what scores [n, T C] say in the label's own terms;
+* ``quality(scores, y)``: how good that is, 1 at best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+REGRESSION_OUTPUTS = 10  # tapped values behind a digital network, for each label
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One of C classes.
+
+    Attributes:
+        classes: C, at least 2.
+        names: What the classes are called, C of them; empty where they are numbers.
+
+    Raises:
+        ValueError: the names are not C different printable texts.
+    """
+
+    classes: int
+    names: tuple[str, ...] = ()
+    name: ClassVar[str] = "classification"
+    labels: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            return
+        if not all(isinstance(name, str) and name.isprintable() for name in self.names):
+            raise ValueError(f"names must be printable, got {self.names}")
+        if len(set(self.names)) != self.classes or len(self.names) != self.classes:
+            raise ValueError(f"names must be {self.classes} different ones, got {self.names}")
+
+    @classmethod
+    def of(cls, y: np.ndarray, names: tuple[str, ...] = ()) -> Classification:
+        """The task of some labels: as many classes as there are names, or as the highest says."""
+        return cls(len(names) or int(y.max()) + 1, names)
+
+    @property
+    def corners(self) -> int:
+        """One a class."""
+        return self.classes
+
+    @property
+    def outputs(self) -> int:
+        """One a class."""
+        return self.classes
+
+    def targets(self, y: np.ndarray) -> np.ndarray:
+        """Classes [n, 1]."""
+        return y.astype(np.int32)[:, np.newaxis]
+
+    def predictions(self, decided: np.ndarray) -> np.ndarray:
+        """The best class [n]."""
+        return decided.argmax(axis=-1)
+
+    def quality(self, scores: np.ndarray, y: np.ndarray) -> float:
+        """The accuracy."""
+        return float(np.mean(self.predictions(scores) == y))
+
+
+@dataclass(frozen=True)
+class Regression:
+    r"""T numbers, each scaled to [-1, 1] by its range in the training data.
+
+    .. math:: s = 2 \frac{y - y_{min}}{y_{max} - y_{min}} - 1
+
+    Attributes:
+        low: Smallest training label of every dimension, T of them, in the label's unit.
+        high: The largest, above it.
+
+    Raises:
+        ValueError: the labels of a dimension are all alike, or not finite.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    name: ClassVar[str] = "regression"
+    classes: ClassVar[int] = 1
+    corners: ClassVar[int] = 2  # p+ and p- = -p+, whose goodness says nothing new
+
+    def __post_init__(self) -> None:
+        if len(self.low) != len(self.high) or not self.low:
+            raise ValueError(f"low and high must be equally long, got {self.low} and {self.high}")
+        for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            if not np.isfinite([low, high]).all():
+                raise ValueError(f"labels must be finite, found {low} to {high}")
+            if not low < high:
+                raise ValueError(
+                    f"labels of dimension {index} must not be constant, found only {low}"
+                )
+
+    @classmethod
+    def of(cls, y: np.ndarray, names: tuple[str, ...] = ()) -> Regression:
+        """The task of some training labels [n] or [n, T]; numbers have no names."""
+        columns = y.reshape(len(y), -1)
+        return cls(tuple(columns.min(axis=0).tolist()), tuple(columns.max(axis=0).tolist()))
+
+    @property
+    def labels(self) -> int:
+        """One group of outputs a label dimension."""
+        return len(self.low)
+
+    @property
+    def outputs(self) -> int:
+        """A cosine needs a vector: ten outputs for every label dimension."""
+        return REGRESSION_OUTPUTS * self.labels
+
+    def targets(self, y: np.ndarray) -> np.ndarray:
+        """Scaled labels [n, T]; those outside the training data's range lie outside [-1, 1]."""
+        low, high = np.array(self.low), np.array(self.high)
+        return (2 * (y.reshape(len(y), -1) - low) / (high - low) - 1).astype(np.float32)
+
+    def predictions(self, decided: np.ndarray) -> np.ndarray:
+        """Scores in the label's unit: [n] of one label dimension, [n, T] of several."""
+        low, high = np.array(self.low), np.array(self.high)
+        values = low + (decided + 1) / 2 * (high - low)
+        return values[:, 0] if self.labels == 1 else values
+
+    def quality(self, scores: np.ndarray, y: np.ndarray) -> float:
+        r"""The coefficient of determination, the mean of it over the label dimensions.
+
+        .. math:: R^2 = 1 - \frac{\sum (y - \hat y)^2}{\sum (y - \bar y)^2}
+        """
+        from sklearn.metrics import r2_score  # a second to import
+
+        return float(r2_score(y, self.predictions(scores)))
+
+
+Task = Classification | Regression
+
+TASKS: dict[str, type[Classification] | type[Regression]] = {
+    "classification": Classification,
+    "regression": Regression,
+}
+
+
+def task_of(
+    name: str, y: np.ndarray, trained: np.ndarray | slice, names: tuple[str, ...] = ()
+) -> Task:
+    """The task that labels set: all of them say which classes there are, but a scale comes from
+    those alone that are trained on.
+
+    Args:
+        name: ``classification`` or ``regression``.
+        y: All labels that are not for the test, [n] or [n, T].
+        trained: Indices of those to train on, or a slice.
+        names: What classes are called.
+
+    Raises:
+        ValueError: the labels of a regression that are trained on are all alike.
+    """
+    return TASKS[name].of(y if name == Classification.name else y[trained], names)

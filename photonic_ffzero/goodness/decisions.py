@@ -1,0 +1,57 @@
+"""From the scores of all layers to one prediction, and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def majority_vote(scores: np.ndarray) -> np.ndarray:
+    r"""Let each layer vote for its best class.
+
+    The class with most votes wins; among tied classes the one that the last layer scores
+    highest. With two layers the vote is always the last layer's own prediction.
+
+    Args:
+        scores: Goodness [layers, n, C].
+
+    Returns:
+        The last layer's scores [n, C], minus infinity where a class has fewer votes.
+
+    Reference:
+        Guo et al., arXiv 2603.24790, eq. 6.
+    """
+    classes = scores.shape[-1]
+    votes = np.eye(classes, dtype=int)[scores.argmax(axis=-1)].sum(axis=0)  # [n, C]
+    tied = votes == votes.max(axis=-1, keepdims=True)
+    return np.where(tied, scores[-1], -np.inf)
+
+
+def summed_goodness(scores: np.ndarray) -> np.ndarray:
+    r"""Add the goodness of all layers: :math:`\sum_l G_c^{(l)}`.
+
+    Args:
+        scores: Goodness [layers, n, C].
+
+    Returns:
+        Sums [n, C].
+    """
+    return scores.sum(axis=0)
+
+
+def last_layer(scores: np.ndarray) -> np.ndarray:
+    """Listen to the last layer alone, as a regression does: its scores [n, C]."""
+    return scores[-1]
+
+
+RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sum": summed_goodness,
+    "vote": majority_vote,
+    "last": last_layer,
+}
+
+
+def decide(scores: np.ndarray, rule: str | None) -> np.ndarray:
+    """All layers' scores as one; a network with one readout (BP) needs no rule."""
+    return RULES[rule or "last"](scores)

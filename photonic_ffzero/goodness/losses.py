@@ -1,0 +1,103 @@
+"""Local losses: from scores to one number for every sample and group of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from meshes._tensorflow import tf
+from meshes.validation import number
+
+
+def _true_class(scores: Any, labels: Any) -> Any:
+    """The score of the true class [..., 1] and the mask [..., C] that picked it."""
+    mask = tf.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+    return tf.reduce_sum(scores * mask, axis=-1, keepdims=True), mask
+
+
+@dataclass(frozen=True)
+class Margin:
+    r"""Every wrong class is to stay a margin below the true one.
+
+    .. math:: \ell = \sum_{c \ne y} \max(0, m + G_c - G_y)
+
+    Attributes:
+        margin: m, in units of the scores, at least 0.
+
+    Reference:
+        Guo et al., arXiv 2603.24790, eq. 16. (The published scripts sum over the batch and
+        include c = y, a constant m a sample.)
+    """
+
+    margin: float = 0.3
+
+    def __post_init__(self) -> None:
+        number("margin", self.margin, minimum=0)
+
+    def __call__(self, scores: Any, labels: Any) -> Any:
+        """Map scores [..., C] and classes that broadcast to [...] to losses [...]."""
+        true, mask = _true_class(scores, labels)
+        hinges = tf.nn.relu(self.margin + scores - true) * (1 - mask)
+        return tf.reduce_sum(hinges, axis=-1)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    r"""The true class alone: what the published photonic script uses.
+
+    .. math:: \ell = 1 - G_y
+    """
+
+    def __call__(self, scores: Any, labels: Any) -> Any:
+        """Map scores [..., C] and classes that broadcast to [...] to losses [...]."""
+        true, _ = _true_class(scores, labels)
+        return 1 - true[..., 0]
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    r"""Softmax cross-entropy on scaled scores.
+
+    .. math:: \ell = \log \sum_c e^{s G_c} - s G_y
+
+    Attributes:
+        scale: s, above 0. A cosine within [-1, 1] needs a scale to become sure of itself; the
+            intensities of a port readout need none.
+    """
+
+    scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        number("scale", self.scale, above=0)
+
+    def __call__(self, scores: Any, labels: Any) -> Any:
+        """Map scores [..., C] and classes that broadcast to [...] to losses [...]."""
+        logits = self.scale * scores
+        true, _ = _true_class(logits, labels)
+        return tf.reduce_logsumexp(logits, axis=-1) - true[..., 0]
+
+
+@dataclass(frozen=True)
+class Squared:
+    r"""The squared error of a regression: the one score is to be the label.
+
+    .. math:: \ell = (y - G_{p_+})^2
+
+    The second prototype is the first one's negative, whose goodness says nothing new.
+
+    Reference:
+        Guo et al., arXiv 2603.24790, section "Regression".
+    """
+
+    def __call__(self, scores: Any, labels: Any) -> Any:
+        """Map scores [..., 1] and labels within [-1, 1] that broadcast to [...] to losses [...]."""
+        return tf.square(labels - scores[..., 0])
+
+
+LOSSES: dict[str, Callable[..., Callable[[Any, Any], Any]]] = {
+    "cross-entropy": CrossEntropy,
+    "margin": Margin,
+    "cosine": Cosine,
+    "squared": Squared,
+}

@@ -1,0 +1,171 @@
+"""Random directions in parameter space, and the step to take along them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshes._tensorflow import tf
+from meshes.validation import choice, integer, number
+
+
+class Directions(NamedTuple):
+    """K directions for a structure of parameters.
+
+    Attributes:
+        v: As the parameters, each array with a leading K, E[v v^T] = 1. Entries that are no
+            parameters (idle interferometers) are zero. float32; from a `Sampler` int8 where all
+            are whole numbers, which moves a quarter of the memory.
+        step: As the parameters, one float an array: w moves to w + step v.
+    """
+
+    v: Any
+    step: Any
+
+    def of_step(self, index: Any) -> Directions:
+        """The directions of one step, where the arrays of ``v`` lead with [steps, K]."""
+        return self._replace(v=tf.nest.map_structure(lambda array: array[index], self.v))
+
+
+class Sampler:
+    r"""Draws K directions with unit covariance over the D trainable parameters.
+
+    ======================  ==========================================================
+    ``rademacher``          every entry -1 or +1
+    ``gaussian``            every entry normal
+    ``orthonormal``         K orthogonal vectors of length sqrt(D), Haar-random
+    ``gaussian-unit``       normal, then scaled to length sqrt(D)
+    ``gaussian-unit-each``  the same for each array (theta, phi, gamma) on its own
+    ======================  ==========================================================
+
+    The last two are the published ones, which speak of a unit vector u = v / sqrt(D) and
+    multiply the estimate by D: for them ``epsilon`` is the length of the whole step, so that
+    every parameter moves by about epsilon / sqrt(D); for the others it is the step of each
+    parameter.
+
+    Args:
+        law: One of the above.
+        epsilon: Step of the finite difference, in units of the parameters (rad), above 0.
+        count: Number of directions K, at least 1.
+        trainable: As the parameters, boolean arrays; false marks entries that do not count.
+
+    Raises:
+        ValueError: an argument is out of range, or more orthonormal directions are asked for
+            than there are parameters.
+
+    Reference:
+        Guo et al., arXiv 2603.24790, eq. 9 (directional derivative along a unit vector).
+    """
+
+    def __init__(self, law: str, epsilon: float, count: int, trainable: Any) -> None:
+        self._law = LAWS[choice("law", law, LAWS)]
+        self._epsilon = number("epsilon", epsilon, above=0)
+        self._count = integer("directions", count, minimum=1)
+        self._structure = trainable
+        masks = [np.asarray(mask) for mask in tf.nest.flatten(trainable)]
+        self._shapes = [mask.shape for mask in masks]
+        self._sources = [None if mask.all() else _sources(mask) for mask in masks]
+        self._sizes = [int(np.count_nonzero(mask)) for mask in masks]
+        if law == "orthonormal" and self._count > sum(self._sizes):
+            raise ValueError(
+                f"directions must be at most the number of parameters, {sum(self._sizes)}, for "
+                f"the orthonormal law; got {count}"
+            )
+
+    def draw(self, rng: np.random.Generator, steps: int) -> Directions:
+        """Draw for several steps: the arrays of ``v`` lead with [steps, K]."""
+        lead = (steps, self._count)
+        flat, factors = self._law(rng, lead, self._sizes)
+        arrays = [
+            (values if sources is None else _spread(values, sources)).reshape(*lead, *shape)
+            for values, sources, shape in zip(flat, self._sources, self._shapes, strict=True)
+        ]
+        return Directions(
+            tf.nest.pack_sequence_as(self._structure, arrays),
+            tf.nest.pack_sequence_as(self._structure, [self._epsilon * f for f in factors]),
+        )
+
+
+def _sources(mask: np.ndarray) -> np.ndarray:
+    """For every entry the place of its value among the D drawn; D, behind them, for the idle."""
+    flat = mask.ravel()
+    return np.where(flat, np.cumsum(flat) - 1, np.count_nonzero(flat))
+
+
+def _spread(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Values [..., D] at their places, zero elsewhere; `take` is ten times faster than writing."""
+    idle = np.zeros((*values.shape[:-1], 1), values.dtype)
+    return np.concatenate([values, idle], axis=-1).take(sources, axis=-1)
+
+
+def draw(
+    law: str, epsilon: float, count: int, trainable: Any, rng: np.random.Generator
+) -> Directions:
+    """Draw K directions once, see `Sampler`; the arrays of ``v`` lead with [K], float32."""
+    drawn = Sampler(law, epsilon, count, trainable).draw(rng, 1).of_step(0)
+    return drawn._replace(v=tf.nest.map_structure(np.float32, drawn.v))
+
+
+Lead = tuple[int, int]  # steps, K
+
+# A law maps (generator, (steps, K), sizes of the arrays) to directions [steps, K, size] for each
+# array, and the factors by which epsilon becomes the arrays' steps.
+Law = Callable[[np.random.Generator, Lead, list[int]], tuple[list[np.ndarray], list[float]]]
+
+
+def _split(flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    return np.split(flat, np.cumsum(sizes)[:-1], axis=-1)
+
+
+def _rademacher(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    (steps, count), total = lead, sum(sizes)
+    words = -(-count * total // 64)  # whole ones, so that a step's draws are the same in any call
+    octets = np.frombuffer(rng.bytes(8 * words * steps), np.uint8).reshape(steps, -1)
+    signs = 1 - 2 * np.unpackbits(octets, axis=1, count=count * total).view(np.int8)
+    return _split(signs.reshape(*lead, total), sizes), [1.0] * len(sizes)
+
+
+def _gaussian(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    flat = rng.standard_normal((*lead, sum(sizes)), np.float32)
+    return _split(flat, sizes), [1.0] * len(sizes)
+
+
+def _orthonormal(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    (steps, count), total = lead, sum(sizes)
+    q, r = np.linalg.qr(rng.standard_normal((steps, total, count)))
+    q *= np.sign(np.diagonal(r, axis1=1, axis2=2))[:, np.newaxis]  # makes q Haar-distributed
+    rows = math.sqrt(total) * q.swapaxes(1, 2)
+    return _split(rows.astype(np.float32), sizes), [1.0] * len(sizes)
+
+
+def _normalised(rows: np.ndarray) -> np.ndarray:
+    """Scale rows [..., D] to length sqrt(D)."""
+    if rows.shape[-1] == 0:  # an array may hold no parameter
+        return rows
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows * (math.sqrt(rows.shape[-1]) / length)
+
+
+def _gaussian_unit(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    total = sum(sizes)
+    rows = _normalised(rng.standard_normal((*lead, total), np.float32))
+    return _split(rows, sizes), [1 / math.sqrt(total)] * len(sizes)
+
+
+def _gaussian_unit_each(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    flat = rng.standard_normal((*lead, sum(sizes)), np.float32)
+    return [_normalised(rows) for rows in _split(flat, sizes)], [
+        1 / math.sqrt(max(size, 1)) for size in sizes
+    ]
+
+
+LAWS: dict[str, Law] = {
+    "rademacher": _rademacher,
+    "gaussian": _gaussian,
+    "orthonormal": _orthonormal,
+    "gaussian-unit": _gaussian_unit,
+    "gaussian-unit-each": _gaussian_unit_each,
+}

@@ -1,0 +1,30 @@
+"""From fields to tapped values: meshes, dense layers, convolutions, and blocks of them."""
+
+from photonic_ffzero.layers.activations import ACTIVATIONS, Activation
+from photonic_ffzero.layers.base import Layer
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.conv import Conv, ConvParams
+from photonic_ffzero.layers.dense import Dense, DenseParams
+from photonic_ffzero.layers.photonic import (
+    Modulated,
+    ModulatedPhases,
+    OfPhases,
+    Photonic,
+    fabricated,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Block",
+    "Conv",
+    "ConvParams",
+    "Dense",
+    "DenseParams",
+    "Layer",
+    "Modulated",
+    "ModulatedPhases",
+    "OfPhases",
+    "Photonic",
+    "fabricated",
+]

@@ -1,0 +1,443 @@
+"""A job: one configuration on one data set for some seeds, from arrays to a run directory."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from meshes.propagation import resolve_engine
+from meshes.validation import number
+from photonic_ffzero.config import Config
+from photonic_ffzero.data.datasets import Dataset, load_dataset, split
+from photonic_ffzero.data.encoding import Encoder
+from photonic_ffzero.data.readers import DataError
+from photonic_ffzero.data.tasks import task_of
+from photonic_ffzero.devices.device import Device
+from photonic_ffzero.goodness.decisions import decide
+from photonic_ffzero.inference import Evaluation, score
+from photonic_ffzero.model import Model, Position
+from photonic_ffzero.networks import open_device
+from photonic_ffzero.power import SAMPLE, UNIT_POWER, ChipRates, power_budget
+from photonic_ffzero.runs.directory import RunDirectory, versions
+from photonic_ffzero.runs.progress import LiveProgress
+from photonic_ffzero.storage import load_checkpoint, load_model, read_json, write_json
+from photonic_ffzero.training.step import Samples
+from photonic_ffzero.training.trainer import Observer, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    r"""What to train on what: all of a job that can be written down, as it is in config.json.
+
+    Attributes:
+        config: The configuration, with the first seed.
+        dataset: Name of the data set, or path of the user's own; ``auto`` becomes what was found.
+        encoding: Name of the encoding, see `encode`.
+        size: Pixels a side after encoding; None for as many as the images have, if they are any.
+        validation: Training images held out; None for a tenth, at most 5000.
+        limit: Training images used at most; None for all that are left.
+        seeds: How many seeds, from the configuration's on.
+        symbol_rate: See `ChipRates`, as for the next two; None if no time is asked for.
+        write_time: With a symbol rate.
+        chip_power: With both, or None.
+        image_size: Pixels a side to which the images of a folder are brought, see `load_dataset`.
+        start_from: Run directory or model whose parameters and prototypes the training starts
+            from; relative to the run's own directory.
+        unit_power: Power of a field with \|E\|^2 = 1, W; None for `UNIT_POWER`, or no light.
+        detector_floor: Least power of a port that detectors need, W; None if it is unknown.
+
+    Raises:
+        TypeError, ValueError: a chip's rate or power is out of range, without the others, or of a
+            network that is on no chip.
+    """
+
+    config: Config
+    dataset: str
+    encoding: str
+    size: int | None
+    validation: int | None
+    limit: int | None
+    seeds: int
+    symbol_rate: float | None = None
+    write_time: float | None = None
+    chip_power: float | None = None
+    image_size: int | None = None
+    start_from: str | None = None
+    unit_power: float | None = None
+    detector_floor: float | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.rates
+        for name in ("unit_power", "detector_floor"):
+            if (value := getattr(self, name)) is None:
+                continue
+            number(name, value, above=0)
+            if self.config.network != "photonic":
+                raise ValueError(f"{name} does not apply to {self.config.network}: it has no light")
+            hidden = name == "detector_floor" or not self.config.simulates_device
+            if self.config.device and hidden:
+                raise ValueError(f"{name} does not apply to a device: it hides what is inside")
+
+    @property
+    def rates(self) -> ChipRates | None:
+        """What the chip's time and energy follow from."""
+        every = {name: getattr(self, name) for name in RATES}
+        given = {name: value for name, value in every.items() if value is not None}
+        for name in given if self.config.network != "photonic" else ():
+            raise ValueError(f"{name} does not apply to {self.config.network}: it is on no chip")
+        for name in ("symbol_rate", "write_time") if given else ():
+            if name not in given:
+                raise ValueError(f"{name} must be set with {', '.join(given)}")
+        return ChipRates(**given) if given else None
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Plan:
+        """Rebuild a plan from a config.json.
+
+        Raises:
+            DataError: something is missing or out of range.
+        """
+        own = {field.name for field in fields(cls)} - {"config"}
+        try:
+            config = Config(**{field.name: content[field.name] for field in fields(Config)})
+            return cls(config=config, **{name: content[name] for name in own})
+        except KeyError as error:
+            raise DataError(f"config.json must name {error}, which is missing") from None
+        except (TypeError, ValueError) as error:
+            raise DataError(f"config.json: {error}") from None
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as a flat JSON object."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return own.pop("config").as_json() | own
+
+
+RATES = tuple(field.name for field in fields(ChipRates))
+"""The names of a chip's rates, each a field of `Plan`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan with its data, and where to put the results.
+
+    Attributes:
+        plan: What to train on what.
+        dataset: The data.
+        encoder: How its images become inputs; None if they are no images.
+        train: All training images, encoded.
+        test: All test images, encoded.
+        output: The run directory; with several seeds it holds one for each.
+        quiet: Whether to print the final result only.
+        device: The device to train on; None if there is none, or one is simulated for each seed.
+    """
+
+    plan: Plan
+    dataset: Dataset
+    encoder: Encoder | None
+    train: Samples
+    test: Samples
+    output: Path
+    quiet: bool = False
+    device: Device | None = None
+
+    @classmethod
+    def load(cls, plan: Plan, data_dir: Path | None, output: Path, quiet: bool) -> Job:
+        """Load and encode the data of a plan; write nothing.
+
+        Raises:
+            TypeError, ValueError: the data are missing or damaged, or do not fit the plan.
+            DeviceError: the device does not answer.
+        """
+        dataset = load_dataset(plan.dataset, data_dir, plan.image_size)
+        count = len(dataset.train_labels)
+        held_out = min(5000, count // 10) if plan.validation is None else plan.validation
+        found = dataset.name if plan.dataset == "auto" else plan.dataset
+        plan = replace(plan, dataset=found, validation=held_out)
+        encoder = None
+        if dataset.train_images.ndim == 3:
+            height, width = dataset.train_images.shape[1:]
+            encoder = Encoder(plan.encoding, plan.size or min(height, width), (height, width))
+            plan = replace(plan, size=encoder.size)
+        train, test = (
+            Samples(encoder(x) if encoder else x, _labels(y, plan.config.task))
+            for x, y in (
+                (dataset.train_images, dataset.train_labels),
+                (dataset.test_images, dataset.test_labels),
+            )
+        )
+        job = cls(plan, dataset, encoder, train, test, output, quiet)
+        if plan.config.device and not plan.config.simulates_device:
+            job = replace(job, device=open_device(plan.config, train.x.shape[-1]))
+        job._trainer(plan.config.seed)  # raises now what would be raised later
+        return job
+
+    def run(self, observers: tuple[Observer, ...] = ()) -> list[dict[str, Any]]:
+        """Train and test every seed, going on from what is there; return the results.
+
+        Args:
+            observers: Told of every step, epoch and checkpoint, besides the run directory.
+
+        Raises:
+            NonFiniteLossError: training met a loss that is not finite.
+            StoppedError: an observer stopped the run.
+            DataError: a checkpoint is damaged or belongs to another run.
+            DeviceError: the device failed.
+            OSError: a file could not be written.
+        """
+        console = Console(stderr=True, quiet=self.quiet, highlight=False)
+        console.print(self._description())
+        root = RunDirectory(self.output)
+        write_json(root.path / "config.json", self._written_plan())
+        first, count = self.plan.config.seed, self.plan.seeds
+        results, directories = [], []
+        for seed in range(first, first + count):
+            directory = root if count == 1 else RunDirectory(self.output / f"seed-{seed}")
+            directories.append(directory)
+            done = read_json(directory.results)
+            results.append(done or self._run_seed(seed, directory, console, observers))
+            print(_one_line(results[-1]), flush=True)
+        if count > 1:
+            write_json(root.path / "summary.json", _summary(results))
+            print(_mean_line(results))
+            histories = [directory.read_history() for directory in directories]
+            title = f"{_mean_line(results)}; bands: range"
+            root.write_curves(histories, self.plan.config, title)
+        console.print(f"results in {self.output}")
+        return results
+
+    def _written_plan(self) -> dict[str, Any]:
+        crc = zlib.crc32(self.train.y.tobytes(), zlib.crc32(self.train.x.tobytes()))
+        return self.plan.as_json() | {"source": self.dataset.source, "training_data_crc32": crc}
+
+    def check_same(self, written: dict[str, Any]) -> None:
+        """Check that the data are those of a run to resume.
+
+        Raises:
+            DataError: they are others.
+        """
+        mine, theirs = (plan.get("training_data_crc32") for plan in (self._written_plan(), written))
+        if theirs is not None and mine != theirs:  # a run that has not begun has none
+            raise DataError(
+                f"{self.output / 'config.json'}: the training data must have the checksum "
+                f"{theirs}, found {mine} in {self.dataset.source}"
+            )
+
+    def _description(self) -> str:
+        """Say in a few lines what is going to happen."""
+        config, data, held_out = self.plan.config, self.dataset, self.plan.validation or 0
+        kept = min(len(self.train.y) - held_out, self.plan.limit or len(self.train.y))
+        steps = f", K = {config.directions}, {config.perturb}" if config.directions else ""
+        return (
+            f"{data.name} ({data.source})\n"
+            f"{kept} training, {held_out} validation, {len(self.test.y)} test samples\n"
+            f"{config.method}, recipe {config.recipe}{steps}, {config.epochs} epochs\n"
+            f"{_network(config, self.train.x.shape[-1])}"
+        )
+
+    def _trainer(self, seed: int, checkpoint: Path | None = None) -> Trainer:
+        """Hold out the validation images; build the network of one seed, or load it."""
+        config = replace(self.plan.config, seed=seed)
+        kept, held_out = split(len(self.train.y), self.plan.validation or 0, seed)
+        kept = kept[: self.plan.limit]
+        train = Samples(self.train.x[kept], self.train.y[kept])
+        validation = Samples(self.train.x[held_out], self.train.y[held_out])
+        position = Position()
+        if checkpoint is not None and checkpoint.exists():
+            model, position = load_checkpoint(checkpoint, device=self._device(config))
+            model.config = replace(model.config, device=config.device)  # it may have moved
+            if model.config != config:
+                raise DataError(f"{checkpoint}: is a checkpoint of another run than config.json")
+        else:
+            task = task_of(config.task, self.train.y, kept, self.dataset.class_names)
+            model = Model(config, train.x.shape[-1], task, self.encoder, self._device(config))
+            if self.plan.start_from is not None:
+                model.take_over(load_model(_trained(self.output / self.plan.start_from, seed)))
+        return Trainer(model, train, validation if len(held_out) else None, (), position)
+
+    def _device(self, config: Config) -> Device | None:
+        """The device of one seed."""
+        units = self.train.x.shape[-1]
+        return open_device(config, units) if config.simulates_device else self.device
+
+    def _run_seed(
+        self,
+        seed: int,
+        directory: RunDirectory,
+        console: Console,
+        observers: tuple[Observer, ...],
+    ) -> dict[str, Any]:
+        trainer = self._trainer(seed, directory.checkpoint)
+        sample = trainer.train.x[:SAMPLE]
+        dark = self._warned_of(trainer.model, sample)
+        label = f"seed {seed}, " if self.plan.seeds > 1 else ""
+        label += trainer.config.layer_name
+        write = partial(_figure, task=trainer.config.task)
+        with LiveProgress(console, trainer.steps, trainer.steps_done, label, write) as progress:
+            trainer.observers = (progress, directory, *observers)
+            model = trainer.run()
+        scores = model.scores(self.test.x)
+        outcome = score(model.task, scores, self.test.y, model.config.rule)
+        results = self._results(model, outcome) | {"power": None}
+        if model.config.network == "photonic" and not model.config.device:
+            self._warned_of(model, sample, dark)
+            budget = power_budget(model, sample)
+            results["power"] = budget.as_json(self._unit_power)
+            directory.write_power_budget(budget, self._unit_power, self.plan.detector_floor)
+        predicted = model.task.predictions(decide(scores, model.config.rule))
+        directory.write_figures(model, self.test.y, predicted, _one_line(results))
+        write_json(directory.results, results)
+        return results
+
+    @property
+    def _unit_power(self) -> float:
+        return self.plan.unit_power or UNIT_POWER
+
+    def _warned_of(
+        self, model: Model, sample: np.ndarray, known: Collection[str] = ()
+    ) -> Collection[str]:
+        """Say which detectors see too little light, unless it was said before."""
+        floor, unit = self.plan.detector_floor, self._unit_power
+        dark = power_budget(model, sample).below(floor / unit) if floor else {}
+        for stage in (stage for stage in dark if stage not in known):
+            print(
+                f"{stage}: detectors see {dark[stage] * unit:.2g} W a port, below their floor of "
+                f"{floor:.2g} W; brighten it by --amplifier or --unit-power",
+                file=sys.stderr,
+            )
+        return dark
+
+    def _results(self, model: Model, outcome: Evaluation) -> dict[str, Any]:
+        config, classes = model.config, model.config.task == "classification"
+        rates = self.plan.rates
+        return {
+            "dataset": self.dataset.name,
+            **{name: getattr(config, name) for name in _REPORTED},
+            "encoding": self.plan.encoding,
+            "size": self.plan.size,
+            "ports": model.units,
+            "columns": (config.columns or model.units) if config.meshes else None,
+            "engine": resolve_engine(config.engine) if config.engine else None,
+            "test_accuracy": outcome.quality if classes else None,
+            "test_r2": None if classes else outcome.quality,
+            "vote_accuracy": outcome.vote_accuracy,
+            "goodness_sum_accuracy": outcome.goodness_sum_accuracy,
+            "layer_test_accuracy": outcome.layer_quality if classes else None,
+            "layer_test_r2": None if classes else outcome.layer_quality,
+            "last_validation_accuracy": (
+                model.history[-1].validation_accuracy if model.history else None
+            ),
+            **asdict(model.usage),
+            "chip_seconds": rates.seconds(model.usage) if rates else None,
+            "chip_joules": rates.joules(model.usage) if rates else None,
+            "train_seconds": round(model.seconds, 3),
+            "versions": versions(),
+        }
+
+
+def _trained(path: Path, seed: int) -> Path:
+    """The model that a path stands for: a file, that of a run, or that of one of its seeds."""
+    if not path.is_dir():
+        return path
+    own = path / f"seed-{seed}"
+    return (own if own.is_dir() else path) / "model.npz"
+
+
+UNENCODED = "none"  # the encoding of a data set that has no images
+
+
+def _labels(y: np.ndarray, task: str) -> np.ndarray:
+    """Labels as the task takes them: for a regression, classes are numbers.
+
+    Raises:
+        ValueError: the labels are no classes, but the task needs some.
+    """
+    if task == "regression":
+        return y.astype(np.float64)
+    if y.dtype.kind != "i":
+        raise ValueError("task must be regression for a data set whose labels are numbers")
+    return y
+
+
+_REPORTED = (
+    *("method", "recipe", "task", "network", "meshes", "depth", "width", "channels", "groups"),
+    *("estimator", "perturb", "directions", "epochs", "seed", "rule", "device"),
+)
+
+
+def _network(config: Config, inputs: int) -> str:
+    """Say in a line what the network is."""
+    if config.network == "photonic":
+        columns = config.columns or inputs
+        where = config.device or f"{resolve_engine(config.engine or 'auto')} engine"
+        return f"{config.meshes} x {inputs} ports, {columns} columns, {where}"
+    if config.network == "mlp":
+        return f"MLP of {config.depth} layers, {inputs} inputs, width {config.width}"
+    return f"CNN of {config.depth} layers, {inputs} pixels, {config.channels} channels"
+
+
+def _figure(quality: float, task: str) -> str:
+    """An accuracy in per cent, or an R^2."""
+    if task == "classification":
+        return f"{100 * quality:.2f} %"
+    return f"{quality:.4f}"
+
+
+def _one_line(result: dict[str, Any]) -> str:
+    task = result["task"]
+    what, key = _NAMES[task]
+    alone = ", ".join(_figure(quality, task) for quality in result[f"layer_{key}"])
+    rule = f" by {result['rule']} (readouts alone: {alone})" if result["rule"] else ""
+    return (
+        f"{result['dataset']}, {result['method']}, seed {result['seed']}: test {what} "
+        f"{_figure(result[key], task)}{rule}, {result['train_seconds']:.1f} s{_on_chip(result)}"
+    )
+
+
+def _on_chip(result: dict[str, Any]) -> str:
+    """What the training takes on the chip, where that is known."""
+    seconds, joules = result["chip_seconds"], result["chip_joules"]
+    if seconds is None:
+        return ""
+    return f", on the chip {seconds:.3g} s" + ("" if joules is None else f" and {joules:.3g} J")
+
+
+_NAMES = {"classification": ("accuracy", "test_accuracy"), "regression": ("R^2", "test_r2")}
+
+
+def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds (n - 1 in the denominator)."""
+    names = (
+        *("test_accuracy", "test_r2", "vote_accuracy", "goodness_sum_accuracy"),
+        "train_seconds",
+    )
+    columns = {name: [result[name] for result in results] for name in names}
+    return {"seeds": [result["seed"] for result in results]} | {
+        name: None if None in values else {"mean": float(np.mean(values)), "sd": _sd(values)}
+        for name, values in columns.items()
+    }
+
+
+def _sd(values: list[float]) -> float:
+    return float(np.std(values, ddof=1))
+
+
+def _mean_line(results: list[dict[str, Any]]) -> str:
+    task = results[0]["task"]
+    what, key = _NAMES[task]
+    values = [result[key] for result in results]
+    mean, sd, low, high = (
+        _figure(figure, task)
+        for figure in (float(np.mean(values)), _sd(values), min(values), max(values))
+    )
+    return (
+        f"mean of {len(values)} seeds: test {what} {mean} "
+        f"(standard deviation {sd}, from {low} to {high})"
+    )

@@ -1,0 +1,277 @@
+"""The training of one block: its compiled step, and the batches and directions it is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshes._tensorflow import graph, tf
+from meshes.validation import from_spec
+from photonic_ffzero.config import Config
+from photonic_ffzero.goodness.losses import LOSSES
+from photonic_ffzero.gradients.directions import Directions, Sampler, draw
+from photonic_ffzero.gradients.epsilon import EVALUATIONS, PROBES, probe_step
+from photonic_ffzero.gradients.estimators import ESTIMATORS, Estimate, estimate
+from photonic_ffzero.gradients.objectives import PERTURBATIONS, Perturbation, Weights
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
+from photonic_ffzero.seeds import generator
+
+MOST_STEPS = 64  # in one compiled call
+RANDOM_NUMBERS = 2**22  # drawn for one call at most, if it has more than one step
+
+
+class Samples(NamedTuple):
+    """Inputs [n, ...] and labels: classes [n], or numbers [n] or [n, T]."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+def as_arrays(tensors: Any) -> Any:
+    """The same structure with NumPy arrays."""
+    return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
+
+
+def make_steps(block: Block, config: Config) -> Callable[..., Any]:
+    """Compile some training steps of a block into one call, which costs as much as a small step.
+
+    The function maps (params, optimizer state, inputs [n, ...], labels [n, T], batches [S, B],
+    directions and noise with leading S, learning rates [S], how many of the S steps to take) to
+    (params, optimizer state, losses [S]). Random numbers come from outside: drawn inside, they
+    would differ between engines.
+    """
+    step = make_step(block, config)
+
+    def steps(
+        params: Any,
+        state: Any,
+        x: Any,
+        y: Any,
+        batches: Any,
+        directions: Directions | None,
+        noise: Any,
+        rates: Any,
+        count: Any,
+    ) -> tuple[Any, Any, Any]:
+        def body(index: Any, params: Any, state: Any, losses: Any) -> tuple[Any, ...]:
+            own = directions and directions.of_step(index)
+            drawn = tf.nest.map_structure(lambda array: array[index], noise)
+            inputs, labels = tf.gather(x, batches[index]), tf.gather(y, batches[index])
+            params, state, loss = step(params, state, inputs, labels, own, drawn, rates[index])
+            return index + 1, params, state, losses.write(index, loss)
+
+        start = (0, params, state, tf.TensorArray(tf.float32, batches.shape[0]))
+        _, params, state, losses = tf.while_loop(lambda index, *_: index < count, body, start)
+        return params, state, losses.stack()
+
+    return graph(steps, xla=block.compilable)
+
+
+def make_step(block: Block, config: Config) -> Callable[..., Any]:
+    """One training step of a block, of tensors.
+
+    It maps (params, optimizer state, inputs [B, ...], labels [B, T], directions, noise, learning
+    rate) to (params, optimizer state, loss).
+    """
+    estimator = ESTIMATORS[config.estimator]()
+    optimizer = OPTIMIZERS[config.optimizer]()
+    loss = from_spec("loss", config.loss, LOSSES)
+    perturbation = _perturbation(config)
+
+    def step(
+        params: Any,
+        state: Any,
+        x: Any,
+        y: Any,
+        directions: Directions | None,
+        noise: Any,
+        rate: Any,
+    ) -> tuple[Any, Any, Any]:
+        def move(found: Estimate) -> tuple[Any, Any, Any]:
+            direction, new_state = optimizer.update(found.gradient, state)
+            return descend(params, direction, rate), new_state, found.loss
+
+        objective = perturbation(block.under(noise), loss, params, x, y)
+        return estimate(estimator, objective, directions, move)
+
+    return step
+
+
+def _perturbation(config: Config) -> Perturbation:
+    """Where directions lie; AD differentiates with respect to the weights themselves."""
+    return PERTURBATIONS[config.perturb]() if config.perturb else Weights(shortcut=False)
+
+
+@dataclass
+class BlockTraining:
+    """One block in training.
+
+    Everything random in an epoch follows from the seed, the block's index and the epoch, so that
+    an epoch can be repeated without those before it.
+
+    Attributes:
+        config: Every choice of the run.
+        block: The block.
+        index: Which block it is, from 0.
+        params: Its parameters, moved by every step.
+        train: Its inputs, and labels [n, T] as the losses take them.
+        epsilon: The step of the differences; chosen now if the configuration leaves it open and
+            none is given. None where there are none.
+        probed: Parameter sets that were evaluated to choose it.
+        state: The optimizer's state.
+        steps_per_call: Steps compiled into one call.
+    """
+
+    config: Config
+    block: Block
+    index: int
+    params: Any
+    train: Samples
+    epsilon: float | None = None
+    probed: int = field(init=False, default=0)
+    state: Any = field(init=False)
+    steps_per_call: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._steps = make_steps(self.block, self.config)
+        self._x, self._y = tf.constant(self.train.x), tf.constant(self.train.y)
+        self.params = tf.nest.map_structure(tf.constant, self.params)
+        self.state = OPTIMIZERS[self.config.optimizer]().init(self.params)
+        self.steps_per_call = self._fitting_steps()  # asked for in every call
+        if not isinstance(self.config.epsilon, str):
+            self.epsilon = self.config.epsilon
+        elif self.epsilon is None:
+            self.epsilon, self.probed = self._chosen_epsilon(), EVALUATIONS
+        self._sampler = self._build_sampler()
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step: at most all there are."""
+        return min(self.config.batch_size, len(self.train.y))
+
+    @property
+    def parameter_sets(self) -> int:
+        """Parameter sets evaluated in a step."""
+        return ESTIMATORS[self.config.estimator]().parameter_sets(self.config.directions or 0)
+
+    @property
+    def passes(self) -> int:
+        """How often a sample crosses the block in a step."""
+        return _perturbation(self.config).passes(self.parameter_sets)
+
+    def restore(self, optimizer: list[np.ndarray]) -> None:
+        """Put back the optimizer's state, as a flat list; an empty one is a new start."""
+        if optimizer:
+            self.state = tf.nest.pack_sequence_as(self.state, [tf.constant(a) for a in optimizer])
+
+    def settle(self, x: Any) -> None:
+        """Put the statistics of some inputs into the parameters."""
+        own = self.block.settled(as_arrays(self.params), x)
+        self.params = tf.nest.map_structure(tf.constant, own)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[float]]:
+        """Go through the samples once, in full batches of a new order; yield the steps' losses.
+
+        The steps come in calls of up to `steps_per_call`, and so do their losses.
+
+        Args:
+            epoch: Which epoch, from 0.
+            start: Steps of it that were taken before, in whole calls: their directions are drawn
+                again, the steps not taken again.
+        """
+        order = self._generator("shuffle", epoch).permutation(len(self.train.y))
+        rng = self._generator("directions", epoch)
+        for first in range(0, len(order) // self.batch_size, self.steps_per_call):
+            directions = self._sampler.draw(rng, self.steps_per_call) if self._sampler else None
+            if first >= start:
+                yield self._take(epoch, first, order, directions)
+
+    def _noise(self, steps: int, epoch: int, first: int = 0) -> tuple[Any, ...]:
+        rng = self._generator("noise", epoch, first)
+        age = self.index * self.config.epochs + epoch
+        return self.block.draw(rng, steps, self.parameter_sets, self.batch_size, age)
+
+    def _generator(self, purpose: str, *place: int) -> np.random.Generator:
+        return generator(self.config.seed, purpose, self.index, *place)
+
+    def _take(
+        self, epoch: int, first: int, order: np.ndarray, directions: Directions | None
+    ) -> list[float]:
+        """Take a call's steps; those behind the epoch's end are prepared but left out."""
+        config, steps = self.config, len(order) // self.batch_size
+        numbers = first + np.arange(self.steps_per_call)
+        places = numbers[:, np.newaxis] * self.batch_size + np.arange(self.batch_size)
+        batches = order.take(places, mode="wrap").astype(np.int32)
+        schedule = SCHEDULES[config.schedule]
+        factors = [schedule((epoch + number / steps) / config.epochs) for number in numbers]
+        rates = np.array(factors, np.float32) * np.float32(config.learning_rate)
+        count = min(self.steps_per_call, steps - first)
+        self.params, self.state, losses = self._steps(
+            *(self.params, self.state, self._x, self._y),
+            *(batches, directions, self._noise(len(numbers), epoch, first)),
+            *(rates, np.int32(count)),
+        )
+        return losses.numpy()[:count].tolist()
+
+    def _fitting_steps(self) -> int:
+        """As many as share out an epoch evenly; fewer where random numbers take more memory.
+
+        On an instrument one, so that it can be stopped and kept after every step.
+        """
+        if self.block.instrument:
+            return 1
+        moved = sum(mask.size for mask in tf.nest.flatten(self._perturbed()))
+        drawn = sum(array.size for array in tf.nest.flatten(self._noise(1, 0)))
+        numbers = moved * (self.config.directions or 1) + drawn
+        most = max(RANDOM_NUMBERS // numbers, 1)
+        steps = len(self.train.y) // self.batch_size
+        calls = math.ceil(steps / min(most, MOST_STEPS))
+        return math.ceil(steps / calls)
+
+    def _perturbed(self) -> Any:
+        """Which numbers a direction moves."""
+        return _perturbation(self.config).trainable(self.block, self.batch_size)
+
+    def _build_sampler(self) -> Sampler | None:
+        law, count = self.config.law, self.config.directions
+        if law is None or count is None:  # AD perturbs nothing
+            return None
+        return Sampler(law, self.epsilon or 1.0, count, self._perturbed())
+
+    def _chosen_epsilon(self) -> float:
+        """Choose the step from the first samples, as `stepsize` has it."""
+        first = Samples(self._x[: self.batch_size], self._y[: self.batch_size])
+        rng = self._generator("probes")
+        v = draw("rademacher", 1.0, PROBES, self._perturbed(), rng).v
+        losses = losses_along(v, self.config, self.block, self.params, first, rng)
+        return probe_step(losses, self.config.chip_imperfections.drive_step)
+
+
+def losses_along(
+    v: Any, config: Config, block: Block, params: Any, samples: Samples, rng: np.random.Generator
+) -> Callable[[float, int], np.ndarray]:
+    """A block's losses [M] at w + sign step v, as a function of step and sign.
+
+    Args:
+        v: M directions among the parameters.
+        config: The configuration.
+        block: The block.
+        params: Its parameters w.
+        samples: One batch, with labels as the losses take them.
+        rng: Source of the noise, which is fresh at every call.
+    """
+    loss, count = from_spec("loss", config.loss, LOSSES), len(tf.nest.flatten(v)[0])
+
+    def losses(step: float, sign: int) -> np.ndarray:
+        drawn = block.draw(rng, 1, count, len(samples.y), 0)
+        noise = tf.nest.map_structure(lambda array: array[0], drawn)
+        objective = Weights(shortcut=False)(block.under(noise), loss, params, *samples)
+        points = tf.nest.map_structure(lambda w, u: w + sign * step * u, params, v)
+        return np.sum(objective.losses(objective.measure(points)), axis=1)
+
+    return losses

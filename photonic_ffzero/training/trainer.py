@@ -1,0 +1,311 @@
+"""The one training loop: block after block, epoch after epoch, whatever the method."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from meshes._tensorflow import tf
+from photonic_ffzero.config import Config, configure, device_name
+from photonic_ffzero.data.checks import check_arrays, check_numbers
+from photonic_ffzero.data.datasets import split
+from photonic_ffzero.data.tasks import Task, task_of
+from photonic_ffzero.devices.device import Device
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.model import EpochRecord, Model, Position
+from photonic_ffzero.networks import open_device
+from photonic_ffzero.training.step import BlockTraining, Samples, as_arrays
+
+MONITORED = 5000  # training images on which the training accuracy is measured each epoch
+CHECKPOINT_SECONDS = 60.0  # a slow epoch is kept this often besides at its end
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Training met a loss that is not a finite number."""
+
+
+class StoppedError(Exception):
+    """An observer stops the run; the trainer lets its observers keep a checkpoint first."""
+
+
+class Observer:
+    """What a training run reports to; override what you want to hear of."""
+
+    def on_steps(self, mesh: str, losses: list[float]) -> None:
+        """Hear of some steps: the mesh or meshes in training and the losses.
+
+        Raises:
+            StoppedError: the run is to stop here, in good order.
+        """
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Hear of the end of every epoch."""
+
+    def on_checkpoint(self, model: Model, position: Position) -> None:
+        """Keep what is needed to go on: called after every epoch, now and then, and at a stop."""
+
+
+@dataclass
+class Trainer:
+    """Trains a network on one data set.
+
+    Attributes:
+        model: The network in training; its parameters, history and usage change.
+        train: Training samples; fields [n, N], real or complex.
+        validation: Held-out training samples, or None.
+        observers: Told of every step, epoch and checkpoint.
+        position: Where the training stands; at its start unless given. A model and a position
+            from a checkpoint go on to exactly the figures of a run that never stopped.
+    """
+
+    model: Model
+    train: Samples
+    validation: Samples | None = None
+    observers: tuple[Observer, ...] = ()
+    position: Position = field(default_factory=Position)
+
+    @property
+    def config(self) -> Config:
+        """Every choice of the run."""
+        return self.model.config
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training samples."""
+        return len(self.train.y) // min(self.config.batch_size, len(self.train.y))
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return len(self.model.blocks) * self.config.epochs * self.steps_per_epoch
+
+    @property
+    def steps_done(self) -> int:
+        """Steps taken so far."""
+        epochs = self.position.block * self.config.epochs + self.position.epoch
+        return epochs * self.steps_per_epoch + len(self.position.losses)
+
+    def run(self) -> Model:
+        """Train every block in turn, freeze it, and hand its outputs to the next.
+
+        Raises:
+            NonFiniteLossError: a loss was not finite; the last checkpoint is from before it.
+            DeviceError: the device failed; as above.
+            StoppedError: an observer stopped the run.
+        """
+        self._started = time.perf_counter() - self.model.seconds
+        train, validation = self.train, self.validation
+        before: Block | None = None
+        for index, block in enumerate(self.model.blocks):
+            if before is not None and before.cacheable:
+                train = self._behind(index - 1, train)
+                validation = self._behind(index - 1, validation) if validation else None
+            elif before is not None:
+                block = block.behind(before, self.model.params[index - 1])
+            if index >= self.position.block:
+                self._train_block(index, block, train, validation)
+            before = block
+        self.model.seconds = self._elapsed()
+        return self.model
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _behind(self, index: int, samples: Samples) -> Samples:
+        """Send samples through a frozen block: once for the whole of the next block's training."""
+        block = self.model.blocks[index]
+        if not self.position.has_begun(index + 1):  # else it was counted before the checkpoint
+            self.model.usage.add(block, 1, len(samples.y), writes=0)  # it has its phases
+        return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
+
+    def _train_block(
+        self, index: int, block: Block, train: Samples, validation: Samples | None
+    ) -> None:
+        position = self.position
+        targets = Samples(train.x, self.model.task.targets(train.y))
+        training = BlockTraining(
+            self.config, block, index, self.model.params[index], targets, position.epsilon
+        )
+        training.restore(position.optimizer)
+        self.model.usage.add(block, training.probed, training.batch_size * self._reads)
+        position.epsilon = training.epsilon
+        monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
+        for epoch in range(position.epoch, self.config.epochs):
+            self._train_epoch(training, epoch)
+            self._settle(training, monitored)
+            self._record(training, epoch, monitored, validation)
+            position.epoch, position.losses = epoch + 1, []
+            self._checkpoint(training)
+        self._settle(training, train)
+        position.block, position.epoch, position.optimizer = index + 1, 0, []
+        position.epsilon = None
+        self._keep()
+
+    def _settle(self, training: BlockTraining, samples: Samples) -> None:
+        """Take the trained parameters, with the statistics of some samples that a layer needs."""
+        if training.block.settles:
+            self.model.usage.add(training.block, 1, len(samples.y), writes=0)
+            training.settle(samples.x)
+        self.model.params[training.index] = as_arrays(training.params)
+
+    def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
+        taken, saved = self.position.losses, time.perf_counter()
+        for losses in training.epoch(epoch, start=len(taken)):
+            shots = training.batch_size * len(losses) * self._reads
+            self.model.usage.add(training.block, training.passes, shots, len(losses))
+            taken.extend(losses)
+            try:
+                self._report(training.index, epoch, losses)
+            except StoppedError:
+                self._checkpoint(training)
+                raise
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                self._checkpoint(training)
+                saved = time.perf_counter()
+
+    def _report(self, index: int, epoch: int, losses: list[float]) -> None:
+        """Stop at a loss that is not finite; tell the observers of any others."""
+        for number, loss in enumerate(losses, len(self.position.losses) - len(losses) + 1):
+            if not np.isfinite(loss):
+                place = f"epoch {epoch + 1}, step {number}"
+                raise self._diverged(index, f"loss became {loss} in {place}")
+        for observer in self.observers:
+            observer.on_steps(self._name(index), losses)
+
+    def _diverged(self, index: int, what: str) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"{self.config.layer_name} {self._name(index)}: the {what}; "
+            f"try a learning rate below {self.config.learning_rate:g}"
+        )
+
+    def _checkpoint(self, training: BlockTraining) -> None:
+        """Take what the compiled step holds into model and position; let the observers keep it."""
+        self.model.params[training.index] = as_arrays(training.params)
+        self.position.optimizer = tf.nest.flatten(as_arrays(training.state))
+        self._keep()
+
+    def _keep(self) -> None:
+        self.model.seconds = self._elapsed()
+        for observer in self.observers:
+            observer.on_checkpoint(self.model, self.position)
+
+    def _record(
+        self,
+        training: BlockTraining,
+        epoch: int,
+        monitored: Samples,
+        validation: Samples | None,
+    ) -> None:
+        index, block = training.index, training.block
+        record = EpochRecord(
+            mesh=self._name(index),
+            epoch=epoch + 1,
+            loss=float(np.mean(self.position.losses)),
+            train_accuracy=self._quality(index, block, monitored, writes=1),
+            validation_accuracy=self._quality(index, block, validation) if validation else None,
+            **asdict(self.model.usage),
+            epsilon=training.epsilon,
+            seconds=self._elapsed(),
+        )
+        self.model.history.append(record)
+        for observer in self.observers:
+            observer.on_epoch(record)
+
+    @property
+    def _reads(self) -> int:
+        return self.config.reads or 1
+
+    def _quality(self, index: int, block: Block, samples: Samples, writes: int = 0) -> float:
+        """How good a readout is; by default with phases that are written already."""
+        self.model.usage.add(block, 1, len(samples.y) * self._reads, writes)
+        chance = self.model.chance("monitor", index, len(samples.y))
+        scores = block.all_scores(self.model.params[index], samples.x, chance)
+        if not np.isfinite(scores).all():
+            raise self._diverged(index, "scores became infinite or not a number")
+        return self.model.task.quality(scores, samples.y)
+
+    def _name(self, index: int) -> str:
+        """The meshes or layers that a block trains, counted from 1."""
+        last = self.config.layers
+        return str(index + 1) if self.config.local or last == 1 else f"1-{last}"
+
+
+def fit(
+    x: Any,
+    y: Any,
+    *,
+    validation: int | tuple[Any, Any] = 0,
+    recipe: str = "balanced",
+    method: str = "ff-dd",
+    device: Device | str | None = None,
+    observers: tuple[Observer, ...] = (),
+    **settings: Any,
+) -> Model:
+    """Train a network on the user's own arrays.
+
+    Args:
+        x: Fields [n, N], real or complex; `encode` makes them from images. Digital networks take
+            real values.
+        y: Labels [n]: classes, whole numbers from 0; for ``task="regression"`` numbers, [n] or
+            [n, T].
+        validation: How many samples to hold out of training, or samples (x, y) of their own.
+        recipe: ``balanced``, ``paper``, ``published`` or ``digital``.
+        method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
+        device: A device to train on instead of a simulation, or what names one, see `Config`.
+        observers: Told of every step and epoch.
+        **settings: Any field of `Config`, instead of the recipe's.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        TypeError, ValueError: an argument breaks a rule that the message names.
+        NonFiniteLossError: training met a loss that is not finite.
+        DeviceError: the device failed.
+    """
+    named = None if device is None else device_name(device)
+    config = configure(recipe, method, device=named, **settings)
+    task, train, held_out = _prepared(x, y, validation, config)
+    units = train.x.shape[-1]
+    opened = open_device(config, units) if isinstance(device, str) else device
+    model = Model(config, units, task, device=opened)
+    if callable(config.nonlinearity):
+        _try_out(model, train.x[:1])
+    return Trainer(model, train, held_out, observers).run()
+
+
+def _try_out(model: Model, x: np.ndarray) -> None:
+    """Send a sample through, as a black box fails else only when the first block is trained."""
+    for block, params in zip(model.blocks[:-1], model.params, strict=False):
+        x = block.all_outputs(params, x)
+
+
+def _prepared(
+    x: Any, y: Any, validation: int | tuple[Any, Any], config: Config
+) -> tuple[Task, Samples, Samples | None]:
+    check = check_arrays if config.task == "classification" else check_numbers
+    *arrays, count = check(x, y)
+    every = Samples(*arrays)
+    _check_fields("x", every.x, config)
+    if isinstance(validation, tuple):
+        held_out = Samples(*check(*validation, count)[:2])
+        _check_fields("x of validation", held_out.x, config, every.x.shape[-1])
+        return task_of(config.task, every.y, slice(None)), every, held_out
+    if validation == 0:
+        return task_of(config.task, every.y, slice(None)), every, None
+    kept, rest = split(len(every.y), validation, config.seed)
+    train, held_out = (Samples(every.x[own], every.y[own]) for own in (kept, rest))
+    return task_of(config.task, every.y, kept), train, held_out
+
+
+def _check_fields(name: str, x: np.ndarray, config: Config, units: int | None = None) -> None:
+    if x.ndim != 2 or units not in (None, x.shape[-1]):
+        raise ValueError(
+            f"{name} must have shape [n, {units or 'N'}], got {list(x.shape)}; encode makes it "
+            "from images"
+        )
+    if config.network != "photonic" and np.iscomplexobj(x):
+        raise ValueError(f"{name} must be real for {config.network}, got {x.dtype}")
