@@ -31,7 +31,7 @@ from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs import pool
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, plan_for, plot_grid, summarise
-from photonic_ffzero.runs.job import UNENCODED
+from photonic_ffzero.runs.plan import UNENCODED
 from photonic_ffzero.runs.pool import THREAD_VARIABLES, Pool, thread_limits, training_command
 from photonic_ffzero.storage import read_json, write_json
 

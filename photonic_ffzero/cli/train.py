@@ -44,7 +44,8 @@ from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.power import UNIT_POWER, in_units
 from photonic_ffzero.recipes import RECIPES
 from photonic_ffzero.runs.directory import check_new_directory
-from photonic_ffzero.runs.job import RATES, UNENCODED, Job, Plan
+from photonic_ffzero.runs.job import Job
+from photonic_ffzero.runs.plan import RATES, UNENCODED, Plan
 from photonic_ffzero.storage import read_json
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, StoppedError
 

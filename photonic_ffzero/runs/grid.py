@@ -18,7 +18,7 @@ from photonic_ffzero.config import Config
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.recipes import RECIPES
-from photonic_ffzero.runs.job import UNENCODED, Plan
+from photonic_ffzero.runs.plan import UNENCODED, Plan
 from photonic_ffzero.storage import read_json, write_csv, write_json, write_whole
 
 if TYPE_CHECKING:
