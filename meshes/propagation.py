@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from meshes._tensorflow import tf
+from meshes.engines import FabricatedMesh, xla
 from meshes.validation import choice
 
-if TYPE_CHECKING:
-    from meshes.mesh import Phases, RectangularMesh
+
+def _native(*arguments: Any, detect: bool) -> Any:
+    from meshes.engines import native  # at its first use: it loads Numba
+
+    return native.propagate(*arguments, detect=detect)
 
 
-ENGINES = ("auto", "native", "xla")
+_ENGINES: dict[str, Callable[..., Any]] = {"native": _native, "xla": xla.propagate}
+ENGINES = ("auto", *_ENGINES)
 
 
-def propagate(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str = "auto") -> Any:
+def propagate(
+    mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any, engine: str = "auto"
+) -> Any:
     r"""Propagate fields through a mesh.
 
     .. math:: E_{out} = E_{in} \, U(\theta, \phi, \gamma)
@@ -47,10 +53,12 @@ def propagate(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str = 
         ValueError: shapes do not fit the mesh or each other, or the engine is unknown or does
             not compute in the phases' precision.
     """
-    return _run(mesh, phases, fields, engine, "propagate")
+    return _run(mesh, phases, fields, engine, detect=False)
 
 
-def intensities(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str = "auto") -> Any:
+def intensities(
+    mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any, engine: str = "auto"
+) -> Any:
     r"""Propagate fields through a mesh and detect them.
 
     .. math:: I = |E_{in} \, U(\theta, \phi, \gamma)|^2
@@ -61,7 +69,7 @@ def intensities(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str 
     Returns:
         Real intensities [B, N] or [P, B, N].
     """
-    return _run(mesh, phases, fields, engine, "intensities")
+    return _run(mesh, phases, fields, engine, detect=True)
 
 
 def resolve_engine(engine: str, dtype: Any = np.float32) -> str:
@@ -88,7 +96,9 @@ def _sees_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def _run(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str, quantity: str) -> Any:
+def _run(
+    mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any, engine: str, detect: bool
+) -> Any:
     """Bring the arguments to the engines' form, run one, and give back the caller's axes."""
     symbolic = any(_is_tensor(x) for x in (*phases, fields))
     theta, phi, gamma, fields = _one_precision(phases, fields, symbolic)
@@ -96,18 +106,13 @@ def _run(mesh: RectangularMesh, phases: Phases, fields: Any, engine: str, quanti
     stacked = len(theta.shape) == 3 or len(fields.shape) == 3
     theta, phi, fields = (x if len(x.shape) == 3 else x[None] for x in (theta, phi, fields))
     gamma = gamma if len(gamma.shape) == 2 else gamma[None]
-    function = _engine_function(resolve_engine(engine, _dtype(theta)), quantity)
+    function = functools.partial(_ENGINES[resolve_engine(engine, _dtype(theta))], detect=detect)
     result = _broadcast(function, mesh, theta, phi, gamma, fields)
     result = result if stacked else result[0]
     return result if symbolic else np.asarray(result)
 
 
-def _engine_function(engine: str, quantity: str) -> Callable[..., Any]:
-    """The engine's module is imported at its first use."""
-    return getattr(import_module(f"meshes.engines.{engine}"), quantity)
-
-
-def _broadcast(function: Callable[..., Any], mesh: RectangularMesh, *arguments: Any) -> Any:
+def _broadcast(function: Callable[..., Any], mesh: FabricatedMesh, *arguments: Any) -> Any:
     """Run one set of phases over several batches of fields as over one large batch."""
     theta, phi, gamma, fields = arguments
     if theta.shape[0] != 1 or fields.shape[0] == 1:
@@ -118,7 +123,7 @@ def _broadcast(function: Callable[..., Any], mesh: RectangularMesh, *arguments: 
     return xp.reshape(result, xp.shape(fields))
 
 
-def _one_precision(phases: Phases, fields: Any, symbolic: bool) -> list[Any]:
+def _one_precision(phases: tuple[Any, Any, Any], fields: Any, symbolic: bool) -> list[Any]:
     """Tensors or arrays theta, phi, gamma, fields; float64 if any phase is, else float32."""
     convert = tf.convert_to_tensor if symbolic else np.asarray
     arrays = [convert(x) for x in (*phases, fields)]
@@ -138,7 +143,7 @@ def _dtype(x: Any) -> np.dtype:
     return np.dtype(getattr(x.dtype, "as_numpy_dtype", x.dtype))
 
 
-def _check_shapes(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> None:
+def _check_shapes(mesh: FabricatedMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> None:
     L, M, N = mesh.num_columns, mesh.num_interferometers, mesh.units
     sets = [
         _leading_axes("phases.theta", theta, (L, M), "[L, M] or [P, L, M]", 0),

@@ -11,49 +11,36 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.engines import kernels
+from meshes.engines import FabricatedMesh, kernels
 from meshes.engines.threads import run_on_threads, threads
-
-if TYPE_CHECKING:
-    from meshes.mesh import RectangularMesh
-
 
 _SCRATCH_BYTES = 32 * 2**20  # of coefficients; sets of phases that need more come one after another
 _GROUPS = 8  # sums of gradients that are kept apart, however many threads there are
 _SMALL_WORK = 2e7  # operations that are done before a second thread has woken up
 
 
-def propagate(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
-    """Fields [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
-    return _run(mesh, theta, phi, gamma, fields, power=False)
-
-
-def intensities(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
-    """Intensities [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
-    return _run(mesh, theta, phi, gamma, fields, power=True)
-
-
-def _run(
-    mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any, *, power: bool
+def propagate(
+    mesh: FabricatedMesh, theta: Any, phi: Any, gamma: Any, fields: Any, *, detect: bool
 ) -> Any:
+    """Fields or, with ``detect``, intensities [P, B, N] at the mesh's output."""
     arguments = (theta, phi, gamma, fields)
     if isinstance(fields, np.ndarray):
-        return _forward(mesh, power, *arguments)
+        return _forward(mesh, detect, *arguments)
 
     @tf.custom_gradient
     def apply(*arguments: Any) -> Any:
         def gradient(upstream: Any) -> Any:
             like = [(x.dtype, x.shape) for x in arguments]
-            return _call(functools.partial(_backward, mesh, power), (*arguments, upstream), like)
+            return _call(functools.partial(_backward, mesh, detect), (*arguments, upstream), like)
 
         shape = (theta.shape[0], *fields.shape[1:])
-        like = [(tf.float32 if power else tf.complex64, shape)]
-        return _call(functools.partial(_forward, mesh, power), arguments, like)[0], gradient
+        like = [(tf.float32 if detect else tf.complex64, shape)]
+        return _call(functools.partial(_forward, mesh, detect), arguments, like)[0], gradient
 
     return apply(*arguments)
 
@@ -71,14 +58,14 @@ def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[An
     return results
 
 
-def _forward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> np.ndarray:
+def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndarray:
     """Fields or intensities [P, B, N]."""
     fixed = _constants(mesh)
     P, (_, B, N) = len(arrays[0]), arrays[3].shape
-    out = _aligned_empty((P, B, N), np.float32 if power else np.complex64)
+    out = _aligned_empty((P, B, N), np.float32 if detect else np.complex64)
     kernel = kernels.forward_ideal if fixed.ideal else kernels.forward_general
     for sets in _blocks(P, fixed.rows * arrays[0][:1].nbytes):
-        job = _job(mesh, fixed.rows, arrays, power, sets)
+        job = _job(mesh, fixed.rows, arrays, detect, sets)
         *phases, fields = (_flat(_of_sets(x, sets)) for x in arrays)
         fabrication = (fixed.couplers, fixed.edges)
         with _scratch(job) as room:
@@ -86,7 +73,7 @@ def _forward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> np.ndar
     return out
 
 
-def _backward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     """Gradients with respect to theta, phi, gamma and the fields."""
     fixed = _constants(mesh)
     theta, phi, gamma, fields, _ = arrays
@@ -95,7 +82,7 @@ def _backward(mesh: RectangularMesh, power: bool, *arrays: np.ndarray) -> tuple[
     out = np.empty((len(theta), *fields.shape[1:]), fields.dtype)
     kernel = kernels.backward_ideal if fixed.ideal else kernels.backward_general
     for sets in _blocks(len(theta), fixed.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes):
-        job = _job(mesh, fixed.rows, arrays, power, sets)
+        job = _job(mesh, fixed.rows, arrays, detect, sets)
         *phases, inputs, upstream = (_flat(_of_sets(x, sets)) for x in arrays)
         fabrication = (fixed.lossless, fixed.loss, fixed.unity)
         slopes = np.zeros((job.sets, _GROUPS, sum(sizes)), np.float32)
@@ -121,7 +108,7 @@ class _Constants(NamedTuple):
 
 
 @functools.lru_cache(maxsize=32)
-def _constants(mesh: RectangularMesh) -> _Constants:
+def _constants(mesh: FabricatedMesh) -> _Constants:
     none = _flat(np.empty(0, np.float32))
     delta, loss = mesh.splitter_errors, mesh.transmission
     unity = _flat(np.ones((mesh.num_columns, 2), np.float32))
@@ -143,7 +130,7 @@ def _constants(mesh: RectangularMesh) -> _Constants:
     )
 
 
-def _passed(mesh: RectangularMesh) -> np.ndarray:
+def _passed(mesh: FabricatedMesh) -> np.ndarray:
     """Amplitudes [2, L, M] that columns pass behind interferometers' upper and lower ports."""
     if mesh.transmission is None:
         return np.ones((2, *mesh.mask.shape))
@@ -153,7 +140,7 @@ def _passed(mesh: RectangularMesh) -> np.ndarray:
 
 
 def _job(
-    mesh: RectangularMesh, rows: int, arrays: tuple[np.ndarray, ...], power: bool, sets: slice
+    mesh: FabricatedMesh, rows: int, arrays: tuple[np.ndarray, ...], detect: bool, sets: slice
 ) -> kernels.Job:
     fields = arrays[3]
     return kernels.Job(
@@ -164,7 +151,7 @@ def _job(
         columns=mesh.num_columns,
         rows=rows,
         real=int(fields.dtype.kind != "c"),
-        power=int(power),
+        power=int(detect),
         lossy=int(mesh.transmission is not None),
         groups=_GROUPS,
     )

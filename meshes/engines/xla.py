@@ -1,30 +1,23 @@
 """Propagation in TensorFlow: one compiled loop over pairs of columns, on CPU and GPU.
 
-The loop keeps compilation short at any number of columns. Untested on GPU hardware. Imported on
-demand, by :mod:`meshes.propagation`, since it needs TensorFlow at once.
+The loop keeps compilation short at any number of columns. Untested on GPU hardware.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from meshes._tensorflow import tf
-
-if TYPE_CHECKING:
-    from meshes.mesh import RectangularMesh
+from meshes.engines import FabricatedMesh
 
 
-def intensities(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
-    """Intensities [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
-    out = propagate(mesh, theta, phi, gamma, fields)
-    return tf.math.square(tf.math.real(out)) + tf.math.square(tf.math.imag(out))
-
-
-def propagate(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> Any:
-    """Fields [P, B, N] behind the mesh, of arguments that ``propagation`` has checked."""
+def propagate(
+    mesh: FabricatedMesh, theta: Any, phi: Any, gamma: Any, fields: Any, *, detect: bool
+) -> Any:
+    """Fields or, with ``detect``, intensities [P, B, N] at the mesh's output."""
     theta = tf.convert_to_tensor(theta)
     complex_type = tf.complex128 if theta.dtype == tf.float64 else tf.complex64
     fields = tf.cast(tf.convert_to_tensor(fields), complex_type)
@@ -44,7 +37,8 @@ def propagate(mesh: RectangularMesh, theta: Any, phi: Any, gamma: Any, fields: A
         values = [tf.stop_gradient(x) for x in differentiable]
         return forward(*values, *fabrication), gradient
 
-    return apply(theta, phi, gamma, fields)
+    out = apply(theta, phi, gamma, fields)
+    return tf.math.square(tf.math.real(out)) + tf.math.square(tf.math.imag(out)) if detect else out
 
 
 @functools.lru_cache(maxsize=32)
