@@ -1,6 +1,6 @@
-"""From phases to the voltages that make them: heater laws and measured curves.
+"""Voltages for phases: the shifters of a mesh, heater laws and measured curves, calibration files.
 
-A calibration is one `Curve` for all shifters of a chip, or one for each `Shifter`.
+A calibration is one `Curve` for all shifters of a chip, or a mapping of each `Shifter` to a curve.
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from meshes.mesh import Phases, RectangularMesh
-from meshes.validation import choice, number
+from meshes.validation import check_fields, choice, number_field
 
-_TURN = 2 * math.pi
-_ROUNDING = 1e-9  # rad: a target this little below the lowest phase is that phase
 ARMS = ("both", "upper")
+_TURN = 2 * math.pi
+_ROUNDING = 1e-9  # rad: a phase less than this below the lowest counts as the lowest
 
 
 class Shifter(NamedTuple):
-    """The name of a phase shifter.
+    """The position of a phase shifter on a chip.
 
     Fields:
-        mesh: the mesh, counted from 1.
-        column: the column, from 0; None for gamma, which stands in front of all columns.
-        interferometer: its place in the column, from 0; None for gamma.
-        shifter: theta, phi or gamma.
-        ports: the interferometer's ports "u-v", from 0; phi stands on the first, gamma on its own.
+        mesh: number of the mesh, from 1.
+        column: number of the column, from 0; None for gamma, which stands before all columns.
+        interferometer: number of the interferometer in its column, from 0; None for gamma.
+        shifter: "theta", "phi" or "gamma".
+        ports: the interferometer's ports "u-v", from 0 (phi is on u); for gamma its port.
     """
 
     mesh: int
@@ -47,34 +48,30 @@ class Shifter(NamedTuple):
 
 
 def shifters(mesh: RectangularMesh, number: int = 1) -> list[Shifter]:
-    """Name every phase shifter of a mesh, in the order of `values`.
+    """The phase shifters of the mesh with this number on its chip, in the order of `values`.
 
-    Idle interferometers have none. For odd N a column's unpaired port has none either.
-
-    Args:
-        mesh: a mesh of N ports and L columns.
-        number: which one it is on its chip, from 1.
+    Idle interferometers and unpaired ports have none.
     """
     places = [
         (column, index, f"{2 * index + column % 2}-{2 * index + column % 2 + 1}")
         for column, index in np.argwhere(mesh.mask).tolist()
     ]
-    own = [
+    inner = [
         Shifter(number, column, index, kind, ports)
         for kind in ("theta", "phi")
         for column, index, ports in places
     ]
-    return own + [Shifter(number, None, None, "gamma", str(port)) for port in range(mesh.units)]
+    return inner + [Shifter(number, None, None, "gamma", str(port)) for port in range(mesh.units)]
 
 
 def values(mesh: RectangularMesh, phases: Phases) -> np.ndarray:
-    """One set of phases as a list, rad: theta, then phi, column after column, then gamma."""
+    """One set of phases as a flat array, rad: all theta, then phi, by column, then gamma."""
     theta, phi, gamma = (np.asarray(x, np.float64) for x in phases)
     return np.concatenate([theta[mesh.mask], phi[mesh.mask], gamma])
 
 
 def from_values(mesh: RectangularMesh, listed: np.ndarray) -> Phases:
-    """Phases, float64, from a list in the order of `values`; pi at idle interferometers."""
+    """The inverse of `values`: float64 phases, pi at idle interferometers."""
     count = int(mesh.mask.sum())
     theta, phi = np.full((2, *mesh.mask.shape), np.pi)
     theta[mesh.mask], phi[mesh.mask] = listed[:count], listed[count : 2 * count]
@@ -84,36 +81,33 @@ def from_values(mesh: RectangularMesh, listed: np.ndarray) -> Phases:
 def within_a_turn(
     mesh: RectangularMesh, phases: Phases, lowest: Any = 0.0, arms: str = "both"
 ) -> Phases:
-    r"""Phases within a turn of the lowest that make the same matrix.
+    r"""Phases in [lowest, lowest + 2 pi) that give the same matrix.
 
-    A shifter that makes a turn less leaves phi and gamma as they are, but not theta: with
-    theta / 2 in one arm and -theta / 2 in the other, a turn less multiplies both ports by -1. A
-    shifter in the upper arm alone multiplies both by exp(i theta / 2) at any theta. Such a factor
-    exp(i kappa) is taken back in front of the interferometer, where it meets earlier phi:
+    Subtracting a turn does not matter to phi and gamma, but it does to theta: with theta / 2 in one
+    arm and -theta / 2 in the other, a turn multiplies both ports by -1. A shifter in the upper arm
+    alone multiplies both by exp(i theta / 2) at any theta. Such a factor exp(i kappa) moves to the
+    input of the interferometer and from there into earlier phi:
 
     .. math:: \phi' = \phi + a - b, \qquad a' = b' = b - \kappa
 
-    with the phases a, b that both outputs still lack; what is left in front of the first column
-    goes to gamma. (Crosstalk follows the phases themselves, and is not the same after that.)
+    with the phases a, b that both outputs lack; gamma takes what remains at the first column.
+    (Crosstalk depends on the phases themselves, so it differs afterwards.)
 
     Args:
         mesh: a mesh of N ports and L columns.
         phases: theta, phi [L, M] and gamma [N], rad.
         lowest: the lowest phase of all shifters, or of each in the order of `values`, rad.
-        arms: where a theta shifter stands: in ``both`` arms, driven against each other
-            (Neurophox's convention), or in the ``upper`` one alone.
+        arms: where theta shifters are: in ``both`` arms with opposite signs (Neurophox's
+            convention) or in the ``upper`` arm only.
 
     Returns:
-        Phases of float64 arrays, rad; pi at idle interferometers. The matrix is the mesh's own
-        for ``both``; for ``upper``, that of a mesh built so.
-
-    Raises:
-        ValueError: ``arms`` is unknown.
+        Phases of float64 arrays, rad; pi at idle interferometers. On a mesh with theta shifters in
+        these arms they give the matrix that ``phases`` give on ``mesh``.
     """
     choice("arms", arms, ARMS)
-    own = values(mesh, phases)
-    low = from_values(mesh, np.broadcast_to(lowest, own.shape))
-    theta, phi, gamma = from_values(mesh, own)
+    listed = values(mesh, phases)
+    low = from_values(mesh, np.broadcast_to(lowest, listed.shape))
+    theta, phi, gamma = from_values(mesh, listed)
     turned = _in_turn_above(theta, low.theta)
     excess = theta / 2 if arms == "upper" else (turned - theta) / 2
     lacking = np.zeros(mesh.units)
@@ -126,13 +120,12 @@ def within_a_turn(
 
 
 def _in_turn_above(phases: np.ndarray, lowest: np.ndarray) -> np.ndarray:
-    """Turn phases into [lowest, lowest + 2 pi); a rounding below the lowest is the lowest."""
     turns = np.floor((phases - lowest + _ROUNDING) / _TURN)
     return np.maximum(phases - _TURN * turns, lowest)
 
 
 class Curve(ABC):
-    """How a shifter's phase rises with its voltage."""
+    """The phase of a shifter as a rising function of its voltage."""
 
     @property
     @abstractmethod
@@ -141,21 +134,17 @@ class Curve(ABC):
 
     @abstractmethod
     def phase(self, voltage: Any) -> np.ndarray:
-        """The phases, rad, that voltages of any shape make, V.
-
-        Raises:
-            ValueError: a voltage is out of range.
-        """
+        """The phases, rad, at voltages of any shape, V. An error if a voltage is out of range."""
 
     @abstractmethod
     def _inverse(self, phase: np.ndarray) -> np.ndarray:
-        """The voltages of phases within reach."""
+        """The voltages for phases within `reach`."""
 
     def voltage(self, phase: Any) -> np.ndarray:
-        """The lowest voltages, V, that make phases of any shape, rad, modulo 2 pi.
+        """The lowest voltages, V, for phases of any shape, rad, modulo 2 pi.
 
         Raises:
-            ValueError: a phase is not finite, or out of reach.
+            ValueError: a phase is not finite or cannot be reached.
         """
         low, high = self.reach
         phase = np.asarray(phase, np.float64)
@@ -165,7 +154,7 @@ class Curve(ABC):
         target = low + np.where(above < _TURN - _ROUNDING, above, 0.0)
         if (target > high + _ROUNDING).any():
             raise ValueError(
-                f"phase must be from {low:.6g} to {high:.6g} rad modulo 2 pi, which is what this "
+                f"phase must be from {low:.6g} to {high:.6g} rad modulo 2 pi, which this "
                 f"calibration reaches, got {phase[target > high].flat[0]:.6g}"
             )
         return self._inverse(np.minimum(target, high))
@@ -173,32 +162,26 @@ class Curve(ABC):
 
 @dataclass(frozen=True)
 class HeaterLaw(Curve):
-    r"""A heater whose phase follows the electrical power V^2 / R.
+    r"""A heater whose phase is proportional to the electrical power V^2 / R.
 
     .. math:: \phi = \phi_0 + \pi (V / V_\pi)^2
 
     Args:
-        v_pi: Voltage that adds a phase of pi, V, above 0.
-        phase_0: Phase without a voltage, rad.
-        max_voltage: Highest voltage of the drive, V; None for any.
-
-    Raises:
-        TypeError, ValueError: a value is not a number or out of range.
+        v_pi: voltage that adds a phase of pi, V, above 0.
+        phase_0: phase without a voltage, rad.
+        max_voltage: highest voltage of the drive, V, above 0; None for no limit.
 
     Reference:
         Harris et al., "Efficient, compact and low loss thermo-optic phase shifter in silicon",
         Opt. Express 22 (2014) 10487.
     """
 
-    v_pi: float
-    phase_0: float = 0.0
-    max_voltage: float | None = None
+    v_pi: float = number_field(above=0.0)
+    phase_0: float = number_field(0.0)
+    max_voltage: float | None = number_field(None, above=0.0)
 
     def __post_init__(self) -> None:
-        number("v_pi", self.v_pi, above=0.0)
-        number("phase_0", self.phase_0)
-        if self.max_voltage is not None:
-            number("max_voltage", self.max_voltage, above=0.0)
+        check_fields(self)
 
     @property
     def _limit(self) -> float:
@@ -206,11 +189,10 @@ class HeaterLaw(Curve):
 
     @property
     def reach(self) -> tuple[float, float]:
-        """The phases without a voltage and at the highest, rad."""
         return self.phase_0, self.phase_0 + math.pi * (self._limit / self.v_pi) ** 2
 
     def phase(self, voltage: Any) -> np.ndarray:
-        """The phases, rad; a voltage's sign does not matter."""
+        """The phases, rad; the sign of a voltage does not matter."""
         voltage = _within("voltage", voltage, -self._limit, self._limit)
         return self.phase_0 + math.pi * (voltage / self.v_pi) ** 2
 
@@ -220,15 +202,11 @@ class HeaterLaw(Curve):
 
 @dataclass(frozen=True, eq=False)
 class MeasuredCurve(Curve):
-    """Measured pairs of voltage and phase, with a monotone cubic (PCHIP) between them.
+    """Measured pairs of voltage and phase, interpolated by a monotone cubic (PCHIP).
 
     Args:
         voltages: K voltages, V, increasing.
-        phases: K phases, rad, increasing too: unwrapped.
-
-    Raises:
-        ValueError: the lengths differ or are below 2, or a value is not finite or no larger than
-            the one before.
+        phases: K phases, rad, unwrapped and increasing.
 
     Reference:
         Fritsch and Butland, "A method for constructing local monotone piecewise cubic
@@ -240,15 +218,7 @@ class MeasuredCurve(Curve):
 
     def __post_init__(self) -> None:
         for name in ("voltages", "phases"):
-            values = np.array(getattr(self, name), np.float64)
-            object.__setattr__(self, name, values)
-            if values.ndim != 1 or len(values) < 2:
-                raise ValueError(f"{name} must be [K] with K of at least 2, got {values.shape}")
-            if not np.isfinite(values).all():
-                raise ValueError(f"{name} must be finite, got inf or nan")
-            if (falls := np.flatnonzero(np.diff(values) <= 0)).size:
-                first, second = values[falls[0] : falls[0] + 2]
-                raise ValueError(f"{name} must increase, got {second:g} after {first:g}")
+            object.__setattr__(self, name, _increasing(name, getattr(self, name)))
         if len(self.voltages) != len(self.phases):
             raise ValueError(
                 f"voltages and phases must be equally many, got {len(self.voltages)} and "
@@ -257,11 +227,10 @@ class MeasuredCurve(Curve):
 
     @property
     def reach(self) -> tuple[float, float]:
-        """The first and the last phase, rad."""
         return float(self.phases[0]), float(self.phases[-1])
 
     def phase(self, voltage: Any) -> np.ndarray:
-        """The phases, rad, of voltages within those measured."""
+        """The phases, rad, at voltages between the first and the last measured one."""
         return self._interpolant(_within("voltage", voltage, self.voltages[0], self.voltages[-1]))
 
     @property
@@ -274,45 +243,70 @@ class MeasuredCurve(Curve):
         from scipy.optimize.elementwise import find_root
 
         curve = self._interpolant
-        # One bracket an element: the two measured points around it.
+        # The two measured points around each phase bracket its voltage.
         right = np.clip(np.searchsorted(self.phases, phase), 1, len(self.phases) - 1)
         voltages = np.asarray(self.voltages)
         bracket = (voltages[right - 1], voltages[right])
         return find_root(lambda v, target: curve(v) - target, bracket, args=(phase,)).x
 
 
+def _increasing(name: str, values: Any) -> np.ndarray:
+    values = np.array(values, np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"{name} must be [K] with K of at least 2, got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, got inf or nan")
+    if (falls := np.flatnonzero(np.diff(values) <= 0)).size:
+        first, second = values[falls[0] : falls[0] + 2]
+        raise ValueError(f"{name} must increase, got {second:g} after {first:g}")
+    return values
+
+
+def _within(name: str, values: Any, low: float, high: float) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    if not ((low <= values) & (values <= high)).all():
+        raise ValueError(
+            f"{name} must be from {low:g} to {high:g}, got a range from {values.min():g} to "
+            f"{values.max():g}"
+        )
+    return values
+
+
 Calibration = Curve | Mapping[Shifter, Curve]
 
 
 def lowest_phases(calibration: Calibration, names: Sequence[Shifter]) -> np.ndarray:
-    """The lowest phase, rad, that each of some shifters reaches.
-
-    Raises:
-        ValueError: a shifter is not calibrated.
-    """
-    if isinstance(calibration, Curve):
-        return np.full(len(names), calibration.reach[0])
+    """The lowest phase of each shifter, rad."""
     return np.array([_curve(calibration, name).reach[0] for name in names])
 
 
 def voltages(calibration: Calibration, names: Sequence[Shifter], phases: np.ndarray) -> np.ndarray:
-    """The lowest voltages, V, with which shifters make phases, rad, modulo 2 pi.
+    """The lowest voltages, V, that set these shifters to these phases, rad, modulo 2 pi.
 
     Raises:
-        ValueError: a shifter is not calibrated, or a phase is out of its reach.
+        ValueError: a shifter has no curve, or its phase cannot be reached.
     """
     if isinstance(calibration, Curve):
         return calibration.voltage(phases)
-    found = np.empty(len(names))
+    result = np.empty(len(names))
     for index, (name, phase) in enumerate(zip(names, phases, strict=True)):
-        try:
-            found[index] = _curve(calibration, name).voltage(phase)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    return found
+        with _located(name):
+            result[index] = _curve(calibration, name).voltage(phase)
+    return result
 
 
-def _curve(calibration: Mapping[Shifter, Curve], name: Shifter) -> Curve:
+@contextmanager
+def _located(place: Any) -> Iterator[None]:
+    """Prefix the messages of errors with a place, if there is one."""
+    try:
+        yield
+    except (ValueError, OSError, csv.Error) as error:
+        raise ValueError(f"{place}: {error}" if place else str(error)) from None
+
+
+def _curve(calibration: Calibration, name: Shifter) -> Curve:
+    if isinstance(calibration, Curve):
+        return calibration
     if name not in calibration:
         raise ValueError(f"calibration must hold every shifter, found none for {name}")
     return calibration[name]
@@ -321,35 +315,51 @@ def _curve(calibration: Mapping[Shifter, Curve], name: Shifter) -> Curve:
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Read a calibration from a CSV file with a header.
 
-    Columns ``voltage_V, phase_rad`` hold a measured curve, ``v_pi_V, phase_0_rad`` a heater's law.
-    With ``mesh, column, interferometer, shifter, ports`` besides, as an export has them, every
-    shifter has its own; a measured one takes several rows.
+    The columns ``voltage_V, phase_rad`` are a measured curve; ``v_pi_V, phase_0_rad`` a heater law.
+    If the file also has the columns ``mesh, column, interferometer, shifter, ports`` of an exported
+    phases.csv, each shifter has its own curve; a measured one takes several rows.
 
     Returns:
-        A curve for all shifters, or one for each.
+        One curve for all shifters, or one for each.
 
     Raises:
-        ValueError: the file cannot be read, lacks a column, or holds something that is no curve.
+        ValueError: the file cannot be read, lacks a column, or holds values that make no curve.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            make, columns = _kind(reader.fieldnames or ())
-            points: dict[Shifter | None, list[list[float]]] = defaultdict(list)
-            for row in reader:
-                points[_name(row)].append([_cell(row, name, float) for name in columns])
+    curves: dict[Shifter | None, Curve] = {}
+    points: dict[Shifter | None, list[list[float]]] = defaultdict(list)
+    with (
+        _located(f"calibration {os.fspath(path)}"),
+        open(path, encoding="utf-8-sig", newline="") as file,
+    ):
+        reader = csv.DictReader(file)
+        make_curve, columns = _format(reader.fieldnames or ())
+        for row in reader:
+            points[_shifter(row)].append([_cell(row, name, float) for name in columns])
         if not points:
             raise ValueError("must have a row below its header, found none")
-        curves = {name: _named(make, name, rows) for name, rows in points.items()}
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise ValueError(f"calibration {os.fspath(path)}: {error}") from None
+        for name, rows in points.items():
+            with _located(name):
+                curves[name] = make_curve(rows)
     return curves[None] if None in curves else {k: v for k, v in curves.items() if k is not None}
 
 
-def _kind(header: Sequence[str]) -> tuple[Any, tuple[str, str]]:
-    """What the rows are: a function that makes a curve of them, and the columns it takes."""
-    kind = next((kind for kind in _KINDS if set(kind[1]) <= set(header)), None)
-    if kind is None:
+def _measured(rows: list[list[float]]) -> Curve:
+    return MeasuredCurve(*zip(*rows, strict=True))
+
+
+def _heater_law(rows: list[list[float]]) -> Curve:
+    if len(rows) > 1:
+        raise ValueError(f"a heater's law takes one row a shifter, found {len(rows)}")
+    return HeaterLaw(*rows[0])
+
+
+_FORMATS = ((_measured, ("voltage_V", "phase_rad")), (_heater_law, ("v_pi_V", "phase_0_rad")))
+
+
+def _format(header: Sequence[str]) -> tuple[Callable[[list[list[float]]], Curve], Sequence[str]]:
+    """The function that makes a curve from rows, and the columns that it takes."""
+    matching = next((item for item in _FORMATS if set(item[1]) <= set(header)), None)
+    if matching is None:
         raise ValueError(
             "must have the columns voltage_V and phase_rad, or v_pi_V and phase_0_rad, found "
             f"{', '.join(header) or 'none'}"
@@ -360,24 +370,11 @@ def _kind(header: Sequence[str]) -> tuple[Any, tuple[str, str]]:
             f"must have all columns {', '.join(Shifter._fields)} or none of them, found "
             f"{', '.join(named)}"
         )
-    return kind
+    return matching
 
 
-def _law(rows: list[list[float]]) -> HeaterLaw:
-    if len(rows) > 1:
-        raise ValueError(f"a heater's law takes one row a shifter, found {len(rows)}")
-    return HeaterLaw(*rows[0])
-
-
-def _measured(rows: list[list[float]]) -> MeasuredCurve:
-    return MeasuredCurve(*zip(*rows, strict=True))
-
-
-_KINDS = ((_measured, ("voltage_V", "phase_rad")), (_law, ("v_pi_V", "phase_0_rad")))
-
-
-def _name(row: Mapping[str, str]) -> Shifter | None:
-    """The shifter that a row is of; None if the file names none."""
+def _shifter(row: Mapping[str, str]) -> Shifter | None:
+    """The shifter that a row belongs to; None if the file names no shifters."""
     if "mesh" not in row:
         return None
     column, index = (_cell(row, k, int) if row[k] else None for k in ("column", "interferometer"))
@@ -389,20 +386,3 @@ def _cell(row: Mapping[str, str], name: str, kind: type) -> Any:
         return kind(row[name])
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be a number, found {row[name]!r}") from None
-
-
-def _named(make: Any, name: Shifter | None, rows: list[list[float]]) -> Curve:
-    try:
-        return make(rows)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}" if name else str(error)) from None
-
-
-def _within(name: str, values: Any, low: float, high: float) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    if not ((low <= values) & (values <= high)).all():
-        raise ValueError(
-            f"{name} must be from {low:g} to {high:g}, got a range from {values.min():g} to "
-            f"{values.max():g}"
-        )
-    return values

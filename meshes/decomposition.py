@@ -1,4 +1,4 @@
-"""Phases that program a mesh: from a unitary matrix, or from any matrix by its singular values."""
+"""Phases that program a mesh with a unitary matrix, or two meshes with any matrix (SVD)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from meshes.mesh import Phases, RectangularMesh
 
-_TOLERANCE = 1e-10  # of U U^H - 1, entry by entry
-_TOLERANCE_SINGLE = 1e-4  # the same for a matrix given in single precision
+_TOLERANCE = 1e-10  # of the entries of U U^H - 1
+_TOLERANCE_SINGLE = 1e-4  # the same for a matrix in single precision
 
 
 def decompose(unitary: Any) -> tuple[RectangularMesh, Phases]:
@@ -20,18 +20,15 @@ def decompose(unitary: Any) -> tuple[RectangularMesh, Phases]:
 
     .. math:: U(\theta, \phi, \gamma) = \mathrm{unitary}, \qquad E_{out} = E_{in} U
 
-    Interferometers that a sparse matrix does not need are left in the bar state, theta = pi.
+    Interferometers that a sparse matrix does not need are set to the bar state, theta = pi.
 
     Args:
-        unitary: real or complex matrix [N, N] with N at least 2. No entry of U U^H may differ
-            from the identity's by more than 1e-10, or 1e-4 if it is given in single precision.
+        unitary: real or complex matrix [N, N] with N at least 2. Each entry of U U^H must equal
+            that of the identity within 1e-10, or 1e-4 for an array in single precision.
 
     Returns:
         The mesh, of N ports and N columns, and its float64 phases: theta [N, M] in [0, pi], phi
-        [N, M] and gamma [N] in [0, 2 pi], rad. Those of idle interferometers are pi.
-
-    Raises:
-        ValueError: the matrix is not square, finite or unitary.
+        [N, M] and gamma [N] in [0, 2 pi), rad; pi at idle interferometers.
 
     Reference:
         Clements et al., "Optimal design for universal multiport interferometers", Optica 3
@@ -44,28 +41,28 @@ def decompose(unitary: Any) -> tuple[RectangularMesh, Phases]:
     return mesh, Phases(theta, phi, gamma)
 
 
-# With row vectors, the interferometer in front of the phase shifter in its upper output is
+# With row vectors, an interferometer followed by the phase shifter in its upper output is
 #
 #     T(theta, phi) = H(theta) P(phi),   H = i [[s, c], [c, -s]],   P(phi) = diag(e^{i phi}, 1)
 #
-# with s, c = sin, cos (theta/2); H is symmetric and H^-1 = -H. The matrix U is nulled below its
-# diagonal, one secondary diagonal after the other from the lower left corner. They are undone in
-# turns at the output (U <- U T^-1, which mixes two columns of U) and at the input (U <- T'^-1 U,
-# which mixes two rows). There the phase shifter has to come first, T' = P(psi) H(theta), since
-# the entries to be mixed differ in phase. What remains is a diagonal of phases D:
+# with s, c = sin, cos (theta/2); H is symmetric and H^-1 = -H. The entries of U below its diagonal
+# are made zero, one secondary diagonal after the other from the lower left corner. Secondary
+# diagonals are treated in turns at the output (U <- U T^-1, which mixes two columns of U) and at
+# the input (U <- T'^-1 U, which mixes two rows). At the input the phase shifter comes first,
+# T' = P(psi) H(theta), because the entries to mix differ in phase. A diagonal of phases D remains:
 #
 #     U = T' T' ... T' D T T ... T
 #
-# The turns are such that diagonal N - 2 falls to the input. Then the mesh begins with an even
-# column, and its interferometer of column l on ports (m, m + 1) nulls an entry of the row (at the
-# output, m < l) or of the column (at the input, m >= l) number l of U. Finally all phases that
-# are not phi are moved to the input, where gamma is.
+# The turns are such that diagonal N - 2 is treated at the input. Then the mesh begins with an even
+# column, and its interferometer of column l on ports (m, m + 1) nulls an entry of row l (at the
+# output, m < l) or of column l (at the input, m >= l) of U. Finally, all phases other than phi are
+# moved to the input, where gamma is.
 
 
 def _null_lower_triangle(
     work: np.ndarray, mesh: RectangularMesh
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Make ``work`` diagonal in place; return theta, psi of all T' and phi of all T, [N, M]."""
+    """Make ``work`` diagonal in place; return theta, psi of all T', phi of all T, each [N, M]."""
     N = mesh.units
     theta = np.full(mesh.mask.shape, np.pi)
     inner, outer = np.zeros((2, *mesh.mask.shape))
@@ -77,18 +74,18 @@ def _null_lower_triangle(
             else:
                 column, port = step, N - 2 - diagonal + step
                 pair, arm, phase = work[port : port + 2], 1, inner
-            at = column, port // 2
-            theta[at], phase[at] = _null(pair, arm, column)
+            place = column, port // 2
+            theta[place], phase[place] = _null(pair, arm, column)
     return theta, inner, outer
 
 
-def _null(pair: np.ndarray, arm: int, at: int) -> tuple[float, float]:
-    """Undo the interferometer that makes ``pair[arm, at]`` zero, in place, for ``pair`` [2, N].
+def _null(pair: np.ndarray, arm: int, index: int) -> tuple[float, float]:
+    """Undo the interferometer that makes ``pair[arm, index]`` zero, in place, for ``pair`` [2, N].
 
     Returns:
-        Its theta and the phase at the side of the upper arm that is undone first.
+        Its theta, and the phase of its upper arm on the side that is undone first.
     """
-    upper, lower = complex(pair[0, at]), complex(pair[1, at])
+    upper, lower = complex(pair[0, index]), complex(pair[1, index])
     null, keep = (upper, lower) if arm == 0 else (lower, upper)
     if null == 0.0:
         cosine, sine, phase = 0.0, 1.0, 0.0
@@ -106,14 +103,14 @@ def _move_to_input(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sweep a phase screen from the output to the input; return phi [N, M] and gamma [N].
 
-    Phases (a, b) behind an interferometer equal b before it and phi + a - b in its phase shifter.
+    Phases (a, b) after an interferometer equal b before it and phi + a - b in its phase shifter.
     """
     N = mesh.units
     phi, screen = outer.copy(), np.zeros(N)
     for column in reversed(range(N)):
         screen[column] += diagonal[column]  # D lies on the diagonal of the mesh, port = column
         if N % 2 == 0 and column % 2 == 1:
-            screen[[0, -1]] += np.pi / 2  # make up for the -i of the idle pair
+            screen[[0, -1]] += np.pi / 2  # compensate the -i of the idle pair
         upper = np.arange(column % 2, N - 1, 2)
         phi[column, upper // 2] += screen[upper] - screen[upper + 1]
         screen[upper] = screen[upper + 1] + inner[column, upper // 2]
@@ -123,14 +120,14 @@ def _move_to_input(
 
 @dataclass(frozen=True, eq=False)
 class SVDMeshes:
-    r"""Any matrix as light sees it: a mesh, a gain for every port, another mesh.
+    r"""Any matrix as a mesh, a gain for each port and another mesh.
 
     .. math:: A = U \, \mathrm{diag}(gains) \, V
 
     Fields:
-        shape: of the matrix A, input ports K and output ports N.
+        shape: of the matrix A, K input ports and N output ports.
         input_mesh, input_phases: U, of K ports (2 if K = 1, the second one dark).
-        gains: real amplitudes, at least 0 and falling [min(K, N)]; above 1 they amplify.
+        gains: real amplitudes [min(K, N)], not negative, in falling order; above 1 they amplify.
         output_mesh, output_phases: V, of N ports (2 if N = 1, the second one unused).
     """
 
@@ -142,19 +139,7 @@ class SVDMeshes:
     output_phases: Phases
 
     def propagate(self, fields: Any) -> np.ndarray:
-        r"""Send fields through both meshes.
-
-        .. math:: E_{out} = E_{in} U \, \mathrm{diag}(gains) \, V
-
-        Args:
-            fields: real or complex amplitudes [B, K].
-
-        Returns:
-            Complex fields [B, N].
-
-        Raises:
-            ValueError: fields have another shape.
-        """
+        """The fields [B, N], complex, that come out for real or complex fields [B, K]."""
         fields = np.asarray(fields)
         inputs, outputs = self.shape
         if fields.ndim != 2 or fields.shape[1] != inputs:
@@ -165,23 +150,17 @@ class SVDMeshes:
         return self.output_mesh.propagate(x, self.output_phases)[:, :outputs]
 
     def matrix(self) -> np.ndarray:
-        """The matrix A [K, N] that light sees, with out = in @ A for row vectors of fields."""
+        """The matrix A [K, N], with out = in @ A for row vectors of fields."""
         return self.propagate(np.eye(self.shape[0]))
 
 
 def svd_decompose(matrix: Any) -> SVDMeshes:
-    r"""Program two meshes and a diagonal of gains with any matrix, by singular values.
+    r"""Program two meshes and the gains between them with any matrix.
 
     .. math:: A = U \, \mathrm{diag}(gains) \, V, \qquad E_{out} = E_{in} A
 
     Args:
         matrix: real or complex matrix [K, N], K and N at least 1.
-
-    Returns:
-        The meshes, their phases and the gains; its ``matrix()`` equals the argument.
-
-    Raises:
-        ValueError: the matrix is empty, has not two axes or is not finite.
 
     Reference:
         Miller, "Self-configuring universal linear optical component", Photonics Research 1
@@ -191,19 +170,18 @@ def svd_decompose(matrix: Any) -> SVDMeshes:
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"matrix must be [K, N] with at least one entry, got shape {array.shape}")
     inputs, outputs = array.shape
-    padding = [(0, max(2 - size, 0)) for size in array.shape]  # no mesh has less than two ports
+    padding = [(0, max(2 - size, 0)) for size in array.shape]  # a mesh has at least two ports
     u, gains, v = np.linalg.svd(np.pad(array, padding).astype(np.complex128))
     gains = gains[: min(inputs, outputs)]
     return SVDMeshes((inputs, outputs), *decompose(u), gains, *decompose(v))
 
 
 def _with_ports(fields: np.ndarray, ports: int) -> np.ndarray:
-    """Fields [B, ...] with dark ports added up to [B, ports]."""
+    """Fields [B, ports], padded with dark ports."""
     return np.pad(fields, ((0, 0), (0, ports - fields.shape[1])))
 
 
 def _checked_unitary(unitary: Any) -> np.ndarray:
-    """A copy in double precision."""
     array = _finite("unitary", unitary)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) < 2:
         raise ValueError(f"unitary must be [N, N] with N at least 2, got shape {array.shape}")
@@ -212,7 +190,7 @@ def _checked_unitary(unitary: Any) -> np.ndarray:
     array = array.astype(np.complex128)
     with np.errstate(over="ignore", invalid="ignore"):
         deviation = np.max(np.abs(array @ array.conj().T - np.eye(len(array))))
-    if not deviation <= tolerance:  # it is nan where huge entries overflow
+    if not deviation <= tolerance:  # nan if entries overflow
         raise ValueError(
             f"unitary must satisfy U U^H = 1 within {tolerance:g}, got a deviation of"
             f" {deviation:.3g}"
@@ -226,6 +204,6 @@ def _finite(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"{name} must hold numbers, got an array of {array.dtype}")
     finite = np.isfinite(array)
     if not finite.all():
-        at = tuple(map(int, np.argwhere(~finite)[0]))
-        raise ValueError(f"{name} must be finite, got {array[at]} at {at}")
+        index = tuple(map(int, np.argwhere(~finite)[0]))
+        raise ValueError(f"{name} must be finite, got {array[index]} at {index}")
     return array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, field, fields
 from typing import Any
 
 
@@ -56,6 +56,24 @@ def number(
         if not holds:
             raise ValueError(f"{name} must be {rule}, got {value!r}")
     return result
+
+
+def number_field(default: Any = MISSING, **limits: float) -> Any:
+    """Declare a dataclass field that `check_fields` requires to be a number within limits.
+
+    Args:
+        default: Default value; without one, the field is required. None makes it optional.
+        limits: ``minimum``, ``maximum``, ``above`` or ``below``, see `number`.
+    """
+    return field(default=default, metadata={"limits": limits})
+
+
+def check_fields(instance: Any) -> None:
+    """Check every `number_field` of a dataclass; call it in ``__post_init__``."""
+    for item in fields(instance):
+        value = getattr(instance, item.name)
+        if "limits" in item.metadata and not (value is None and item.default is None):
+            number(item.name, value, **item.metadata["limits"])
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
