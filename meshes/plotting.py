@@ -1,10 +1,12 @@
-"""Pictures of meshes, of light in them and of nonlinearities, each on axes of the caller.
+"""Pictures of meshes, of the light in them and of nonlinearities.
 
-One picture of every kind: ``python -m meshes.plotting --output pictures``.
+Each function draws on the axes that it gets and returns them. A mesh has N ports and L columns; its
+phases are theta, phi [L, M] and gamma [N] in rad. To write one picture of each kind, run
+``python -m meshes.plotting --output pictures``.
 
-Imported on demand. Colours are safe for the colour-blind and legible in grey (where x and 2 pi - x
-look alike on the cyclic scale of phi and gamma); lines have the colour of the axes' labels, so that
-they fit light and dark styles.
+Colours suit the colour-blind and remain distinct in grey (except that x and 2 pi - x look alike on
+the cyclic scale of phi and gamma). Lines take the colour of the axes' labels, so that they fit
+light and dark styles. Matplotlib is imported when the first picture is drawn.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_BLUE, _ORANGE = "#56B4E9", "#D55E00"  # Okabe and Ito's, apart in grey, on black and on white
+_BLUE, _ORANGE = "#56B4E9", "#D55E00"  # Okabe and Ito; distinct in grey, on black and on white
 _SEQUENTIAL, _CYCLIC = "viridis", "twilight"
 _SYMBOLS = {"theta": "θ", "phi": "φ", "gamma": "γ"}
 _TURN = 2 * np.pi
@@ -91,33 +93,36 @@ def plot_phases(axes: Axes, mesh: RectangularMesh, phases: Phases, which: str = 
     Light runs from left to right. Crosses mark the two ports of a column's idle pair.
 
     Args:
-        axes: the axes to draw on.
-        mesh: a mesh of N ports and L columns.
-        phases: theta, phi [L, M] and gamma [N], rad.
-        which: "theta"; or "phi", with gamma in front of the first column, both modulo 2 pi.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ValueError: shapes do not fit the mesh, or ``which`` is neither of the two.
+        axes, mesh, phases: see the module.
+        which: "theta", or "phi" with gamma before the first column, both modulo 2 pi.
     """
     choice("which", which, ("theta", "phi"))
     phases = _one_set("phases", phases, mesh)
     columns, index = np.nonzero(mesh.mask)
     tops = 2 * index + columns % 2
-    boxes = _boxes(columns, tops, tops + 1)
-    if which == "theta":
-        values = phases.theta[mesh.mask]
-        limits = min(0.0, values.min()), max(np.pi, values.max())
-        _draw_phases(axes, boxes, values, limits, _SEQUENTIAL, "θ (rad)")
-    else:
-        screen = np.arange(mesh.units)
-        boxes = np.concatenate([boxes, _boxes(np.full(mesh.units, -1), screen, screen)])
-        values = np.mod(np.concatenate([phases.phi[mesh.mask], phases.gamma]), _TURN)
-        _draw_phases(axes, boxes, values, (0, _TURN), _CYCLIC, "φ (rad), and γ in front")
-    _draw_waveguides(axes, mesh, start=0 if which == "theta" else -1)
+    boxes, values = _boxes(columns, tops, tops + 1), _active(phases, mesh, which)
+    colours, label, first = _SEQUENTIAL, "θ (rad)", 0
+    if which == "phi":
+        ports, first = np.arange(mesh.units), -1
+        boxes = np.concatenate([boxes, _boxes(np.full(mesh.units, first), ports, ports)])
+        values = np.concatenate([values, _active(phases, mesh, "gamma")])
+        colours, label = _CYCLIC, "φ (rad), and γ in front"
+    _draw_phases(axes, boxes, values, _limits(which, values), colours, label)
+    _draw_waveguides(axes, mesh, first)
     return axes
+
+
+def _active(phases: Phases, mesh: RectangularMesh, which: str) -> np.ndarray:
+    """The phases of one kind without those of idle pairs; phi and gamma modulo 2 pi."""
+    values = getattr(phases, which)
+    values = values if which == "gamma" else values[mesh.mask]
+    return values if which == "theta" else np.mod(values, _TURN)
+
+
+def _limits(which: str, *values: np.ndarray) -> tuple[float, float]:
+    """The usual range of a kind of phase, extended to all values."""
+    usual = np.pi if which == "theta" else _TURN
+    return min(0.0, *map(np.min, values)), max(usual, *map(np.max, values))
 
 
 def _boxes(columns: np.ndarray, tops: np.ndarray, bottoms: np.ndarray) -> np.ndarray:
@@ -135,7 +140,7 @@ def _draw_phases(
     colours: str,
     label: str,
 ) -> None:
-    """Polygons [K, 4, 2] in the colours of their phases [K], and the colour bar."""
+    """Draw polygons [K, 4, 2] in the colours of their phases [K], and the colour bar."""
     from matplotlib.collections import PolyCollection
 
     edge = min(0.5, 6 / np.sqrt(len(polygons)))
@@ -145,57 +150,38 @@ def _draw_phases(
     _label_in_pi(axes.figure.colorbar(drawn, ax=axes, label=label).ax.yaxis)
 
 
-def _draw_waveguides(axes: Axes, mesh: RectangularMesh, start: int) -> None:
-    """Lines along the ports, crosses where a pair is idle, and the labelled grid."""
-    ink, end = _ink(axes), mesh.num_columns - 0.5
-    axes.hlines(range(mesh.units), start - 0.5, end, colors=ink, linewidths=0.5, zorder=1)
+def _draw_waveguides(axes: Axes, mesh: RectangularMesh, first_column: int) -> None:
+    """Draw lines along the ports, crosses at idle pairs, and the labelled grid."""
+    ink, start, end = _ink(axes), first_column - 0.5, mesh.num_columns - 0.5
+    axes.hlines(range(mesh.units), start, end, colors=ink, linewidths=0.5, zorder=1)
     idle = np.flatnonzero(~mesh.mask[:, -1])
     x, y = np.tile(idle, 2), np.repeat([0, mesh.units - 1], len(idle))
     axes.plot(x, y, "x", color=ink, markersize=min(5.0, 80 / mesh.units))
-    axes.set(xlim=(start - 0.5, end), ylim=(mesh.units - 0.4, -0.6))
+    axes.set(xlim=(start, end), ylim=(mesh.units - 0.4, -0.6))
     _label_grid(axes, "column (×: idle pair)" if len(idle) else "column", "port")
     axes.xaxis.set_major_formatter(lambda value, _: "γ" if value == -1 else f"{value:g}")
 
 
 def plot_light(axes: Axes, mesh: RectangularMesh, phases: Phases, fields: Any) -> Axes:
-    r"""Draw the intensity in front of, between and behind the columns of a mesh.
+    r"""Draw the mean intensity of fields [B, N] or [N] before and after each column of a mesh.
 
     .. math:: I_l = \frac{1}{B} \sum_b |E_{l,b}|^2
-
-    Args:
-        axes: the axes to draw on.
-        mesh: a mesh of N ports and L columns.
-        phases: theta, phi [L, M] and gamma [N], rad.
-        fields: real or complex amplitudes [B, N] or [N] at the input.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ValueError: shapes do not fit the mesh.
     """
     places = fields_by_column(mesh, phases, np.atleast_2d(fields))
     intensity = np.mean(np.abs(places) ** 2, axis=1)
-    image = axes.imshow(intensity.T, cmap=_SEQUENTIAL, vmin=0.0, aspect="auto")
-    axes.figure.colorbar(image, ax=axes, label="intensity |E|² (arb. units)")
+    _draw_image(axes, intensity.T, "intensity |E|² (arb. units)", aspect="auto")
     _label_grid(axes, "columns passed", "port")
     return axes
 
 
 def plot_matrix(axes: Axes, matrix: Any, show_phase: bool = False) -> Axes:
-    """Draw a transfer matrix, with out = in @ matrix.
+    """Draw a transfer matrix [K, N] of K input and N output ports, with out = in @ matrix.
 
     Args:
-        axes: the axes to draw on.
-        matrix: real or complex matrix [K, N] of K input and N output ports.
-        show_phase: draw squares whose sides are the magnitudes, coloured by the phase, in place
-            of an image of the magnitudes; for matrices of up to some 30 ports.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ValueError: the matrix has not two axes, is empty or not finite.
+        axes: see the module.
+        matrix: real or complex.
+        show_phase: draw squares whose sides are the magnitudes, coloured by the phase, instead of
+            an image of the magnitudes. Suits matrices of up to about 30 ports.
     """
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.size == 0:
@@ -205,10 +191,14 @@ def plot_matrix(axes: Axes, matrix: Any, show_phase: bool = False) -> Axes:
     if show_phase:
         _draw_squares(axes, matrix)
     else:
-        image = axes.imshow(np.abs(matrix), cmap=_SEQUENTIAL, vmin=0.0)
-        axes.figure.colorbar(image, ax=axes, label="amplitude |U|")
+        _draw_image(axes, np.abs(matrix), "amplitude |U|")
     _label_grid(axes, "output port", "input port")
     return axes
+
+
+def _draw_image(axes: Axes, values: np.ndarray, label: str, **settings: Any) -> None:
+    image = axes.imshow(values, cmap=_SEQUENTIAL, vmin=0.0, **settings)
+    axes.figure.colorbar(image, ax=axes, label=label)
 
 
 def _draw_squares(axes: Axes, matrix: np.ndarray) -> None:
@@ -225,30 +215,20 @@ def _draw_squares(axes: Axes, matrix: np.ndarray) -> None:
 def plot_phase_distribution(
     axes: Axes, before: Phases, after: Phases, mesh: RectangularMesh, which: str = "theta"
 ) -> Axes:
-    """Draw histograms of the phases before and after training, idle ones left out.
+    """Draw histograms of the phases before and after training, without those of idle pairs.
 
     Args:
-        axes: the axes to draw on.
-        before, after: theta, phi [L, M] and gamma [N], rad.
-        mesh: the mesh that they belong to.
+        axes, before, after, mesh: see the module.
         which: "theta"; or "phi" or "gamma", modulo 2 pi.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ValueError: shapes do not fit the mesh, or ``which`` is none of the three.
     """
     choice("which", which, _SYMBOLS)
-    values = [
+    old, new = (
         _active(_one_set(name, phases, mesh), mesh, which)
         for name, phases in (("before", before), ("after", after))
-    ]
-    low, high = (0.0, _TURN) if which != "theta" else (0.0, np.pi)
-    low, high = min(low, *map(np.min, values)), max(high, *map(np.max, values))
-    bins = np.linspace(low, high, 25).tolist()
-    axes.hist(values[0], bins, color=_BLUE, alpha=0.6, label="before")
-    axes.hist(values[1], bins, color=_ORANGE, histtype="step", linewidth=2, label="after")
+    )
+    bins = np.linspace(*_limits(which, old, new), 25).tolist()
+    axes.hist(old, bins, color=_BLUE, alpha=0.6, label="before")
+    axes.hist(new, bins, color=_ORANGE, histtype="step", linewidth=2, label="after")
     counted = "ports" if which == "gamma" else "interferometers"
     _label_grid(axes, f"{_SYMBOLS[which]} (rad)", f"number of {counted}")
     axes.legend()
@@ -256,28 +236,19 @@ def plot_phase_distribution(
     return axes
 
 
-def _active(phases: Phases, mesh: RectangularMesh, which: str) -> np.ndarray:
-    values = getattr(phases, which)
-    values = values if which == "gamma" else values[mesh.mask]
-    return values if which == "theta" else np.mod(values, _TURN)
-
-
 def plot_transfer(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> Axes:
-    r"""Draw the output intensity and the phase of a nonlinearity over the input intensity.
+    r"""Draw a nonlinearity's output intensity and phase over the input intensity.
 
     .. math:: |f(E)|^2 \text{ and } \arg(f(E) / E) \text{ over } |E|^2
 
-    The curves are those of E > 0; a band spans the output intensities over all input phases
-    where they matter. The phase has an ordinate of its own, at the right, and is not drawn
-    where no light leaves.
+    The curves are for E > 0. If the input phase matters, a band spans the output intensities over
+    all input phases. The phase has its ordinate on the right (twin axes) and is not drawn where no
+    light leaves.
 
     Args:
-        axes: the axes to draw on.
-        nonlinearity: from complex fields [..., N] to fields of the same shape.
+        axes: see the module.
+        nonlinearity: maps complex fields [..., N] to fields of the same shape.
         name: the title.
-
-    Returns:
-        The axes; those of the phase are its twin.
     """
     power, out = _transfer(nonlinearity)
     intensity, dark = np.abs(out) ** 2, out[:, 0] == 0.0
@@ -296,19 +267,18 @@ def plot_transfer(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> 
 
 
 def _transfer(nonlinearity: Callable[[Any], Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Input intensities [K] and output fields [K, 16], for as many input phases from 0 on."""
+    """Input intensities [K], and output fields [K, 16] for 16 input phases from 0."""
     power = np.logspace(-3, 2, 1001)
     turns = np.exp(1j * np.linspace(0, _TURN, 16, endpoint=False))
-    fields = np.sqrt(power)[:, None, None] * turns[:, None]  # each the only port of a sample
+    fields = np.sqrt(power)[:, None, None] * turns[:, None]  # each field is a sample of one port
     return power, np.asarray(nonlinearity(fields))[..., 0]
 
 
 def _plot_band(axes: Axes, x: np.ndarray, values: np.ndarray) -> Any:
-    """The range of values [K, any], down to the edge of the picture where they reach zero."""
+    """Fill the range of values [K, any]; zero is at the bottom edge of the logarithmic axis."""
     bottom = axes.get_ylim()[0]
-    band = axes.fill_between(
-        x, np.maximum(values.min(axis=1), bottom), values.max(axis=1), color=_BLUE, alpha=0.3
-    )
+    lowest, highest = np.maximum(values.min(axis=1), bottom), values.max(axis=1)
+    band = axes.fill_between(x, lowest, highest, color=_BLUE, alpha=0.3)
     axes.set_ylim(bottom=bottom)
     return band
 
@@ -325,17 +295,16 @@ def _plot_unwrapped(axes: Axes, x: np.ndarray, phase: np.ndarray, hidden: np.nda
 
 @dataclass
 class Knob:
-    """A picture with a slider, for a notebook: make it a cell's last line.
+    """A picture with a slider, for the last line of a notebook cell.
 
-    Where no slider can be shown (ipywidgets is missing, or the page is only read), the picture
-    is that of ``value``.
+    Without ipywidgets, or where the page is only read, the picture is that of ``value``.
 
     Attributes:
-        draw: fills a figure for one value of the slider.
-        label: of the slider, with the unit.
-        low, high: its range.
-        value: where it starts.
-        figsize: of the figure, inches.
+        draw: fills a figure for a value of the slider.
+        label: the slider's label, with the unit.
+        low, high: the slider's range.
+        value: the slider's initial value.
+        figsize: the figure's size, inches.
     """
 
     draw: Callable[[Figure, float], Any]
@@ -346,7 +315,7 @@ class Knob:
     figsize: tuple[float, float] = (8.0, 3.6)
 
     def picture(self, value: float) -> bytes:
-        """The picture for one value, as PNG."""
+        """The picture for a value, as PNG."""
         from matplotlib.figure import Figure
 
         figure, file = Figure(figsize=self.figsize, dpi=90, layout="constrained"), io.BytesIO()
@@ -366,7 +335,7 @@ class Knob:
         return VBox([slider, image])
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """All forms at once: whoever shows it takes the richest that it can."""
+        # The notebook shows the richest of these forms that it supports.
         picture = b64encode(self.picture(self.value)).decode()
         still = {"image/png": picture, "text/plain": f"{self.label} = {self.value:.3g}"}
         try:
@@ -390,7 +359,7 @@ def _ink(axes: Axes) -> Any:
 
 
 def _label_grid(axes: Axes, across: str, down: str) -> None:
-    """Labels, and ticks at whole numbers."""
+    """Label both axes, with ticks at whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     for axis, label in ((axes.xaxis, across), (axes.yaxis, down)):
@@ -399,7 +368,7 @@ def _label_grid(axes: Axes, across: str, down: str) -> None:
 
 
 def _label_in_pi(axis: Axis) -> None:
-    """Ticks at multiples of pi / 2."""
+    """Put ticks at multiples of pi / 2."""
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     axis.set_major_locator(MultipleLocator(np.pi / 2))
@@ -407,7 +376,7 @@ def _label_in_pi(axis: Axis) -> None:
 
 
 def _in_pi(halves: int) -> str:
-    """halves * pi / 2 in words of a tick label."""
+    """The tick label of halves * pi / 2."""
     count, unit = (halves // 2, "π") if halves % 2 == 0 else (halves, "π/2")
     if count == 0:
         return "0"
@@ -415,39 +384,36 @@ def _in_pi(halves: int) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line."""
-
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {message}\n")  # in one line, without the usage
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m meshes.plotting",
-        description="Write a picture of every kind as PNG: a small mesh with random phases, light "
-        "in it, its matrix, and the transfer curves of all nonlinearities.",
+        description="Write one picture of each kind as PNG: a small mesh with random phases, the "
+        "light in it, its matrix, and the transfer curves of all nonlinearities.",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to")
-    parser.add_argument(
-        "--ports", type=_ports_of, default=8, metavar="N", help="of the mesh, 2 to 128 (default: 8)"
-    )
-    parser.add_argument("--dark", action="store_true", help="on a dark background")
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="directory for the pictures")
+    help_ports = "ports of the mesh, 2 to 128 (default: 8)"
+    add("--ports", type=_port_count, default=8, metavar="N", help=help_ports)
+    add("--dark", action="store_true", help="draw on a dark background")
     return parser
 
 
-def _ports_of(text: str) -> int:
+def _port_count(text: str) -> int:
     if not (text.isdecimal() and 2 <= int(text) <= 128):
         raise argparse.ArgumentTypeError(f"must be a whole number from 2 to 128, got {text!r}")
     return int(text)
 
 
 def _pictures(ports: int) -> dict[str, Callable[[Axes], Axes]]:
-    """A drawing function for every file."""
+    """The name of each file, and the function that draws it."""
     mesh = RectangularMesh(ports)
-    phases = mesh.initial_phases()
+    phases, before = mesh.initial_phases(), mesh.initial_phases(1)
     matrix = fields_by_column(mesh, phases, np.eye(ports))[-1]
     light = np.eye(ports)[ports // 2]
-    before = mesh.initial_phases(1)
     pictures: dict[str, Callable[[Axes], Axes]] = {
         "phases_theta": lambda axes: plot_phases(axes, mesh, phases),
         "phases_phi": lambda axes: plot_phases(axes, mesh, phases, "phi"),
@@ -456,15 +422,13 @@ def _pictures(ports: int) -> dict[str, Callable[[Axes], Axes]]:
         "matrix_phase": lambda axes: plot_matrix(axes, matrix, show_phase=True),
         "phase_distribution": lambda axes: plot_phase_distribution(axes, before, phases, mesh),
     }
-    for name, nonlinearity in NONLINEARITIES.items():
-        pictures[f"transfer_{name}"] = partial(
-            plot_transfer, nonlinearity=nonlinearity(), name=name
-        )
+    for name, cls in NONLINEARITIES.items():
+        pictures[f"transfer_{name}"] = partial(plot_transfer, nonlinearity=cls(), name=name)
     return pictures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the pictures that the command line asks for; errors end it with status 2."""
+    """Write the pictures that the command line asks for; exit with status 2 on an error."""
     parser = _parser()
     options = parser.parse_args(arguments)
     from matplotlib import style
