@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_formats import idx_bytes, npz_bytes
+from PIL import Image
+from test_readers import idx_bytes, npz_bytes
 
-from photonic_ffzero.data import datasets as data
-from photonic_ffzero.data import download
+from photonic_ffzero.data import published, readers
 from photonic_ffzero.data.checks import check_arrays, check_numbers
-from photonic_ffzero.data.datasets import DATA_VARIABLE, load_dataset, split
+from photonic_ffzero.data.datasets import load_dataset, split
+from photonic_ffzero.data.published import DATA_VARIABLE
 from photonic_ffzero.data.readers import DataError
 
 RNG = np.random.default_rng(0)
@@ -36,7 +37,7 @@ CONTENT = {name: idx_bytes(array) for name, array in ARRAYS.items()}
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """An empty home without network: no test sees the machine's own data or leaves it."""
+    """An empty home without network: no test sees the machine's data or leaves it."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -46,19 +47,19 @@ def home(tmp_path, monkeypatch):
     def no_network(url):
         raise OSError(f"the tests do not open {url}")
 
-    monkeypatch.setattr(download, "open_url", no_network)
+    monkeypatch.setattr(published, "open_url", no_network)
     return home
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server of the small files under MNIST's names, and the checksums that go with them."""
+    """A server of the small files in MNIST's names, and the checksums that go with them."""
     served = {f"{name}.gz": gzip.compress(content) for name, content in CONTENT.items()}
     sha256 = tuple(hashlib.sha256(content).hexdigest() for content in CONTENT.values())
-    published = data._Published("https://server/mnist/", sha256)
-    monkeypatch.setitem(data._PUBLISHED, "mnist", published)
+    data_set = published.Published("https://server/mnist/", sha256)
+    monkeypatch.setitem(published.PUBLISHED, "mnist", data_set)
     monkeypatch.setattr(
-        download, "open_url", lambda url: io.BytesIO(served[url.rpartition("/")[2]])
+        published, "open_url", lambda url: io.BytesIO(served[url.rpartition("/")[2]])
     )
     return served
 
@@ -74,7 +75,9 @@ def assert_small_mnist(dataset, name="mnist"):
     assert (dataset.name, dataset.num_classes, dataset.note) == (name, 10, "")
     assert dataset.train_images.dtype == np.float32
     assert dataset.train_labels.dtype == np.int64
-    np.testing.assert_allclose(dataset.train_images, KERAS["x_train"] / 255, rtol=1e-6)
+    np.testing.assert_array_equal(
+        dataset.train_images, np.divide(KERAS["x_train"], 255, dtype=np.float32)
+    )
     np.testing.assert_allclose(dataset.test_images, KERAS["x_test"] / 255, rtol=1e-6)
     np.testing.assert_array_equal(dataset.train_labels, KERAS["y_train"])
     np.testing.assert_array_equal(dataset.test_labels, KERAS["y_test"])
@@ -89,7 +92,7 @@ class TestWhereDataAreFound:
         folder = write_idx(tmp_path / "here" / name, pack, spelling)
         dataset = load_dataset(name, tmp_path / "here")
         assert_small_mnist(dataset, name)
-        assert dataset.source == f"IDX files in {folder}"
+        assert str(folder) in dataset.source
 
     def test_idx_files_directly_in_the_folder_and_with_dots(self, tmp_path):
         write_idx(tmp_path / "here")
@@ -103,7 +106,7 @@ class TestWhereDataAreFound:
         path.write_bytes(npz_bytes(compressed, **KERAS))
         dataset = load_dataset("mnist", tmp_path)
         assert_small_mnist(dataset)
-        assert dataset.source == f"NumPy file {path}"
+        assert str(path) in dataset.source
 
     def test_npz_with_floats_and_other_integers(self, tmp_path):
         arrays = {name: array.astype(">i8") for name, array in KERAS.items()}
@@ -113,51 +116,45 @@ class TestWhereDataAreFound:
 
     def test_data_dir_comes_before_the_environment_variable(self, tmp_path, monkeypatch):
         write_idx(tmp_path / "one")
+        write_idx(tmp_path / "two" / "mnist")
         monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "absent"))
         assert_small_mnist(load_dataset("auto", tmp_path / "one"))
-
-    def test_the_environment_variable_names_a_folder(self, tmp_path, monkeypatch):
-        write_idx(tmp_path / "two" / "mnist")
         monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "two"))
         assert_small_mnist(load_dataset())
 
-    def test_kerass_folder_and_the_cache(self, home):
-        write_idx(home / ".cache/photonic_ffzero/mnist")
+    @pytest.mark.parametrize("variable", [None, "XDG_CACHE_HOME"])
+    def test_kerass_folder_and_the_cache(self, home, monkeypatch, variable):
+        cache = home / (".cache" if variable is None else "elsewhere")
+        if variable:
+            monkeypatch.setenv(variable, str(cache))
+        write_idx(cache / "photonic_ffzero/mnist", gzip.compress, "{}.gz")  # as version 0.1 did
         assert_small_mnist(load_dataset())
         (home / ".keras/datasets").mkdir(parents=True)
         (home / ".keras/datasets/mnist.npz").write_bytes(npz_bytes(**KERAS))
         assert "mnist.npz" in load_dataset().source
-        write_idx(home / ".keras/datasets/fashion-mnist", gzip.compress, "{}.gz")
-        assert_small_mnist(load_dataset("fashion-mnist"), "fashion-mnist")
-
-    def test_one_data_set_is_never_read_as_the_other(self, tmp_path):
-        folder = write_idx(tmp_path / "mnist")
-        with pytest.raises(DataError, match="must hold fashion-mnist"):
-            load_dataset("fashion-mnist", folder)
 
     @pytest.mark.usefixtures("server")  # which would have the data
     @pytest.mark.parametrize("name", ["auto", "mnist", "fashion-mnist"])
-    @pytest.mark.parametrize("by_variable", [False, True])
-    def test_a_named_location_is_binding(self, tmp_path, monkeypatch, name, by_variable):
+    @pytest.mark.parametrize("argument", ["data_dir", DATA_VARIABLE])
+    def test_a_named_location_is_binding(self, tmp_path, monkeypatch, name, argument):
         folder = tmp_path / "empty"
         folder.mkdir()
-        monkeypatch.setenv(DATA_VARIABLE, str(folder) if by_variable else "")
-        with pytest.raises(DataError, match="found none of them") as caught:
-            load_dataset(name, None if by_variable else folder)
-        message = str(caught.value)
-        assert message.startswith(DATA_VARIABLE if by_variable else "data_dir")
-        assert all(part in message for part in (str(folder), "t10k-labels-idx1-ubyte", ".npz"))
+        monkeypatch.setenv(DATA_VARIABLE, str(folder) if argument == DATA_VARIABLE else "")
+        with pytest.raises(DataError, match=f"{argument} {folder}: .* found none"):
+            load_dataset(name, folder if argument == "data_dir" else None)
 
     def test_what_was_found_is_named(self, tmp_path):
         with pytest.raises(DataError, match="no such folder"):
             load_dataset("mnist", tmp_path / "absent")
-        write_idx(tmp_path / "part")
-        (tmp_path / "part" / "t10k-images-idx3-ubyte").unlink()
+        folder = write_idx(tmp_path / "mnist")
+        with pytest.raises(DataError, match=r"fashion-mnist .* none"):  # files of the same names
+            load_dataset("fashion-mnist", folder)
+        (folder / "t10k-images-idx3-ubyte").unlink()
         with pytest.raises(DataError, match=r"found \S+train-images-idx3-ubyte, "):
-            load_dataset("mnist", tmp_path / "part")
+            load_dataset("mnist", folder)
 
     def test_an_unknown_name_is_refused(self):
-        with pytest.raises(ValueError, match=r"name must be one of auto, mnist, .* got 'cifar'"):
+        with pytest.raises(ValueError, match=r"name must be one of auto, mnist, .*'cifar'"):
             load_dataset("cifar")
 
 
@@ -165,7 +162,7 @@ class TestDownload:
     def test_is_kept_and_read_again_without_network(self, server, home):
         assert_small_mnist(load_dataset("mnist"))
         cached = home / ".cache/photonic_ffzero/mnist"
-        assert sorted(path.name for path in cached.iterdir()) == sorted(server)
+        assert {path.name: path.read_bytes() for path in cached.iterdir()} == CONTENT
         server.clear()
         assert_small_mnist(load_dataset("auto"))
 
@@ -178,17 +175,25 @@ class TestDownload:
             b"",
         ],
     )
-    def test_a_wrong_checksum_keeps_nothing(self, server, home, sent):
+    def test_wrong_content_leaves_nothing(self, server, home, sent):
         server["train-images-idx3-ubyte.gz"] = sent
         with pytest.raises(DataError, match="mnist cannot be downloaded from https://server"):
             load_dataset("mnist")
         assert list((home / ".cache/photonic_ffzero/mnist").iterdir()) == []
 
+    def test_a_gzip_bomb_stops_at_the_limit(self, server, home, monkeypatch):
+        server["train-images-idx3-ubyte.gz"] = gzip.compress(bytes(2**20))
+        monkeypatch.setattr(published, "MAX_BYTES", 2**10)
+        written = []
+        monkeypatch.setattr(Path, "write_bytes", lambda path, data: written.append(len(data)))
+        with pytest.raises(DataError, match="mnist cannot be downloaded"):
+            load_dataset("mnist")
+        assert written == [2**10]
+
     def test_auto_falls_back_on_the_digits_and_says_so(self):
         dataset = load_dataset("auto")
         assert dataset.name == "digits"
         assert dataset.note.startswith("mnist cannot be downloaded from https://")
-        assert dataset.note.endswith("using scikit-learn's 8 x 8 digits instead")
         assert "\n" not in dataset.note
 
     @pytest.mark.usefixtures("server")
@@ -198,7 +203,7 @@ class TestDownload:
 
     def test_auto_does_not_pass_over_damaged_files(self, home):
         write_idx(home / ".keras/datasets/mnist", lambda content: content[:-1])
-        with pytest.raises(DataError, match="found only"):
+        with pytest.raises(DataError, match=r"720.*found 719"):
             load_dataset("auto")
 
     @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
@@ -208,68 +213,63 @@ class TestDownload:
 
     def test_a_silent_network_costs_the_time_out_and_no_more(self, monkeypatch):
         monkeypatch.undo()
-        monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+        monkeypatch.setattr(published, "_TIMEOUT", 0.2)
         monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(3))
         started = time.perf_counter()
         with pytest.raises(TimeoutError, match="no answer within"):
-            download.open_url("https://server/")
+            published.open_url("https://server/")
         assert time.perf_counter() - started < 2
 
 
 class TestDamagedFiles:
     @pytest.mark.parametrize(
-        ("name", "array", "rule"),
+        ("name", "array", "value"),
         [
-            ("train-labels-idx1-ubyte", np.arange(19) % 10, r"found \(19,\) for \(20, 6, 6\)"),
-            ("t10k-labels-idx1-ubyte", np.arange(10) + 1, "in 0..9, found 10 at index 9"),
-            ("t10k-images-idx3-ubyte", np.zeros((10, 6, 5)), r"found \(6, 5\)"),
+            ("train-labels-idx1-ubyte", np.arange(19) % 10, r"\(20, 6, 6\) and \(19,\)"),
+            ("t10k-labels-idx1-ubyte", np.arange(10) + 1, "10 at index 9"),
+            ("t10k-images-idx3-ubyte", np.zeros((10, 6, 5)), r"\(6, 5\)"),
             ("train-images-idx3-ubyte", np.zeros((20, 36)), "found 0x00000802"),
         ],
     )
-    def test_idx(self, tmp_path, name, array, rule):
+    def test_idx(self, tmp_path, name, array, value):
         folder = write_idx(tmp_path / "mnist", **{name: idx_bytes(array)})
-        with pytest.raises(DataError, match=rule) as caught:
+        with pytest.raises(DataError, match=f"{folder / name}.*{value}"):
             load_dataset("mnist", folder)
-        assert str(folder) in str(caught.value)
 
     @pytest.mark.parametrize(
-        ("name", "array", "rule"),
+        ("name", "array", "value"),
         [
-            ("x_train", np.full((20, 6, 6), np.nan), r"finite and in \[0, 1\], found nan"),
-            ("x_test", np.full((10, 6, 6), np.inf), "found inf"),
-            ("x_test", np.full((10, 6, 6), 7.5), "found 7.5"),
-            ("x_test", np.zeros((10, 6, 6), int), "must be uint8, or float"),
+            ("x_train", np.full((20, 6, 6), np.nan), "finite, got nan"),
+            ("x_test", np.full((10, 6, 6), np.inf), "finite, got inf"),
+            ("x_test", np.full((10, 6, 6), 7.5), "got 7.5"),
+            ("x_test", np.full((10, 6, 6), -0.5), "got -0.5"),
+            ("x_test", np.zeros((10, 6, 6), int), "got int64"),
             ("x_test", np.zeros((10, 6, 6, 1), np.uint8), r"\(10, 6, 6, 1\)"),
-            ("y_test", np.zeros(10), "labels must be integers, found float64"),
-            ("y_test", np.full(10, -1), "in 0..9, found -1 at index 0"),
-            ("y_train", np.array([{}] * 20), "nothing is unpickled"),
+            ("x_test", np.zeros((10, 6), np.uint8), r"\(10, 6\)"),
+            ("y_test", np.zeros(10), "got float64"),
+            ("y_test", np.full(10, -1), "got -1 at index 0"),
+            ("y_train", np.array([{}] * 20), "unpickled"),
         ],
     )
-    def test_npz(self, tmp_path, name, array, rule):
-        (tmp_path / "mnist.npz").write_bytes(npz_bytes(**(KERAS | {name: array})))
-        with pytest.raises(DataError, match=rule) as caught:
+    def test_npz(self, tmp_path, name, array, value):
+        path = tmp_path / "mnist.npz"
+        path.write_bytes(npz_bytes(**(KERAS | {name: array})))
+        with pytest.raises(DataError, match=f"{path}, array {name}.*{value}"):
             load_dataset("mnist", tmp_path)
-        assert name in str(caught.value)
 
 
-class TestDigits:
-    def test_split_is_stratified_fixed_and_complete(self):
-        digits, again = load_dataset("digits"), load_dataset("digits")
-        assert digits.source == "scikit-learn"
-        assert digits.train_images.shape == (1297, 8, 8)
-        assert digits.test_images.shape == (500, 8, 8)
-        assert digits.train_images.min() == 0
-        assert digits.train_images.max() == 1
-        np.testing.assert_array_equal(digits.test_images, again.test_images)
-        shares = [
-            np.bincount(labels) / len(labels)
-            for labels in (digits.train_labels, digits.test_labels)
-        ]
-        np.testing.assert_allclose(*shares, atol=2e-3)
-        together = np.concatenate([digits.train_images, digits.test_images]).sum(dtype=np.float64)
-        from sklearn.datasets import load_digits
+def test_the_split_of_the_digits_is_stratified_fixed_and_complete():
+    digits, again = load_dataset("digits"), load_dataset("digits")
+    assert digits.train_images.shape == (1297, 8, 8)
+    assert digits.test_images.shape == (500, 8, 8)
+    assert (digits.train_images.min(), digits.train_images.max()) == (0, 1)
+    np.testing.assert_array_equal(digits.test_images, again.test_images)
+    shares = [np.bincount(y) / len(y) for y in (digits.train_labels, digits.test_labels)]
+    np.testing.assert_allclose(*shares, atol=2e-3)
+    together = np.concatenate([digits.train_images, digits.test_images]).sum(dtype=np.float64)
+    from sklearn.datasets import load_digits
 
-        assert together * 16 == load_digits().images.sum()
+    assert together * 16 == load_digits().images.sum()
 
 
 def real_data() -> Path | None:
@@ -294,6 +294,7 @@ def test_the_real_data_set(name, mean):
 
 
 class TestSplit:
+    @settings(deadline=None, max_examples=25)
     @given(count=st.integers(1, 200), seed=st.integers(0, 2**32), part=st.floats(0, 1))
     def test_is_a_partition(self, count, seed, part):
         validation = int(part * (count - 1))
@@ -309,10 +310,6 @@ class TestSplit:
     def test_leaves_something_to_train_on(self, validation):
         with pytest.raises(ValueError, match=f"validation must .*, got {validation}"):
             split(10, validation)
-
-    def test_refuses_fractions(self):
-        with pytest.raises(TypeError, match="validation must be a whole number"):
-            split(10, 0.5)
 
 
 class TestCheckArrays:
@@ -334,70 +331,153 @@ class TestCheckArrays:
         assert check_arrays(np.ones((2, 3)), [0, 4], num_classes=5)[2] == 5
 
     @pytest.mark.parametrize(
-        ("x", "y", "rule"),
+        ("x", "y", "num_classes", "rule"),
         [
-            (np.array([[1, 2], [3, np.nan]]), [0, 1], r"x must be finite, got nan at .* \(1, 1\)"),
-            (np.array([[1, 2], [3, 1e300]]), [0, 1], "x must be finite, got inf"),
-            (np.array([[1, 2], [3, 1j * np.inf]]), [0, 1], "x must be finite"),
-            (np.ones(2), [0, 1], r"x must be images .* got \(2,\)"),
-            (np.ones((0, 3)), [], "not empty"),
-            (np.ones((2, 2, 2), complex), [0, 1], "x .* must be real, got complex128"),
-            (np.array([["a"], ["b"]]), [0, 1], "x must hold numbers, got <U1"),
-            ([[1], [2, 3]], [0, 1], "x must be an array, got list"),
-            (np.ones((2, 2)), [0.0, 1.0], "y must be integers .* got float64"),
-            (np.ones((2, 2)), [[0], [1]], r"y must be integers .* \(2, 1\)"),
-            (np.ones((2, 2)), [0, 1, 1], "equal lengths, got 2 and 3"),
-            (np.ones((2, 2)), [1, 1], r"every label from 0 to C-1, got \[1\]"),
-            (np.ones((2, 2)), [0, 10**9], r"every label .* got \[0, 1000000000\]"),
-            (np.ones((2, 2)), [-1, 0], r"every label .* got \[-1, 0\]"),
-            (np.ones((2, 2)), [0, 0], "y must have at least 2 classes, got 1"),
+            ([[1, 2], [3, np.nan]], [0, 1], None, r"x must be finite, got nan at .* \(1, 1\)"),
+            ([[1, 2], [3, 1e300]], [0, 1], None, "x must be finite, got inf"),
+            ([[1, 2], [3, 1j * np.inf]], [0, 1], None, "x must be finite"),
+            (np.ones(2), [0, 1], None, r"x must be images .* got \(2,\)"),
+            (np.ones((0, 3)), [], None, "not empty"),
+            (np.ones((2, 2, 2), complex), [0, 1], None, "x .* must be real, got complex128"),
+            ([["a"], ["b"]], [0, 1], None, "x must hold numbers, got <U1"),
+            ([[1], [2, 3]], [0, 1], None, "x must be an array, got list"),
+            (np.ones((2, 2)), [0.0, 1.0], None, "y must be integers .* got float64"),
+            (np.ones((2, 2)), [[0], [1]], None, r"y must be integers .* \(2, 1\)"),
+            (np.ones((2, 2)), 0, None, "equal lengths"),
+            (np.ones((2, 2)), [0, 1, 1], None, r"equal lengths, got .*\(2, 2\) and \(3,\)"),
+            (np.ones((2, 2)), [0, 10**9], None, r"every label .* got \[0, 1000000000\]"),
+            (np.ones((2, 2)), [-1, 0], None, r"every label .* got \[-1, 0\]"),
+            (np.ones((2, 2)), [0, 0], None, r"at least 2, got \[0\]"),
+            (np.ones((2, 2)), [0, 2], 2, r"y must be labels in 0\.\.1, got 2 at index 1"),
         ],
     )
-    def test_names_the_argument_the_rule_and_the_value(self, x, y, rule):
+    def test_names_the_argument_the_rule_and_the_value(self, x, y, num_classes, rule):
         with pytest.raises(DataError, match=rule):
-            check_arrays(x, y)
-
-    def test_labels_outside_the_given_classes(self):
-        with pytest.raises(DataError, match=r"y: labels must be in 0\.\.1, found 2 at index 1"):
-            check_arrays(np.ones((2, 2)), [0, 2], num_classes=2)
-        with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
-            check_arrays(np.ones((2, 2)), [0, 0], num_classes=1)
+            check_arrays(x, y, num_classes)
 
 
-class TestNumbers:
-    """The user's own arrays for a regression."""
-
+class TestCheckNumbers:
     @pytest.mark.parametrize(("y", "dimensions"), [([0, 1], 1), ([[0.5, 2], [1, 3]], 2)])
     def test_labels_keep_their_shape_in_double_precision(self, y, dimensions):
-        x, labels, found = check_numbers(np.ones((2, 3)), y)
-        assert (x.dtype, labels.dtype, found) == (np.float32, np.float64, dimensions)
+        x, labels, columns = check_numbers(np.ones((2, 3)), y)
+        assert (x.dtype, labels.dtype, columns) == (np.float32, np.float64, dimensions)
         np.testing.assert_array_equal(labels, y)
 
     @pytest.mark.parametrize(
-        ("y", "rule"),
+        ("y", "dimensions", "rule"),
         [
-            ([0.0, np.nan], "y must be finite, got nan at index"),
-            ([0.0, 1.0, 2.0], "x and y must have equal lengths, got 2 and 3"),
-            ([1j, 2.0], "y must be numbers of shape .*, got complex128"),
-            ([True, False], "y must be numbers of shape .*, got bool"),
-            (np.ones((2, 0)), "y must be numbers of shape"),
-            (np.ones((2, 1, 1)), r"y must be numbers .* of shape \(2, 1, 1\)"),
-            (["a", "b"], "y must hold numbers"),
+            ([0.0, np.nan], None, "y must be finite, got nan at index"),
+            ([0.0, 1.0, 2.0], None, "equal lengths"),
+            ([1j, 2.0], None, "y must be numbers of shape .*, got complex128"),
+            ([True, False], None, "y must be numbers of shape .*, got bool"),
+            (np.ones((2, 0)), None, "y must be numbers of shape"),
+            (np.ones((2, 1, 1)), None, r"y must be numbers .* of shape \(2, 1, 1\)"),
+            ([0.0, 1.0], 2, "y must have 2 label dimensions, got 1"),
         ],
     )
-    def test_what_is_none_is_refused_by_name(self, y, rule):
+    def test_names_the_argument_the_rule_and_the_value(self, y, dimensions, rule):
         with pytest.raises(DataError, match=rule):
-            check_numbers(np.ones((2, 3)), y)
-
-    def test_held_out_labels_have_the_dimensions_of_the_training(self):
-        with pytest.raises(DataError, match="y must have 2 label dimensions, got 1"):
-            check_numbers(np.ones((2, 3)), [0.0, 1.0], 2)
+            check_numbers(np.ones((2, 3)), y, dimensions)
 
 
-def test_the_modules_import_numpy_and_no_network_code():
+def write_images(folder, **counts):
+    """Grey images for each class, whose one value is the class's and the image's number."""
+    for label, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.full((5, 7), 100 * label + index, np.uint8)
+            suffix = ".PNG" if index == 1 else ".png"
+            Image.fromarray(pixels).save(folder / name / f"{index:02}{suffix}")
+    return folder
+
+
+def image_numbers(images):
+    """Which image each is, from `write_images`."""
+    return np.round(images[:, 0, 0] * 255).astype(int)
+
+
+class TestFolderOfImages:
+    def test_a_fifth_of_each_class_is_for_testing(self, tmp_path):
+        folder = write_images(tmp_path / "leaves", ash=10, oak=7, yew=2)
+        (folder / ".hidden").mkdir()
+        leaves, again = load_dataset(str(folder)), load_dataset(str(folder))
+        assert (leaves.name, leaves.class_names) == ("leaves", ("ash", "oak", "yew"))
+        np.testing.assert_array_equal(np.bincount(leaves.test_labels), [2, 1, 1])
+        np.testing.assert_array_equal(np.bincount(leaves.train_labels), [8, 6, 1])
+        numbers = image_numbers(np.concatenate([leaves.train_images, leaves.test_images]))
+        assert sorted(numbers) == [*range(10), *range(100, 107), 200, 201]
+        np.testing.assert_array_equal(
+            image_numbers(leaves.train_images) // 100, leaves.train_labels
+        )
+        np.testing.assert_array_equal(leaves.test_images, again.test_images)
+        np.testing.assert_array_equal(leaves.train_images, again.train_images)
+
+    def test_classes_are_mixed(self, tmp_path):
+        """So that ``--limit`` does not leave the first class alone."""
+        leaves = load_dataset(str(write_images(tmp_path / "leaves", ash=20, oak=20)))
+        assert 3 < np.bincount(leaves.train_labels[:16])[0] < 13
+
+    def test_may_have_a_test_set(self, tmp_path):
+        write_images(tmp_path / "leaves" / "train", ash=3, oak=2)
+        write_images(tmp_path / "leaves" / "test", ash=1, oak=4)
+        leaves = load_dataset(str(tmp_path / "leaves"))
+        np.testing.assert_array_equal(np.bincount(leaves.train_labels), [3, 2])
+        np.testing.assert_array_equal(leaves.test_labels, [0, 1, 1, 1, 1])
+        assert leaves.class_names == ("ash", "oak")
+
+    @pytest.mark.parametrize(("image_size", "side"), [(None, 28), (3, 3)])
+    def test_every_image_gets_one_size(self, tmp_path, image_size, side):
+        folder = write_images(tmp_path / "leaves", ash=2, oak=2)
+        Image.new("RGBA", (90, 31), (255, 0, 0, 0)).save(folder / "oak" / "big.png")
+        Image.new("RGB", (8, 9), (255, 0, 0)).save(folder / "oak" / "small.jpg")
+        leaves = load_dataset(str(folder), image_size=image_size)
+        assert leaves.train_images.shape == (4, side, side)
+
+    def test_what_cannot_be_used_is_named(self, tmp_path):
+        folder = write_images(tmp_path / "leaves", ash=2, oak=1)
+        with pytest.raises(DataError, match=r"oak: .* at least 2 images"):
+            load_dataset(str(folder))
+        with pytest.raises(DataError, match=r"ash: .* 2 or more classes, found 0"):
+            load_dataset(str(folder / "ash"))
+        (folder / "elm").mkdir()
+        with pytest.raises(DataError, match="elm: must hold at least one image"):
+            load_dataset(str(folder))
+        (folder / "elm" / "notes.txt").write_text("hello")
+        with pytest.raises(DataError, match=r"notes.txt: must be a PNG or JPEG file, found \.txt"):
+            load_dataset(str(folder))
+        (folder / "elm" / "notes.txt").rename(folder / "elm" / "notes.png")
+        with pytest.raises(DataError, match=r"notes\.png: cannot be read"):
+            load_dataset(str(folder))
+        write_images(folder / "train", ash=2, oak=2)
+        write_images(folder / "test", ash=2, yew=2)
+        with pytest.raises(DataError, match="same classes, found oak, yew"):
+            load_dataset(str(folder))
+        with pytest.raises(DataError, match=r"images of \(100000, 100000\)"):
+            load_dataset(str(folder / "test"), image_size=100_000)
+        with pytest.raises(DataError, match="absent: must be a readable folder"):
+            readers.load_image_folder(folder / "absent", 3)
+
+    def test_its_size_is_checked_and_belongs_to_folders_alone(self, tmp_path):
+        with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+            load_dataset(str(tmp_path), image_size=0)
+        with pytest.raises(ValueError, match=r"image_size .* digits"):
+            load_dataset("digits", image_size=8)
+
+
+def test_an_archive_may_have_any_number_of_classes(tmp_path):
+    path = tmp_path / "leaves.npz"
+    path.write_bytes(npz_bytes(**(KERAS | {"y_train": np.arange(20) % 12})))
+    leaves = load_dataset(str(path))
+    assert (leaves.name, leaves.num_classes, leaves.class_names) == ("leaves", 12, ())
+    path.write_bytes(npz_bytes(**(KERAS | {"y_train": np.arange(20) // 2 * 2})))
+    with pytest.raises(DataError, match=r"leaves\.npz, array y_train .* every label"):
+        load_dataset(str(path))
+
+
+def test_what_is_slow_to_import_is_imported_when_it_is_used():
     code = (
-        "import sys, photonic_ffzero.formats, photonic_ffzero.data; "
-        "print(sorted({'PIL', 'sklearn', 'tensorflow', 'urllib.request'} & sys.modules.keys()))"
+        "import sys, photonic_ffzero.data; slow = {'PIL', 'pooch', 'sklearn', 'tensorflow', "
+        "'urllib.request'}; print(sorted(slow & sys.modules.keys()))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_formats import IMAGES, idx_bytes, npy_member_bytes, npz_bytes, png_bytes
+from test_readers import IMAGES, idx_bytes, npy_member_bytes, npz_bytes, png_bytes
 
 from meshes._tensorflow import tf
 from photonic_ffzero import DataError, Model, configure, load_dataset

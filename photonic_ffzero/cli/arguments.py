@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from meshes.validation import integer
-from photonic_ffzero.data.datasets import DATA_VARIABLE
+from photonic_ffzero.data.published import DATA_VARIABLE
 
 
 class LineParser(argparse.ArgumentParser):

@@ -12,8 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from photonic_ffzero.cli.arguments import LineParser, as_flag
-from photonic_ffzero.data.image_folder import image_files
-from photonic_ffzero.data.readers import IMAGE_SUFFIXES, DataError, read_idx, read_image
+from photonic_ffzero.data.readers import (
+    IMAGE_SUFFIXES,
+    DataError,
+    image_files,
+    read_idx,
+    read_image,
+)
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.model import Model

@@ -1,16 +1,10 @@
-"""From files and names to arrays: data sets, their readers, encodings and tasks."""
+"""Data sets, readers of their files, encodings of images as fields, and tasks."""
 
 from photonic_ffzero.data.checks import check_arrays, check_numbers, require_finite
-from photonic_ffzero.data.datasets import (
-    DATA_VARIABLE,
-    DATASETS,
-    IMAGE_SIZE,
-    Dataset,
-    load_dataset,
-    split,
-)
+from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE, Dataset, load_dataset, split
 from photonic_ffzero.data.encoding import ENCODINGS, Encoder, encode, resize
 from photonic_ffzero.data.functions import FUNCTIONS, sample
+from photonic_ffzero.data.published import DATA_VARIABLE
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import TASKS, Classification, Regression, Task, task_of
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from meshes.validation import choice, integer
-from photonic_ffzero.data.checks import require_finite
+from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.readers import MAX_PIXELS
 
 
@@ -28,33 +28,22 @@ def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
 
     Returns:
         Fields [n, size * size]: float32 amplitudes in phase, or complex64 for "fourier".
-
-    Raises:
-        TypeError: ``size`` is not a whole number.
-        ValueError: ``encoding`` is unknown, ``size`` is not in 1..min(H, W), or ``images`` are not
-            finite real numbers of shape [n, H, W].
     """
     choice("encoding", encoding, ENCODINGS)
     images = _checked_images(images)
-    size = integer("size", size, minimum=1)
-    if size > min(images.shape[1:]):
-        raise ValueError(f"size must be at most the image's {images.shape[1:]}, got {size}")
+    size = _checked_size(size, images.shape[1:])
     fields = ENCODINGS[encoding](images, size)
     return _peak_normalised(fields.reshape(len(images), size * size))
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """How images become a network's inputs; saved with it, so that new images are seen alike.
+    """Encodes images for a network; saved with it, so that new images are encoded alike.
 
     Attributes:
         encoding: A name in :data:`ENCODINGS`.
         size: Rows and columns of the encoded image.
         shape: Rows H and columns W of the training images.
-
-    Raises:
-        TypeError, ValueError: a value breaks a rule of `encode`, or ``shape`` means more pixels
-            than an image may have.
     """
 
     encoding: str
@@ -66,27 +55,22 @@ class Encoder:
         height, width = (integer("shape", length, minimum=1) for length in self.shape)
         if height * width > MAX_PIXELS:
             raise ValueError(f"shape must mean at most {MAX_PIXELS} pixels, got {self.shape}")
-        if integer("size", self.size, minimum=1) > min(height, width):
-            raise ValueError(f"size must be at most the image's {self.shape}, got {self.size}")
+        _checked_size(self.size, self.shape)
 
     @property
     def values(self) -> int:
-        """Values of an encoded image."""
+        """Number of values in an encoded image."""
         return self.size**2
 
     def __call__(self, images: Any) -> np.ndarray:
-        """Encode images [n, H', W'], first resized to the training images' H x W.
-
-        Raises:
-            ValueError: as `encode`.
-        """
+        """Encode images [n, H', W'], first resized to the training images' H x W."""
         if np.shape(images)[1:] != self.shape:
             images = resize(images, self.shape)
         return encode(images, self.encoding, self.size)
 
 
 def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
-    r"""Bring images to a shape by averaging over equal areas; proportions are not kept.
+    r"""Resize images by averaging over equal areas; proportions are not kept.
 
     .. math::
         A = R X C^T, \qquad
@@ -101,39 +85,24 @@ def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
 
     Returns:
         [n, H, W] float32.
-
-    Raises:
-        ValueError: ``images`` are not finite real numbers of shape [n, H', W'].
     """
     return _areas(_checked_images(images), *shape)
 
 
 def average(images: np.ndarray, size: int) -> np.ndarray:
-    """Average over size x size equal areas, sharing out the pixels that a border cuts: `resize`.
+    """Average over size x size equal areas, as `resize` does: [n, size, size] float32.
 
-    Args:
-        images: [n, H, W] float32.
-        size: areas along each axis.
-
-    Returns:
-        [n, size, size] float32.
+    A pixel that a border cuts counts in both areas, in proportion.
     """
     return _areas(images, size, size)
 
 
 def crop(images: np.ndarray, size: int) -> np.ndarray:
-    """Cut out the centre, as the paper does.
+    """Cut out the centre, as the paper does: [n, size, size] float32.
 
     A = X[r-h : r-h+size, c-h : c-h+size] with r = H // 2, c = W // 2, h = size // 2: where size
     and image differ in parity, the cut lies half a pixel towards the start for an even size and
     towards the end for an odd one.
-
-    Args:
-        images: [n, H, W] float32.
-        size: pixels along each axis.
-
-    Returns:
-        [n, size, size] float32.
 
     Reference: Guo et al., "Local learning for stable backpropagation-free neural network training
         towards physical learning", arXiv 2603.24790.
@@ -143,17 +112,10 @@ def crop(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def fourier(images: np.ndarray, size: int) -> np.ndarray:
-    """Keep the size x size lowest spatial frequencies of the orthonormal 2-D Fourier transform.
+    """Keep the lowest frequencies of the orthonormal 2-D transform: [n, size, size] complex64.
 
     A_kl = (H W)^(-1/2) sum_xy X_xy exp(-2 pi i ((k - s) x / H + (l - s) y / W)), s = size // 2:
     the centre of the transform with zero frequency in the middle, at [s, s].
-
-    Args:
-        images: [n, H, W] float32.
-        size: frequencies along each axis.
-
-    Returns:
-        [n, size, size] complex64.
 
     Reference: Williamson et al., "Reprogrammable electro-optic nonlinear activation functions for
         optical neural networks", arXiv 1903.04579, where MNIST enters a mesh this way.
@@ -196,10 +158,14 @@ def _checked_images(images: Any) -> np.ndarray:
             "images must be real numbers of shape [n, H, W], not empty; "
             f"got {images.dtype} of shape {images.shape}"
         )
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused
-        images = images.astype(np.float32, copy=False)
-    require_finite("images", images)
-    return images
+    return to_single("images", images, copy=False)
+
+
+def _checked_size(size: int, shape: tuple[int, ...]) -> int:
+    size = integer("size", size, minimum=1)
+    if size > min(shape):
+        raise ValueError(f"size must be at most the image's {shape}, got {size}")
+    return size
 
 
 def _peak_normalised(fields: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Functions to learn: the paper's two regressions, as data sets of noisy samples."""
+"""The paper's two regressions: functions and noisy samples of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from photonic_ffzero.seeds import generator
 
 TRAIN, TEST, NOISE = 10_000, 2_000, 0.05
 
-# A function maps x [n, D], and is named with its number of inputs D.
 FUNCTIONS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
     "f1": (2, lambda x: np.sin(x[:, 0]) + np.cos(x[:, 1])),
     "f2": (
@@ -18,6 +17,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
         lambda x: np.exp(x[:, 0]) * np.sin(x[:, 1]) + x[:, 2] * np.cos(x[:, 3]) - x[:, 4] * x[:, 0],
     ),
 }
+"""Name -> number of inputs D, and the function from x [n, D] to y [n]."""
 
 
 def sample(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

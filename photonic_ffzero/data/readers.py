@@ -1,27 +1,26 @@
-"""Readers of files that nobody has vouched for: IDX, ``.npz`` (without unpickling), PNG, JPEG.
+"""Readers of files from outside: IDX, ``.npz``, PNG, JPEG, and folders of images.
 
-A header is only a claim. The readers check it against a limit and then read what the file
-really holds, piece by piece, so that a few bytes that announce terabytes cost no memory.
+Nothing is unpickled. A header is only a claim, so each reader checks the size that it announces
+before it takes memory.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import math
 import os
-import re
 import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import IO, Any
 
 import numpy as np
+
+from meshes.validation import integer
 
 MAX_BYTES = 2**28
 """Largest array read from a file, in bytes: more than five times MNIST's training images."""
@@ -30,153 +29,105 @@ MAX_PIXELS = 2**24
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 _PIECE = 2**20
-_UNSIGNED_BYTES = 0x08
-_MAX_NPY_HEADER = 10_000
-# NumPy evaluates this text as Python; a pattern cannot be talked into anything.
-_NPY_HEADER = re.compile(
-    r"\{'descr': '(?P<dtype>[^']*)', 'fortran_order': (?P<fortran>True|False), "
-    r"'shape': \((?P<shape>(?:\d{1,12}(?:, ?\d{1,12})*,?)?)\),? ?\}\s*"
-)
-_NUMBER_TYPE = re.compile(r"[<>=|]?[iufc]\d{1,2}")
-_DAMAGE = (
-    OSError,
-    EOFError,
-    zlib.error,
-    struct.error,
-    zipfile.BadZipFile,
-    NotImplementedError,  # zipfile: a compression or a version it does not know
-    RuntimeError,  # zipfile: an encrypted member
-    ValueError,  # zipfile: offsets that point outside the file
-    OverflowError,
-    SyntaxError,  # Pillow: a broken PNG
-)
+_MAX_NPY_HEADER = 1000  # characters; NumPy writes 118 for plain numbers
 
 
 class DataError(ValueError):
     """Data that cannot be used; names the file or argument, the rule and the value found."""
 
 
-_Order = Literal["C", "F"]
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
 def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
-    """Read an IDX file of unsigned bytes, gzip-compressed or not (its content decides).
+    """Read an IDX file of unsigned bytes with 3 (images) or 1 dimensions (labels).
 
-    Args:
-        path: the file.
-        dimensions: how many axes the array must have (3 for images, 1 for labels).
-
-    Returns:
-        uint8 array of the shape in the header.
-
-    Raises:
-        DataError: the file cannot be read, is damaged, or is not what its header says.
+    The file may be gzip-compressed; its content decides.
 
     Reference: Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section "file formats".
     """
     path = Path(path)
-    with _damage_named(path), _content(path) as stream:
-        shape = _idx_shape(path, stream, dimensions)
-        return _array(path, stream, np.dtype(np.uint8), shape)
+    magic = bytes([0, 0, 0x08, dimensions])  # 0x08: unsigned bytes
+    with _reading(path, "an IDX file"), _open(path) as stream:
+        header = stream.read(4 + 4 * dimensions)
+        if header[:4] != magic:
+            raise DataError(
+                f"{path}: the magic number must be 0x{magic.hex()} (unsigned bytes, "
+                f"{dimensions} dimensions), found 0x{header[:4].hex()}"
+            )
+        shape = struct.unpack(f">{dimensions}I", header[4:])
+        content = read_up_to(stream, min(math.prod(shape), MAX_BYTES) + 1)
+    _check_size(path, shape, np.dtype(np.uint8), len(content))
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def read_npz(
-    path: str | os.PathLike[str], names: Iterable[str], most: int = MAX_BYTES
+    path: str | os.PathLike[str], names: Iterable[str], max_bytes: int = MAX_BYTES
 ) -> dict[str, np.ndarray]:
-    """Read the named arrays of numbers from a NumPy ``.npz`` archive.
-
-    Args:
-        path: the file.
-        names: the arrays wanted; others are left alone.
-        most: bytes that an array may have.
-
-    Returns:
-        The arrays by name, in the dtype and shape stored.
-
-    Raises:
-        DataError: the file cannot be read, is damaged, lacks an array, or holds Python objects
-            where numbers are wanted (nothing is unpickled).
-    """
+    """Read the named arrays of numbers, each of at most ``max_bytes``, from a ``.npz`` archive."""
     path = Path(path)
-    with _damage_named(path), zipfile.ZipFile(path) as archive:
-        return {name: _read_member(path, archive, name, most) for name in names}
+    with _reading(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
+        return {name: _read_member(path, archive, name, max_bytes) for name in names}
 
 
 def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndarray:
-    """Read a PNG or JPEG file as grey values; its header is checked before its pixels are read.
+    """Read a PNG or JPEG file as grey values [H, W], float32 in [0, 1].
 
-    Args:
-        path: the file.
-        size: pixels; resize to size x size by area averaging. None keeps the image as it is.
-
-    Returns:
-        [H, W] float32 in [0, 1].
-
-    Raises:
-        DataError: the file is no PNG or JPEG, is damaged, or has more than 2**24 pixels.
+    Colours become grey and transparency is ignored. With ``size``, the image is resized to
+    ``size`` x ``size`` pixels by area averaging.
     """
     from PIL import Image
 
     path = Path(path)
-    with _damage_named(path), warnings.catch_warnings(), path.open("rb") as stream:
-        warnings.simplefilter("ignore")  # Pillow's limit is wider than the one below
-        content = io.BytesIO(_whole(path, stream))  # a file would set aside what a chunk announces
-        try:
-            image = Image.open(content, formats=("PNG", "JPEG"))
-        except Image.DecompressionBombError as error:
-            raise DataError(f"{path}: {error}") from error
-        except Image.UnidentifiedImageError:
-            raise DataError(f"{path}: cannot be read: is no PNG or JPEG file") from None
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path}: must have at most {MAX_PIXELS} pixels, found {image.size}"
-                )
-            return _grey(image, size)
+    with _reading(path, "a PNG or JPEG image"), path.open("rb") as file:
+        # A real file would allocate as many bytes as a chunk of the image announces.
+        image = Image.open(io.BytesIO(read_up_to(file, MAX_BYTES)), formats=("PNG", "JPEG"))
+        if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is higher
+            raise DataError(f"{path}: must have at most {MAX_PIXELS} pixels, found {image.size}")
+        return _grey(image, size)
 
 
-def content_sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file's content, decompressed first if it is a gzip file.
+def load_image_folder(
+    path: str | os.PathLike[str], size: int
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Read PNG or JPEG files from a folder with one sub-folder for each class.
 
-    The same data set is distributed in gzip files that differ; their content does not.
+    Classes and files are taken in the order of their names; names that begin with a dot are
+    skipped. Every image is resized to ``size`` x ``size`` pixels by area averaging.
 
-    Raises:
-        DataError: the file cannot be read, is damaged, or holds more than :data:`MAX_BYTES`.
+    Returns:
+        Images [n, size, size] float32 in [0, 1], labels [n] int64, and the names of the classes.
     """
-    path = Path(path)
-    with _damage_named(path), _content(path) as stream:
-        return hashlib.sha256(_whole(path, stream)).hexdigest()
+    folder, size = Path(path), integer("size", size, minimum=1)
+    classes = [entry for entry in _visible(folder) if entry.is_dir()]
+    if len(classes) < 2:
+        raise DataError(
+            f"{folder}: must hold a sub-folder for each of 2 or more classes, found {len(classes)}"
+        )
+    files = [(file, label) for label, entry in enumerate(classes) for file in image_files(entry)]
+    if len(files) * size**2 > MAX_BYTES:
+        raise DataError(
+            f"{folder}: must hold at most {MAX_BYTES} pixels, "
+            f"found {len(files)} images of {(size, size)}"
+        )
+    images = np.empty((len(files), size, size), np.float32)
+    for index, (file, _) in enumerate(files):
+        images[index] = read_image(file, size)
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    return images, labels, tuple(entry.name for entry in classes)
 
 
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever the standard library says of a damaged file into a :class:`DataError`."""
-    try:
-        yield
-    except DataError:
-        raise
-    except _DAMAGE as error:
-        reason = getattr(error, "strerror", None) or error or type(error).__name__
-        raise DataError(f"{path}: cannot be read: {reason}") from error
+def image_files(folder: Path) -> list[Path]:
+    """List a folder's images in the order of their names; any other file is an error."""
+    files = _visible(folder)
+    if not files:
+        raise DataError(f"{folder}: must hold at least one image, found none")
+    for file in files:
+        if file.suffix.lower() not in IMAGE_SUFFIXES:
+            raise DataError(
+                f"{file}: must be a PNG or JPEG file, found {file.suffix or 'no suffix'}"
+            )
+    return files
 
 
-@contextmanager
-def _content(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
-    with path.open("rb") as stream:
-        compressed = stream.read(2) == b"\x1f\x8b"
-        stream.seek(0)
-        if not compressed:
-            yield stream
-            return
-        with gzip.GzipFile(fileobj=stream) as content:
-            yield content
-
-
-def _read_up_to(stream: _Readable, count: int) -> bytearray:
+def read_up_to(stream: IO[bytes] | gzip.GzipFile, count: int) -> bytearray:
     """Read at most ``count`` bytes, taking memory only for those that are really there."""
     data = bytearray()
     while piece := stream.read(min(_PIECE, count - len(data))):
@@ -184,94 +135,59 @@ def _read_up_to(stream: _Readable, count: int) -> bytearray:
     return data
 
 
-def _whole(path: Path, stream: _Readable) -> bytearray:
-    content = _read_up_to(stream, MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise DataError(f"{path}: must hold at most {MAX_BYTES} bytes, found more")
-    return content
+@contextmanager
+def _reading(where: Path | str, kind: str) -> Iterator[None]:
+    """Turn the errors of gzip, zipfile, NumPy and Pillow, of a dozen types, into a `DataError`."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{where}: cannot be read as {kind}: {reason.splitlines()[0]}") from error
 
 
-def _array(
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    with path.open("rb") as stream:
+        compressed = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if compressed else path.open("rb")
+
+
+def _check_size(
     where: Path | str,
-    stream: _Readable,
-    dtype: np.dtype,
     shape: tuple[int, ...],
-    order: _Order = "C",
-    most: int = MAX_BYTES,
-) -> np.ndarray:
-    """Read the rest of ``stream`` as an array of exactly this type and shape."""
+    dtype: np.dtype,
+    present: int,
+    max_bytes: int = MAX_BYTES,
+) -> None:
+    """Compare the size that a header announces with the limit and with the bytes present."""
     size = math.prod(shape) * dtype.itemsize
-    if not 0 < size <= most:
+    if not 0 < size <= max_bytes or size != present:
         raise DataError(
-            f"{where}: the array must have 1 to {most} bytes, "
-            f"the header's shape {shape} of {dtype} means {size}"
+            f"{where}: the header's shape {shape} of {dtype} means {size} bytes, "
+            f"which must be in 1..{max_bytes} and follow the header; found {present}"
         )
-    data = _read_up_to(stream, size + 1)
-    if len(data) != size:
-        found = f"only {len(data)}" if len(data) < size else "more"
-        raise DataError(
-            f"{where}: the header's shape {shape} of {dtype} means {size} bytes, found {found}"
-        )
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-def _idx_shape(path: Path, stream: _Readable, dimensions: int) -> tuple[int, ...]:
-    magic, expected = stream.read(4), bytes([0, 0, _UNSIGNED_BYTES, dimensions])
-    if magic != expected:
-        raise DataError(
-            f"{path}: the magic number must be 0x{expected.hex()} (unsigned bytes, "
-            f"{dimensions} dimensions), found 0x{magic.hex()}"
-        )
-    sizes = stream.read(4 * dimensions)
-    if len(sizes) != 4 * dimensions:
-        raise DataError(
-            f"{path}: the header must have {4 + 4 * dimensions} bytes, found {4 + len(sizes)}"
-        )
-    return struct.unpack(f">{dimensions}I", sizes)
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
+    """Read an array in NumPy's format 1.0, which NumPy uses for all plain numbers.
 
-
-def _read_member(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
+    Headers of later formats have no limit of 64 KiB.
+    """
     where = f"{path}, array {name}"
-    try:
+    with _reading(where, "numbers"), archive.open(f"{name}.npy") as stream:
         member = archive.getinfo(f"{name}.npy")
-    except KeyError:
-        raise DataError(
-            f"{path}: must hold an array {name}, found {', '.join(archive.namelist()[:8])}"
-        ) from None
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"{where}: must be stored or deflated, found type {member.compress_type}")
-    with archive.open(member) as stream:
-        return _array(where, stream, *_npy_header(where, stream), most)
-
-
-def _npy_header(where: str, stream: _Readable) -> tuple[np.dtype, tuple[int, ...], _Order]:
-    """Read the header of a ``.npy`` stream."""
-    start = stream.read(8)
-    if len(start) < 8 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
-        raise DataError(f"{where}: must begin as a NumPy array of version 1 to 3, found {start!r}")
-    length = int.from_bytes(stream.read(2 if start[6] == 1 else 4), "little")
-    if length > _MAX_NPY_HEADER:
-        raise DataError(
-            f"{where}: the header must have at most {_MAX_NPY_HEADER} bytes, found {length}"
-        )
-    text = stream.read(length).decode("latin-1")
-    header = _NPY_HEADER.fullmatch(text)
-    if header is None:
-        raise DataError(
-            f"{where}: the header must describe one array of numbers, found {text[:80]!r}"
-        )
-    shape = tuple(int(size) for size in re.findall(r"\d+", header["shape"]))
-    order: _Order = "F" if header["fortran"] == "True" else "C"
-    return _number_type(where, header["dtype"]), shape, order
-
-
-def _number_type(where: str, code: str) -> np.dtype:
-    try:
-        if _NUMBER_TYPE.fullmatch(code):
-            return np.dtype(code)
-    except TypeError:
-        pass  # the right form, but no such size
-    raise DataError(f"{where}: must hold plain numbers (nothing is unpickled), found type {code!r}")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(f"{where}: must be stored or deflated")
+        if (version := np.lib.format.read_magic(stream)) != (1, 0):
+            raise DataError(f"{where}: must be in NumPy's format 1.0, found {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream, _MAX_NPY_HEADER)
+        if dtype.kind not in "iufc":
+            raise DataError(f"{where}: must hold numbers (nothing is unpickled), found {dtype}")
+        _check_size(where, shape, dtype, member.file_size - stream.tell(), max_bytes)
+        stream.seek(0)
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _grey(image: Any, size: int | None) -> np.ndarray:
@@ -284,3 +200,10 @@ def _grey(image: Any, size: int | None) -> np.ndarray:
         return grey
     resized = Image.fromarray(grey).resize((size, size), Image.Resampling.BOX)
     return np.clip(np.asarray(resized), 0, 1)
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: must be a readable folder: {error.strerror}") from None

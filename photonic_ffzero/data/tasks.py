@@ -1,14 +1,14 @@
-"""What a network is to tell: one of some classes, or numbers.
+"""Tasks: what labels mean to a network, either one of C classes or T numbers.
 
-A task offers
+Both tasks offer
 
-* ``of(y, names)``: the task that training labels [n] or [n, T] set, and what they are called;
-* ``labels``: label dimensions T, and ``classes``: scores C of each;
-* ``outputs``: outputs of a digital network's last layer;
-* ``targets(y) -> [n, T]``: labels as the losses take them;
-* ``corners``: prototypes of a group of outputs, of which the first C are used;
-* ``predictions(decided)``: what scores [n, T C] say in the label's own terms;
-* ``quality(scores, y)``: how good that is, 1 at best.
+* ``of(y, names)``: the task that training labels [n] or [n, T] define;
+* ``labels``: label dimensions T, and ``classes``: scores per label dimension, C or 1;
+* ``outputs``: width of the last layer of a digital network;
+* ``corners``: prototypes drawn for a group of outputs, of which the first ``classes`` are used;
+* ``targets(y)``: labels [n, T] in the form that losses take;
+* ``predictions(scores)``: scores [n, T * classes] as predicted labels;
+* ``quality(scores, y)``: how good the predictions are, 1 at best.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-REGRESSION_OUTPUTS = 10  # tapped values behind a digital network, for each label
+REGRESSION_OUTPUTS = 10  # outputs of a digital network for each label dimension
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,6 @@ class Classification:
     Attributes:
         classes: C, at least 2.
         names: What the classes are called, C of them; empty where they are numbers.
-
-    Raises:
-        ValueError: the names are not C different printable texts.
     """
 
     classes: int
@@ -48,26 +45,24 @@ class Classification:
 
     @classmethod
     def of(cls, y: np.ndarray, names: tuple[str, ...] = ()) -> Classification:
-        """The task of some labels: as many classes as there are names, or as the highest says."""
+        """As many classes as there are names; without names, one more than the highest label."""
         return cls(len(names) or int(y.max()) + 1, names)
 
     @property
     def corners(self) -> int:
-        """One a class."""
         return self.classes
 
     @property
     def outputs(self) -> int:
-        """One a class."""
         return self.classes
 
     def targets(self, y: np.ndarray) -> np.ndarray:
-        """Classes [n, 1]."""
+        """Classes [n, 1], int32."""
         return y.astype(np.int32)[:, np.newaxis]
 
-    def predictions(self, decided: np.ndarray) -> np.ndarray:
-        """The best class [n]."""
-        return decided.argmax(axis=-1)
+    def predictions(self, scores: np.ndarray) -> np.ndarray:
+        """The class [n] with the best score."""
+        return scores.argmax(axis=-1)
 
     def quality(self, scores: np.ndarray, y: np.ndarray) -> float:
         """The accuracy."""
@@ -82,17 +77,14 @@ class Regression:
 
     Attributes:
         low: Smallest training label of every dimension, T of them, in the label's unit.
-        high: The largest, above it.
-
-    Raises:
-        ValueError: the labels of a dimension are all alike, or not finite.
+        high: Largest training label of every dimension, above ``low``.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     name: ClassVar[str] = "regression"
     classes: ClassVar[int] = 1
-    corners: ClassVar[int] = 2  # p+ and p- = -p+, whose goodness says nothing new
+    corners: ClassVar[int] = 2  # p+ and p- = -p+, whose goodness carries no more information
 
     def __post_init__(self) -> None:
         if len(self.low) != len(self.high) or not self.low:
@@ -107,18 +99,17 @@ class Regression:
 
     @classmethod
     def of(cls, y: np.ndarray, names: tuple[str, ...] = ()) -> Regression:
-        """The task of some training labels [n] or [n, T]; numbers have no names."""
+        """The range of training labels [n] or [n, T]; ``names`` does not apply."""
         columns = y.reshape(len(y), -1)
         return cls(tuple(columns.min(axis=0).tolist()), tuple(columns.max(axis=0).tolist()))
 
     @property
     def labels(self) -> int:
-        """One group of outputs a label dimension."""
         return len(self.low)
 
     @property
     def outputs(self) -> int:
-        """A cosine needs a vector: ten outputs for every label dimension."""
+        """Ten for every label dimension, as the cosine similarity compares vectors."""
         return REGRESSION_OUTPUTS * self.labels
 
     def targets(self, y: np.ndarray) -> np.ndarray:
@@ -126,18 +117,18 @@ class Regression:
         low, high = np.array(self.low), np.array(self.high)
         return (2 * (y.reshape(len(y), -1) - low) / (high - low) - 1).astype(np.float32)
 
-    def predictions(self, decided: np.ndarray) -> np.ndarray:
-        """Scores in the label's unit: [n] of one label dimension, [n, T] of several."""
+    def predictions(self, scores: np.ndarray) -> np.ndarray:
+        """Scores in the label's unit: [n] for one label dimension, [n, T] for several."""
         low, high = np.array(self.low), np.array(self.high)
-        values = low + (decided + 1) / 2 * (high - low)
+        values = low + (scores + 1) / 2 * (high - low)
         return values[:, 0] if self.labels == 1 else values
 
     def quality(self, scores: np.ndarray, y: np.ndarray) -> float:
-        r"""The coefficient of determination, the mean of it over the label dimensions.
+        r"""The coefficient of determination, averaged over the label dimensions.
 
         .. math:: R^2 = 1 - \frac{\sum (y - \hat y)^2}{\sum (y - \bar y)^2}
         """
-        from sklearn.metrics import r2_score  # a second to import
+        from sklearn.metrics import r2_score  # takes a second to import
 
         return float(r2_score(y, self.predictions(scores)))
 
@@ -153,16 +144,15 @@ TASKS: dict[str, type[Classification] | type[Regression]] = {
 def task_of(
     name: str, y: np.ndarray, trained: np.ndarray | slice, names: tuple[str, ...] = ()
 ) -> Task:
-    """The task that labels set: all of them say which classes there are, but a scale comes from
-    those alone that are trained on.
+    """Return the task that labels define.
+
+    All labels but those for testing say which classes there are; the scale of a regression comes
+    from the labels to train on alone.
 
     Args:
         name: ``classification`` or ``regression``.
-        y: All labels that are not for the test, [n] or [n, T].
+        y: All labels that are not for testing, [n] or [n, T].
         trained: Indices of those to train on, or a slice.
         names: What classes are called.
-
-    Raises:
-        ValueError: the labels of a regression that are trained on are all alike.
     """
     return TASKS[name].of(y if name == Classification.name else y[trained], names)

@@ -1,0 +1,200 @@
+"""MNIST and Fashion-MNIST: find their files, or download them, and read them.
+
+A location that the user names, as an argument or in ``PHOTONIC_FFZERO_DATA``, is binding: files
+that are not there are an error and never a reason to look or download elsewhere.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import threading
+import zlib
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from photonic_ffzero.data.readers import MAX_BYTES, DataError, read_idx, read_npz, read_up_to
+
+DATA_VARIABLE = "PHOTONIC_FFZERO_DATA"
+"""Environment variable with the folder that holds mnist/ and fashion-mnist/."""
+
+_TIMEOUT = 5.0  # seconds to reach the server, and between two pieces of its answer
+_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+class Published(NamedTuple):
+    """A data set of four gzip-compressed IDX files.
+
+    The SHA-256 is that of the decompressed content, as the .gz files of two mirrors differ.
+    """
+
+    url: str
+    sha256: tuple[str, str, str, str]
+    num_classes: int = 10
+
+
+PUBLISHED = {
+    "mnist": Published(
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        (
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    ),
+    "fashion-mnist": Published(
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+        (
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    ),
+}
+
+
+class DownloadError(DataError):
+    """A data set is on none of the default locations and cannot be downloaded."""
+
+
+class Files(NamedTuple):
+    """What files hold: ``source`` says where they are, in words; ``arrays`` maps each array's
+    file and name to the array, in the order x, y for training and x, y for testing."""
+
+    source: str
+    arrays: dict[str, np.ndarray]
+
+
+def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) -> Files:
+    """Read a data set of `PUBLISHED`.
+
+    Its files are in ``data_dir``, else in the folder that ``PHOTONIC_FFZERO_DATA`` names, else in
+    ``~/.keras/datasets`` or this package's cache; else they are downloaded into the cache.
+
+    Raises:
+        DataError: the location named does not hold the files, or a file is damaged.
+        DownloadError: no location was named, and the download failed.
+    """
+    named = os.environ.get(DATA_VARIABLE) or None if data_dir is None else data_dir
+    cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "photonic_ffzero"
+    folders = [expanded("~/.keras/datasets"), cache] if named is None else [expanded(named)]
+    places = [place for folder in folders for place in _places(folder, name)]
+    for place in places:
+        if len(files := _idx_files(place)) == len(_FILES):
+            return _read_idx_files(files)
+        if os.path.isfile(archive := place / f"{name}.npz"):
+            return read_archive(archive)
+    if named is None:
+        return _read_idx_files(_download_all(name, cache / name))
+    argument = DATA_VARIABLE if data_dir is None else "data_dir"
+    found = ", ".join(str(file) for place in places for file in _idx_files(place)) or "none of them"
+    raise DataError(
+        f"{argument} {folders[0]}: must hold {name} as {'-ubyte, '.join(_FILES)}-ubyte (plain or "
+        f".gz) or as {name}.npz, directly or in {name}/; found "
+        f"{found if os.path.isdir(folders[0]) else 'no such folder'}"
+    )
+
+
+def read_archive(path: Path) -> Files:
+    """Read the arrays x_train, y_train, x_test and y_test of a ``.npz`` file."""
+    arrays = read_npz(path, _ARRAYS)
+    return Files(f"NumPy file {path}", {f"{path}, array {key}": arrays[key] for key in _ARRAYS})
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path, with ``~`` replaced by the home folder."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def download(url: str, path: Path, sha256: str) -> None:
+    """Download a gzip file; its decompressed content appears as ``path`` once it is checked.
+
+    Raises:
+        DataError: the server cannot be reached in 5 s, breaks off, or sends another content; or
+            the file cannot be written.
+    """
+    import http.client
+
+    import pooch
+
+    pooch.get_logger().setLevel(logging.WARNING)  # else it prints a line for each file
+    try:
+        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=_save_unpacked)
+    except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
+        raise DataError(str(error) or type(error).__name__) from error
+
+
+def open_url(url: str) -> Any:
+    """Open a URL, or raise an OSError within the time-out.
+
+    urlopen applies its time-out to each address of a server and not at all to the look-up of its
+    name, which adds up to minutes where a firewall drops packets. A daemon thread can be
+    abandoned.
+    """
+    import urllib.request
+
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(urllib.request.urlopen(url, timeout=_TIMEOUT))
+        except BaseException as error:  # passed on to the thread that waits
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(_TIMEOUT)
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {_TIMEOUT:g} s") from None
+
+
+def _places(folder: Path, name: str) -> list[Path]:
+    """List where in a folder the files may be; mnist/ never holds Fashion-MNIST.
+
+    Both data sets' files have the same names.
+    """
+    belongs_to_another = folder.name in PUBLISHED and folder.name != name
+    return [folder / name] if belongs_to_another else [folder / name, folder]
+
+
+def _idx_files(place: Path) -> list[Path]:
+    """List those of the four files that a folder holds: plain or .gz, with -idx or .idx."""
+    present = (
+        sorted(
+            path
+            for path in place.glob(file.replace("-idx", "[-.]idx") + "-ubyte*")
+            if path.name.endswith(("-ubyte", "-ubyte.gz")) and os.path.isfile(path)
+        )
+        for file in _FILES
+    )
+    return [paths[0] for paths in present if paths]
+
+
+def _read_idx_files(files: list[Path]) -> Files:
+    arrays = {str(file): read_idx(file, 3 if "images" in file.name else 1) for file in files}
+    return Files(f"IDX files in {files[0].parent}", arrays)
+
+
+def _download_all(name: str, folder: Path) -> list[Path]:
+    published = PUBLISHED[name]
+    files = [folder / f"{file}-ubyte" for file in _FILES]
+    for file, sha256 in zip(files, published.sha256, strict=True):
+        url = f"{published.url}{file.name}.gz"
+        try:
+            download(url, file, sha256)
+        except DataError as error:
+            raise DownloadError(f"{name} cannot be downloaded from {url}: {error}") from error
+    return files
+
+
+def _save_unpacked(url: str, output_file: str, pooch: object) -> None:
+    """Download for pooch; content beyond `MAX_BYTES` is cut off and fails the checksum."""
+    with open_url(url) as response, gzip.GzipFile(fileobj=response) as content:
+        Path(output_file).write_bytes(read_up_to(content, MAX_BYTES))
