@@ -25,7 +25,10 @@ class _FormerPaths(MetaPathFinder, Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if name in self._moved else None
+        if name not in self._moved:
+            return None
+        place = find_spec(self._moved[name])  # ``python -m`` makes its origin sys.argv[0]
+        return ModuleSpec(name, self, origin=place.origin if place else None)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         place = self._moved[spec.name]
