@@ -1,4 +1,4 @@
-"""Devices: the protocol, the layer on one, the simulated chip, and one behind a socket."""
+"""Devices: the protocol, a mesh of one as a layer, the simulated chip, and one behind a socket."""
 
 import json
 import re
@@ -8,9 +8,9 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from socketserver import StreamRequestHandler
 
 import numpy as np
 import pytest
@@ -26,43 +26,40 @@ from photonic_ffzero import (
     Model,
     SimulatedChip,
     configure,
+    devices,
     fit,
     load_model,
     save_model,
 )
-from photonic_ffzero.cli import predict as classify
+from photonic_ffzero.cli import predict
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
-from photonic_ffzero.devices import device as devices
-from photonic_ffzero.devices import remote
-from photonic_ffzero.devices.device import Driver, OnDevice, driver_of
-from photonic_ffzero.devices.remote import Address, DeviceServer, Kind, RemoteDevice, pack
+from photonic_ffzero.devices import DeviceServer, Driver, OnDevice, RemoteDevice, driver_of, wire
+from photonic_ffzero.devices.remote import Address
+from photonic_ffzero.devices.wire import Kind, pack
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.runs.directory import RunDirectory
 from photonic_ffzero.storage import load_checkpoint
-from photonic_ffzero.training import step as steps
+from photonic_ffzero.training import step
 
-N, MESHES, B = 4, 3, 5
-BRIGHT = ElectroOptic(phi_b=np.pi / 2)  # the dark one passes next to nothing
+N, MESHES, B, P = 4, 3, 5, 3
+BRIGHT = ElectroOptic(phi_b=np.pi / 2)  # passes more light than the default
+SPEC = "electro-optic:phi_b=1.5707963267948966"
 STATIC = "splitter_error=0.05,phase_offset=0.2,insertion_loss_db=0.1"
+BRIEF = {"epochs": 2, "batch_size": 20, "directions": 2}
 
 
 @pytest.fixture
 def eager():
-    """Without compiling, which would take longer than a few steps."""
+    """Do not compile, which would take longer than a few steps."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    monkeypatch.setattr(remote, "_PAUSE", 0.01)
-
-
-def chip(**given_settings):
-    return SimulatedChip(N, MESHES, **({"nonlinearity": BRIGHT} | given_settings))
+def chip(**settings):
+    return SimulatedChip(N, MESHES, **({"nonlinearity": BRIGHT} | settings))
 
 
 def light(*lead, seed=1):
@@ -71,14 +68,75 @@ def light(*lead, seed=1):
     return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
 
 
-def some_phases(seed=0, units=N):
-    return RectangularMesh(units).initial_phases(seed)
+def some_phases(seed=0):
+    return RectangularMesh(N).initial_phases(seed)
+
+
+def one_set(phases):
+    return [Phases(*(w[np.newaxis] for w in phases))]
+
+
+def samples(count=60):
+    rng = np.random.default_rng(0)
+    y = np.arange(count) % 2
+    return rng.random((count, N), np.float32) + np.eye(N, dtype=np.float32)[y], y
+
+
+def trained(**settings):
+    return fit(*samples(), **(BRIEF | settings))
+
+
+def scores(model):
+    return model.scores(samples()[0])
+
+
+def losses(model):
+    return [record.loss for record in model.history]
+
+
+def assert_same(one, other):
+    assert losses(one) == losses(other)
+    assert [r.train_accuracy for r in one.history] == [r.train_accuracy for r in other.history]
+    np.testing.assert_array_equal(scores(one), scores(other))
+
+
+class Wrapped:
+    """A device that counts what it is asked for, and may spoil an answer.
+
+    ``spoil(answer, count)`` gives what is answered to the count-th measurement.
+    """
+
+    def __init__(self, device, spoil=lambda answer, count: answer):
+        self.device, self.spoil = device, spoil
+        self.units, self.columns, self.meshes = device.units, device.columns, device.meshes
+        self.writes = self.passes = self.count = 0
+
+    def write(self, mesh, theta, phi, gamma):
+        self.writes += 1
+        self.device.write(mesh, theta, phi, gamma)
+
+    def measure(self, mesh, fields):
+        self.passes += mesh * len(fields)
+        self.count += 1
+        return self.spoil(self.device.measure(mesh, fields), self.count)
+
+
+class Clock:
+    """A clock that moves by a step whenever it is read, and jumps when it is told to."""
+
+    now, step = 0.0, 0.0
+
+    def __call__(self):
+        self.now += self.step
+        return self.now
+
+    def jump(self, answer):
+        self.now += 100
+        return answer
 
 
 @contextmanager
-def served(device, port=0):
-    """A device behind a socket; hung up at the end."""
-    server = DeviceServer(device, port=port)
+def running(server):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -89,27 +147,55 @@ def served(device, port=0):
         thread.join()
 
 
-def address(server, patience="timeout=5,retries=2"):
-    return f"{server.address}?{patience}"
+def served(device, port=0):
+    return running(DeviceServer(device, port=port))
 
 
-@contextmanager
-def simulated():
-    yield chip()
+class Script(StreamRequestHandler):
+    def handle(self):
+        with suppress(OSError, struct.error):  # the client hung up
+            for pieces in self.server.answers:
+                self.rfile.read(struct.unpack("<4sII", self.rfile.read(12))[2])
+                for piece in pieces:
+                    self.wfile.write(piece)
+            self.rfile.read(self.server.waits)
 
 
-@contextmanager
-def behind_a_socket():
+def scripted(*answers, waits=1):
+    """A server that gives these answers (lists of bytes), and then waits for the client."""
+    server = DeviceServer(chip())
+    server.RequestHandlerClass, server.answers, server.waits = Script, answers, waits
+    return running(server)
+
+
+def connect(server, patience="timeout=30,retries=2", clock=lambda: 0.0, pause=lambda seconds: None):
+    """A client that never waits between two attempts."""
+    return RemoteDevice(Address.of(f"{server.address}?{patience}"), clock=clock, pause=pause)
+
+
+def written(server, *arguments):
+    device = connect(server, *arguments)
+    device.write(1, *some_phases())
+    return device
+
+
+def assert_same_light(one, other, mesh=1, fields=None):
+    for device in (one, other):
+        for number in range(1, mesh + 1):
+            device.write(number, *some_phases(number))
+    x = light() if fields is None else fields
+    np.testing.assert_array_equal(one.measure(mesh, x), other.measure(mesh, x))
+
+
+@pytest.fixture(params=["simulated", "remote"])
+def device(request):
+    if request.param == "simulated":
+        yield chip()
+        return
     with served(chip()) as server:
-        device = RemoteDevice.at(address(server))
+        device = connect(server)
         yield device
         device.close()
-
-
-@pytest.fixture(params=[simulated, behind_a_socket], ids=["simulated", "remote"])
-def device(request):
-    with request.param() as made:
-        yield made
 
 
 class TestEveryDevice:
@@ -117,17 +203,17 @@ class TestEveryDevice:
         assert isinstance(device, Device)
         assert (device.units, device.columns, device.meshes) == (N, N, MESHES)
 
-    def test_reads_the_light_behind_every_mesh(self, device):
-        """The field equations, by the mesh's matrices."""
+    def test_reads_the_light_after_every_mesh(self, device):
+        """Against the field equations, by the matrices of the meshes."""
         for mesh in range(1, MESHES + 1):
             device.write(mesh, *some_phases(mesh))
-        expected = light()
+        fields = light()
         for mesh in range(1, MESHES + 1):
-            expected = expected @ RectangularMesh(N).matrix(some_phases(mesh))
-            found = device.measure(mesh, light())
-            assert found.shape == (B, N)
-            np.testing.assert_allclose(found, np.abs(expected) ** 2, rtol=1e-4, atol=1e-5)
-            expected = BRIGHT(expected)
+            fields = fields @ RectangularMesh(N).matrix(some_phases(mesh))
+            z = device.measure(mesh, light())
+            assert z.shape == (B, N)
+            np.testing.assert_allclose(z, np.abs(fields) ** 2, rtol=1e-4, atol=1e-5)
+            fields = BRIGHT(fields)
 
     def test_writing_one_mesh_leaves_the_others(self, device):
         for mesh in (1, 2):
@@ -142,19 +228,16 @@ class TestEveryDevice:
             device.measure(2, light())
 
     def test_phases_are_not_taken_modulo_a_turn(self, device):
-        """theta and theta + 2 pi differ by a sign, which interferes behind the interferometer."""
+        """theta and theta + 2 pi differ by a sign, which interferes after the interferometer."""
         theta, phi, gamma = some_phases()
-        theta = theta + np.float32(2 * np.pi) * (np.arange(N // 2) == 0).astype(np.float32)
-        device.write(1, *some_phases())
-        before = device.measure(1, light())
         device.write(1, theta, phi, gamma)
+        before = device.measure(1, light())
+        device.write(1, theta + np.float32([2 * np.pi, 0]), phi, gamma)
         assert np.abs(device.measure(1, light()) - before).max() > 0.1
 
 
 class TestLayer:
     """OnDevice against the meshes that the simulated chip is made of."""
-
-    P = 3
 
     @pytest.fixture
     def pair(self):
@@ -165,454 +248,282 @@ class TestLayer:
         drawn = [some_phases(seed + p) for p in range(sets)]
         return Phases(*(tf.constant(np.stack(w)) for w in zip(*drawn, strict=True)))
 
-    def test_begins_as_a_mesh_does(self, pair):
-        ours, theirs = (layer.init(np.random.default_rng(0)) for layer in pair)
-        for found, expected in zip(ours, theirs, strict=True):
-            np.testing.assert_array_equal(found, expected)
-        assert pair[0].taps == N
-
-    def test_is_not_compiled_kept_or_differentiated(self, pair):
-        ours, _ = pair
-        told = [ours.compilable, ours.cacheable, ours.linear, ours.instrument]
-        assert told == [False, False, False, True]
-        with pytest.raises(ValueError, match="perturb must be weights for a mesh"):
-            ours.pullback(None, None, None)
-
     @pytest.mark.parametrize("lead", [(B,), (P, B)])
     def test_sets_one_after_another_are_those_side_by_side(self, pair, lead):
-        """And so are three meshes in a row, of which two are frozen, or none."""
-        ours, theirs = pair
+        """And so are three meshes in a row, the first two frozen or not."""
+        device, mesh = pair
         for fronts in ((), (self.params(8, 1),), (self.params(8, 1), self.params(9))):
-            found = expected = tf.constant(light(*lead))
+            ours = theirs = tf.constant(light(*lead))
             for front in fronts:
-                found, expected = ours.transmit(front, found), theirs.transmit(front, expected)
-            z = ours.measure(self.params(), found)
-            assert z.shape == (self.P, B, N)
+                ours, theirs = device.transmit(front, ours), mesh.transmit(front, theirs)
+            z = device.measure(self.params(), ours)
+            assert z.shape == (P, B, N)
             assert z.dtype == tf.float32
-            np.testing.assert_array_equal(z, theirs.measure(self.params(), expected))
+            np.testing.assert_array_equal(z, mesh.measure(self.params(), theirs))
 
     def test_the_same_in_a_graph(self, pair):
-        ours, _ = pair
-        inside = graph(ours.measure, xla=False)(self.params(), tf.constant(light()))
-        np.testing.assert_array_equal(inside, ours.measure(self.params(), light()))
+        measure = pair[0].measure
+        inside = graph(measure, xla=False)(self.params(), tf.constant(light()))
+        np.testing.assert_array_equal(inside, measure(self.params(), light()))
 
-    def test_what_fails_in_a_graph_comes_out_as_it_was(self, pair):
-        ours, _ = pair
-        ours.driver.device.measure = lambda mesh, fields: {}[mesh]
-        with pytest.raises(DeviceError, match=r"read the light behind mesh 1: KeyError: 1") as out:
-            graph(ours.measure, xla=False)(self.params(), tf.constant(light()))
-        assert isinstance(out.value.__cause__, KeyError)
-        assert not devices.tf.nest.flatten(sys.modules["meshes._tensorflow"]._KEPT)
+    def test_an_error_of_the_device_leaves_a_graph_unchanged(self, pair):
+        pair[0].driver.device.measure = lambda mesh, fields: {}[mesh]
+        with pytest.raises(DeviceError, match=r"measure mesh 1: KeyError: 1") as error:
+            graph(pair[0].measure, xla=False)(self.params(), tf.constant(light()))
+        assert isinstance(error.value.__cause__, KeyError)
 
 
-class Recorded:
-    """A device that counts what it is asked for."""
+class TestDriver:
+    def test_averages_readings(self):
+        """Four readings of a noisy chip deviate half as much as one."""
+        x = np.tile(light(1), (2000, 1))
+        noisy = Driver(chip(imperfections=Imperfections(read_noise=0.05)))
+        one, four = (
+            noisy.measure(x, one_set(some_phases()), reads)[0].std(axis=0).max() for reads in (1, 4)
+        )
+        assert one / four == pytest.approx(2, rel=0.1)
 
-    def __init__(self, device):
-        self.device, self.writes, self.passes = device, 0, 0
-        self.units, self.columns, self.meshes = device.units, device.columns, device.meshes
+    def test_writes_again_after_an_error(self):
+        device = Wrapped(chip(), lambda z, count: None if count == 3 else z)
+        driver, path = Driver(device), one_set(some_phases())
+        for writes in (1, 1, None, 2):
+            if writes is None:
+                with pytest.raises(DeviceError):
+                    driver.measure(light(), path)
+            else:
+                driver.measure(light(), path)
+                assert device.writes == writes
 
-    def write(self, mesh, theta, phi, gamma):
-        self.writes += 1
-        self.device.write(mesh, theta, phi, gamma)
+    def test_writes_no_phases_that_are_not_finite(self):
+        device = Wrapped(chip())
+        infinite = Phases(*(np.float32(np.inf) * w for w in some_phases()))
+        with pytest.raises(DeviceError, match="phases of mesh 1"):
+            Driver(device).measure(light(), one_set(infinite))
+        assert device.writes == 0
 
-    def measure(self, mesh, fields):
-        self.passes += mesh * len(fields)
-        return self.device.measure(mesh, fields)
+    @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (lambda z: z[:, 1:], r"real intensities \[5, 4\] .* mesh 1, found .* \[5, 3\]"),
+            (lambda z: z + 0j, "real intensities .* found complex"),
+            (lambda z: "ready", "real intensities .* found <U5"),
+            (lambda z: None, "real intensities .* found object"),
+            (lambda z: z * np.nan, "finite .* mesh 1, found nan"),
+            (lambda z: np.float64(z) + 1e300, "finite .* mesh 1, found inf"),
+            (lambda z: z - 1e3, "at least 0, .* mesh 1, found -"),
+            (lambda z: Path("/nonexistent/heater").read_text(), "mesh 1: FileNotFoundError"),
+        ],
+    )
+    def test_refuses_nonsense(self, spoil, message):
+        device = Wrapped(chip(), lambda z, count: spoil(z))
+        with pytest.raises(DeviceError, match=message):
+            Driver(device).measure(light(), one_set(some_phases()))
 
-
-def samples(count=60):
-    rng = np.random.default_rng(0)
-    y = np.arange(count) % 2
-    x = rng.random((count, N), np.float32) + np.eye(N, dtype=np.float32)[y]
-    return x, y
-
-
-BRIEF = {"epochs": 2, "batch_size": 20, "directions": 2}
-SPEC = "electro-optic:phi_b=1.5707963267948966"
-
-
-def trained(**given_settings):
-    return fit(*samples(), **(BRIEF | given_settings))
-
-
-def losses(model):
-    return [record.loss for record in model.history]
-
-
-def assert_same(one, other):
-    assert losses(one) == losses(other)
-    assert [r.train_accuracy for r in one.history] == [r.train_accuracy for r in other.history]
-    x, _ = samples()
-    np.testing.assert_array_equal(one.scores(x), other.scores(x))
+    def test_is_the_same_for_all_models_on_a_device(self, eager):
+        """A device has one set of phases, so neither model reads the other's."""
+        device = chip()
+        one, other = (trained(device=device, seed=seed, epochs=1) for seed in (0, 1))
+        assert one.blocks[0].layers[0].driver is driver_of(device)
+        first = scores(one), scores(other)
+        np.testing.assert_array_equal(scores(one), first[0])
+        np.testing.assert_array_equal(scores(other), first[1])
 
 
 @pytest.mark.usefixtures("eager")
 class TestTraining:
     @pytest.mark.parametrize(
-        "given_settings",
+        ("chosen", "imperfections"),
         [
-            {"method": "ff-dd"},
-            {"method": "bp-dd", "meshes": 3, "amplifier": "level=4"},
-            {"method": "ff-dd", "estimator": "forward", "law": "gaussian"},
-            {"method": "ff-dd", "optimizer": "momentum", "epsilon": "auto", "meshes": 1},
+            ({"method": "ff-dd"}, ""),
+            ({"method": "ff-dd"}, STATIC),
+            ({"method": "bp-dd", "meshes": 3, "amplifier": "level=4"}, STATIC),
+            ({"method": "ff-dd", "estimator": "forward", "law": "gaussian"}, STATIC),
+            ({"optimizer": "momentum", "epsilon": "auto", "meshes": 1}, STATIC),
         ],
         ids=str,
     )
-    @pytest.mark.parametrize("imperfections", ["", STATIC])
-    def test_equals_that_on_the_same_chip_unhidden(self, given_settings, imperfections):
+    def test_equals_that_on_the_same_chip_unhidden(self, chosen, imperfections):
         """The same losses and scores to the last bit, native layers or a device."""
-        given_settings = {"nonlinearity": SPEC, "chip": 3, "engine": "native"} | given_settings
-        on = trained(device=f"simulated:{imperfections}", **given_settings)
-        assert_same(on, trained(imperfections=imperfections, **given_settings))
+        chosen = {"nonlinearity": SPEC, "chip": 3, "engine": "native"} | chosen
+        hidden = trained(device=f"simulated:{imperfections}", **chosen)
+        assert_same(hidden, trained(imperfections=imperfections, **chosen))
 
     @pytest.mark.parametrize(
-        "given_settings",
+        "chosen",
         [
-            {},
             {"method": "bp-dd"},
             {"reads": 3, "estimator": "forward"},
             {"epsilon": "auto", "epochs": 1},
         ],
         ids=str,
     )
-    def test_the_device_is_asked_for_what_is_counted(self, given_settings):
-        """Frozen phases stay written, nothing fills up a batch, and every crossing counts."""
-        asked = Recorded(chip())
-        model = trained(device=asked, meshes=3, validation=7, **given_settings)
-        assert asked.writes == model.usage.phase_writes
-        assert asked.passes == model.usage.forward_passes
+    def test_the_device_is_asked_for_what_is_counted(self, chosen):
+        """Frozen phases stay written, nothing pads a batch, and every crossing counts."""
+        device = Wrapped(chip())
+        model = trained(device=device, meshes=3, validation=7, **chosen)
+        assert device.writes == model.usage.phase_writes
+        assert device.passes == model.usage.forward_passes
 
     def test_noise_of_the_writes_is_measured_where_a_step_is_chosen(self):
-        """All of its probes are written, though the phases are the same."""
-        chosen = [
-            trained(device=f"simulated:{made}", epsilon="auto", epochs=1, meshes=1)
-            .history[0]
-            .epsilon
-            for made in ("", "write_noise=0.02")
-        ]
-        assert 2 * chosen[0] < chosen[1]
-
-    def test_readings_are_averaged(self):
-        """Of a noisy chip: four readings deviate half as much."""
-        x, deviations = np.tile(light(1), (2000, 1)), []
-        for reads in (1, 4):
-            driver = Driver(chip(imperfections=Imperfections(read_noise=0.05)))
-            z = driver.measure(x, [Phases(*(w[np.newaxis] for w in some_phases()))], reads)[0]
-            deviations.append(z.std(axis=0).max())
-        assert deviations[0] / deviations[1] == pytest.approx(2, rel=0.1)
+        """Every probe is written, though the phases are the same."""
+        quiet, noisy = (
+            trained(device=f"simulated:{noise}", epsilon="auto", epochs=1, meshes=1)
+            for noise in ("", "write_noise=0.02")
+        )
+        assert 2 * quiet.history[0].epsilon < noisy.history[0].epsilon
 
     def test_a_black_box_between_the_meshes(self):
-        box = BlackBox(np.tanh)
         assert_same(
             trained(device="simulated", nonlinearity=np.tanh),
-            trained(device=SimulatedChip(N, nonlinearity=box)),
+            trained(device=SimulatedChip(N, nonlinearity=BlackBox(np.tanh))),
         )
 
-    @pytest.mark.parametrize("name", ["write_noise", "source_noise", "read_noise", "drive_bits"])
-    def test_what_the_chip_hides_shows_in_the_history(self, name):
-        given_settings = {"nonlinearity": SPEC, "epsilon": 0.2, "epochs": 1}
-        value = 6 if name == "drive_bits" else 0.1
-        hidden = trained(device=f"simulated:{name}={value}", **given_settings)
-        assert losses(hidden) != losses(trained(**given_settings))
-        again = trained(device=f"simulated:{name}={value}", **given_settings)
-        assert losses(hidden) == losses(again)
+    def test_the_noise_of_the_chip_shows_in_the_history_and_repeats(self):
+        chosen = {"nonlinearity": SPEC, "epsilon": 0.2, "epochs": 1}
+        quiet = losses(trained(**chosen))
+        for noise in ("write_noise=0.1", "source_noise=0.1", "read_noise=0.1", "drive_bits=6"):
+            one, two = (losses(trained(device=f"simulated:{noise}", **chosen)) for _ in range(2))
+            assert one == two != quiet
 
-    def test_several_label_dimensions_and_regression(self):
-        x, y = samples()
-        model = fit(x, np.float64(y), device=chip(), task="regression", **BRIEF)
-        assert np.isfinite(model.scores(x)).all()
+    def test_goes_on_from_what_was_trained_in_simulation(self):
+        before = trained(engine="native")
+        model = Model(configure(device="own chip"), N, before.task, device=SimulatedChip(N))
+        assert not np.array_equal(scores(model), scores(before))
+        model.take_over(before)
+        np.testing.assert_array_equal(scores(model), scores(before))
 
 
 def test_compiled_steps_train_as_eager_ones():
-    """The one run here that is compiled: that a graph does not reorder what is written."""
-    on, off = (
-        trained(engine="native", epochs=1, **given) for given in ({"device": "simulated"}, {})
+    """The one compiled run of this file: a graph does not reorder what is written."""
+    hidden, open_chip = (
+        trained(engine="native", epochs=1, **chosen) for chosen in ({"device": "simulated"}, {})
     )
-    assert losses(on) == losses(off)
-    x, _ = samples()
-    np.testing.assert_allclose(on.scores(x), off.scores(x), atol=1e-6)  # in chunks of other sizes
-
-
-NONSENSE = {
-    "shape": (
-        lambda z: z[:, 1:],
-        r"real intensities \[\d+, 4\] behind mesh 1, found .* \[\d+, 3\]",
-    ),
-    "complex": (lambda z: z + 0j, "must give real intensities .* found complex"),
-    "text": (lambda z: "ready", "must give real intensities .* found <U5"),
-    "nothing": (lambda z: None, "must give real intensities .* found object"),
-    "nan": (lambda z: z * np.nan, "finite intensities, at least 0, behind mesh 1, found nan"),
-    "infinite": (
-        lambda z: np.float64(z) + 1e300,
-        "finite intensities, at least 0, behind mesh 1, found inf",
-    ),
-    "negative": (lambda z: z - 1e3, "finite intensities, at least 0, behind mesh 1, found -"),
-}
-
-
-class Spoilt(Recorded):
-    """A device whose answers are spoilt from some measurement on."""
-
-    def __init__(self, device, spoil, good=0):
-        super().__init__(device)
-        self.spoil, self.good = spoil, good
-
-    def measure(self, mesh, fields):
-        self.good -= 1
-        answer = self.device.measure(mesh, fields)
-        return answer if self.good >= 0 else self.spoil(answer)
-
-
-@pytest.mark.usefixtures("eager")
-class TestNonsense:
-    @pytest.mark.parametrize("kind", NONSENSE)
-    def test_is_an_error_that_says_what_was_found(self, kind):
-        spoil, message = NONSENSE[kind]
-        with pytest.raises(DeviceError, match=message):
-            trained(device=Spoilt(chip(), spoil))
-
-    def test_so_is_whatever_a_laboratory_throws(self):
-        broken = chip()
-        broken.write = lambda *phases: Path("/nonexistent/heater").read_text()
-        with pytest.raises(DeviceError, match=r"write the phases of mesh 1: FileNotFoundError"):
-            trained(device=broken)
-
-    def test_what_failed_is_written_again(self):
-        """Who knows what is on the chip."""
-        asked = Recorded(chip())
-        driver, path = Driver(asked), [Phases(*(w[np.newaxis] for w in some_phases()))]
-        driver.measure(light(), path)
-        driver.measure(light(), path)
-        assert asked.writes == 1
-        asked.measure = lambda mesh, fields: None
-        with pytest.raises(DeviceError):
-            driver.measure(light(), path)
-        del asked.measure
-        driver.measure(light(), path)
-        assert asked.writes == 2
-
-    def test_phases_that_are_not_finite_are_not_written(self):
-        asked = Recorded(chip())
-        path = [Phases(*(np.float32(np.inf) * w[np.newaxis] for w in some_phases()))]
-        with pytest.raises(DeviceError, match="phases of mesh 1 that are not finite"):
-            Driver(asked).measure(light(), path)
-        assert asked.writes == 0
+    assert losses(hidden) == losses(open_chip)
+    np.testing.assert_allclose(scores(hidden), scores(open_chip), atol=1e-6)  # in other chunks
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("given_settings", "message"),
+        ("chosen", "message"),
         [
-            ({"method": "ff-ad"}, "device gives intensities and no derivatives.*got ff-ad"),
-            ({"method": "bp-ad"}, "device gives intensities and no derivatives.*got bp-ad"),
-            ({"estimator": "jvp"}, "device gives intensities and no derivatives.*jvp"),
+            ({"method": "ff-ad"}, "device .*got ff-ad"),
+            ({"estimator": "jvp"}, "device .*jvp"),
             ({"network": "mlp"}, "device does not apply to mlp"),
-            ({"imperfections": "drive_bits=8"}, "imperfections does not apply .* on device"),
-            ({"device": "simulated:drift=0.1"}, "device knows no epochs"),
+            ({"imperfections": "drive_bits=8"}, "imperfections does not apply .*device"),
+            ({"device": "simulated:drift=0.1"}, "device"),
             ({"device": "simulated:bits=8"}, "device simulated's parameter must be one of"),
-            ({"device": "simulated:phase_offset=-1"}, "phase_offset must be at least 0"),
-            ({"device": "tcp://h:1", "engine": "xla"}, "engine does not apply .* device tcp"),
-            ({"device": "tcp://h:1", "chip": 3}, "chip does not apply .* on device tcp"),
+            ({"device": "tcp://h:1", "engine": "xla"}, "engine does not apply .*device tcp"),
+            ({"device": "tcp://h:1", "chip": 3}, "chip does not apply .*device tcp"),
             ({"device": "lab:chip", "nonlinearity": "kerr"}, "nonlinearity does not apply"),
-            ({"device": "tcp://h:1", "amplifier": "gain=2"}, "amplifier does not apply"),
             ({"train_nonlinearity": True}, "train_nonlinearity does not apply to a device"),
             ({"device": "tcp://h"}, "device must be written tcp://host:port, got 'tcp://h'"),
             ({"device": "tcp://h:0"}, "device's port must be 1 to 65535, got 0"),
-            ({"device": "tcp://h:99999999"}, "device's port must be 1 to 65535"),
-            ({"device": "tcp://h:1?timeout=0"}, "timeout must be greater than 0"),
             ({"device": "tcp://h:1?retries=1.5"}, "retries must be a whole number"),
             ({"device": "tcp://h:1?speed=1"}, "device's parameter must be one of timeout, retries"),
-            ({"device": "chip"}, "device must be simulated, .* or module:factory, got 'chip'"),
-            ({"device": "a;b:c"}, "device must be simulated"),
+            ({"device": "chip"}, "device must be .*got 'chip'"),
         ],
         ids=str,
     )
-    def test_bad_settings(self, given_settings, message):
+    def test_bad_settings(self, chosen, message):
         with pytest.raises(ValueError, match=message):
-            configure(**({"device": "simulated"} | given_settings))
+            configure(**({"device": "simulated"} | chosen))
 
-    def test_a_device_of_other_meshes(self):
-        for made, given_settings, message in (
+    @pytest.mark.parametrize(
+        ("device", "chosen", "message"),
+        [
             (SimulatedChip(N + 1), {}, "device must have 4 ports, found 5"),
             (chip(columns=2), {}, "device must have 4 columns in a mesh, found 2"),
             (chip(), {"meshes": 4}, "device must have 4 meshes, found 3"),
             (object(), {}, "device must have units, columns, meshes, write and measure, got"),
-        ):
-            with pytest.raises((ValueError, TypeError), match=message):
-                trained(device=made, **given_settings)
+        ],
+        ids=range(4),
+    )
+    def test_a_device_of_other_meshes(self, device, chosen, message):
+        with pytest.raises((ValueError, TypeError), match=message):
+            trained(device=device, **chosen)
 
-    def test_numbers_that_are_none(self):
-        made = chip()
-        made.units = "four"
-        with pytest.raises(TypeError, match="device's units must be a whole number, got 'four'"):
-            Driver(made)
+    def test_a_simulated_chip_that_drifts(self):
+        with pytest.raises(ValueError, match=r"drift must be 0 .*got 0\.1"):
+            chip(imperfections=Imperfections(drift=0.1))
 
     @pytest.mark.parametrize("name", ["nowhere_to_be_found:chip", "json:chip"])
     def test_a_factory_that_is_not_there(self, name):
         with pytest.raises(ValueError, match=f"device {name} cannot be found"):
             open_device(configure(device=name), N)
 
-    def test_a_device_without_a_place_for_it(self):
+    def test_a_device_that_the_settings_do_not_name(self):
         with pytest.raises(ValueError, match="device does not apply"):
             Model(configure(), N, Classification(2), device=chip())
 
 
 @pytest.mark.usefixtures("eager")
 class TestFiles:
-    def test_a_model_predicts_on_the_device_it_is_given(self, tmp_path):
-        x, _ = samples()
-        own = chip()
-        model = trained(device=own)
-        save_model(model, tmp_path / "model.npz")
-        loaded = load_model(tmp_path / "model.npz", device=own)
-        np.testing.assert_array_equal(loaded.scores(x), model.scores(x))
+    def saved(self, folder, **settings):
+        model = trained(**settings)
+        save_model(model, folder / "model.npz")
+        return model, folder / "model.npz"
+
+    def test_a_model_predicts_on_the_device_it_gets(self, tmp_path):
+        device = chip()
+        model, path = self.saved(tmp_path, device=device)
+        loaded = load_model(path, device=device)
+        np.testing.assert_array_equal(scores(loaded), scores(model))
         assert loaded.config == model.config
-
-    def test_without_it_the_phases_are_there_and_predictions_are_not(self, tmp_path):
-        x, _ = samples()
-        model = trained(device=chip())
-        save_model(model, tmp_path / "model.npz")
-        loaded = load_model(tmp_path / "model.npz")
-        np.testing.assert_array_equal(loaded.params[0][0].theta, model.params[0][0].theta)
+        without = load_model(path)
+        np.testing.assert_array_equal(without.params[0][0].theta, model.params[0][0].theta)
         with pytest.raises(ValueError, match="device must be given to a model"):
-            loaded.scores(x)
+            scores(without)
 
-    def test_a_simulated_device_needs_not_be_given(self, tmp_path):
-        x, _ = samples()
-        model = trained(device=f"simulated:{STATIC}")
-        save_model(model, tmp_path / "model.npz")
-        np.testing.assert_array_equal(load_model(tmp_path / "model.npz").scores(x), model.scores(x))
+    def test_a_simulated_device_is_made_again(self, tmp_path):
+        model, path = self.saved(tmp_path, device=f"simulated:{STATIC}")
+        np.testing.assert_array_equal(scores(load_model(path)), scores(model))
 
-    def test_what_was_trained_in_simulation_is_read_on_a_device(self, tmp_path):
-        x, _ = samples()
-        model = trained(engine="native")
-        save_model(model, tmp_path / "model.npz")
-        moved = load_model(tmp_path / "model.npz", device=SimulatedChip(N))
-        np.testing.assert_array_equal(moved.scores(x), model.scores(x))
+    def test_a_model_trained_in_simulation_predicts_on_a_device(self, tmp_path):
+        model, path = self.saved(tmp_path, engine="native")
+        moved = load_model(path, device=SimulatedChip(N))
+        np.testing.assert_array_equal(scores(moved), scores(model))
         with pytest.raises(ValueError, match=r"^device must have 4 ports, found 5"):
-            load_model(tmp_path / "model.npz", device=SimulatedChip(N + 1))
-
-    def test_training_goes_on_in_situ_from_what_was_trained_in_simulation(self):
-        x, _ = samples()
-        before = trained(engine="native")
-        model = Model(configure(device="own chip"), N, before.task, device=SimulatedChip(N))
-        assert not np.array_equal(model.scores(x), before.scores(x))
-        model.take_over(before)
-        np.testing.assert_array_equal(model.scores(x), before.scores(x))
-
-    def test_two_models_take_turns_on_one_device(self):
-        """It has one set of phases; neither reads the other's."""
-        x, _ = samples()
-        own = chip()
-        one, other = (trained(device=own, seed=seed, epochs=1) for seed in (0, 1))
-        assert one.blocks[0].layers[0].driver is driver_of(own)
-        first = one.scores(x), other.scores(x)
-        np.testing.assert_array_equal(one.scores(x), first[0])
-        np.testing.assert_array_equal(other.scores(x), first[1])
+            load_model(path, device=SimulatedChip(N + 1))
 
 
-class Hung(Recorded):
-    """A device whose server hangs up, or sleeps, at some of its measurements."""
-
-    server = None
-
-    def __init__(self, device, at, seconds=None):
-        super().__init__(device)
-        self.at, self.seconds, self.count = set(at), seconds, 0
-
-    def measure(self, mesh, fields):
-        self.count += 1
-        if self.count in self.at:
-            if self.seconds is None:
-                for line in tuple(self.server._lines):
-                    line.shutdown(socket.SHUT_RDWR)
-            else:
-                time.sleep(self.seconds)
-        return super().measure(mesh, fields)
-
-
-@contextmanager
-def scripted(*scripts):
-    """A far side that does, connection by connection, what a script says."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(10)
-    lines = []
-
-    def run():
-        with suppress(OSError):
-            for script in scripts:
-                lines.append(listener.accept()[0])
-                script(lines[-1])
-                lines[-1].close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        for line in lines:
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-            line.close()
-        listener.close()
-        thread.join(timeout=10)
-
-
-def question(line):
-    """Read one question."""
-    _, kind, length = struct.unpack("<4sII", line.recv(12, socket.MSG_WAITALL))
-    line.recv(length, socket.MSG_WAITALL) if length else None
-    return Kind(kind)
-
-
-HELLO = pack(Kind.SHAPE, struct.pack("<III", N, N, MESHES))
-
-
-def answering(*answers):
-    """A script: these answers, one a question; then wait until the other side hangs up."""
-
-    def script(line):
-        for answer in answers:
-            question(line)
-            line.sendall(answer)
-        line.recv(1)
-
-    return script
+HELLO = [pack(Kind.SHAPE, struct.pack("<III", N, N, MESHES))]
+DONE, LOST = [pack(Kind.DONE)], [pack(Kind.LOST)]
+LIGHT = pack(Kind.LIGHT, np.ones((B, N), "<f4").tobytes())
 
 
 class TestRemote:
-    @pytest.mark.parametrize("at", [[3], [1, 2, 9]], ids=str)
-    def test_disconnects_change_nothing(self, eager, at):
+    def test_disconnects_change_nothing(self, eager):
         """Questions without an answer are asked again, over new connections."""
+
+        def hang_up(z, count):
+            if count in (1, 2, 9):
+                for line in tuple(server._connections):
+                    line.shutdown(socket.SHUT_RDWR)
+            return z
+
         calm = trained(device=chip(), epochs=1)
-        device = Hung(chip(), at)
-        with served(device) as server:
-            device.server = server
-            assert_same(trained(device=address(server), epochs=1), calm)
+        with served(Wrapped(chip(), hang_up)) as server:
+            assert_same(trained(device=connect(server), epochs=1), calm)
 
     def test_a_server_that_forgot_gets_the_phases_again(self):
         with served(chip()) as server:
-            port = server.server_address[1]
-            device = RemoteDevice.at(address(server))
-            device.write(1, *some_phases(1))
-            device.write(2, *some_phases(2))
-            before = device.measure(2, light())
-        with served(chip(), port):
-            np.testing.assert_array_equal(device.measure(2, light()), before)
-            device.close()
+            far = connect(server)
+            assert_same_light(far, chip(), mesh=2)
+            before = far.measure(2, light())
+        with served(chip(), server.server_address[1]):
+            np.testing.assert_array_equal(far.measure(2, light()), before)
+            far.close()
 
     def test_another_device_in_its_place_is_refused(self):
         with served(chip()) as server:
-            port = server.server_address[1]
-            device = RemoteDevice.at(address(server))
-        with served(SimulatedChip(6), port), pytest.raises(DeviceError, match="the one it was"):
-            device.write(1, *some_phases(1))
+            far = connect(server)
+        port = server.server_address[1]
+        with served(SimulatedChip(6), port), pytest.raises(DeviceError, match=r"found \(6, 6, 2\)"):
+            far.write(1, *some_phases())
 
     def test_two_clients_do_not_read_each_other_s_phases(self):
         with served(chip()) as server:
-            one, other = (RemoteDevice.at(address(server)) for _ in range(2))
-            one.write(1, *some_phases(1))
+            one, other = written(server), connect(server)
             before = one.measure(1, light())
             other.write(1, *some_phases(2))
             assert np.abs(other.measure(1, light()) - before).max() > 0.1
@@ -620,118 +531,85 @@ class TestRemote:
             one.close(), other.close()
 
     def test_a_slow_answer_is_asked_for_again(self):
-        device = Hung(chip(), at=[1], seconds=0.5)
-        with served(device) as server:
-            far = RemoteDevice.at(address(server, "timeout=0.3,retries=3"))
-            far.write(1, *some_phases())
-            near = chip()
-            near.write(1, *some_phases())
-            np.testing.assert_array_equal(far.measure(1, light()), near.measure(1, light()))
+        clock = Clock()
+        slow_once = Wrapped(chip(), lambda z, count: clock.jump(z) if count == 1 else z)
+        with served(slow_once) as server:
+            far = connect(server, "timeout=30,retries=2", clock)
+            assert_same_light(far, chip())
+            assert slow_once.count == 2
             far.close()
 
-    def test_one_that_is_always_slow_is_given_up(self):
-        device = Hung(chip(), at=range(1, 9), seconds=0.3)
-        with served(device) as server:
-            far = RemoteDevice.at(address(server, "timeout=0.1,retries=1"))
-            far.write(1, *some_phases())
-            begun = time.monotonic()
-            with pytest.raises(DeviceError, match=r"does not answer, asked 2 times: .*timed out"):
+    def test_one_that_is_always_slow_is_given_up_after_pauses_that_double(self):
+        times, pauses = Clock(), []
+        with served(chip()) as server:
+            far = written(server, "timeout=5,retries=3", times, pauses.append)
+            times.step = 100
+            with pytest.raises(DeviceError, match=r"does not answer, asked 4 times: .*timed out"):
                 far.measure(1, light())
-            assert time.monotonic() - begun < 2
+        assert pauses == [0.5, 1.0, 2.0]
 
     def test_time_runs_for_the_whole_answer(self):
-        """Byte by byte it never ends."""
-
-        def drip(line):
-            question(line)
-            for byte in HELLO:
-                line.sendall(bytes([byte]))
-                time.sleep(0.05)
-
-        with scripted(drip) as place, pytest.raises(DeviceError, match="does not answer"):
-            RemoteDevice.at(f"{place}?timeout=0.2,retries=0")
-
-    def test_nobody_there(self):
-        with served(chip()) as server:
-            place = address(server, "timeout=1,retries=1")
-        with pytest.raises(DeviceError, match=r"tcp://127.*does not answer, asked 2 times"):
-            RemoteDevice.at(place)
+        """An answer that comes byte by byte would never end."""
+        clock = Clock()
+        drip = (clock.jump(bytes([byte])) for byte in HELLO[0])
+        with scripted(drip) as server, pytest.raises(DeviceError, match="does not answer"):
+            connect(server, "retries=0", clock)
 
     def test_many_samples_go_in_several_messages(self, monkeypatch):
-        monkeypatch.setattr(remote, "MAX_BYTES", 3 * 8 * N)
-        with behind_a_socket() as far:
-            near = chip()
-            for device in (far, near):
-                device.write(1, *some_phases())
-            found = far.measure(1, light(10))
-            np.testing.assert_array_equal(found, near.measure(1, light(10)))
+        monkeypatch.setattr(wire, "MAX_BYTES", 3 * 8 * N)
+        with served(chip()) as server:
+            far = connect(server)
+            assert_same_light(far, chip(), fields=light(10))
+            far.close()
 
     def test_an_error_over_there_is_told_here(self):
         broken = chip()
         broken.write = lambda *phases: [][1]
-        with served(broken) as server:
-            far = RemoteDevice.at(address(server))
-            with pytest.raises(DeviceError, match="failed: 'IndexError: list index out of range'"):
-                far.write(1, *some_phases())
+        with (
+            served(broken) as server,
+            pytest.raises(DeviceError, match="failed: 'IndexError: list index out of range'"),
+        ):
+            written(server)
 
     @pytest.mark.parametrize(
         ("answer", "message"),
         [
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", r"nonsense: .* found b'HTTP/1.1'"),
-            (b"\x00" * 64, "nonsense"),
             (b"FFZ1" + struct.pack("<II", 77, 0), "nonsense"),
-            (pack(Kind.DONE), "must answer LIGHT of 80 bytes or LOST of 0 bytes, found DONE of 0"),
+            (DONE[0], "must answer LIGHT of 80 bytes or LOST of 0 bytes, found DONE of 0"),
             (pack(Kind.LIGHT, bytes(79)), "found LIGHT of 79 bytes"),
             (struct.pack("<4sII", b"FFZ1", Kind.LIGHT, 2**32 - 1), "found LIGHT of 4294967295"),
             (struct.pack("<4sII", b"FFZ1", Kind.FAILED, 2**31), "found FAILED of 2147483648"),
             (pack(Kind.FAILED, b"\xff\x1b[2J"), r"failed: '\\?.*x1b\[2J'"),
         ],
-        ids=range(8),
+        ids=range(7),
     )
     def test_garbage_is_an_error_at_once(self, answer, message):
-        with scripted(answering(HELLO, pack(Kind.DONE), answer)) as place:
-            far = RemoteDevice.at(place)
-            far.write(1, *some_phases())
+        with scripted(HELLO, DONE, [answer]) as server:
+            far = written(server)
             with pytest.raises(DeviceError, match=message):
                 far.measure(1, light())
 
-    @pytest.mark.parametrize("value", [np.nan, -1.0])
-    def test_well_formed_nonsense_is_found_by_the_driver(self, value):
-        spoilt = pack(Kind.LIGHT, np.full((B, N), value, "<f4").tobytes())
-        with scripted(answering(HELLO, pack(Kind.DONE), spoilt)) as place:
-            driver = Driver(RemoteDevice.at(place))
-            with pytest.raises(DeviceError, match="finite intensities, at least 0"):
-                driver.measure(light(), [Phases(*(w[np.newaxis] for w in some_phases()))])
-
-    def test_half_an_answer_is_none(self):
-        half = pack(Kind.LIGHT, np.ones((B, N), "<f4").tobytes())[:50]
-
-        def script(line):
-            for answer in (HELLO, pack(Kind.DONE), half):
-                question(line)
-                line.sendall(answer)
-
-        with scripted(script) as place:
-            far = RemoteDevice.at(f"{place}?retries=0")
-            far.write(1, *some_phases())
-            with pytest.raises(DeviceError, match="the connection was closed"):
+    @pytest.mark.parametrize(
+        ("answers", "message"),
+        [([[LIGHT[:50]]], "the connection was closed"), ([LOST, DONE], "someone else")],
+        ids=["half an answer", "phases lost again and again"],
+    )
+    def test_gives_up_at_last(self, answers, message):
+        with scripted(HELLO, DONE, *answers, waits=0) as server:
+            far = written(server, "retries=0")
+            with pytest.raises(DeviceError, match=message):
                 far.measure(1, light())
 
     def test_a_shape_that_is_none_is_refused(self):
-        shape = pack(Kind.SHAPE, struct.pack("<III", 0, 4, 2))
-        with (
-            scripted(answering(shape)) as place,
-            pytest.raises(ValueError, match="device's units must be at least 2, got 0"),
-        ):
-            Driver(RemoteDevice.at(place))
+        shape = [pack(Kind.SHAPE, struct.pack("<III", 0, 4, 2))]
+        with scripted(shape) as server, pytest.raises(ValueError, match=r"units .*got 0"):
+            Driver(connect(server))
 
-    def test_someone_else_who_keeps_writing_is_an_error(self):
-        lost, done = pack(Kind.LOST), pack(Kind.DONE)
-        with scripted(answering(HELLO, done, lost, done, lost, done)) as place:
-            far = RemoteDevice.at(f"{place}?retries=1")
-            far.write(1, *some_phases())
-            with pytest.raises(DeviceError, match="does someone else use it"):
-                far.measure(1, light())
+    def test_the_text_of_an_address(self):
+        place = Address.of("tcp://[::1]:80?timeout=5")
+        assert (place.host, place.port, place.patience.timeout) == ("::1", 80, 5)
+        assert str(place) == "tcp://[::1]:80"
 
 
 @pytest.fixture(scope="module")
@@ -740,9 +618,20 @@ def lasting():
         yield server
 
 
+def told(server, message):
+    """All that a server answers to some bytes."""
+    with socket.create_connection(server.server_address[:2], 5) as line:
+        answer = b""
+        with suppress(OSError):  # it hung up on what it left unread
+            line.sendall(message)
+            line.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: line.recv(4096), b""))
+    return answer
+
+
 class TestServer:
     @settings(
-        max_examples=60,
+        max_examples=40,
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -759,34 +648,28 @@ class TestServer:
         )
     )
     def test_survives_whatever_it_is_told(self, lasting, message):
-        with socket.create_connection(lasting.server_address[:2], 5) as line:
-            answer = b""
-            with suppress(OSError):  # it hung up on what was left unread
-                line.sendall(message)
-                line.shutdown(socket.SHUT_WR)
-                answer = b"".join(iter(lambda: line.recv(4096), b""))
-        assert len(answer) < 4096
-        far = RemoteDevice.at(address(lasting))
+        assert len(told(lasting, message)) < 4096
+        far = connect(lasting)
         assert far.units == N
         far.close()
 
-    def test_takes_no_memory_for_what_is_announced(self, lasting):
-        """Refused from the header alone: the sender never sends the content."""
-        for kind, length in (
-            (Kind.MEASURE, 4 + 8 * N * (2**26)),
-            (Kind.WRITE, 2**31),
-            (Kind.HELLO, 1),
-        ):
-            with socket.create_connection(lasting.server_address[:2], 5) as line:
-                line.sendall(struct.pack("<4sII", b"FFZ1", kind, length % 2**32))
-                assert Kind(struct.unpack("<4sII", line.recv(12))[1]) == Kind.FAILED
-
-    @pytest.mark.parametrize("mesh", [0, MESHES + 1, 2**32 - 1])
-    def test_has_no_other_meshes(self, lasting, mesh):
-        content = struct.pack("<I", mesh) + light().tobytes()
-        with socket.create_connection(lasting.server_address[:2], 5) as line:
-            line.sendall(pack(Kind.MEASURE, content))
-            assert Kind(struct.unpack("<4sII", line.recv(12))[1]) == Kind.FAILED
+    @pytest.mark.parametrize(
+        "question",
+        [
+            struct.pack("<4sII", b"FFZ1", Kind.MEASURE, 4 + 8 * N * 2**26),
+            struct.pack("<4sII", b"FFZ1", Kind.WRITE, 2**31),
+            struct.pack("<4sII", b"FFZ1", Kind.HELLO, 1),
+            *(
+                pack(Kind.MEASURE, struct.pack("<I", mesh) + light().tobytes())
+                for mesh in (0, MESHES + 1, 2**32 - 1)
+            ),
+        ],
+        ids=range(6),
+    )
+    def test_refuses_lengths_from_the_header_alone_and_meshes_it_does_not_have(
+        self, lasting, question
+    ):
+        assert Kind(struct.unpack("<4sII", told(lasting, question)[:12])[1]) == Kind.FAILED
 
 
 def test_a_chip_in_another_process():
@@ -795,21 +678,10 @@ def test_a_chip_in_another_process():
     command += ["--nonlinearity", SPEC, "--device", f"simulated:{STATIC}", "--chip", "5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            place = process.stdout.readline().strip()
-            far = RemoteDevice.at(f"{place}?timeout=20,retries=1")
-            near = SimulatedChip(
-                N,
-                3,
-                nonlinearity=BRIGHT,
-                imperfections=Imperfections(
-                    splitter_error=0.05, phase_offset=0.2, insertion_loss_db=0.1
-                ),
-                seed=5,
-            )
-            for device in (far, near):
-                for mesh in (1, 2, 3):
-                    device.write(mesh, *some_phases(mesh))
-            np.testing.assert_array_equal(far.measure(3, light()), near.measure(3, light()))
+            process.address = process.stdout.readline().strip()
+            far = connect(process, "timeout=20,retries=1")
+            made = Imperfections(splitter_error=0.05, phase_offset=0.2, insertion_loss_db=0.1)
+            assert_same_light(far, chip(imperfections=made, seed=5), mesh=3)
         finally:
             process.kill()
     with pytest.raises(DeviceError, match="does not answer, asked 2 times"):
@@ -821,32 +693,38 @@ RUN += ["--directions", "2", "--epochs", "3", "--quiet"]
 
 
 def figures(folder):
-    """All of a run's results but its time, and where its device was."""
-    found = json.loads((Path(folder) / "results.json").read_text())
-    return {k: v for k, v in found.items() if k not in ("train_seconds", "device", "engine")}
+    """All results of a run but its time, and where its device was."""
+    results = json.loads((Path(folder) / "results.json").read_text())
+    return {k: v for k, v in results.items() if k not in ("train_seconds", "device", "engine")}
+
+
+def error_of(arguments, capsys, command=main):
+    with pytest.raises(SystemExit) as stop:
+        command(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("eager")
-class TestLoss:
+class TestRuns:
     @pytest.fixture(autouse=True)
     def elsewhere(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "path", [*sys.path])
         monkeypatch.setattr(RunDirectory, "write_figures", lambda self, *given: None)
 
-    @pytest.mark.parametrize("good", [3, 20, 40], ids=["at once", "mesh 1", "mesh 2"])
-    def test_of_the_device_leaves_a_run_that_goes_on_to_the_same_figures(self, capsys, good):
+    @pytest.mark.parametrize("good", [3, 40], ids=["at once", "mesh 2"])
+    def test_a_run_that_lost_its_device_goes_on_to_the_same_figures(self, capsys, good):
         """12 readings a step, 3 steps an epoch."""
         assert main([*RUN, "--device", "simulated", "--output", "whole"]) == 0
         capsys.readouterr()
-        dying = Spoilt(SimulatedChip(16), lambda answer: None, good)
+        dying = Wrapped(SimulatedChip(16), lambda z, count: z if count <= good else None)
         with served(dying) as server:
             assert main([*RUN, "--device", server.address, "--output", "run"]) == 1
         errors = capsys.readouterr().err
         assert "argument" not in errors
         assert re.search(r"device tcp://.* failed: .*; what was saved stands; go on", errors)
-        on = f"go on with: mnist_photonic.py --resume run --device {server.address}\n"
-        assert errors.endswith(on)
+        assert f"--resume run --device {server.address}\n" in errors
         if Path("run/model.npz").exists():
             load_checkpoint("run/model.npz")
         with served(SimulatedChip(16)) as server:
@@ -855,63 +733,45 @@ class TestLoss:
 
     def test_a_factory_is_named_again(self, capsys):
         Path("lab.py").write_text(
-            "from photonic_ffzero import SimulatedChip\n\n\ndef chip():\n"
-            "    return SimulatedChip(16)\n"
+            "from photonic_ffzero import SimulatedChip\nchip = lambda: SimulatedChip(16)\n"
         )
         brief = [*RUN, "--epochs", "1"]
         assert main([*brief, "--device", "simulated", "--output", "whole"]) == 0
         assert main([*brief, "--device", "lab:chip", "--output", "run"]) == 0
         assert figures("run") == figures("whole")
         Image.new("L", (8, 8), 200).save("image.png")
-        with pytest.raises(SystemExit):
-            classify.main(["run", "image.png"])
-        assert "--device must be given" in capsys.readouterr().err
-        assert classify.main(["run", "image.png", "--device", "lab:chip"]) == 0
+        assert "--device" in error_of(["run", "image.png"], capsys, predict.main)
+        assert predict.main(["run", "image.png", "--device", "lab:chip"]) == 0
         Path("run/results.json").unlink()
-        with pytest.raises(SystemExit) as stop:
-            main(["--resume", "run", "--quiet"])
-        assert stop.value.code == 2
-        assert "--device must be named again, as it is a program" in capsys.readouterr().err
+        assert "--device" in error_of(["--resume", "run", "--quiet"], capsys)
         assert main(["--resume", "run", "--device", "lab:chip", "--quiet"]) == 0
         assert figures("run") == figures("whole")
 
     def test_a_run_without_a_device_does_not_get_one(self, capsys):
         assert main([*RUN, "--epochs", "1", "--output", "run"]) == 0
-        with pytest.raises(SystemExit):
-            main(["--resume", "run", "--device", "simulated"])
-        assert "--device does not apply to a run that began without" in capsys.readouterr().err
+        resume = ["--resume", "run", "--device", "simulated"]
+        assert "--device does not apply" in error_of(resume, capsys)
 
-    def test_nothing_is_written_if_it_is_not_there_at_the_start(self, capsys):
-        with pytest.raises(SystemExit) as stop:
-            main([*RUN, "--device", "tcp://127.0.0.1:9?retries=0", "--output", "run"])
-        assert stop.value.code == 2
-        assert "does not answer, asked 1 times" in capsys.readouterr().err
+    def test_nothing_is_written_if_the_device_is_not_there_at_the_start(self, capsys):
+        run = [*RUN, "--device", "tcp://127.0.0.1:9?retries=0", "--output", "run"]
+        assert "does not answer, asked 1 times" in error_of(run, capsys)
         assert not Path("run").exists()
 
-    def test_several_seeds_each_have_a_chip_of_their_own_or_share_the_one_there_is(self):
+    def test_each_seed_has_its_chip_or_all_share_the_one_there_is(self):
         several = [*RUN, "--epochs", "1", "--seeds", "2"]
         assert main([*several, "--device", f"simulated:{STATIC}", "--output", "one"]) == 0
         assert main([*several, "--imperfections", STATIC, "--output", "two"]) == 0
         with served(SimulatedChip(16)) as server:
             assert main([*several, "--device", server.address, "--output", "three"]) == 0
         for seed in ("seed-0", "seed-1"):
-            one, two = (figures(Path(run) / seed) for run in ("one", "two"))
-            for found in (one, two):  # light crosses frozen meshes again; what is inside is hidden
-                del found["forward_passes"], found["phase_writes"], found["power"]
-            assert one == two
+            hidden, unhidden = (figures(Path(run) / seed) for run in ("one", "two"))
+            for one in (hidden, unhidden):  # light crosses frozen meshes again
+                del one["forward_passes"], one["phase_writes"], one["power"]
+            assert hidden == unhidden
 
 
-def test_the_example_of_the_module_runs(eager, capsys, monkeypatch):
-    """A device of one's own in 20 lines."""
-    monkeypatch.setattr(steps, "MOST_STEPS", 1)
-    text = textwrap.dedent(devices.__doc__.split("::\n", 1)[1].split("\n\nOn the command", 1)[0])
-    own = text[text.index("class MyChip") : text.index("digits =")]
-    assert len([line for line in own.splitlines() if line.strip()]) <= 20
-    exec(text, {"__name__": "example"})
+def test_the_example_of_the_package_runs(eager, capsys, monkeypatch):
+    monkeypatch.setattr(step, "MOST_STEPS", 1)
+    example = devices.__doc__.split("::\n", 1)[1].split("\n\nOn the command", 1)[0]
+    exec(textwrap.dedent(example), {"__name__": "example"})
     assert 0 <= float(capsys.readouterr().out) <= 1
-
-
-def test_the_text_of_an_address():
-    place = Address.of("tcp://[::1]:80?timeout=5")
-    assert (place.host, place.port, place.patience.timeout) == ("::1", 80, 5)
-    assert str(place) == "tcp://[::1]:80"

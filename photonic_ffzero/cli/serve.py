@@ -5,28 +5,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from meshes import NONLINEARITIES
 from photonic_ffzero.cli.arguments import LineParser, as_flag, count
 from photonic_ffzero.config import SIMULATED, configure
-from photonic_ffzero.devices.remote import DeviceServer
+from photonic_ffzero.devices import DeviceServer
 from photonic_ffzero.networks import open_device
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve a device until Ctrl-C; print its address first. Bad input ends it with status 2."""
+    """Print the address, then serve a device until Ctrl-C. Bad input ends with status 2."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
         server = _server(arguments)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
-    with server:
+    with server, suppress(KeyboardInterrupt):
         print(server.address, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
+        server.serve_forever()
     return 0
 
 
@@ -40,40 +38,21 @@ def _server(arguments: argparse.Namespace) -> DeviceServer:
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(
         prog="python -m photonic_ffzero.serve",
-        description="Serve a device to other processes. Who trains on it sees intensities and "
-        "nothing else: --device tcp://host:port, as it is printed.",
+        description="Serve a device to other processes. They train on it with --device "
+        "tcp://host:port, the address that is printed, and see intensities and nothing else.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--device",
-        metavar="NAME",
-        default=SIMULATED,
-        help=f"{SIMULATED}:key=value,... with imperfections, or module:factory for your own "
-        f"(default: {SIMULATED})",
-    )
-    for name, what, default in (
-        ("units", "ports of a simulated one", 64),
-        ("meshes", "its meshes", 2),
-        ("columns", "columns of a mesh (default: as many as ports)", None),
-    ):
-        shown = "" if default is None else f" (default: {default})"
-        parser.add_argument(
-            f"--{name}", type=count(1), default=default, metavar="N", help=what + shown
-        )
-    parser.add_argument(
-        "--nonlinearity",
-        metavar="NAME:key=value,...",
-        help=f"behind its meshes: {', '.join(NONLINEARITIES)} (default: electro-optic)",
-    )
-    parser.add_argument(
-        "--chip", type=count(0), metavar="N", help="its seed: which chip was made (default: 0)"
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="name or number to listen at (default: 127.0.0.1)"
-    )
-    parser.add_argument(
-        "--port", type=count(0), default=0, metavar="N", help="port (default: any that is free)"
-    )
+    device = f"{SIMULATED}:key=value,... with imperfections, or module:factory (default: simulated)"
+    nonlinearity = f"after its meshes: {', '.join(NONLINEARITIES)} (default: electro-optic)"
+    add = parser.add_argument
+    add("--device", metavar="NAME", default=SIMULATED, help=device)
+    add("--units", type=count(1), default=64, metavar="N", help="ports of a simulated device (64)")
+    add("--meshes", type=count(1), default=2, metavar="N", help="its meshes (default: 2)")
+    add("--columns", type=count(1), metavar="N", help="columns of a mesh (default: N ports)")
+    add("--nonlinearity", metavar="NAME:key=value,...", help=nonlinearity)
+    add("--chip", type=count(0), metavar="N", help="its seed: which chip was made (default: 0)")
+    add("--host", default="127.0.0.1", help="name or number to listen at (default: 127.0.0.1)")
+    add("--port", type=count(0), default=0, metavar="N", help="port (default: any free one)")
     return parser
 
 

@@ -1,47 +1,8 @@
-r"""Devices: a chip in a laboratory, or what behaves like one, in the place of simulated meshes.
-
-A device holds all meshes of a network with their nonlinearities. Its phases can be written, light
-sent in at the first mesh and read behind any of them, and that is all: a detector hands no complex
-fields on, and nothing has a derivative. To train mesh l, the encoded images therefore cross meshes
-1 .. l - 1 again at every evaluation.
-
-Your own device is a class with three numbers and two methods. Here a simulated mesh stands where
-your instruments would be::
-
-    import numpy as np
-
-    from meshes import Phases, RectangularMesh
-    from photonic_ffzero import encode, evaluate, fit, load_dataset
-
-
-    class MyChip:
-        units, columns, meshes = 16, 16, 2  # ports, columns of a mesh, meshes
-
-        def __init__(self):
-            self.mesh, self.phases = RectangularMesh(16, splitter_error=0.05), {}
-
-        def write(self, mesh, theta, phi, gamma):  # meshes count from 1; phases in rad
-            self.phases[mesh] = Phases(theta, phi, gamma)  # yours: set the heaters, wait
-
-        def measure(self, mesh, fields):  # [B, 16], complex: the encoded images
-            for number in range(1, mesh + 1):  # yours: modulate the light, read the detectors
-                fields = self.mesh.propagate(fields, self.phases[number])
-            return np.abs(fields) ** 2  # behind that mesh [B, 16]
-
-
-    digits = load_dataset("digits")
-    x, y = encode(digits.train_images, "average", size=4), digits.train_labels
-    model = fit(x[:400], y[:400], device=MyChip(), epochs=1, directions=4)
-    print(evaluate(model, x[:400], y[:400]).accuracy)
-
-On the command line it is ``--device module:MyChip``, in a module of the working directory, and
-from another process ``--device tcp://host:port``, see `remote`.
-"""
+"""What drives a device: the protocol, the driver that checks it, and a mesh of it as a layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
@@ -56,19 +17,16 @@ from photonic_ffzero.layers.photonic import OfPhases
 
 
 class DeviceError(OSError):
-    """A device does not do what it is asked for, or answers nonsense."""
+    """A device failed, or its answer breaks a rule of `Device`."""
 
 
 @runtime_checkable
 class Device(Protocol):
-    """The smallest thing that can be trained: meshes whose phases are set and whose light is read.
+    """The smallest thing that can be trained: set the phases of its meshes, read its light.
 
-    Any error in one of the methods ends a training; what was learned until then is kept.
-
-    Attributes:
-        units: Ports of every mesh N.
-        columns: Columns of every mesh L, of M = N // 2 interferometers each.
-        meshes: Meshes, in the order of the light.
+    ``units`` is the number N of ports of every mesh, ``columns`` the number L of its columns, each
+    of M = N // 2 interferometers; ``meshes`` counts the meshes that the light passes in turn. Any
+    error in a method ends a training; what was learned until then is kept.
     """
 
     @property
@@ -79,37 +37,22 @@ class Device(Protocol):
     def meshes(self) -> int: ...
 
     def write(self, mesh: int, theta: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> None:
-        """Set the phases of one mesh; those of the others stay.
+        """Set the phases of one mesh, counted from 1: theta, phi [L, M], gamma [N], float32, rad.
 
-        Not modulo 2 pi: theta and theta + 2 pi differ by a sign.
-
-        Args:
-            mesh: Which one, from 1.
-            theta: Internal phases [L, M], float32, rad.
-            phi: External phases [L, M], float32, rad.
-            gamma: Input phase screen [N], float32, rad.
+        They are not taken modulo 2 pi: theta and theta + 2 pi differ by a sign.
         """
 
     def measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
-        """Send light in at the first mesh, and read it behind a mesh, before its nonlinearity.
+        """Send fields [B, N], complex64, into the first mesh and read the light after one mesh.
 
-        Args:
-            mesh: Which one, from 1.
-            fields: Amplitudes at the input ports [B, N], complex64.
-
-        Returns:
-            Intensities at the output ports [B, N], finite, at least 0.
+        Returns the intensities at its output ports, before its nonlinearity [B, N], at least 0.
         """
 
 
 class Driver:
-    """The host's side of a device: writes what is not there yet, and checks what comes back.
+    """Drives a device: writes phases only where they changed, and checks every answer.
 
-    Args:
-        device: The device; it is nobody else's as long as it is used.
-
-    Raises:
-        TypeError, ValueError: it is none, or its numbers of ports, columns or meshes are none.
+    No other driver may use the device, see `driver_of`.
     """
 
     def __init__(self, device: Device) -> None:
@@ -124,107 +67,78 @@ class Driver:
         self._written: dict[int, Phases] = {}
 
     def measure(self, fields: np.ndarray, path: Sequence[Phases], reads: int = 1) -> np.ndarray:
-        """Write sets of phases one after another, and read the light of each.
+        """Write P sets of phases one after another, and read the light after each.
 
         Args:
-            fields: Amplitudes [B, N], or [P, B, N].
-            path: P sets of phases, or one, for every mesh up to the one to read behind.
-            reads: Readings that are averaged into one.
+            fields: Amplitudes [B, N] or [P, B, N].
+            path: For every mesh up to the one whose light is read, P sets of phases or one.
+            reads: Readings averaged into one.
 
         Returns:
             Intensities [P, B, N], float32.
-
-        Raises:
-            DeviceError: the device failed, or its answer breaks a rule of `Device`.
         """
         sets = max(len(phases.theta) for phases in path)
         light = np.broadcast_to(fields.astype(np.complex64), (sets, *fields.shape[-2:]))
         try:
             return np.stack([self._read(light[p], path, p, reads) for p in range(sets)])
         except BaseException:
-            self._written.clear()  # who knows what is written now
+            self._written.clear()  # after an error nobody knows which phases the device has
             raise
 
     def _read(self, fields: np.ndarray, path: Sequence[Phases], p: int, reads: int) -> np.ndarray:
         for mesh, phases in enumerate(path, start=1):
-            alone = len(phases.theta) == 1
-            own = Phases(*(w[0 if alone else p] for w in phases))
-            if not (alone and self._has(mesh, own)):
-                self._write(mesh, own)
+            shared = len(phases.theta) == 1
+            chosen = Phases(*(w[0 if shared else p] for w in phases))
+            # A frozen mesh is written once. Several sets are all written, even equal ones, because
+            # every write has its own noise.
+            if not (shared and self._has(mesh, chosen)):
+                self._write(mesh, chosen)
         return np.mean([self._measure(len(path), fields) for _ in range(reads)], axis=0)
 
     def _has(self, mesh: int, phases: Phases) -> bool:
-        """Whether phases are there already, as those of a frozen mesh are.
-
-        Sets that are evaluated side by side are all written, be they the same: each write has a
-        noise of its own.
-        """
-        there = self._written.get(mesh)
-        return there is not None and all(map(np.array_equal, there, phases))
+        written = self._written.get(mesh)
+        return written is not None and all(map(np.array_equal, written, phases))
 
     def _write(self, mesh: int, phases: Phases) -> None:
         if not all(np.isfinite(w).all() for w in phases):
-            raise DeviceError(f"device was to get phases of mesh {mesh} that are not finite")
+            raise DeviceError(f"device's phases of mesh {mesh} must be finite before a write")
         self._written.pop(mesh, None)
-        with _asked("write the phases of", mesh):
-            self.device.write(mesh, *(np.array(w, np.float32) for w in phases))
+        self._call("write", mesh, *(np.array(w, np.float32) for w in phases))
         self._written[mesh] = Phases(*map(np.array, phases))
 
     def _measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
-        with _asked("read the light behind", mesh):
-            answer = self.device.measure(mesh, fields.copy())
-        return readings(answer, fields.shape, mesh)
+        return check_intensities(self._call("measure", mesh, fields.copy()), fields.shape, mesh)
+
+    def _call(self, method: str, mesh: int, *arrays: np.ndarray) -> Any:
+        try:
+            return getattr(self.device, method)(mesh, *arrays)
+        except DeviceError:
+            raise
+        except Exception as error:
+            text = f"device failed to {method} mesh {mesh}: {type(error).__name__}: {error}"
+            raise DeviceError(text) from error
 
 
-@contextmanager
-def _asked(what: str, mesh: int) -> Iterator[None]:
-    """Whatever goes wrong in a laboratory is a `DeviceError`, of which the cause is kept."""
-    try:
-        yield
-    except DeviceError:
-        raise
-    except Exception as error:
+def check_intensities(answer: Any, shape: tuple[int, ...], mesh: int) -> np.ndarray:
+    """What a device measured after a mesh as float32 [B, N]; a `DeviceError` if it is no light."""
+    z = np.asarray(answer)
+    if z.dtype.kind not in "fiu" or z.shape != shape:
         raise DeviceError(
-            f"device failed to {what} mesh {mesh}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def readings(answer: Any, shape: tuple[int, ...], mesh: int) -> np.ndarray:
-    """A device's answer, if it is what an answer must be.
-
-    Args:
-        answer: What it gave.
-        shape: [B, N].
-        mesh: Behind which mesh, from 1.
-
-    Returns:
-        Intensities [B, N], float32.
-
-    Raises:
-        DeviceError: it is not.
-    """
-    found = np.asarray(answer)
-    if found.dtype.kind not in "fiu" or found.shape != shape:
-        raise DeviceError(
-            f"device must give real intensities {list(shape)} behind mesh {mesh}, found "
-            f"{found.dtype} {list(found.shape)}"
+            f"device must give real intensities {list(shape)} after mesh {mesh}, found "
+            f"{z.dtype} {list(z.shape)}"
         )
     with np.errstate(over="ignore"):
-        found = found.astype(np.float32)
-    if not np.isfinite(found).all() or found.min(initial=0) < 0:
-        worst = found.min() if np.isfinite(found).all() else found[~np.isfinite(found)][0]
+        z = z.astype(np.float32)
+    wrong = z[~np.isfinite(z) | (z < 0)]
+    if wrong.size:
         raise DeviceError(
-            f"device must give finite intensities, at least 0, behind mesh {mesh}, found {worst}"
+            f"device must give finite intensities, at least 0, after mesh {mesh}, found {wrong[0]}"
         )
-    return found
+    return z
 
 
 def driver_of(device: Device) -> Driver:
-    """The driver of a device: one and the same for all models on it, as it has one set of phases.
-
-    Raises:
-        TypeError, ValueError: see `Driver`.
-    """
+    """The driver of a device: the same for all models on it, as it has one set of phases."""
     driver = _DRIVERS.get(id(device))
     if driver is None:
         driver = _DRIVERS[id(device)] = Driver(device)
@@ -235,11 +149,9 @@ _DRIVERS: WeakValueDictionary[int, Driver] = WeakValueDictionary()  # each keeps
 
 
 class Sent(NamedTuple):
-    """Light on its way through a device: what was sent in, and the phases it is to cross.
+    """Light that has not been sent yet: fields at the first mesh, phases of the meshes to cross.
 
-    Attributes:
-        fields: Amplitudes at the first mesh's ports [B, N] or [P, B, N].
-        path: Phases [P or 1, ...] of each mesh.
+    ``fields`` are [B, N] or [P, B, N], and the phases of each mesh lead with P or 1.
     """
 
     fields: Any

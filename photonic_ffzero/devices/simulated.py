@@ -1,42 +1,4 @@
-r"""Devices: a chip in a laboratory, or what behaves like one, in the place of simulated meshes.
-
-A device holds all meshes of a network with their nonlinearities. Its phases can be written, light
-sent in at the first mesh and read behind any of them, and that is all: a detector hands no complex
-fields on, and nothing has a derivative. To train mesh l, the encoded images therefore cross meshes
-1 .. l - 1 again at every evaluation.
-
-Your own device is a class with three numbers and two methods. Here a simulated mesh stands where
-your instruments would be::
-
-    import numpy as np
-
-    from meshes import Phases, RectangularMesh
-    from photonic_ffzero import encode, evaluate, fit, load_dataset
-
-
-    class MyChip:
-        units, columns, meshes = 16, 16, 2  # ports, columns of a mesh, meshes
-
-        def __init__(self):
-            self.mesh, self.phases = RectangularMesh(16, splitter_error=0.05), {}
-
-        def write(self, mesh, theta, phi, gamma):  # meshes count from 1; phases in rad
-            self.phases[mesh] = Phases(theta, phi, gamma)  # yours: set the heaters, wait
-
-        def measure(self, mesh, fields):  # [B, 16], complex: the encoded images
-            for number in range(1, mesh + 1):  # yours: modulate the light, read the detectors
-                fields = self.mesh.propagate(fields, self.phases[number])
-            return np.abs(fields) ** 2  # behind that mesh [B, 16]
-
-
-    digits = load_dataset("digits")
-    x, y = encode(digits.train_images, "average", size=4), digits.train_labels
-    model = fit(x[:400], y[:400], device=MyChip(), epochs=1, directions=4)
-    print(evaluate(model, x[:400], y[:400]).accuracy)
-
-On the command line it is ``--device module:MyChip``, in a module of the working directory, and
-from another process ``--device tcp://host:port``, see `remote`.
-"""
+"""A device that this process simulates."""
 
 from __future__ import annotations
 
