@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -84,8 +85,16 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """
     options = list(options)
     if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(options)}; got {value!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(options)}; got {value!r}{closest(value, options)}"
+        )
     return value
+
+
+def closest(value: Any, options: Iterable[str]) -> str:
+    """``, did you mean ...?`` with the option that is spelt most like the value; else empty."""
+    near = get_close_matches(str(value), options, n=1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any]]) -> Any:

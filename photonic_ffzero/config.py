@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar, get_type_hints
 
 from meshes import NONLINEARITIES, Amplifier, Imperfections
+from meshes.nonlinearities import BlackBox
 from meshes.propagation import ENGINES
-from meshes.validation import choice, from_spec, integer, number, with_values
+from meshes.validation import choice, closest, from_spec, number, with_values
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
 from photonic_ffzero.goodness.decisions import RULES
@@ -21,252 +24,255 @@ from photonic_ffzero.gradients.estimators import ESTIMATORS
 from photonic_ffzero.gradients.objectives import PERTURBATIONS
 from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
-from photonic_ffzero.recipes import COMMON, PARTS, RECIPES, SLOPES
+from photonic_ffzero.recipes import (
+    COMMON,
+    DD,
+    DIFFERENCES,
+    FF,
+    FORWARD_MODE,
+    METHODS,
+    RECIPES,
+    REVERSE_MODE,
+    SLOPES,
+)
+from photonic_ffzero.settings import (
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    Kind,
+    check_settings,
+    defaults_of,
+    markdown_table,
+    matches,
+    one_of,
+    setting,
+    settings_of,
+    spec_of,
+    values_of,
+    whole,
+)
 
-METHODS = ("ff-dd", "ff-ad", "bp-dd", "bp-ad")
-NETWORKS = ("photonic", "mlp", "cnn")
+BLACK_BOX = "black box "  # stands before the name of a function in config.json
+AUTO = "auto"  # epsilon is chosen from the measured noise
+SIMULATED = "simulated"  # a device that is simulated in this process
+GIVEN_DEVICE = "own "  # stands before the class name of a device that was passed as an object
 
-BLACK_BOX = "black box "
-AUTO = "auto"  # an epsilon to be chosen
-SIMULATED = "simulated"  # a device in this process
-OWN_DEVICE = "own "  # one that was given as it is
+# Settings of one scope. What an external device is made of is its own affair.
+_PHOTONIC, _HERE = {"network": "photonic"}, {"device": ("none", SIMULATED)}
+_network = partial(setting, group="network")
+_photonic = partial(_network, applies=_PHOTONIC)
+_photonic_here = partial(_network, applies=_PHOTONIC | _HERE)
+_cnn = partial(_network, applies={"network": "cnn"})
+_goodness = partial(_network, applies={"readout": "goodness"})
+_learning = partial(setting, group="learning")
+_derivative = partial(_learning, applies=DD)
+
+
+def device_kind(device: Any) -> str:
+    """``none``, ``simulated`` or ``external``."""
+    if device is None:
+        return "none"
+    return SIMULATED if str(device).partition(":")[0] == SIMULATED else "external"
+
+
+def _device_imperfections(device: str) -> Imperfections:
+    imperfections = from_spec("device", device, {SIMULATED: Imperfections})
+    if imperfections.drift:
+        raise ValueError(f"device knows no epochs, so that it cannot drift with them, got {device}")
+    return imperfections
+
+
+_DEVICE_TEXT = re.compile(rf"[A-Za-z_][\w.]*:[A-Za-z_]\w*|{GIVEN_DEVICE}\w+")
+
+
+def _check_device(name: str, device: Any) -> None:
+    TEXT.check(name, device)
+    if device_kind(device) == SIMULATED:
+        _device_imperfections(device)
+    elif device.startswith(SCHEME):
+        Address.of(device)
+    elif not _DEVICE_TEXT.fullmatch(device):
+        raise ValueError(f"{name} must be {_DEVICE.rule}, got {device!r}")
+
+
+def _check_nonlinearity(name: str, value: Any) -> None:
+    if not callable(value):  # which names there are depends on the network
+        TEXT.check(name, value)
+
+
+def _check_epsilon(name: str, value: Any) -> None:
+    if value != AUTO:
+        number(name, value, above=0)
+
+
+def _check_norm_size(name: str, value: Any) -> None:
+    whole(0).check(name, value)
+    if value == 1:
+        raise ValueError(f"{name} must be 0 or at least 2: one value has only a sign, got 1")
+
+
+def _read_epsilon(text: str) -> float | str:
+    return text if text == AUTO else float(text)
+
+
+_NONLINEARITY = Kind(
+    _check_nonlinearity, "NAME, NAME:key=value,... or a function", metavar="NAME:key=value,..."
+)
+_DEVICE = Kind(
+    _check_device,
+    f"{SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or module:factory",
+    metavar="NAME",
+)
+_NORM_SIZE = Kind(_check_norm_size, "0, or a whole number from 2", int, metavar="N")
+_EPSILON = Kind(_check_epsilon, f"a number above 0, or {AUTO}", _read_epsilon, metavar="EPS")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Every choice of a training run; None where a method has no such thing.
+    """Every choice of a training run; None where a run has no such thing.
 
-    Attributes:
-        recipe: The recipe the values come from.
-        method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
-        task: ``classification`` or ``regression``.
-        network: ``photonic``, ``mlp`` or ``cnn``.
-        meshes: Number of meshes.
-        columns: Columns of a mesh L; None means as many as ports.
-        depth: Number of layers of a digital network, its last dense one included.
-        width: Outputs of an MLP's layers but the last.
-        channels: Channels of a CNN's convolutions.
-        kernel_size: Pixels a side of their kernels.
-        groups: Groups of outputs with prototypes of their own, for each label dimension.
-        nonlinearity: ``NAME`` or ``NAME:key=value,...``, applied between layers; or a function
-            of NumPy arrays, a black box.
-        train_nonlinearity: Whether the electro-optic modulators' taps, gains and biases, one a
-            port, are trained with the phases of the mesh behind them.
-        amplifier: ``gain=G`` or ``level=P`` between the nonlinearity and the next mesh, see
-            `meshes.Amplifier`; empty for none.
-        imperfections: The chip's, ``key=value,...`` with the fields of `meshes.Imperfections`;
-            empty for an ideal one.
-        chip: Seed of the chip: which one was made. None for the run's own seed.
-        reads: Readings that are averaged into one.
-        device: What measures in the place of the simulation, see `devices`:
-            ``simulated:key=value,...`` with the fields of `meshes.Imperfections`,
-            ``tcp://host:port``, ``module:factory``, or ``own NAME`` for one given as it is.
-        readout: ``goodness`` (cosine with prototypes) or ``ports`` (the first C tapped values).
-        prototypes: ``simplex`` or ``random``; None for the readout ``ports``.
-        detection: ``balanced`` or ``raw``; None for the readout ``ports``.
-        norm_size: Tapped values that the goodness normalises together, see `cosine`: 0 for all of
-            a group, as the paper does, or at least 2; None for the readout ``ports``.
-        loss: ``NAME`` or ``NAME:key=value,...``.
-        rule: How layers decide together, ``sum``, ``vote`` or ``last``; None for BP.
-        estimator: ``central``, ``forward``, ``jvp`` or ``autodiff``.
-        perturb: Where directions lie, ``weights`` or ``activations``; None for AD.
-        law: Law of the directions; None for AD.
-        directions: Directions a step K; None for AD.
-        epsilon: Step of the differences (of a phase: rad), or ``auto``: chosen from the measured
-            noise, see `stepsize`. None for AD.
-        optimizer: ``sgd``, ``momentum`` or ``adam``.
-        learning_rate: First learning rate, for the mean loss over the batch.
-        schedule: ``constant`` or ``cosine``.
-        batch_size: Images a step B.
-        epochs: Passes over the training images for each block; 0 to train nothing.
-        seed: Seed of everything random.
-        engine: ``auto``, ``native`` or ``xla``.
-
-    Raises:
-        ValueError, TypeError: a value is unknown or out of range.
+    `settings_table` says what each field means, which values it takes and where it applies;
+    `configure` fills one from a recipe.
     """
 
-    recipe: str
-    method: str
-    task: str
-    network: str
-    meshes: int | None
-    columns: int | None
-    depth: int | None
-    width: int | None
-    channels: int | None
-    kernel_size: int | None
-    groups: int
-    nonlinearity: Any
-    train_nonlinearity: bool | None
-    amplifier: str | None
-    imperfections: str | None
-    chip: int | None
-    reads: int | None
-    device: str | None
-    readout: str
-    prototypes: str | None
-    detection: str | None
-    norm_size: int | None
-    loss: str
-    rule: str | None
-    estimator: str
-    perturb: str | None
-    law: str | None
-    directions: int | None
-    epsilon: float | str | None
-    optimizer: str
-    learning_rate: float
-    schedule: str
-    batch_size: int
-    epochs: int
-    seed: int
-    engine: str | None
+    recipe: str = _learning(
+        one_of(RECIPES),
+        "where all defaults come from: ours, the paper's, its published code's, or ours for "
+        "digital networks",
+        default="balanced",
+    )
+    method: str = _learning(
+        one_of(METHODS),
+        "local (ff) or global (bp) losses; directional derivatives (dd) or automatic "
+        "differentiation (ad)",
+        default="ff-dd",
+    )
+    task: str = _learning(one_of(TASKS), "what the labels are", default="classification")
+    network: str = _network(
+        one_of(("photonic", "mlp", "cnn")), "meshes, dense layers, convolutions"
+    )
+    meshes: int | None = _photonic(whole(1), "meshes in a row", default=2)
+    columns: int | None = _photonic(
+        whole(1), "columns of a mesh", metavar="L", default=None, shown="as many as ports"
+    )
+    depth: int | None = _network(
+        whole(1),
+        "layers of a digital network, the last dense one included",
+        applies={"network": ("mlp", "cnn")},
+        shown="mlp 4, cnn 3",
+    )
+    width: int | None = _network(
+        whole(1), "outputs of an MLP's layers but the last", applies={"network": "mlp"}, default=100
+    )
+    channels: int | None = _cnn(whole(1), "channels of a CNN's convolutions", default=16)
+    kernel_size: int | None = _cnn(whole(1), "pixels a side of a CNN's kernels", default=6)
+    groups: int = _network(
+        whole(1), "groups of outputs a label, each with prototypes of its own", default=1
+    )
+    nonlinearity: Any = _network(  # noqa: RUF009 - makes a field, which is not shared
+        _NONLINEARITY,
+        f"between meshes: {', '.join(NONLINEARITIES)} (electro-optic also by its parts, with "
+        "--unit-power: tap, responsivity in A/W, gain in ohm, v_pi and bias in V); between "
+        f"digital layers: {', '.join(ACTIVATIONS)}; in Python also a function of arrays",
+        applies=_HERE,
+        shown="electro-optic; digital: gelu",
+    )
+    train_nonlinearity: bool | None = _photonic(
+        SWITCH,
+        "train the taps, gains and biases of electro-optic modulators, too, one a port",
+        default=False,
+    )
+    amplifier: str | None = _photonic_here(
+        values_of(Amplifier),
+        "between meshes: a fixed power gain, or each image to a set total power, in units of "
+        "|E|^2 (a port's brightest is 1)",
+        metavar="gain=G|level=P",
+        default="",
+    )
+    imperfections: str | None = _network(
+        values_of(Imperfections),
+        f"of the chip: {', '.join(f.name for f in fields(Imperfections))}",
+        applies=_PHOTONIC | {"device": "none"},
+        default="",
+    )
+    chip: int | None = _photonic_here(
+        whole(0), "seed of the chip: which one it is", default=None, shown="that of the run"
+    )
+    reads: int | None = _photonic(whole(1), "readings averaged into one", default=1)
+    device: str | None = _photonic(
+        _DEVICE,
+        f"train on a device instead of simulating: {SIMULATED}:key=value,... with imperfections "
+        "that training cannot see, tcp://host:port, or module:factory for your own",
+        default=None,
+    )
+    readout: str = _network(
+        one_of(READOUTS), "cosine with prototypes, or the first ports' intensities"
+    )
+    prototypes: str | None = _goodness(
+        one_of(PROTOTYPES), "as far apart as possible, or drawn independently", default="simplex"
+    )
+    detection: str | None = _goodness(
+        one_of(DETECTIONS), "intensities as they are, or minus their mean over ports"
+    )
+    norm_size: int | None = _goodness(
+        _NORM_SIZE,
+        "tapped values that the cosine normalises together; 0: all of a group",
+        default=0,
+        shown="recipe's",
+    )
+    loss: str = _learning(spec_of(LOSSES), ", ".join(LOSSES))
+    rule: str | None = _network(one_of(RULES), "how the layers of ff decide together", applies=FF)
+    estimator: str = _learning(
+        one_of(ESTIMATORS),
+        "slopes: of -dd by differences (central, forward) or exact by forward-mode "
+        "differentiation (jvp); of -ad by autodiff",
+        shown="central; -ad: autodiff",
+    )
+    perturb: str | None = _derivative(
+        one_of(PERTURBATIONS), "where directions lie; activations: digital ff only", shown="weights"
+    )
+    law: str | None = _derivative(
+        one_of(LAWS), f"law of the directions: {', '.join(LAWS)}", metavar="NAME"
+    )
+    directions: int | None = _derivative(whole(1), "directions a step", metavar="K")
+    epsilon: float | str | None = _learning(
+        _EPSILON,
+        "step of each parameter (of a phase: rad) or activation; for the unit laws, length of "
+        "the whole step; auto: from a chip's noise, measured",
+        unit="rad for phases",
+        applies={"slopes": DIFFERENCES},
+    )
+    optimizer: str = _learning(one_of(OPTIMIZERS), "how slopes become updates")
+    learning_rate: float = _learning(POSITIVE, "first rate, for the mean loss of a batch")
+    schedule: str = _learning(one_of(SCHEDULES), "how the learning rate goes on")
+    batch_size: int = _learning(whole(1), "images a step", metavar="B")
+    epochs: int = _learning(whole(0), "epochs a block (mesh, layer); 0 trains nothing")
+    seed: int = setting(whole(0), "seed of everything random", "run", default=0)
+    engine: str | None = _photonic_here(
+        one_of(ENGINES), "mesh simulator; auto: the fastest here", default="auto"
+    )
 
     def __post_init__(self) -> None:
-        for name, options in _CHOICES.items():
-            if (value := getattr(self, name)) is not None:
-                choice(name, value, options)
-        for name in _COUNTS:
-            if (value := getattr(self, name)) is not None:
-                integer(name, value, minimum=1)
-        for name in ("epochs", "seed", "chip", "norm_size"):
-            if (value := getattr(self, name)) is not None:
-                integer(name, value, minimum=0)
-        if self.norm_size == 1:
-            raise ValueError(
-                "norm_size must be 0 or at least 2: of one value only the sign is left, got 1"
-            )
-        number("learning_rate", self.learning_rate, above=0)
-        if self.epsilon not in (None, AUTO):
-            number("epsilon", self.epsilon, above=0)
-        from_spec("loss", self.loss, LOSSES)
-        if self.nonlinearity is not None and not callable(self.nonlinearity):
-            registry = NONLINEARITIES if self.network == "photonic" else ACTIVATIONS
-            from_spec("nonlinearity", self.nonlinearity, registry)
-        self._check_device()
-        self._check_estimator()
-        self._check_all_is_set()
-        self._check_task()
-        self._check_modulators()
-        if self.amplification and self.layers < 2:
-            raise ValueError(f"amplifier stands between two meshes or more, got {self.layers}")
-        self._check_chip()
-
-    def _check_all_is_set(self) -> None:
-        needed = [name for name in _NEEDED[self.network] if name not in _own(self.device)]
-        needed += ["perturb", "law", "directions"] if self.method.endswith("-dd") else []
-        needed += [] if self._differentiates else ["epsilon"]
-        needed += ["rule"] if self.local else []
-        needed += ["detection", "prototypes", "norm_size"] if self.readout == "goodness" else []
-        for name in needed:
-            if getattr(self, name) is None:
-                raise ValueError(
-                    f"{name} must be set for {self.network} with {self.method}, "
-                    f"{self.estimator}, {self.readout}"
-                )
-
-    def _check_device(self) -> None:
-        if self.device is None:
-            return
-        if self.network != "photonic":
-            raise ValueError(f"device does not apply to {self.network}: it is on no chip")
-        if not isinstance(self.device, str):
-            raise TypeError(f"device must be a text, got {self.device!r}")
-        if self.simulates_device:
-            _ = self.device_imperfections
-        elif self.device.startswith(SCHEME):
-            Address.of(self.device)
-        elif not _DEVICE.fullmatch(self.device):
-            raise ValueError(
-                f"device must be {SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or "
-                f"module:factory, got {self.device!r}"
-            )
-        if self.method.endswith("-ad") or self._differentiates:
-            raise ValueError(
-                "device gives intensities and no derivatives: it can be trained by differences "
-                f"alone (ff-dd, bp-dd; central, forward), got {self.method}, {self.estimator}"
-            )
-        if self.train_nonlinearity:
-            raise ValueError("train_nonlinearity does not apply to a device: it takes phases alone")
-        for name in _own(self.device):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} is the device's own, and cannot be set for {self.device}")
-
-    def _check_estimator(self) -> None:
-        mode = self._differentiates
-        if (mode == "reverse") != self.method.endswith("-ad"):
-            raise ValueError(
-                f"estimator {self.estimator} does not fit method {self.method}: the estimators "
-                "central, forward and jvp are for -dd methods, autodiff for -ad"
-            )
-        if mode and not self.local and callable(self.nonlinearity):
-            raise ValueError(
-                f"nonlinearity is a black box, which estimator {self.estimator} would have to "
-                f"differentiate for {self.method}; ff methods and differences never do"
-            )
-        if mode == "forward" and self.network == "photonic" and self.engine != "xla":
-            raise ValueError(
-                f"engine must be xla for estimator {self.estimator}: the native engine has no "
-                f"forward mode, got {self.engine}"
-            )
-        if self.perturb == "activations" and self.network == "photonic":
-            raise ValueError(
-                "perturb must be weights for meshes: from activations there is no way back to "
-                "phases, which act through sines, as there is to a dense layer's weights"
-            )
-        if self.perturb == "activations" and not self.local:
-            raise ValueError(
-                "perturb must be weights for bp: what the last layer's activations say does not "
-                "reach the layers before it without backpropagation"
-            )
-
-    def _check_task(self) -> None:
-        regression = self.task == "regression"
-        if regression != (self.loss.partition(":")[0] == "squared"):
-            raise ValueError(f"loss {self.loss} does not fit the task {self.task}")
-        if regression and self.rule not in (None, "last"):
-            raise ValueError(f"rule must be last for a regression, got {self.rule}")
-
-    def _check_modulators(self) -> None:
-        if not self.train_nonlinearity:
-            return
-        if callable(self.nonlinearity) or self.nonlinearity.partition(":")[0] != "electro-optic":
-            raise ValueError(
-                f"train_nonlinearity needs electro-optic modulators, got {self.nonlinearity}"
-            )
-        if self.layers < 2:
-            raise ValueError(f"train_nonlinearity needs two meshes or more, got {self.layers}")
-
-    def _check_chip(self) -> None:
-        made = self._made
-        if self._differentiates and not made.differentiable:
-            raise ValueError(
-                f"imperfections with drive_bits or adc_bits cannot be differentiated, which "
-                f"estimator {self.estimator} does; use differences (-dd)"
-            )
-        if self.epsilon == AUTO and (self.network != "photonic" or "unit" in (self.law or "")):
-            raise ValueError(
-                f"epsilon {AUTO} is the step of every phase of a mesh, chosen from a chip's noise; "
-                f"it does not apply to {self.network} with law {self.law}"
-            )
-        if not made.drive_step or self.epsilon is None or isinstance(self.epsilon, str):
-            return
-        if "unit" in (self.law or ""):
-            raise ValueError(
-                f"law must give every phase a step of its own where the drive has steps "
-                f"(drive_bits={made.drive_bits}), got {self.law}"
-            )
-        if self.epsilon < made.drive_step:
-            raise ValueError(
-                f"epsilon must be at least one step of the drive, {made.drive_step:.6g} rad with "
-                f"drive_bits={made.drive_bits}, got {self.epsilon:g}"
-            )
+        check_settings(self, facts(vars(self)), describe(vars(self)))
+        _ = self.layer_nonlinearity
+        for rules in (_learning_rules, _device_rules, _estimator_rules, _mesh_rules, _chip_rules):
+            for broken, message in rules(self):
+                if broken:
+                    raise ValueError(message)
 
     @property
-    def _differentiates(self) -> str | None:
-        """The mode in which the estimator differentiates, None if it does not."""
-        return ESTIMATORS[self.estimator]().differentiates
+    def slopes(self) -> str | None:
+        """What the estimator rests on: ``differences``, ``forward mode`` or ``reverse mode``."""
+        return _slopes(self.estimator)
+
+    @property
+    def layer_nonlinearity(self) -> Any:
+        """The nonlinearity between layers; None if a device has its own."""
+        if callable(self.nonlinearity):
+            return BlackBox(self.nonlinearity)
+        registry = NONLINEARITIES if self.network == "photonic" else ACTIVATIONS
+        spec = self.nonlinearity
+        return None if spec is None else from_spec("nonlinearity", spec, registry)
 
     @property
     def amplification(self) -> Amplifier | None:
@@ -281,17 +287,12 @@ class Config:
     @property
     def simulates_device(self) -> bool:
         """Whether the device is a simulation in this process."""
-        return self.device is not None and _kind(self.device) == SIMULATED
+        return device_kind(self.device) == SIMULATED
 
     @property
     def device_imperfections(self) -> Imperfections:
-        """How far from ideal a simulated device is, which is not to be looked at in training."""
-        found = from_spec("device", self.device or "", {SIMULATED: Imperfections})
-        if found.drift:
-            raise ValueError(
-                f"device knows no epochs, so that it cannot drift with them, got {self.device}"
-            )
-        return found
+        """How far from ideal a simulated device is, which training must not look at."""
+        return _device_imperfections(self.device or "")
 
     @property
     def local(self) -> bool:
@@ -310,139 +311,204 @@ class Config:
 
     @property
     def idle(self) -> dict[str, str]:
-        """Settings that this run would not be changed by, each with the reason."""
-        found: dict[str, str] = {}
+        """Settings that would not change this run, each with the reason."""
+        reasons: dict[str, str] = {}
         if self.layers == 1:
-            found["rule"] = "one layer decides alone"
-            found["nonlinearity"] = "it stands between layers, of which there is one"
+            reasons["rule"] = "one layer decides alone"
+            reasons["nonlinearity"] = "it stands between layers, and there is one layer"
             for name in ("width", "channels", "kernel_size"):
-                found[name] = "it is of the layers before the last, of which there are none"
-        made, here = self._made, self.device is None
-        if here and not made.noisy_readings:
-            found["reads"] = "without noise of the readings, all are alike"
-        if not (made.fabricated or (not here and (made.noisy_readings or not made.steady))):
-            found["chip"] = "without imperfections that differ from chip to chip, all are alike"
-        return found
+                reasons[name] = "it shapes the layers before the last, and there are none"
+        chip, simulated_here = self._known_imperfections, self.device is None
+        if simulated_here and not chip.noisy_readings:
+            reasons["reads"] = "readings without noise are all alike"
+        noisy_device = not simulated_here and (chip.noisy_readings or not chip.steady)
+        if not (chip.fabricated or noisy_device):
+            reasons["chip"] = "chips without random imperfections are all alike"
+        return reasons
 
     @property
-    def _made(self) -> Imperfections:
-        """How far from ideal the chip is, as far as the host can know."""
+    def _known_imperfections(self) -> Imperfections:
+        """How far from ideal chip or device are, as far as this process can know."""
         return self.device_imperfections if self.simulates_device else self.chip_imperfections
 
     def on(self, device: str) -> Config:
-        """The same on another device.
-
-        Raises:
-            ValueError: it cannot be.
-        """
-        own: dict[str, Any] = dict.fromkeys(_own(device))
-        return replace(self, device=device, **own)
+        """The same run on another device, without the settings that the device decides."""
+        met = facts(vars(self)) | {"device": device_kind(device)}
+        left_out: dict[str, Any] = {
+            name: None
+            for name, entry in settings_of(Config).items()
+            if not matches(entry.applies, met)
+        }
+        return replace(self, **(left_out | {"device": device}))
 
     def as_json(self) -> dict[str, Any]:
-        """Every field; a black box by its name, which cannot be turned back into it."""
+        """Every field; a black box by its name, from which it cannot be restored."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         if callable(self.nonlinearity):
             content["nonlinearity"] = f"{BLACK_BOX}{getattr(self.nonlinearity, '__name__', '?')}"
         return content
 
 
-_DEVICE = re.compile(rf"[A-Za-z_][\w.]*:[A-Za-z_]\w*|{OWN_DEVICE}\w+")
+def facts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, the kind of device, and ``slopes``: what the estimator rests on."""
+    derived = {"device": device_kind(values["device"]), "slopes": _slopes(values["estimator"])}
+    return {**values, **derived}
 
 
-def _kind(device: str) -> str:
-    return device.partition(":")[0]
+def _slopes(estimator: Any) -> str | None:
+    """None for no known estimator."""
+    if estimator not in tuple(ESTIMATORS):
+        return None
+    return SLOPES[ESTIMATORS[estimator]().differentiates]
 
 
-def _own(device: Any) -> tuple[str, ...]:
-    """What a device settles by itself: one that is simulated here has the rest from here."""
-    if not isinstance(device, str):
-        return ()
-    if _kind(device) == SIMULATED:
-        return ("imperfections",)
-    return ("imperfections", "chip", "nonlinearity", "amplifier", "engine")
+def describe(values: Mapping[str, Any]) -> str:
+    """A run as errors name it."""
+    device = f" on device {values['device']}" if values["device"] else ""
+    return (
+        f"{values['network']}{device} with method {values['method']}, estimator "
+        f"{values['estimator']}, readout {values['readout']}"
+    )
 
 
-_COUNTS = (
-    *("meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
-    *("reads", "directions", "batch_size"),
-)
-_NEEDED = {
-    "photonic": ("meshes", "nonlinearity", "engine"),
-    "mlp": ("depth", "width", "nonlinearity"),
-    "cnn": ("depth", "channels", "kernel_size", "nonlinearity"),
-}
-_CHOICES: dict[str, Iterable[str]] = {
-    "recipe": RECIPES,
-    "method": METHODS,
-    "task": TASKS,
-    "network": NETWORKS,
-    "readout": READOUTS,
-    "prototypes": PROTOTYPES,
-    "detection": DETECTIONS,
-    "rule": RULES,
-    "estimator": ESTIMATORS,
-    "perturb": PERTURBATIONS,
-    "law": LAWS,
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-    "engine": ENGINES,
-}
+# --- rules between settings: pairs (whether the run breaks the rule, message) ------------------
+
+Rules = Iterator[tuple[bool, str]]
 
 
-def device_name(device: Any) -> str:
-    """What a configuration calls a device: what it was named by, or its kind."""
-    return device if isinstance(device, str) else f"{OWN_DEVICE}{type(device).__name__}"
+def _learning_rules(run: Config) -> Rules:
+    regression, squared = run.task == "regression", run.loss.partition(":")[0] == "squared"
+    yield regression != squared, f"loss {run.loss} does not fit the task {run.task}"
+    other_rule = regression and run.rule not in (None, "last")
+    yield other_rule, f"rule must be last for a regression, got {run.rule}"
 
 
-def configure(recipe: str = "balanced", method: str = "ff-dd", **given: Any) -> Config:
-    """Fill a configuration from a recipe; what is given takes precedence.
+def _device_rules(run: Config) -> Rules:
+    if run.device is None:
+        return
+    yield (
+        run.method.endswith("-ad") or run.slopes != DIFFERENCES,
+        "device gives intensities and no derivatives: it can be trained by differences alone "
+        f"(ff-dd, bp-dd; central, forward), got {run.method}, {run.estimator}",
+    )
+    yield (
+        bool(run.train_nonlinearity),
+        ("train_nonlinearity does not apply to a device, which takes phases alone"),
+    )
+
+
+def _estimator_rules(run: Config) -> Rules:
+    photonic, activations = run.network == "photonic", run.perturb == "activations"
+    yield (
+        (run.slopes == REVERSE_MODE) != run.method.endswith("-ad"),
+        f"estimator {run.estimator} does not fit method {run.method}: the estimators central, "
+        "forward and jvp are for -dd methods, autodiff for -ad",
+    )
+    yield (
+        run.slopes != DIFFERENCES and not run.local and callable(run.nonlinearity),
+        f"nonlinearity is a black box, which estimator {run.estimator} would have to "
+        f"differentiate for {run.method}; ff methods and differences never do",
+    )
+    yield (
+        run.slopes == FORWARD_MODE and photonic and run.engine != "xla",
+        f"engine must be xla for estimator {run.estimator}: the native engine has no forward "
+        f"mode, got {run.engine}",
+    )
+    yield (
+        activations and photonic,
+        "perturb must be weights for meshes: a phase acts through sines, so that its slope does "
+        "not follow from those of activations, as a dense layer's weight's does",
+    )
+    yield (
+        activations and not run.local,
+        "perturb must be weights for bp: slopes of the last layer's activations do not reach "
+        "the layers before it without backpropagation",
+    )
+
+
+def _mesh_rules(run: Config) -> Rules:
+    single, found = run.layers < 2, run.nonlinearity
+    if run.train_nonlinearity:
+        modulators = isinstance(found, str) and found.partition(":")[0] == "electro-optic"
+        yield not modulators, f"train_nonlinearity needs electro-optic modulators, got {found}"
+        yield single, f"train_nonlinearity needs two meshes or more, got {run.layers}"
+    amplified = run.amplification is not None
+    yield amplified and single, f"amplifier stands between two meshes or more, got {run.layers}"
+
+
+def _chip_rules(run: Config) -> Rules:
+    chip, unit_law = run._known_imperfections, "unit" in (run.law or "")
+    yield (
+        run.slopes != DIFFERENCES and not chip.differentiable,
+        "imperfections with drive_bits or adc_bits cannot be differentiated, which estimator "
+        f"{run.estimator} does; use differences (-dd)",
+    )
+    yield (
+        run.epsilon == AUTO and (run.network != "photonic" or unit_law),
+        f"epsilon {AUTO} is the step of every phase of a mesh, chosen from a chip's noise; it "
+        f"does not apply to {run.network} with law {run.law}",
+    )
+    if not chip.drive_step or run.epsilon is None or isinstance(run.epsilon, str):
+        return
+    bits = f"drive_bits={chip.drive_bits}"
+    yield unit_law, f"law must give every phase its own step with {bits}, got {run.law}"
+    yield (
+        run.epsilon < chip.drive_step,
+        f"epsilon must be at least one step of the drive, {chip.drive_step:.6g} rad with "
+        f"{bits}, got {run.epsilon:g}",
+    )
+
+
+# --- from a recipe ----------------------------------------------------------------------------
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def with_settings(function: _Function) -> _Function:
+    """Let the signature of a function that takes ``**settings`` list every setting by name."""
+    signature, hints = inspect.signature(function), get_type_hints(Config)
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    listed = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+        for name, hint in ((name, hints[name] | None) for name in settings_of(Config))
+        if name not in signature.parameters
+    ]
+    function.__signature__ = signature.replace(parameters=[*named, *listed])  # type: ignore
+    return function
+
+
+@with_settings
+def configure(recipe: str = "balanced", method: str = "ff-dd", **settings: Any) -> Config:
+    """Fill a configuration from a recipe; settings that are given take precedence.
 
     Args:
         recipe: ``balanced``, ``paper``, ``published`` (photonic) or ``digital``.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
-        **given: Fields of `Config`; None means as the recipe has it.
+        **settings: Fields of `Config`, see `settings_table`; None means as the recipe has it.
 
     Raises:
         TypeError: a name is no field of `Config`.
         ValueError: a value is out of range, or does not apply to the rest.
     """
-    given = {name: value for name, value in given.items() if value is not None}
-    if unknown := given.keys() - {field.name for field in fields(Config)}:
-        raise TypeError(f"unknown setting {', '.join(sorted(unknown))}")
-    values = _defaults(RECIPES[choice("recipe", recipe, RECIPES)], method, given)
-    run = values | given
-    for name in given:
-        if name not in values:
-            on = f" on device {given['device']}" if "device" in given else ""
-            raise ValueError(
-                f"{name} does not apply to {run['network']}{on} with method {method}, estimator "
-                f"{run['estimator']}, readout {run['readout']}"
-            )
-    blank: dict[str, Any] = dict.fromkeys(field.name for field in fields(Config))
-    return Config(**(blank | run | {"recipe": recipe, "method": method}))
+    known = settings_of(Config)
+    for name in settings.keys() - known.keys():
+        raise TypeError(f"unknown setting {name}{closest(name, known)}")
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    chosen |= {"recipe": recipe, "method": method}
+    values = defaults_of(Config)
+    for conditions, row in (*RECIPES[choice("recipe", recipe, RECIPES)], *COMMON):
+        if matches(conditions, facts(values | chosen)):
+            values |= row
+    met = facts(values | chosen)
+    applicable = {n: v for n, v in values.items() if matches(known[n].applies, met)}
+    return Config(**(dict.fromkeys(known) | applicable | chosen))
 
 
-def _defaults(
-    recipe: dict[str, dict[str, Any]], method: str, given: dict[str, Any]
-) -> dict[str, Any]:
-    """What applies to a run, as far as it was not given: part after part."""
-    values: dict[str, Any] = {}
-    for part in PARTS:
-        name = part.format_map(_chosen(method, values | given))
-        values |= COMMON.get(name, {}) | recipe.get(name, {})
-    return {name: value for name, value in values.items() if name not in _own(given.get("device"))}
+def settings_table() -> str:
+    """Every setting as a Markdown table: values, unit, scope, default and meaning."""
+    return markdown_table(Config)
 
 
-def _chosen(method: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The choices that parts are named after, as far as they are made.
-
-    Raises:
-        ValueError: one is not among its options.
-    """
-    grouping, derivative = choice("method", method, METHODS).split("-")
-    chosen = {"method": method, "grouping": grouping, "derivative": derivative}
-    for name in ("network", "readout", "perturb", "task", "estimator"):
-        chosen[name] = choice(name, values[name], _CHOICES[name]) if name in values else "none"
-    if chosen["estimator"] != "none":
-        chosen["slopes"] = SLOPES[ESTIMATORS[chosen["estimator"]]().differentiates]
-    return chosen
+def device_name(device: Any) -> str:
+    """What a configuration calls a device: the text that names it, or its class."""
+    return device if isinstance(device, str) else f"{GIVEN_DEVICE}{type(device).__name__}"

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes import NONLINEARITIES, Phases, RectangularMesh
-from meshes.nonlinearities import BlackBox, Linear
-from meshes.validation import from_spec
-from photonic_ffzero.config import SIMULATED, Config
+from meshes import Phases, RectangularMesh
+from meshes.nonlinearities import Linear
+from photonic_ffzero.config import Config
 from photonic_ffzero.data.tasks import Task
 from photonic_ffzero.devices.device import Device, OnDevice, driver_of
-from photonic_ffzero.devices.remote import RemoteDevice
+from photonic_ffzero.devices.remote import SCHEME, RemoteDevice
 from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.goodness.prototypes import PROTOTYPES
 from photonic_ffzero.goodness.readouts import Goodness, Ports, Readout
-from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.conv import Conv, ConvParams
@@ -29,39 +28,110 @@ from photonic_ffzero.layers.dense import Dense, DenseParams
 from photonic_ffzero.layers.photonic import Modulated, ModulatedPhases, Photonic, fabricated
 from photonic_ffzero.seeds import generator
 
-
-def nonlinearity(config: Config) -> Any:
-    """The nonlinearity of a configuration: by its name, or the callable as a black box."""
-    if callable(config.nonlinearity):
-        return BlackBox(config.nonlinearity)
-    registry = NONLINEARITIES if config.network == "photonic" else ACTIVATIONS
-    return from_spec("nonlinearity", config.nonlinearity, registry)
+CHANNEL_TAPS, PADDING, POOL = 10, 2, 2  # the paper's CNN
+MOST_PARAMETERS = 2**27  # a hundred meshes of 784 ports have half as many
 
 
-def photonic(config: Config, units: int, task: Task) -> Iterator[Layer]:
-    """Rectangular meshes of N ports, one behind the other."""
-    between, engine = nonlinearity(config), config.engine or "auto"
-    made = fabricated(
+class Blueprint(NamedTuple):
+    """A layer before it is built, so that its size can be checked before it costs memory.
+
+    Attributes:
+        name: Name of the layer's class.
+        shapes: Shapes of the layer's parameters, as a named tuple.
+        build: Builds the layer; those of one network are called in order, each once.
+    """
+
+    name: str
+    shapes: Any
+    build: Callable[[], Layer]
+
+
+def photonic(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
+    """Rectangular meshes of N ports in a row."""
+    grid, ports = (config.columns or units, units // 2), (units,)
+    phases = Phases(grid, grid, ports)
+    between = config.layer_nonlinearity
+    parts = fabricated(
         config.layers,
         units,
         config.columns,
         config.chip_imperfections,
-        _chip(config),
+        _chip_seed(config),
         config.reads or 1,
     )
-    for index, (mesh, chip) in enumerate(made):
-        amplifier = config.amplification if index else None
-        if not config.train_nonlinearity:
-            yield Photonic(mesh, between, engine, chip, amplifier)
-        elif index == 0:
-            yield Photonic(mesh, Linear(), engine, chip)
-        else:
-            yield Modulated(mesh, Linear(), engine, chip, amplifier, start=between)
+    for index in range(config.layers):
+        modulated = config.train_nonlinearity and index > 0
+        shapes = ModulatedPhases(*phases, ports, ports, ports) if modulated else phases
+        yield Blueprint(Photonic.name, shapes, partial(_mesh, config, index, parts, between))
 
 
-def _chip(config: Config) -> int:
-    """Seed of the chip."""
-    return config.seed if config.chip is None else config.chip
+def _mesh(config: Config, index: int, parts: Iterator[Any], between: Any) -> Layer:
+    mesh, chip = next(parts)
+    engine, amplifier = config.engine or "auto", config.amplification if index else None
+    if not config.train_nonlinearity:
+        return Photonic(mesh, between, engine, chip, amplifier)
+    if index == 0:
+        return Photonic(mesh, Linear(), engine, chip)
+    return Modulated(mesh, Linear(), engine, chip, amplifier, start=between)
+
+
+def mlp(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
+    """Dense layers: ``depth - 1`` of the same width, and one with the task's outputs."""
+    between, groups, width = config.layer_nonlinearity, task.labels * config.groups, config.width
+    if config.layers > 1 and (width or 0) % groups:
+        raise ValueError(
+            f"width must be a multiple of {groups}, the label dimensions ({task.labels}) times "
+            f"groups ({config.groups}), got {width}"
+        )
+    for _ in range(config.layers - 1):
+        yield _dense(units, width or 0, groups, between)
+        units = width or 0
+    yield _dense(units, task.outputs * config.groups, groups, between)
+
+
+def _dense(inputs: int, outputs: int, groups: int, between: Any) -> Blueprint:
+    size = outputs // groups
+    shapes = DenseParams((groups, inputs, size), (groups, size))
+    return Blueprint(Dense.name, shapes, partial(Dense, inputs, outputs, between, groups))
+
+
+def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
+    """Convolutions on square images, ``depth - 1`` of them, and a dense layer."""
+    between, size, channels = (
+        config.layer_nonlinearity,
+        config.kernel_size or 0,
+        config.channels or 0,
+    )
+    side = math.isqrt(units)
+    if side**2 != units:
+        raise ValueError(f"cnn needs square images, got {units} values an image")
+    between, shape = config.layer_nonlinearity, (side, side, 1)
+    for index in range(config.layers - 1):
+        rows, columns = Conv.map_shape(shape, size, PADDING, POOL)
+        shapes = ConvParams((channels, size, size, shape[2]), *[(channels,)] * 4)
+        build = partial(_conv, config, index, shape, rows * columns, between)
+        yield Blueprint(Conv.name, shapes, build)
+        shape = (rows // POOL, columns // POOL, channels)
+    outputs, groups = task.outputs * config.groups, task.labels * config.groups
+    yield _dense(math.prod(shape), outputs, groups, between)
+
+
+def _conv(
+    config: Config, index: int, shape: tuple[int, int, int], pixels: int, between: Any
+) -> Layer:
+    rng = generator(config.seed, "projection", index)
+    projection = rng.standard_normal((pixels, CHANNEL_TAPS), np.float32) / math.sqrt(pixels)
+    size, channels = config.kernel_size or 0, config.channels or 0
+    return Conv(shape, channels, projection, between, size, PADDING, POOL)
+
+
+# A network's function maps (configuration, values of one input, task) to blueprints of its layers,
+# in the order of the signal. `Config.network` lists the same names.
+NETWORKS: dict[str, Callable[[Config, int, Task], Iterator[Blueprint]]] = {
+    "photonic": photonic,
+    "mlp": mlp,
+    "cnn": cnn,
+}
 
 
 def open_device(config: Config, units: int) -> Device:
@@ -70,155 +140,63 @@ def open_device(config: Config, units: int) -> Device:
     Args:
         config: What names it, and what a simulated one is made of.
         units: Ports N of a simulated one.
-
-    Raises:
-        DeviceError: it does not answer.
-        TypeError, ValueError: there is no such module or factory, or what it makes is no device.
     """
-    name, _, rest = (config.device or "").partition(":")
-    if name == "tcp":
-        return RemoteDevice.at(config.device or "")
-    if name != SIMULATED:
-        return _made_by(name, rest)
+    name = config.device or ""
+    if name.startswith(SCHEME):
+        return RemoteDevice.at(name)
+    if not config.simulates_device:
+        return _from_factory(name)
     return SimulatedChip(
         units,
         config.layers,
         config.columns,
-        nonlinearity=nonlinearity(config),
+        nonlinearity=config.layer_nonlinearity,
         amplifier=config.amplification,
         imperfections=config.device_imperfections,
-        seed=_chip(config),
+        seed=_chip_seed(config),
         engine=config.engine or "auto",
     )
 
 
-def _made_by(module: str, factory: str) -> Device:
-    """What the factory of a module makes; modules of the working directory count, too."""
+def _chip_seed(config: Config) -> int:
+    return config.seed if config.chip is None else config.chip
+
+
+def _from_factory(name: str) -> Device:
+    """Call ``module:factory``; modules of the working directory count, too."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        make = getattr(importlib.import_module(module), factory)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"device {module}:{factory} cannot be found: {error}") from error
+        make = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"device {name} cannot be found: {error}") from error
     return make()
 
 
 def on_device(config: Config, units: int, device: Device | None) -> Iterator[Layer]:
-    """The first meshes of a device, or of one that is not here.
+    """The first meshes of a device, which must be as large as the configuration says.
 
-    Raises:
-        TypeError, ValueError: it is no device, or it has not what the configuration asks for.
+    Without a device the layers have parameters, but cannot be used.
     """
     driver, columns = None if device is None else driver_of(device), config.columns or units
     if driver is not None:
-        for what, needed, found in (
-            ("ports", units, driver.units),
-            ("columns in a mesh", columns, driver.columns),
-        ):
-            if found != needed:
-                raise ValueError(f"device must have {needed} {what}, found {found}")
+        sizes = {"ports": (units, driver.units), "columns in a mesh": (columns, driver.columns)}
+        for what, (needed, present) in sizes.items():
+            if present != needed:
+                raise ValueError(f"device must have {needed} {what}, found {present}")
         if driver.meshes < config.layers:
             raise ValueError(f"device must have {config.layers} meshes, found {driver.meshes}")
     for _ in range(config.layers):
         yield OnDevice(RectangularMesh(units, columns), driver, config.reads or 1)
 
 
-def mlp(config: Config, units: int, task: Task) -> Iterator[Layer]:
-    """Dense layers: ``depth - 1`` of some width, and one with the task's outputs.
-
-    Raises:
-        ValueError: the width cannot be shared by the groups of outputs.
-    """
-    between, groups = nonlinearity(config), task.labels * config.groups
-    if config.layers > 1 and (config.width or 0) % groups:
-        raise ValueError(
-            f"width must be a multiple of {groups}, the label dimensions ({task.labels}) times "
-            f"groups ({config.groups}), got {config.width}"
-        )
-    for inputs, outputs in _dense_sizes(config, units, task):
-        yield Dense(inputs, outputs, between, groups)
-
-
-def _dense_sizes(config: Config, units: int, task: Task) -> Iterator[tuple[int, int]]:
-    width = config.width or 0
-    for _ in range(config.layers - 1):
-        yield units, width
-        units = width
-    yield units, task.outputs * config.groups
-
-
-def cnn(config: Config, units: int, task: Task) -> Iterator[Layer]:
-    """Convolutions on square images, ``depth - 1`` of them, and a dense layer.
-
-    Raises:
-        ValueError: the images are not square, or too small for that many convolutions.
-    """
-    between, size, channels = nonlinearity(config), config.kernel_size or 0, config.channels or 0
-    shapes = _conv_shapes(config, units)
-    shape = next(shapes)
-    for index, behind in enumerate(shapes):
-        pixels = math.prod(Conv.map_shape(shape, size, PADDING, POOL))
-        rng = generator(config.seed, "projection", index)
-        projection = rng.standard_normal((pixels, CHANNEL_TAPS), np.float32) / math.sqrt(pixels)
-        yield Conv(shape, channels, projection, between, size, PADDING, POOL)
-        shape = behind
-    outputs, groups = task.outputs * config.groups, task.labels * config.groups
-    yield Dense(math.prod(shape), outputs, between, groups)
-
-
-def _conv_shapes(config: Config, units: int) -> Iterator[tuple[int, int, int]]:
-    """The images' shape, then that behind every convolution."""
-    side = math.isqrt(units)
-    if side**2 != units:
-        raise ValueError(f"cnn needs square images, got {units} values an image")
-    shape = (side, side, 1)
-    yield shape
-    for _ in range(config.layers - 1):
-        rows, columns = Conv.map_shape(shape, config.kernel_size or 0, PADDING, POOL)
-        shape = (rows // POOL, columns // POOL, config.channels or 0)
-        yield shape
-
-
-CHANNEL_TAPS, PADDING, POOL = 10, 2, 2  # the paper's CNN
-
-
 def parameter_shapes(config: Config, units: int, task: Task) -> Iterator[tuple[str, Any]]:
     """The name of every layer and the shapes of its parameters, without building any.
 
-    A file's description can so be compared with its arrays before it costs memory.
-
-    Raises:
-        ValueError: as `build_blocks`.
+    A file's description can be compared with its arrays before it costs memory.
     """
-    groups = task.labels * config.groups
-    if config.network == "photonic":
-        grid = (config.columns or units, units // 2)
-        phases, own = Phases(grid, grid, (units,)), (units,)
-        modulated = ModulatedPhases(*phases, own, own, own)
-        for index in range(config.layers):
-            trained = config.train_nonlinearity and index > 0
-            yield Photonic.name, modulated if trained else phases
-        return
-    sizes: Iterable[tuple[int, int]] = _dense_sizes(config, units, task)
-    if config.network == "cnn":
-        shapes = _conv_shapes(config, units)
-        shape, channel, size = next(shapes), (config.channels,), config.kernel_size
-        for behind in shapes:
-            kernel = (config.channels, size, size, shape[2])
-            yield Conv.name, ConvParams(kernel, *[channel] * 4)
-            shape = behind
-        sizes = [(math.prod(shape), task.outputs * config.groups)]
-    for inputs, outputs in sizes:
-        size = outputs // groups
-        yield Dense.name, DenseParams((groups, inputs, size), (groups, size))
-
-
-# A network's function maps (configuration, values of one input, task) to its layers.
-NETWORKS: dict[str, Callable[[Config, int, Task], Iterator[Layer]]] = {
-    "photonic": photonic,
-    "mlp": mlp,
-    "cnn": cnn,
-}
+    for blueprint in NETWORKS[config.network](config, units, task):
+        yield blueprint.name, blueprint.shapes
 
 
 def build_blocks(
@@ -229,7 +207,7 @@ def build_blocks(
     Args:
         config: What to build.
         units: Ports N, or pixels of an image.
-        task: What the network is to tell.
+        task: What the network learns.
         device: The device that the configuration names. Without it the network cannot be used,
             but its parameters can.
 
@@ -240,11 +218,11 @@ def build_blocks(
         ValueError: layers, groups and prototypes do not fit each other, or the network is larger
             than any that could be trained here.
     """
-    _check_size(config, units, task)
+    blueprints = _checked_size(NETWORKS[config.network](config, units, task), config.layers)
     if config.device:
         layers = list(on_device(config, units, device))
     else:
-        layers = list(NETWORKS[config.network](config, units, task))
+        layers = [blueprint.build() for blueprint in blueprints]
     initial = [
         layer.init(generator(config.seed, "parameters", index))
         for index, layer in enumerate(layers)
@@ -259,19 +237,18 @@ def build_blocks(
     return blocks, [(params,) for params in initial]
 
 
-MOST_PARAMETERS = 2**27  # a hundred meshes of 784 ports have half as many
-
-
-def _check_size(config: Config, units: int, task: Task) -> None:
+def _checked_size(blueprints: Iterable[Blueprint], layers: int) -> list[Blueprint]:
     """Refuse a slip of the keyboard before it costs memory or hours."""
-    count = 0
-    for layer, (_, shapes) in enumerate(parameter_shapes(config, units, task), start=1):
-        count += sum(math.prod(shape) for shape in shapes)
+    accepted, count = [], 0
+    for blueprint in blueprints:
+        accepted.append(blueprint)
+        count += sum(math.prod(shape) for shape in blueprint.shapes)
         if count > MOST_PARAMETERS:
             raise ValueError(
                 f"network must have at most {MOST_PARAMETERS} parameters, got {count} in the "
-                f"first {layer} of {config.layers} layers"
+                f"first {len(accepted)} of {layers} layers"
             )
+    return accepted
 
 
 def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:

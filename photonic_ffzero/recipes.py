@@ -4,106 +4,92 @@ from __future__ import annotations
 
 from typing import Any
 
-# The parts that make up a run's values, in this order: later ones take precedence. A name in braces
-# is a choice, which earlier parts may make: local (ff) or global (bp) learning; directional
-# derivatives (dd) or automatic differentiation (ad); what its estimator rests on; and the like.
-PARTS = (
-    *("all", "{network}", "{grouping}", "{derivative}", "{readout}", "{method}"),
-    *("{network}-{method}", "{perturb}", "{slopes}", "{slopes}-{network}"),
-    *("{task}", "{task}-{grouping}", "{task}-{perturb}", "{task}-{method}"),
-    *("{network}-{grouping}", "{network}-{perturb}"),
-)
-SLOPES = {None: "differences", "forward": "forward-mode", "reverse": "reverse-mode"}
+from photonic_ffzero.settings import Conditions
 
-# What each recipe has in each part; "input" is for the images, apart from the run.
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "balanced": {
-        "input": {"encoding": "average", "size": 8},
-        "all": {"network": "photonic", "batch_size": 128, "epochs": 10, "schedule": "cosine"},
-        "ff": {"readout": "goodness", "rule": "sum"},
-        "bp": {"readout": "goodness"},
-        "dd": {
-            "estimator": "central",
-            "perturb": "weights",
-            "law": "rademacher",
-            "directions": 32,
-            "optimizer": "sgd",
-            "learning_rate": 0.1,
-        },
-        "differences": {"epsilon": 1e-2},
-        "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-2},
-        "goodness": {"detection": "balanced", "loss": "cross-entropy:scale=10"},
-    },
-    "paper": {
-        "input": {"encoding": "crop", "size": 8},
-        "all": {"network": "photonic", "batch_size": 128, "epochs": 100, "schedule": "constant"},
-        "ff": {"readout": "goodness", "rule": "vote"},
-        "bp": {"readout": "ports"},
-        "dd": {
-            "estimator": "central",
-            "perturb": "weights",
-            "law": "gaussian-unit",
-            "directions": 1,
-            "optimizer": "sgd",
-            "learning_rate": 1e-3,
-        },
-        "differences": {"epsilon": 1e-3},
-        "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3},
-        "goodness": {"detection": "raw", "loss": "margin:margin=0.3"},
-    },
-    "digital": {
-        "input": {"encoding": "average", "size": None},
-        "all": {"network": "mlp", "batch_size": 256, "epochs": 20, "schedule": "cosine"},
-        "ff": {"readout": "goodness", "rule": "sum"},
-        "bp": {"readout": "ports"},
-        "dd": {
-            "estimator": "central",
-            "perturb": "weights",
-            "law": "rademacher",
-            "directions": 32,
-            "optimizer": "sgd",
-            "learning_rate": 0.2,
-        },
-        "differences": {"epsilon": 1e-3},
-        "bp-dd": {"learning_rate": 0.02},
-        "ad": {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3},
-        "goodness": {"detection": "raw", "norm_size": 5, "loss": "cross-entropy:scale=20"},
-        "ff-ad": {"learning_rate": 0.01},
-        "activations": {"directions": 16, "optimizer": "adam", "learning_rate": 0.01},
-        "regression-weights": {"directions": 16, "learning_rate": 0.5},
-        "regression-bp-dd": {"directions": 32, "learning_rate": 0.003},
-        "cnn-ff-dd": {"learning_rate": 0.02},
-        "cnn-ff": {"rule": "last"},  # a channel's own goodness is poor
-        "cnn-activations": {"directions": 8, "batch_size": 128, "epochs": 3},
-    },
-}
-RECIPES["published"] = RECIPES["paper"] | {
-    "dd": RECIPES["paper"]["dd"] | {"law": "gaussian-unit-each"},
-    "goodness": {"detection": "raw", "loss": "cosine"},
+METHODS = ("ff-dd", "ff-ad", "bp-dd", "bp-ad")
+
+# Local (FF) or global (BP) losses; directional derivatives (DD) or automatic differentiation (AD).
+FF = {"method": ("ff-dd", "ff-ad")}
+_BP = {"method": ("bp-dd", "bp-ad")}
+DD = {"method": ("ff-dd", "bp-dd")}
+_AD = {"method": ("ff-ad", "bp-ad")}
+# What an estimator rests on, by the mode in which it differentiates.
+DIFFERENCES, FORWARD_MODE, REVERSE_MODE = "differences", "forward mode", "reverse mode"
+SLOPES = {None: DIFFERENCES, "forward": FORWARD_MODE, "reverse": REVERSE_MODE}
+
+_ACTIVATIONS = {"perturb": "activations"}
+_REGRESSION = {"task": "regression"}
+
+# A recipe is a list of rows (conditions, values), applied from top to bottom: a row whose
+# conditions the run meets replaces what the rows above it said. What a user sets counts as met.
+Rows = list[tuple[Conditions, dict[str, Any]]]
+
+_BALANCED: Rows = [
+    ({}, {"network": "photonic", "batch_size": 128, "epochs": 10, "schedule": "cosine"}),
+    ({}, {"readout": "goodness", "detection": "balanced", "loss": "cross-entropy:scale=10"}),
+    ({}, {"rule": "sum", "epsilon": 1e-2}),
+    (DD, {"estimator": "central", "perturb": "weights", "law": "rademacher", "directions": 32}),
+    (DD, {"optimizer": "sgd", "learning_rate": 0.1}),
+    (_AD, {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-2}),
+]
+
+_PAPER: Rows = [
+    ({}, {"network": "photonic", "batch_size": 128, "epochs": 100, "schedule": "constant"}),
+    ({}, {"detection": "raw", "loss": "margin:margin=0.3", "rule": "vote", "epsilon": 1e-3}),
+    (FF, {"readout": "goodness"}),
+    (_BP, {"readout": "ports"}),
+    (DD, {"estimator": "central", "perturb": "weights", "law": "gaussian-unit", "directions": 1}),
+    (DD, {"optimizer": "sgd", "learning_rate": 1e-3}),
+    (_AD, {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3}),
+]
+
+_PUBLISHED: Rows = [*_PAPER, ({}, {"loss": "cosine"}), (DD, {"law": "gaussian-unit-each"})]
+
+_DIGITAL: Rows = [
+    ({}, {"network": "mlp", "batch_size": 256, "epochs": 20, "schedule": "cosine"}),
+    ({}, {"detection": "raw", "norm_size": 5, "loss": "cross-entropy:scale=20"}),
+    ({}, {"rule": "sum", "epsilon": 1e-3}),
+    (FF, {"readout": "goodness"}),
+    (_BP, {"readout": "ports"}),
+    (DD, {"estimator": "central", "perturb": "weights", "law": "rademacher", "directions": 32}),
+    (DD, {"optimizer": "sgd", "learning_rate": 0.2}),
+    (_AD, {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-3}),
+    ({"method": "bp-dd"}, {"learning_rate": 0.02}),
+    ({"method": "ff-ad"}, {"learning_rate": 0.01}),
+    ({"method": "ff-dd", "network": "cnn"}, {"learning_rate": 0.02}),
+    (_ACTIVATIONS, {"directions": 16, "optimizer": "adam", "learning_rate": 0.01}),
+    (_REGRESSION | {"perturb": "weights"}, {"directions": 16, "learning_rate": 0.5}),
+    (_REGRESSION | {"method": "bp-dd"}, {"directions": 32, "learning_rate": 0.003}),
+    ({"network": "cnn"}, {"rule": "last"}),  # the goodness of a single channel says little
+    (_ACTIVATIONS | {"network": "cnn"}, {"directions": 8, "batch_size": 128, "epochs": 3}),
+]
+
+RECIPES: dict[str, Rows] = {
+    "balanced": _BALANCED,
+    "paper": _PAPER,
+    "published": _PUBLISHED,
+    "digital": _DIGITAL,
 }
 
-# What every recipe has in a part, unless it says otherwise. Ports read out are logits as they are,
-# and need no detection; a regression's last layer is its prediction; the native engine has no
-# forward mode.
-COMMON: dict[str, dict[str, Any]] = {
-    "all": {"task": "classification", "groups": 1, "seed": 0},
-    "photonic": {
-        "meshes": 2,
-        "columns": None,
-        "nonlinearity": "electro-optic",
-        "train_nonlinearity": False,
-        "amplifier": "",
-        "imperfections": "",
-        "chip": None,
-        "reads": 1,
-        "device": None,
-        "engine": "auto",
-    },
-    "mlp": {"depth": 4, "width": 100, "nonlinearity": "gelu"},
-    "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
-    "ports": {"loss": "cross-entropy:scale=1"},
-    "goodness": {"prototypes": "simplex", "norm_size": 0},
-    "forward-mode-photonic": {"engine": "xla"},
-    "regression": {"loss": "squared"},
-    "regression-ff": {"rule": "last"},
+# Rows that follow every recipe: ports are logits as they are, the last layer of a regression is
+# its prediction, and the native engine has no forward mode.
+COMMON: Rows = [
+    ({"network": "photonic"}, {"nonlinearity": "electro-optic"}),
+    ({"network": ("mlp", "cnn")}, {"nonlinearity": "gelu", "depth": 4}),
+    ({"network": "cnn"}, {"depth": 3}),
+    ({"readout": "ports"}, {"loss": "cross-entropy:scale=1"}),
+    ({"slopes": FORWARD_MODE, "network": "photonic"}, {"engine": "xla"}),
+    (_REGRESSION, {"loss": "squared", "rule": "last"}),
+]
+
+_INPUTS = {
+    "balanced": {"encoding": "average", "size": 8},
+    "paper": {"encoding": "crop", "size": 8},
+    "published": {"encoding": "crop", "size": 8},
+    "digital": {"encoding": "average", "size": None},
 }
+
+
+def recipe_inputs(recipe: str) -> dict[str, Any]:
+    """How a recipe encodes images: ``encoding``, and ``size`` (None for all pixels)."""
+    return dict(_INPUTS[recipe])

@@ -125,47 +125,58 @@ def test_several_seeds_end_in_mean_and_spread(capsys):
 
 
 BAD = [
-    (["--size", "0"], "argument --size: must be at least 1, got 0"),
+    (["--size", "0"], "argument --size must be at least 1, got 0"),
     (["--size", "9"], "9"),  # larger than the image
-    (["--size", "x"], "argument --size: must be a whole number, got 'x'"),
-    (["--directions", "0"], "argument --directions: must be at least 1, got 0"),
-    (["--epsilon", "0"], "argument --epsilon: must be greater than 0, got 0"),
-    (["--epsilon", "nan"], "argument --epsilon: must be finite, got nan"),
-    (["--learning-rate", "-1"], "argument --learning-rate: must be greater than 0"),
-    (["--epochs", "1.5"], "argument --epochs: must be a whole number, got '1.5'"),
-    (["--batch-size", "0"], "argument --batch-size: must be at least 1"),
-    (["--meshes", "0"], "argument --meshes: must be at least 1"),
-    (["--columns", "-3"], "argument --columns: must be at least 1"),
-    (["--seed", "-1"], "argument --seed: must be at least 0"),
+    (["--size", "x"], "argument --size: must be a whole number from 1, got 'x'"),
+    (["--epsilon", "nan"], "argument --epsilon must be finite, got nan"),
+    (["--epsilon", "x"], "argument --epsilon: must be a number above 0, or auto, got 'x'"),
+    (["--learning-rate", "-1"], "argument --learning-rate must be greater than 0"),
+    (["--seeds", "0"], "argument --seeds must be at least 1"),
     (["--dataset", "cifar"], "argument --dataset: must be one of auto, mnist, "),
-    (["--method", "ff"], "argument --method: invalid choice: 'ff'"),
+    (["--dataset", "fashion-mnst"], "did you mean fashion-mnist?"),
+    (["--method", "ff"], "argument --method must be one of ff-dd, ff-ad, bp-dd, bp-ad; got 'ff'"),
     (["--loss", "hinge"], "argument --loss must be one of cross-entropy, margin, cosine"),
     (["--loss", "margin:m=1"], "argument --loss margin's parameter must be one of margin; got 'm'"),
-    (["--nonlinearity", "relu"], "argument --nonlinearity must be one of"),
     (["--nonlinearity", "electro-optic:alpha=2"], "alpha"),
     (["--method", "ff-ad", "--directions", "3"], "argument --directions does not apply to"),
-    (["--method", "bp-dd", "--rule", "sum"], "argument --rule does not apply to"),
     (["--readout", "ports", "--detection", "raw"], "argument --detection does not apply to"),
     (["--method", "ff-ad", "--estimator", "central"], "argument --estimator central does not fit"),
+    (["--encoding", "crp"], "argument --encoding must be one of"),
     (["--validation", "1297"], "argument --validation must leave at least one of 1297 images"),
-    (
-        ["--size", "3"],
-        "10 classes need at least as many tapped values (ports, outputs) a group, got 9",
-    ),
+    (["--start-from", "nowhere"], "argument --start-from: must be a run's directory or a model"),
+    (["--size", "3"], "10 classes need at least as many tapped values"),
     (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
-    (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch 3, did you mean --epochs?"),
 ]
+F1 = ["--dataset", "f1", "--task", "regression"]
+BAD_DIGITAL = [
+    (["--dataset", "f1"], "argument --task must be regression for a data set whose labels are"),
+    ([*F1, "--encoding", "crop"], "argument --encoding does not apply to data set f1"),
+    ([*F1, "--size", "4"], "argument --size does not apply to data set f1"),
+    ([*F1, "--network", "cnn"], "cnn needs square images, got 2 values an image"),
+    ([*F1, "--rule", "sum"], "argument --rule must be last for a regression, got sum"),
+    (["--loss", "squared"], "argument --loss squared does not fit the task classification"),
+    (["--groups", "3"], "argument --width must be a multiple of 3, the label dimensions (1) times"),
+    (["--meshes", "2"], "argument --meshes does not apply to mlp with method ff-dd"),
+    (["--unit-power", "1"], "argument --unit-power does not apply to mlp"),
+    (["--network", "cnn", "--kernel-size", "13"], "argument --kernel-size must be at most the"),
+    (["--perturb", "activations", "--method", "bp-dd"], "argument --perturb must be weights for"),
+    (["--nonlinearity", "kerr"], "argument --nonlinearity must be one of relu, tanh"),
+]
+EVERY_BAD = [*(("balanced", *pair) for pair in BAD), *(("digital", *pair) for pair in BAD_DIGITAL)]
 
 
-@pytest.mark.parametrize(("flags", "message"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
-def test_bad_input_is_one_line_exit_2_and_nothing_written(flags, message, capsys, elsewhere):
+@pytest.mark.parametrize(("recipe", "flags", "message"), EVERY_BAD, ids=str)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(
+    recipe, flags, message, capsys, elsewhere
+):
     arguments = [*flags] if "--dataset" in flags else ["--dataset", "digits", *flags]
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        main(arguments, recipe)
     errors = capsys.readouterr().err
     assert stop.value.code == 2
     assert message in errors
-    assert errors.startswith("mnist_photonic.py: error: ")
+    assert errors.startswith(f"mnist_{'digital' if recipe == 'digital' else 'photonic'}.py: error:")
     assert errors.count("\n") == 1
     assert list(elsewhere.iterdir()) == []
 
@@ -227,59 +238,6 @@ class TestDigital:
         assert summary["test_r2"]["mean"] == pytest.approx(np.mean(found))
         assert summary["test_accuracy"] is None
         assert f"test R^2 {np.mean(found):.4f} (standard" in capsys.readouterr().out
-
-    def test_help_names_the_digital_flags(self, capsys):
-        with pytest.raises(SystemExit) as stop:
-            main(["--help"], recipe="digital")
-        text = capsys.readouterr().out
-        assert stop.value.code == 0
-        for word in ("mnist_digital.py", "--perturb", "--task", "--network", "--groups", "jvp"):
-            assert word in text
-        assert "Mach" not in text
-
-
-F1 = ["--dataset", "f1", "--task", "regression"]
-BAD_DIGITAL = [
-    (["--dataset", "f1"], "argument --task must be regression for a data set whose labels are"),
-    ([*F1, "--encoding", "crop"], "argument --encoding does not apply to data set f1"),
-    ([*F1, "--size", "4"], "argument --size does not apply to data set f1"),
-    ([*F1, "--network", "cnn"], "cnn needs square images, got 2 values an image"),
-    ([*F1, "--rule", "sum"], "argument --rule must be last for a regression, got sum"),
-    ([*F1, "--loss", "cosine"], "argument --loss cosine does not fit the task regression"),
-    (["--loss", "squared"], "argument --loss squared does not fit the task classification"),
-    (["--task", "ranking"], "argument --task: invalid choice: 'ranking'"),
-    (["--network", "rnn"], "argument --network: invalid choice: 'rnn'"),
-    (["--depth", "0"], "argument --depth: must be at least 1, got 0"),
-    (["--width", "9"], "10 classes need at least as many tapped values (ports, outputs) a group"),
-    (["--groups", "3"], "argument --width must be a multiple of 3, the label dimensions (1) times"),
-    (["--meshes", "2"], "argument --meshes does not apply to mlp with method ff-dd"),
-    (["--channels", "2"], "argument --channels does not apply to mlp with method ff-dd"),
-    (["--engine", "xla"], "argument --engine does not apply to mlp with method ff-dd"),
-    (["--network", "cnn", "--kernel-size", "13"], "argument --kernel-size must be at most the"),
-    (
-        ["--perturb", "activations", "--method", "bp-dd"],
-        "argument --perturb must be weights for bp",
-    ),
-    (["--perturb", "weights", "--method", "ff-ad"], "argument --perturb does not apply to mlp"),
-    (["--perturb", "activations", "--network", "photonic"], "argument --perturb must be weights"),
-    (["--estimator", "jvp", "--epsilon", "1"], "argument --epsilon does not apply to mlp"),
-    (["--nonlinearity", "kerr"], "argument --nonlinearity must be one of relu, tanh"),
-]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"), BAD_DIGITAL, ids=[" ".join(flags) for flags, _ in BAD_DIGITAL]
-)
-def test_bad_input_of_digital_runs_too(flags, message, capsys, elsewhere):
-    arguments = [*flags] if "--dataset" in flags else ["--dataset", "digits", *flags]
-    with pytest.raises(SystemExit) as stop:
-        main(arguments, recipe="digital")
-    errors = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert message in errors
-    assert errors.startswith("mnist_digital.py: error: ")
-    assert errors.count("\n") == 1
-    assert list(elsewhere.iterdir()) == []
 
 
 def test_nan_in_the_data_is_refused_by_name(tmp_path, capsys):
@@ -345,19 +303,18 @@ def test_a_run_of_any_network_names_its_own_script_when_it_stops(monkeypatch, ca
     assert "go on with: mnist_digital.py --resume run" in capsys.readouterr().err
 
 
-def test_help_teaches_within_80_columns(capsys, monkeypatch):
+@pytest.mark.parametrize("recipe", ["balanced", "digital"])
+def test_help_teaches_within_80_columns(recipe, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:
-        main(["--help"])
+        main(["--help"], recipe)
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    assert max(map(len, text.splitlines())) <= 100
-    for word in ("rad", "ports", "ff-dd", "examples:"):
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("rad", "ports", "ff-dd", "jvp", "examples:", f"(default: {recipe})"):
         assert word in text
-
-
-def test_every_flag_has_help():
-    assert all(action.help for action in build_parser()._actions)
+    assert ("Mach" in text) == (recipe == "balanced")
+    assert all(action.help for action in build_parser(recipe)._actions)
 
 
 def test_a_newcomer_sees_no_noise(tmp_path):

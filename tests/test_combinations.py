@@ -15,9 +15,10 @@ from meshes import Imperfections
 from meshes._tensorflow import tf
 from photonic_ffzero import configure, fit, predict
 from photonic_ffzero.cli.train import main
-from photonic_ffzero.config import METHODS, NETWORKS, Config
+from photonic_ffzero.config import METHODS, Config
 from photonic_ffzero.gradients.estimators import ESTIMATORS
 from photonic_ffzero.gradients.objectives import PERTURBATIONS
+from photonic_ffzero.networks import NETWORKS
 
 # A strength at which each imperfection tells. A drive of 6 bits has steps of 0.098 rad.
 STRENGTHS = {
@@ -39,7 +40,7 @@ STRENGTHS = {
 SIMULATED, REMOTE, FACTORY = "simulated", "tcp://localhost:5025", "lab:chip"
 AXES = {
     "method": METHODS,
-    "network": NETWORKS,
+    "network": tuple(NETWORKS),
     "perturb": (None, *PERTURBATIONS),
     "estimator": (None, *ESTIMATORS),
     "imperfections": (None, *STRENGTHS.values()),

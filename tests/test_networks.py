@@ -9,14 +9,14 @@ from meshes import ElectroOptic
 from meshes._tensorflow import tf
 from meshes.nonlinearities import Linear
 from photonic_ffzero import Model, configure
-from photonic_ffzero.config import METHODS
-from photonic_ffzero.config import NETWORKS as NAMES
+from photonic_ffzero.config import METHODS, Config
 from photonic_ffzero.data.tasks import Classification, Regression
 from photonic_ffzero.goodness.readouts import Goodness, Ports
 from photonic_ffzero.layers.conv import Conv
 from photonic_ffzero.layers.dense import Dense
 from photonic_ffzero.layers.photonic import Modulated, Photonic
 from photonic_ffzero.networks import NETWORKS, build_blocks, parameter_shapes
+from photonic_ffzero.settings import settings_of
 
 CLASSES = Classification(3)
 TWO = Regression((0.0, -1.0), (1.0, 5.0))
@@ -44,7 +44,7 @@ def built(network, method="ff-dd", task=CLASSES, **given):
 
 
 def test_every_network_that_has_a_name_is_built_and_has_settings_here():
-    assert tuple(NETWORKS) == NAMES == tuple(SETTINGS)
+    assert tuple(NETWORKS) == settings_of(Config)["network"].kind.options == tuple(SETTINGS)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

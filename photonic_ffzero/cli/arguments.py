@@ -1,42 +1,84 @@
-"""The command line of the photonic experiments."""
+"""What the command lines share."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from meshes.validation import integer
+from meshes.validation import closest
 from photonic_ffzero.data.published import DATA_VARIABLE
+from photonic_ffzero.settings import SWITCH, Kind, settings_of
 
 
 class LineParser(argparse.ArgumentParser):
-    """A parser whose errors take one line."""
+    """A parser whose errors take one line, and which suggests the flag that was meant."""
+
+    @property
+    def flags(self) -> list[str]:
+        """All of its flags."""
+        return [flag for action in self._actions for flag in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hint = closest(unknown[0].partition("=")[0], self.flags)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return arguments
 
-def checked(check: Callable[..., Any], kind: Callable[[str], Any], what: str, **rule: Any) -> Any:
-    """An argparse type that applies a check of `meshes.validation`."""
 
-    def convert(text: str) -> Any:
+def add_settings(groups: Mapping[str, Any], cls: type, **shown: str) -> None:
+    """Add a flag for every setting of a dataclass.
+
+    Values are read here and checked when the dataclass is built; a flag left out is None.
+
+    Args:
+        groups: The groups of a parser by their headings.
+        cls: The dataclass.
+        **shown: Defaults in words, in place of those of the settings.
+    """
+    for name, entry in settings_of(cls).items():
+        text = f"{entry.help} (default: {shown.get(name, entry.default_text)})"
+        how: dict[str, Any] = {"type": _reader(entry.kind), "metavar": entry.placeholder}
+        if entry.kind is SWITCH:
+            how = {"action": "store_true", "default": None}
+        groups[entry.group].add_argument(_flag(name), help=text.replace("%", "%%"), **how)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _reader(kind: Kind) -> Callable[[str], Any]:
+    """An argparse type that reads a value of a setting, but leaves the check to its class."""
+
+    def read(text: str) -> Any:
         try:
-            value = kind(text)
+            return kind.parse(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}") from None
-        try:
-            return check("it", value, **rule)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error).removeprefix("it ")) from None
+            hint = closest(text, kind.options)
+            raise argparse.ArgumentTypeError(f"must be {kind.rule}, got {text!r}{hint}") from None
 
-    return convert
+    return read
 
 
 def count(minimum: int) -> Any:
     """An argparse type: whole numbers from a minimum on."""
-    return checked(integer, int, "a whole number", minimum=minimum)
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {value}")
+        return value
+
+    return read
 
 
 def add_data_dir(group: Any) -> None:
@@ -51,13 +93,7 @@ def add_data_dir(group: Any) -> None:
 
 
 def add_directories(group: Any, what: str, end: str) -> None:
-    """Add the flags that say where the results go, and how much is said of it.
-
-    Args:
-        group: Of a parser.
-        what: What goes into the directory: a run, a grid.
-        end: What is printed in any case at the end.
-    """
+    """Add the flags for the directory of a run or a grid, and for printing its ``end`` only."""
     group.add_argument(
         "--output",
         type=Path,
@@ -70,8 +106,8 @@ def add_directories(group: Any, what: str, end: str) -> None:
     group.add_argument("--quiet", action="store_true", help=f"print the final {end} only")
 
 
-def as_flag(message: str, parser: argparse.ArgumentParser) -> str:
-    """Errors begin with the argument's name: show it as the flag that a user typed."""
+def as_flag(message: str, parser: LineParser) -> str:
+    """Show the argument's name, with which an error begins, as the flag that a user typed."""
     name, space, rest = message.partition(" ")
-    flag = "--" + name.replace("_", "-")
-    return f"argument {flag}{space}{rest}" if flag in parser.format_help() else message
+    flag = _flag(name)
+    return f"argument {flag}{space}{rest}" if flag in parser.flags else message

@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from photonic_ffzero import plots
-from photonic_ffzero.config import Config
-from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
-from photonic_ffzero.recipes import RECIPES
-from photonic_ffzero.runs.plan import UNENCODED, Plan
+from photonic_ffzero.runs.plan import Plan, plan_for  # noqa: F401 - for the experiments
 from photonic_ffzero.storage import read_json, write_csv, write_json, write_whole
 
 if TYPE_CHECKING:
@@ -36,24 +33,6 @@ _LONGEST = 100  # characters of a slug before its checksum; file systems take 25
 _FEW = 8  # so many values of x get a tick each
 _WIDE = 45  # characters that fit side by side below a panel
 _BESIDE, _APART, _RUNS_BESIDE = 3.0, 12.0, 5.0  # points between curves; to the single runs
-
-
-def plan_for(dataset: str, config: Config, **given: Any) -> Plan:
-    """A plan of one seed, with its recipe's encoding and size, where there are images.
-
-    Args:
-        dataset: Name of the data set.
-        config: The configuration with its seed.
-        **given: Other fields of `Plan`.
-
-    Raises:
-        TypeError: a name is no field of `Plan`.
-    """
-    values: dict[str, Any] = {"validation": None, "limit": None, "seeds": 1}
-    values |= RECIPES[config.recipe]["input"]
-    if dataset in FUNCTIONS:
-        values |= {"encoding": UNENCODED, "size": None}
-    return Plan(config=config, dataset=dataset, **(values | given))
 
 
 @dataclass(frozen=True)

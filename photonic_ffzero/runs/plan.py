@@ -2,93 +2,153 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import os
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from meshes.validation import number
-from photonic_ffzero.config import Config
+from meshes.validation import choice
+from photonic_ffzero.config import SIMULATED, Config, describe, facts
+from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE
+from photonic_ffzero.data.encoding import ENCODINGS
+from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
-from photonic_ffzero.power import ChipRates
+from photonic_ffzero.power import UNIT_POWER, ChipRates
+from photonic_ffzero.recipes import recipe_inputs
+from photonic_ffzero.settings import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    TEXT,
+    Kind,
+    check_settings,
+    defaults_of,
+    setting,
+    settings_of,
+    whole,
+)
 
 UNENCODED = "none"  # the encoding of a data set that has no images
 
 
+def _check_encoding(name: str, value: Any) -> None:
+    if value != UNENCODED:
+        choice(name, value, ENCODINGS)
+
+
+def _existing(text: str) -> str:
+    """The whole path of a file or folder."""
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.exists(path):
+        raise ValueError
+    return path
+
+
+_DATASET = Kind(
+    TEXT.check,
+    f"one of {', '.join(DATASETS)}, or an existing folder of images or .npz file",
+    lambda text: text if text in DATASETS else _existing(text),
+    DATASETS,
+    "NAME|PATH",
+)
+_ENCODING = Kind(_check_encoding, "", options=ENCODINGS)
+_TRAINED = Kind(TEXT.check, "a run's directory or a model", _existing, metavar="DIR|FILE")
+
+_data = partial(setting, group="data")
+_light = partial(setting, POSITIVE, group="power of the light", metavar="W", unit="W", default=None)
+_rate = partial(
+    setting,
+    group="time and energy on the chip, for the results",
+    applies={"network": "photonic"},
+    default=None,
+    shown="unknown",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    r"""What to train on what: all of a job that can be written down, as it is in config.json.
-
-    Attributes:
-        config: The configuration, with the first seed.
-        dataset: Name of the data set, or path of the user's own; ``auto`` becomes what was found.
-        encoding: Name of the encoding, see `encode`.
-        size: Pixels a side after encoding; None for as many as the images have, if they are any.
-        validation: Training images held out; None for a tenth, at most 5000.
-        limit: Training images used at most; None for all that are left.
-        seeds: How many seeds, from the configuration's on.
-        symbol_rate: See `ChipRates`, as for the next two; None if no time is asked for.
-        write_time: With a symbol rate.
-        chip_power: With both, or None.
-        image_size: Pixels a side to which the images of a folder are brought, see `load_dataset`.
-        start_from: Run directory or model whose parameters and prototypes the training starts
-            from; relative to the run's own directory.
-        unit_power: Power of a field with \|E\|^2 = 1, W; None for `UNIT_POWER`, or no light.
-        detector_floor: Least power of a port that detectors need, W; None if it is unknown.
-
-    Raises:
-        TypeError, ValueError: a chip's rate or power is out of range, without the others, or of a
-            network that is on no chip.
-    """
+    """What to train on what, as config.json holds it: a configuration, data and what to report."""
 
     config: Config
-    dataset: str
-    encoding: str
-    size: int | None
-    validation: int | None
-    limit: int | None
-    seeds: int
-    symbol_rate: float | None = None
-    write_time: float | None = None
-    chip_power: float | None = None
-    image_size: int | None = None
-    start_from: str | None = None
-    unit_power: float | None = None
-    detector_floor: float | None = None
+    dataset: str = _data(
+        _DATASET,
+        f"{', '.join(DATASETS)}, or images of your own, see below. auto: MNIST, or "
+        "scikit-learn's 8 x 8 digits where it cannot be had; f1, f2: functions to learn, with "
+        "--task regression",
+        default="auto",
+    )
+    image_size: int | None = _data(
+        whole(1),
+        "make a folder's images P x P grey pixels by averaging over areas",
+        metavar="P",
+        default=None,
+        shown=str(IMAGE_SIZE),
+    )
+    encoding: str = _data(_ENCODING, "image to port amplitudes")
+    size: int | None = _data(
+        whole(1),
+        "pixels a side after encoding; S x S ports",
+        metavar="S",
+        default=None,
+        shown="recipe's: 8, or digital all",
+    )
+    validation: int | None = _data(
+        whole(0), "training images held out", default=None, shown="a tenth, at most 5000"
+    )
+    limit: int | None = _data(whole(1), "train on the first N images", default=None, shown="all")
+    seeds: int = setting(
+        whole(1), "run N seeds from --seed on; report mean and spread", "run", default=1
+    )
+    start_from: str | None = setting(
+        _TRAINED,
+        "run or model.npz to start from, for instance one trained in silico, instead of random "
+        "parameters; its prototypes are taken, too",
+        "learning",
+        default=None,
+    )
+    unit_power: float | None = _light(
+        "watts of one unit of |E|^2, which the brightest port of an image has",
+        applies={"network": "photonic", "device": ("none", SIMULATED)},
+        shown=f"{UNIT_POWER:g}",
+    )
+    detector_floor: float | None = _light(
+        "watts a port that detectors need; warn where they see less",
+        applies={"network": "photonic", "device": "none"},
+        shown="unknown",
+    )
+    symbol_rate: float | None = _rate(
+        POSITIVE, "samples a second through a mesh", metavar="HZ", unit="Hz"
+    )
+    write_time: float | None = _rate(
+        NOT_NEGATIVE,
+        "seconds in which the phases of a mesh are written and settle",
+        metavar="S",
+        unit="s",
+    )
+    chip_power: float | None = _rate(
+        NOT_NEGATIVE, "watts of laser, heaters and electronics together", metavar="W", unit="W"
+    )
 
     def __post_init__(self) -> None:
+        values = vars(self.config)
+        check_settings(self, facts(values), describe(values))
         _ = self.rates
-        for name in ("unit_power", "detector_floor"):
-            if (value := getattr(self, name)) is None:
-                continue
-            number(name, value, above=0)
-            if self.config.network != "photonic":
-                raise ValueError(f"{name} does not apply to {self.config.network}: it has no light")
-            hidden = name == "detector_floor" or not self.config.simulates_device
-            if self.config.device and hidden:
-                raise ValueError(f"{name} does not apply to a device: it hides what is inside")
 
     @property
     def rates(self) -> ChipRates | None:
-        """What the chip's time and energy follow from."""
-        every = {name: getattr(self, name) for name in RATES}
-        given = {name: value for name, value in every.items() if value is not None}
-        for name in given if self.config.network != "photonic" else ():
-            raise ValueError(f"{name} does not apply to {self.config.network}: it is on no chip")
-        for name in ("symbol_rate", "write_time") if given else ():
-            if name not in given:
-                raise ValueError(f"{name} must be set with {', '.join(given)}")
-        return ChipRates(**given) if given else None
+        """What the chip's time and energy follow from; None if they are not asked for."""
+        names = ("symbol_rate", "write_time", "chip_power")
+        rates = {name: value for name in names if (value := getattr(self, name)) is not None}
+        for name in names[:2] if rates else ():
+            if name not in rates:
+                raise ValueError(f"{name} must be set with {', '.join(rates)}")
+        return ChipRates(**rates) if rates else None
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Plan:
-        """Rebuild a plan from a config.json.
-
-        Raises:
-            DataError: something is missing or out of range.
-        """
-        own = {field.name for field in fields(cls)} - {"config"}
+        """Rebuild a plan from a config.json; a DataError names what is missing or out of range."""
         try:
-            config = Config(**{field.name: content[field.name] for field in fields(Config)})
-            return cls(config=config, **{name: content[name] for name in own})
+            config = Config(**{name: content[name] for name in settings_of(Config)})
+            return cls(config=config, **{name: content[name] for name in settings_of(cls)})
         except KeyError as error:
             raise DataError(f"config.json must name {error}, which is missing") from None
         except (TypeError, ValueError) as error:
@@ -96,9 +156,20 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """The plan as a flat JSON object."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return own.pop("config").as_json() | own
+        return self.config.as_json() | {name: getattr(self, name) for name in settings_of(Plan)}
 
 
-RATES = tuple(field.name for field in fields(ChipRates))
-"""The names of a chip's rates, each a field of `Plan`."""
+def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:
+    """A plan with defaults, the encoding and size of the recipe where there are images.
+
+    Args:
+        dataset: Name of the data set, or path of the user's own.
+        config: The configuration, with the first seed.
+        **settings: Other fields of `Plan`; None means the default.
+    """
+    images = dataset not in FUNCTIONS
+    inputs = recipe_inputs(config.recipe) if images else {"encoding": UNENCODED, "size": None}
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    for name in () if images else chosen.keys() & inputs.keys():
+        raise ValueError(f"{name} does not apply to data set {dataset}, which has no images")
+    return Plan(config=config, **(defaults_of(Plan) | inputs | chosen | {"dataset": dataset}))

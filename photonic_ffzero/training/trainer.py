@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from meshes._tensorflow import tf
-from photonic_ffzero.config import Config, configure, device_name
+from photonic_ffzero.config import Config, configure, device_name, with_settings
 from photonic_ffzero.data.checks import check_arrays, check_numbers
 from photonic_ffzero.data.datasets import split
 from photonic_ffzero.data.tasks import Task, task_of
@@ -233,6 +233,7 @@ class Trainer:
         return str(index + 1) if self.config.local or last == 1 else f"1-{last}"
 
 
+@with_settings
 def fit(
     x: Any,
     y: Any,

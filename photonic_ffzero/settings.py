@@ -1,0 +1,189 @@
+"""Settings: dataclass fields that carry their own check, help text, unit and scope.
+
+Checks, command-line flags, signatures and the tables of the documentation are all made from what
+a field says in `setting`, so that a new setting is one field and the code that uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache, partial
+from typing import Any
+
+from meshes.validation import choice, from_spec, integer, number, with_values
+
+Conditions = Mapping[str, Any]
+"""Names of facts, each with the value, or the tuple of values, that it may have."""
+
+
+def matches(conditions: Conditions, facts: Mapping[str, Any]) -> bool:
+    """Whether every fact named in the conditions has one of the values that they list."""
+    return all(facts.get(name) in _as_tuple(allowed) for name, allowed in conditions.items())
+
+
+def in_words(conditions: Conditions) -> str:
+    """``network mlp or cnn, readout goodness``."""
+    return ", ".join(f"{k} {' or '.join(_as_tuple(v))}" for k, v in conditions.items())
+
+
+def _as_tuple(allowed: Any) -> tuple[str, ...]:
+    return allowed if isinstance(allowed, tuple) else (allowed,)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The values that a setting can have.
+
+    Attributes:
+        check: Takes a setting's name and value; raises an error if the value breaks the rule.
+        rule: What the value must be, in words; empty if the options say it.
+        parse: Reads a value from the text of a command line, or raises ValueError.
+        options: The names to choose from, where the values are names.
+        metavar: What stands for the value on a command line.
+    """
+
+    check: Callable[[str, Any], Any]
+    rule: str
+    parse: Callable[[str], Any] = str
+    options: Collection[str] = ()
+    metavar: str | None = None
+
+
+def one_of(options: Collection[str]) -> Kind:
+    """A name from a registry, as the registry is when the setting is checked."""
+    return Kind(partial(choice, options=options), "", options=options)
+
+
+def whole(minimum: int) -> Kind:
+    """A whole number, ``minimum`` at least."""
+    return Kind(partial(integer, minimum=minimum), f"a whole number from {minimum}", int, (), "N")
+
+
+def spec_of(registry: Mapping[str, Callable[..., Any]]) -> Kind:
+    """``NAME`` or ``NAME:key=value,...``, see `meshes.validation.from_spec`."""
+    form = "NAME:key=value,..."
+    return Kind(partial(from_spec, registry=registry), f"NAME or {form}", metavar=form)
+
+
+def values_of(cls: type) -> Kind:
+    """``key=value,...`` for the fields of a dataclass; or nothing."""
+    form = "key=value,..."
+
+    def check(name: str, text: Any) -> None:
+        if text != "":
+            with_values(name, "", text, cls)
+
+    return Kind(check, f"{form} or empty", metavar=form)
+
+
+def _check_switch(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r}")
+
+
+POSITIVE = Kind(partial(number, above=0), "a number above 0", float, (), "X")
+NOT_NEGATIVE = Kind(partial(number, minimum=0), "a number from 0", float, (), "X")
+SWITCH = Kind(_check_switch, "True or False")
+TEXT = Kind(_check_text, "a text")
+
+
+VARIES: Any = object()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field says of itself.
+
+    Attributes:
+        kind: The values that it can have.
+        help: One phrase for the command line and the documentation.
+        group: Heading on the command line.
+        metavar: What stands for the value on the command line, if not what its kind says.
+        unit: Unit of the value; empty if it has none.
+        applies: The runs that have such a setting; in all others it is None.
+        default: The default of all recipes; None if the setting may stay unset, `VARIES` if it
+            is for the recipes to say.
+        shown: The default in words, if its value does not say enough.
+    """
+
+    kind: Kind
+    help: str
+    group: str
+    metavar: str | None = None
+    unit: str = ""
+    applies: Conditions = field(default_factory=dict)
+    default: Any = VARIES
+    shown: str = ""
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value on the command line."""
+        return self.metavar or self.kind.metavar or f"{{{','.join(self.kind.options)}}}"
+
+    @property
+    def default_text(self) -> str:
+        """The default as help and tables show it."""
+        if self.shown:
+            return self.shown
+        if self.default is VARIES:
+            return "recipe's"
+        words = {"": "none", "None": "none", "False": "no"}
+        return words.get(str(self.default), str(self.default))
+
+
+def setting(kind: Kind, help: str, group: str, **rest: Any) -> Any:
+    """A dataclass field with a `Setting`; the arguments are the setting's."""
+    return field(metadata={"setting": Setting(kind, help, group, **rest)})
+
+
+@cache
+def settings_of(cls: type) -> dict[str, Setting]:
+    """The settings of a dataclass by the names of their fields, in order."""
+    return {f.name: f.metadata["setting"] for f in fields(cls) if "setting" in f.metadata}
+
+
+def defaults_of(cls: type) -> dict[str, Any]:
+    """The defaults that all recipes share; None where they differ or there is none."""
+    entries = settings_of(cls).items()
+    return {name: None if entry.default is VARIES else entry.default for name, entry in entries}
+
+
+def check_settings(instance: Any, facts: Mapping[str, Any], run: str) -> None:
+    """Check every setting of an instance: its range, and that it is set where it applies only.
+
+    Args:
+        instance: A dataclass with settings.
+        facts: What their conditions are matched against.
+        run: The run in words, for the errors.
+
+    Raises:
+        TypeError, ValueError: a setting breaks a rule, which the message names.
+    """
+    for name, entry in settings_of(type(instance)).items():
+        value = getattr(instance, name)
+        if not matches(entry.applies, facts):
+            if value is not None:
+                needed = in_words(entry.applies)
+                raise ValueError(f"{name} does not apply to {run}; it needs {needed}")
+        elif value is not None:
+            entry.kind.check(name, value)
+        elif entry.default is not None:
+            raise ValueError(f"{name} must be set for {run}")
+
+
+def markdown_table(*classes: type) -> str:
+    """The settings of some dataclasses as a table in Markdown."""
+    rows = [("setting", "values", "unit", "applies to", "default", "meaning"), ("---",) * 6]
+    for cls in classes:
+        for name, entry in settings_of(cls).items():
+            values = entry.kind.rule or ", ".join(entry.kind.options)
+            scope = in_words(entry.applies) or "all"
+            rows.append((f"`{name}`", values, entry.unit, scope, entry.default_text, entry.help))
+    cells = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
