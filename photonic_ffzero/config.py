@@ -501,7 +501,8 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **settings: Any) 
             values |= row
     met = facts(values | chosen)
     applicable = {n: v for n, v in values.items() if matches(known[n].applies, met)}
-    return Config(**(dict.fromkeys(known) | applicable | chosen))
+    blank: dict[str, Any] = dict.fromkeys(known)
+    return Config(**(blank | applicable | chosen))
 
 
 def settings_table() -> str:

@@ -82,7 +82,7 @@ COMMON: Rows = [
     (_REGRESSION, {"loss": "squared", "rule": "last"}),
 ]
 
-_INPUTS = {
+_INPUTS: dict[str, dict[str, Any]] = {
     "balanced": {"encoding": "average", "size": 8},
     "paper": {"encoding": "crop", "size": 8},
     "published": {"encoding": "crop", "size": 8},

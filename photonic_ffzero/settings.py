@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from meshes.validation import choice, from_spec, integer, number, with_values
@@ -142,7 +142,6 @@ def setting(kind: Kind, help: str, group: str, **rest: Any) -> Any:
     return field(metadata={"setting": Setting(kind, help, group, **rest)})
 
 
-@cache
 def settings_of(cls: type) -> dict[str, Setting]:
     """The settings of a dataclass by the names of their fields, in order."""
     return {f.name: f.metadata["setting"] for f in fields(cls) if "setting" in f.metadata}

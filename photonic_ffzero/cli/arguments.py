@@ -106,8 +106,8 @@ def add_directories(group: Any, what: str, end: str) -> None:
     group.add_argument("--quiet", action="store_true", help=f"print the final {end} only")
 
 
-def as_flag(message: str, parser: LineParser) -> str:
+def as_flag(message: str, parser: argparse.ArgumentParser) -> str:
     """Show the argument's name, with which an error begins, as the flag that a user typed."""
     name, space, rest = message.partition(" ")
     flag = _flag(name)
-    return f"argument {flag}{space}{rest}" if flag in parser.flags else message
+    return f"argument {flag}{space}{rest}" if flag in parser.format_help() else message
