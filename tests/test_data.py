@@ -219,6 +219,9 @@ class TestDownload:
         with pytest.raises(TimeoutError, match="no answer within"):
             published.open_url("https://server/")
         assert time.perf_counter() - started < 2
+        monkeypatch.undo()
+        with pytest.raises(OSError, match="refused"):
+            published.open_url("http://127.0.0.1:9/")
 
 
 class TestDamagedFiles:
@@ -240,13 +243,10 @@ class TestDamagedFiles:
         ("name", "array", "value"),
         [
             ("x_train", np.full((20, 6, 6), np.nan), "finite, got nan"),
-            ("x_test", np.full((10, 6, 6), np.inf), "finite, got inf"),
             ("x_test", np.full((10, 6, 6), 7.5), "got 7.5"),
             ("x_test", np.full((10, 6, 6), -0.5), "got -0.5"),
             ("x_test", np.zeros((10, 6, 6), int), "got int64"),
-            ("x_test", np.zeros((10, 6, 6, 1), np.uint8), r"\(10, 6, 6, 1\)"),
             ("x_test", np.zeros((10, 6), np.uint8), r"\(10, 6\)"),
-            ("y_test", np.zeros(10), "got float64"),
             ("y_test", np.full(10, -1), "got -1 at index 0"),
             ("y_train", np.array([{}] * 20), "unpickled"),
         ],
@@ -272,18 +272,13 @@ def test_the_split_of_the_digits_is_stratified_fixed_and_complete():
     assert together * 16 == load_digits().images.sum()
 
 
-def real_data() -> Path | None:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    named = os.environ.get(DATA_VARIABLE)
-    return Path(named).resolve() if named else beside if beside.is_dir() else None
-
-
-REAL_DATA = real_data()
+REAL_DATA = Path(os.environ.get(DATA_VARIABLE) or Path(__file__).parents[2] / "shared/data")
+REAL_DATA = REAL_DATA.resolve()  # before a test changes the variable
 
 
 @pytest.mark.parametrize(("name", "mean"), [("mnist", 0.1307), ("fashion-mnist", 0.2860)])
 def test_the_real_data_set(name, mean):
-    if REAL_DATA is None or not (REAL_DATA / name).is_dir():
+    if not (REAL_DATA / name).is_dir():
         pytest.skip(f"{name} is not here: {DATA_VARIABLE} names no folder that holds it")
     dataset = load_dataset(name, REAL_DATA)
     assert dataset.train_images.shape == (60_000, 28, 28)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from photonic_ffzero.data.encoding import ENCODINGS, average, crop, encode, fourier
 
 RNG = np.random.default_rng(0)
+EXAMPLES = settings(deadline=None, max_examples=40)
 
 
 def random_images(height: int, width: int, count: int = 3) -> np.ndarray:
@@ -26,6 +27,7 @@ def images_and_size(draw):
 
 
 class TestEveryEncoding:
+    @EXAMPLES
     @given(case=images_and_size(), encoding=st.sampled_from(sorted(ENCODINGS)))
     def test_the_largest_amplitude_is_one_or_the_image_is_dark(self, case, encoding):
         images, size = case
@@ -37,7 +39,7 @@ class TestEveryEncoding:
         np.testing.assert_allclose(peaks, np.where(dark, 0, 1), atol=1e-6)
 
     @pytest.mark.parametrize("encoding", ENCODINGS)
-    @pytest.mark.parametrize("scale", [1e-40, 1e-3, 255.0, 1e30])
+    @pytest.mark.parametrize("scale", [1e-40, 255.0, 1e30])
     def test_brightness_does_not_matter(self, encoding, scale):
         images = random_images(9, 9)
         tolerance = 2e-4 if scale < 1e-38 else 1e-5  # the dimmest pixels have few digits
@@ -57,7 +59,7 @@ class TestEveryEncoding:
         np.testing.assert_array_equal(fields[[0, 2]], alone[[0, 2]])
 
     @pytest.mark.parametrize("encoding", ["average", "crop"])
-    @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
     def test_full_size_is_the_image_itself(self, encoding, dtype):
         images = RNG.integers(0, 256, (3, 8, 8)).astype(dtype)
         peaks = images.max(axis=(1, 2), keepdims=True)
@@ -66,12 +68,7 @@ class TestEveryEncoding:
 
 
 class TestAverage:
-    @pytest.mark.parametrize("size", [1, 2, 4, 8])
-    def test_equals_block_means_where_the_size_divides_the_image(self, size):
-        images = random_images(16, 8)
-        blocks = images.reshape(3, size, 16 // size, size, 8 // size).mean(axis=(2, 4))
-        np.testing.assert_allclose(average(images, size), blocks, rtol=1e-5)
-
+    @EXAMPLES
     @given(case=images_and_size())
     def test_conserves_the_mean_and_stays_within_the_range(self, case):
         images, size = case
@@ -80,42 +77,35 @@ class TestAverage:
         assert averaged.min() >= images.min() - 1e-6
         assert averaged.max() <= images.max() + 1e-6
 
-    def test_shares_out_a_pixel_that_a_border_cuts(self):
-        np.testing.assert_allclose(
-            average(np.array([[[0, 3, 6]] * 3], np.float32), 2), [[[1, 5]] * 2], rtol=1e-6
-        )
-
-    def test_is_a_fine_grid_averaged_in_blocks(self):
-        images = random_images(28, 28)
-        fine = np.kron(images, np.ones((1, 2, 2)))  # 56 = 7 x 8
-        blocks = fine.reshape(3, 8, 7, 8, 7).mean(axis=(2, 4))
-        np.testing.assert_allclose(average(images, 8), blocks, rtol=1e-5)
+    @pytest.mark.parametrize(("shape", "size"), [((16, 8), 4), ((28, 28), 8), ((3, 5), 2)])
+    def test_is_a_fine_grid_averaged_in_blocks(self, shape, size):
+        """Also where the border between two areas cuts a pixel."""
+        images = random_images(*shape)
+        fine = np.kron(images, np.ones((1, size, size)))
+        blocks = fine.reshape(3, size, shape[0], size, shape[1]).mean(axis=(2, 4))
+        np.testing.assert_allclose(average(images, size), blocks, rtol=1e-5)
 
 
-class TestCrop:
-    @pytest.mark.parametrize(
-        ("length", "size", "start"),
-        [(28, 10, 9), (28, 8, 10), (28, 9, 10), (27, 10, 8), (27, 9, 9), (5, 5, 0), (4, 3, 1)],
-    )
-    def test_takes_the_rows_that_the_paper_takes(self, length, size, start):
-        image = np.arange(length * length, dtype=np.float32).reshape(1, length, length)
-        rows = slice(start, start + size)
-        np.testing.assert_array_equal(crop(image, size), image[:, rows, rows])
-        centre, half, extra = length // 2, size // 2, size % 2  # as the published script counts
-        assert (start, start + size - 1) == (centre - half, centre + half + extra - 1)
-
-    def test_each_axis_has_its_own_centre(self):
-        images = random_images(6, 10)
-        np.testing.assert_array_equal(crop(images, 2), images[:, 2:4, 4:6])
+@pytest.mark.parametrize(
+    ("length", "size", "start"),
+    [(28, 10, 9), (28, 8, 10), (28, 9, 10), (27, 10, 8), (27, 9, 9), (5, 5, 0), (4, 3, 1)],
+)
+def test_crop_takes_the_rows_that_the_paper_takes(length, size, start):
+    images = random_images(length, 10 + length)
+    rows, columns = slice(start, start + size), slice(5 + start, 5 + start + size)
+    np.testing.assert_array_equal(crop(images, size), images[:, rows, columns])
+    centre, half, extra = length // 2, size // 2, size % 2  # as the published script counts
+    assert (start, start + size - 1) == (centre - half, centre + half + extra - 1)
 
 
 class TestFourier:
-    @pytest.mark.parametrize("length", [7, 8])
-    def test_full_size_is_the_centred_orthonormal_transform(self, length):
-        images = random_images(length, length)
-        expected = np.fft.fftshift(np.fft.fft2(images, norm="ortho"), axes=(1, 2))
-        np.testing.assert_allclose(fourier(images, length), expected, atol=1e-5)
+    @pytest.mark.parametrize("size", [1, 4, 5, 8])
+    def test_is_the_centre_of_the_orthonormal_transform(self, size):
+        images = random_images(9, 8)
+        spectrum = np.fft.fftshift(np.fft.fft2(images, norm="ortho"), axes=(1, 2))
+        np.testing.assert_allclose(fourier(images, size), crop(spectrum, size), atol=1e-5)
 
+    @EXAMPLES
     @given(case=images_and_size())
     def test_energy_is_conserved_at_full_size_and_never_gained(self, case):
         images, size = case
@@ -125,51 +115,21 @@ class TestFourier:
         if size == images.shape[1] == images.shape[2]:
             np.testing.assert_allclose(kept, power, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.parametrize("size", [3, 4, 5])
-    def test_a_real_images_opposite_frequencies_are_conjugate(self, size):
-        spectrum = fourier(random_images(9, 8), size)
-        centred = spectrum[:, 1 - size % 2 :, 1 - size % 2 :]  # an even size has one row too many
-        np.testing.assert_allclose(centred, centred[:, ::-1, ::-1].conj(), atol=1e-6)
-
-    @pytest.mark.parametrize("size", [1, 4, 5])
-    def test_zero_frequency_is_in_the_middle(self, size):
-        images = random_images(9, 8)
-        centre = fourier(images, size)[:, size // 2, size // 2]
-        np.testing.assert_allclose(centre, images.sum((1, 2)) / np.sqrt(72), rtol=1e-5)
-
-    def test_a_shift_changes_phases_only(self):
-        images = random_images(8, 8)
-        np.testing.assert_allclose(
-            np.abs(fourier(np.roll(images, (2, 3), (1, 2)), 5)),
-            np.abs(fourier(images, 5)),
-            atol=1e-5,
-        )
-
 
 @pytest.mark.parametrize(
     ("arguments", "error", "rule"),
     [
         ({"encoding": "wavelet"}, ValueError, "one of average, crop, fourier; got 'wavelet'"),
-        ({"size": 9}, ValueError, r"size must be at most the image's \(8, 8\), got 9"),
+        ({"size": 9}, ValueError, r"size must be at most .*\(8, 8\), got 9"),
         ({"size": 0}, ValueError, "size must be at least 1, got 0"),
-        ({"size": -3}, ValueError, "size must be at least 1, got -3"),
         ({"size": 2.5}, TypeError, "size must be a whole number, got 2.5"),
         ({"images": np.ones((8, 8))}, ValueError, r"shape \[n, H, W\].* got float64 .*\(8, 8\)"),
         ({"images": np.ones((0, 8, 8))}, ValueError, "not empty"),
-        ({"images": np.ones((1, 8, 8), complex)}, ValueError, "must be real numbers"),
-        ({"images": np.full((1, 8, 8), "a")}, ValueError, "must be real numbers"),
+        ({"images": np.ones((1, 8, 8), complex)}, ValueError, "images must be real numbers"),
         ({"images": np.full((1, 8, 8), np.nan)}, ValueError, "images must be finite, got nan at"),
-        ({"images": np.full((1, 8, 8), -np.inf)}, ValueError, "images must be finite, got -inf"),
         ({"images": np.full((1, 8, 8), 1e300)}, ValueError, "images must be finite, got inf"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, rule):
     with pytest.raises(error, match=rule):
         encode(**{"images": random_images(8, 8), "size": 4, **arguments})
-
-
-def test_crop_does_not_see_a_nan_outside_but_encode_does():
-    images = random_images(8, 8)
-    images[2, 0, 0] = np.nan
-    with pytest.raises(ValueError, match=r"got nan at index \(2, 0, 0\)"):
-        encode(images, "crop", 2)

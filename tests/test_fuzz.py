@@ -1,7 +1,7 @@
-"""A thousand damaged inputs for everything that reads: a result or a clear error, nothing else.
+"""Damaged inputs for everything that reads: a result or a clear error, nothing else.
 
-Nothing is unpickled and no header costs memory on its word: unpickling fails here, and the
-process may take little more memory than it has.
+Unpickling fails here, and the process may take little more memory than it has. Each test has 25
+examples, and a thousand among the long ones.
 """
 
 import copy
@@ -30,14 +30,31 @@ from photonic_ffzero.optimizers import OPTIMIZERS
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.storage import load_checkpoint, save_checkpoint
 
-FUZZ = settings(
-    max_examples=1000,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 MEMORY = 2**30  # bytes that the process may take besides what it has
+
+
+def fuzz(**strategies):
+    """Test a function with a few examples, and with many under its name with ``_long``."""
+
+    def decorate(test):
+        def with_examples(count):
+            options = settings(
+                max_examples=count,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            )
+            return options(given(**strategies)(test))
+
+        globals()[f"{test.__name__}_long"] = pytest.mark.long(with_examples(1000))
+        return with_examples(25)
+
+    return decorate
+
+
+class UnpickledError(BaseException):
+    """No reader may turn this into an error of the file."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +62,7 @@ def guarded(monkeypatch):
     """No unpickling, and little memory."""
 
     def refuse(*arguments, **options):
-        raise RuntimeError("unpickled")
+        raise UnpickledError
 
     for name in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, name, refuse)
@@ -68,7 +85,7 @@ def file(tmp_path):
 
 
 def read_or_refused(read, path):
-    """What a reader makes of a file; None if it refuses it by name and reason."""
+    """What a reader returns for a file; None if it refuses the file by name and reason."""
     try:
         return read(path)
     except DataError as error:
@@ -85,10 +102,8 @@ def mutated(draw, *originals):
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(content)))
         replaced = draw(st.sampled_from([0, 1, 2, 4, 8, len(content)]))
-        kept_length = draw(st.booleans())
-        size = replaced if kept_length else None
-        new = draw(st.binary(min_size=size or 0, max_size=replaced if kept_length else 8))
-        content[start : start + replaced] = new
+        shortest, longest = draw(st.sampled_from([(replaced, replaced), (0, 8)]))
+        content[start : start + replaced] = draw(st.binary(min_size=shortest, max_size=longest))
     return bytes(content)
 
 
@@ -96,33 +111,26 @@ def are_numbers(arrays):
     return all(array.dtype.kind in "uifc" for array in arrays)
 
 
-@FUZZ
-@given(content=mutated(idx_bytes(IMAGES), gzip.compress(idx_bytes(IMAGES))))
+@fuzz(content=mutated(idx_bytes(IMAGES), gzip.compress(idx_bytes(IMAGES))))
 def test_idx_files(file, content):
     array = read_or_refused(lambda path: read_idx(path, 3), file(content))
     assert array is None or are_numbers([array])
 
 
-NPZ = [npz_bytes(packed, x=IMAGES, y=np.arange(2)) for packed in (False, True)]
-
-
-@FUZZ
-@given(content=mutated(*NPZ))
+@fuzz(content=mutated(*(npz_bytes(packed, x=IMAGES, y=np.arange(2)) for packed in (False, True))))
 def test_npz_files(file, content):
     arrays = read_or_refused(lambda path: read_npz(path, ["x", "y"]), file(content))
     assert arrays is None or are_numbers(arrays.values())
 
 
-@FUZZ
-@given(header=mutated(b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"))
+@fuzz(header=mutated(b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"))
 def test_npy_headers(file, header):
     content = npy_member_bytes(header, bytes(24))
     arrays = read_or_refused(lambda path: read_npz(path, ["x"]), file(content))
     assert arrays is None or are_numbers(arrays.values())
 
 
-@FUZZ
-@given(content=mutated(png_bytes(IMAGES[0])))
+@fuzz(content=mutated(png_bytes(IMAGES[0])))
 def test_image_files(file, content):
     image = read_or_refused(read_image, file(content))
     assert image is None or are_numbers([image])
@@ -204,13 +212,12 @@ DATA = {
 }
 
 
-@FUZZ
-@given(arrays=strange_archives(DATA))
+@fuzz(arrays=strange_archives(DATA))
 def test_data_sets(file, arrays):
-    found = read_or_refused(load_dataset, file(archive(arrays), "data.npz"))
-    if found is not None:
-        assert 0 <= found.train_images.min() <= found.train_images.max() <= 1
-        assert found.train_labels.max() < found.num_classes
+    dataset = read_or_refused(load_dataset, file(archive(arrays), "data.npz"))
+    if dataset is not None:
+        assert 0 <= dataset.train_images.min() <= dataset.train_images.max() <= 1
+        assert dataset.train_labels.max() < dataset.num_classes
 
 
 def new_checkpoint(path):
@@ -231,8 +238,7 @@ def checkpoint(tmp_path_factory):
         return path.read_bytes(), dict(arrays)
 
 
-@FUZZ
-@given(data=st.data())
+@fuzz(data=st.data())
 def test_checkpoints(file, checkpoint, data):
     content, arrays = checkpoint
     kind = data.draw(st.sampled_from(["bytes", "arrays", "description", "training"]))
@@ -279,12 +285,11 @@ def command_lines(draw):
     return arguments
 
 
-@FUZZ
+@fuzz(arguments=command_lines(), recipe=st.sampled_from(["balanced", "digital"]))
 @example(arguments=["--meshes", "1000000000"], recipe="balanced")
 @example(arguments=["--columns", "1000000000"], recipe="balanced")
 @example(arguments=["--width", "1000000000"], recipe="digital")
 @example(arguments=["--network", "cnn", "--channels", "1000000000"], recipe="digital")
-@given(arguments=command_lines(), recipe=st.sampled_from(["balanced", "digital"]))
 def test_command_lines(arguments, recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PHOTONIC_FFZERO_DATA", str(tmp_path))

@@ -1,4 +1,4 @@
-"""What a network is to tell: labels to targets and scores to predictions, and how good they are."""
+"""Tasks: labels to targets, scores to predictions, and how good predictions are."""
 
 import warnings
 
@@ -14,9 +14,10 @@ from photonic_ffzero.seeds import generator
 
 N = 6
 NUMBERS = arrays(np.float64, (N, 2), elements=st.floats(-1e3, 1e3))
-EXAMPLES = {
-    "classification": (Classification, np.array([0, 2, 1, 2, 0, 1])),
-    "regression": (Regression, np.array([0.5, -2.0, 7.0, 1.0, 0.0, 3.0])),
+EXAMPLES = settings(deadline=None, derandomize=True, max_examples=40)
+LABELS = {
+    "classification": np.array([0, 2, 1, 2, 0, 1]),
+    "regression": np.array([0.5, -2.0, 7.0, 1.0, 0.0, 3.0]),
 }
 
 
@@ -26,22 +27,17 @@ def regression(y):
     return Regression.of(y)
 
 
-def test_every_task_has_an_example_here():
-    assert EXAMPLES.keys() == TASKS.keys()
-
-
 @pytest.mark.parametrize("name", TASKS)
 class TestEveryTask:
     def test_is_named_as_it_is_registered_and_comes_from_its_labels(self, name):
-        kind, y = EXAMPLES[name]
-        task = TASKS[name].of(y)
-        assert isinstance(task, kind)
+        task = TASKS[name].of(LABELS[name])
+        assert isinstance(task, TASKS[name])
         assert task.name == name
-        assert task == TASKS[name].of(y)
+        assert task == TASKS[name].of(LABELS[name])
 
     def test_targets_predictions_and_prototypes_have_the_shapes_that_it_says(self, name):
-        kind, y = EXAMPLES[name]
-        task = kind.of(y)
+        y = LABELS[name]
+        task = TASKS[name].of(y)
         assert task.targets(y).shape == (N, task.labels) == (N, 1)
         assert task.targets(y).dtype == (np.int32 if name == "classification" else np.float32)
         assert task.corners >= max(task.classes, 2)  # a simplex has two at least
@@ -49,62 +45,55 @@ class TestEveryTask:
         assert task.outputs >= task.classes
 
     def test_perfect_scores_have_quality_one(self, name):
-        kind, y = EXAMPLES[name]
-        task, targets = kind.of(y), kind.of(y).targets(y)
+        y = LABELS[name]
+        task = TASKS[name].of(y)
+        targets = task.targets(y)
         scores = np.eye(3)[targets[:, 0]] if name == "classification" else targets.astype(float)
         assert task.quality(scores, y) == pytest.approx(1)
         np.testing.assert_allclose(task.predictions(scores), y, atol=1e-6)
 
 
 class TestClassification:
-    def test_has_as_many_classes_as_the_highest_label_says(self):
+    def test_has_as_many_classes_as_names_or_as_the_highest_label_says(self):
         assert Classification.of(np.array([3, 0])) == Classification(4)
-        assert Classification(4).outputs == 4
+        assert Classification.of(np.array([0, 1]), ("a", "b", "c")).classes == 3
 
     def test_quality_is_the_share_of_right_ones(self):
         scores = np.array([[0.1, 0.9], [0.2, 0.1], [0.5, 0.6], [0.0, 1.0]])
         assert Classification(2).quality(scores, np.array([1, 1, 1, 0])) == 0.5
 
+    @pytest.mark.parametrize("names", [("a", "a"), ("a",), ("a", "\n"), ("a", 1)])
+    def test_names_are_different_printable_texts(self, names):
+        with pytest.raises(ValueError, match="names must be"):
+            Classification(2, names)
+
 
 class TestRegression:
-    @given(NUMBERS)
-    @settings(deadline=None, derandomize=True, max_examples=40)
+    @EXAMPLES
+    @given(y=NUMBERS)
     def test_the_range_of_the_training_labels_becomes_minus_one_to_one(self, y):
         targets = regression(y).targets(y)
-        assert targets.dtype == np.float32
         for column in range(2):
             assert targets[y[:, column].argmin(), column] == -1
             assert targets[y[:, column].argmax(), column] == 1
         assert np.abs(targets).max() <= 1
 
-    @given(NUMBERS, NUMBERS)
-    @settings(deadline=None, derandomize=True, max_examples=40)
+    @EXAMPLES
+    @given(y=NUMBERS, others=NUMBERS)
     def test_predictions_take_the_scaling_back(self, y, others):
-        """Also of labels that lie outside of the range that the training showed."""
+        """Also of labels outside the range of those for training, which alone set the scale."""
         task = regression(y)
-        found = task.predictions(task.targets(others).astype(np.float64))
+        predicted = task.predictions(task.targets(others).astype(np.float64))
         spread = np.ptp(y, axis=0) + np.abs(others).max(axis=0) + np.abs(y).max(axis=0)
-        assert np.all(np.abs(found - others) < 1e-5 * spread)
+        assert np.all(np.abs(predicted - others) < 1e-5 * spread)
 
-    def test_others_than_the_training_labels_do_not_move_the_scale(self):
-        task = Regression.of(np.array([0.0, 4.0]))
-        np.testing.assert_array_equal(task.targets(np.array([2.0, 8.0])), [[0], [3]])
-
-    @given(NUMBERS, NUMBERS)
-    @settings(deadline=None, derandomize=True, max_examples=40)
+    @EXAMPLES
+    @given(y=NUMBERS, scores=NUMBERS)
     def test_quality_is_r_squared_averaged_over_the_dimensions(self, y, scores):
         task, scores = regression(y), scores / 1e3
-        predicted = task.predictions(scores)
-        left = np.sum((y - predicted) ** 2, axis=0)
+        left = np.sum((y - task.predictions(scores)) ** 2, axis=0)
         expected = np.mean(1 - left / np.sum((y - y.mean(axis=0)) ** 2, axis=0))
         np.testing.assert_allclose(task.quality(scores, y), expected, rtol=1e-9, atol=1e-9)
-
-    def test_the_mean_of_the_labels_has_quality_zero_and_worse_is_negative(self):
-        y = np.array([0.0, 1.0, 5.0])
-        task = Regression.of(y)
-        mean = task.targets(np.full(3, y.mean())).astype(np.float64)
-        assert task.quality(mean, y) == pytest.approx(0, abs=1e-6)
-        assert task.quality(-task.targets(y), y) < 0
 
     def test_several_dimensions_keep_their_columns_and_their_units(self):
         y = np.array([[0.0, 100.0], [1.0, 300.0]])
@@ -124,7 +113,6 @@ class TestRegression:
         assert task.quality(scores, y[:, np.newaxis]) == task.quality(scores, y)
 
     def test_its_prototype_is_one_of_two_that_are_opposite(self):
-        """Goodness of the other says nothing new."""
         task = Regression((0.0,), (1.0,))
         pair = simplex(task.corners, 5, generator(0, "prototypes"))
         np.testing.assert_allclose(pair[1], -pair[0], atol=1e-6)
@@ -133,10 +121,10 @@ class TestRegression:
     @pytest.mark.parametrize(
         ("y", "message"),
         [
-            ([2.0, 2.0], "labels of dimension 0 must not be constant, found only 2.0"),
-            ([[0.0, 1.0], [1.0, 1.0]], "labels of dimension 1 must not be constant"),
+            ([[0.0, 1.0], [1.0, 1.0]], "labels of dimension 1 must not be constant, .* 1.0"),
             ([0.0, np.nan], "labels must be finite, found nan to nan"),
             ([0.0, np.inf], "labels must be finite, found 0.0 to inf"),
+            (np.ones((2, 0)), r"low and high must be equally long, got \(\)"),
         ],
     )
     def test_labels_that_teach_nothing_are_refused(self, y, message):
@@ -144,8 +132,3 @@ class TestRegression:
             warnings.simplefilter("error")
             with pytest.raises(ValueError, match=message):
                 Regression.of(np.array(y))
-
-    @pytest.mark.parametrize(("low", "high"), [((), ()), ((0.0,), (1.0, 2.0))])
-    def test_ranges_have_two_ends_for_every_dimension(self, low, high):
-        with pytest.raises(ValueError, match="low and high must be equally long"):
-            Regression(low, high)

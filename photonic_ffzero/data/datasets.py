@@ -36,14 +36,11 @@ DataFolder = str | os.PathLike[str] | None
 class Dataset:
     """Images and labels for training and testing, and where they came from.
 
-    Args:
-        name: the data set: "mnist", "fashion-mnist", "digits", "f1", "f2", or the name of the
-            user's folder or file.
+    Attributes:
+        name: the data set, or the name of the user's folder or file.
         source: what it was read from, in words.
-        train_images: [n, H, W] float32 in [0, 1]; for "f1" and "f2" numbers [n, D].
-        train_labels: [n] int64 in 0..num_classes-1; for "f1" and "f2" float64.
-        test_images: [m, H, W] float32 in [0, 1], or [m, D].
-        test_labels: [m] int64 in 0..num_classes-1, or float64.
+        train_images, test_images: [n, H, W] float32 in [0, 1]; for "f1" and "f2" numbers [n, D].
+        train_labels, test_labels: [n] int64 in 0..num_classes-1; for "f1" and "f2" float64.
         num_classes: C; None where labels are numbers.
         note: one line for the user if other data were loaded than asked for, else empty.
         class_names: what the classes are called, C of them; empty where they are numbers.

@@ -41,9 +41,9 @@ class Encoder:
     """Encodes images for a network; saved with it, so that new images are encoded alike.
 
     Attributes:
-        encoding: A name in :data:`ENCODINGS`.
-        size: Rows and columns of the encoded image.
-        shape: Rows H and columns W of the training images.
+        encoding: a name in :data:`ENCODINGS`.
+        size: rows and columns of the encoded image.
+        shape: rows H and columns W of the training images.
     """
 
     encoding: str
@@ -70,21 +70,14 @@ class Encoder:
 
 
 def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
-    r"""Resize images by averaging over equal areas; proportions are not kept.
+    r"""Resize images [n, H', W'] to [n, H, W], float32, by averaging over equal areas.
 
     .. math::
         A = R X C^T, \qquad
         R_{ij} = \frac{H}{H'} \left| [i, i + 1) \frac{H'}{H} \cap [j, j + 1) \right|
 
     and C likewise: each row of weights sums to 1, so the mean over the areas is the mean over
-    the pixels.
-
-    Args:
-        images: [n, H', W'], real and finite.
-        shape: (H, W).
-
-    Returns:
-        [n, H, W] float32.
+    the pixels. Proportions are not kept.
     """
     return _areas(_checked_images(images), *shape)
 

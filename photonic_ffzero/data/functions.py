@@ -21,7 +21,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 def sample(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    r"""Draw training and test samples of a function, the same ones every time.
+    r"""Draw samples of a function, the same ones every time.
 
     .. math::
         f_1 = \sin x_0 + \cos x_1, \qquad
@@ -30,14 +30,10 @@ def sample(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     Training labels carry normal noise of 0.05 standard deviations of the labels; test labels
     carry none.
 
-    Args:
-        name: ``f1`` or ``f2``.
-
     Returns:
         x [10000, D] and y [10000] for training, x [2000, D] and y [2000] for testing.
 
-    Reference:
-        Guo et al., arXiv 2603.24790, section "Regression".
+    Reference: Guo et al., arXiv 2603.24790, section "Regression".
     """
     inputs, function = FUNCTIONS[name]
     rng = generator(0, f"samples of {name}")

@@ -1,8 +1,4 @@
-"""MNIST and Fashion-MNIST: find their files, or download them, and read them.
-
-A location that the user names, as an argument or in ``PHOTONIC_FFZERO_DATA``, is binding: files
-that are not there are an error and never a reason to look or download elsewhere.
-"""
+"""MNIST and Fashion-MNIST: find their files, or download them, and read them."""
 
 from __future__ import annotations
 
@@ -28,13 +24,10 @@ _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 class Published(NamedTuple):
-    """A data set of four gzip-compressed IDX files.
-
-    The SHA-256 is that of the decompressed content, as the .gz files of two mirrors differ.
-    """
+    """A data set of four gzip-compressed IDX files."""
 
     url: str
-    sha256: tuple[str, str, str, str]
+    sha256: tuple[str, str, str, str]  # of the decompressed content: mirrors' .gz files differ
     num_classes: int = 10
 
 
@@ -65,22 +58,17 @@ class DownloadError(DataError):
 
 
 class Files(NamedTuple):
-    """What files hold: ``source`` says where they are, in words; ``arrays`` maps each array's
-    file and name to the array, in the order x, y for training and x, y for testing."""
+    """Arrays as they were read, unchecked."""
 
-    source: str
-    arrays: dict[str, np.ndarray]
+    source: str  # where from, in words
+    arrays: dict[str, np.ndarray]  # place -> array: x, y for training, then x, y for testing
 
 
 def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) -> Files:
-    """Read a data set of `PUBLISHED`.
+    """Read a data set of `PUBLISHED`, from the locations that `load_dataset` describes.
 
-    Its files are in ``data_dir``, else in the folder that ``PHOTONIC_FFZERO_DATA`` names, else in
-    ``~/.keras/datasets`` or this package's cache; else they are downloaded into the cache.
-
-    Raises:
-        DataError: the location named does not hold the files, or a file is damaged.
-        DownloadError: no location was named, and the download failed.
+    A location that the user names, as an argument or in ``PHOTONIC_FFZERO_DATA``, is binding:
+    files that are not there are an error and never a reason to look or download elsewhere.
     """
     named = os.environ.get(DATA_VARIABLE) or None if data_dir is None else data_dir
     cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "photonic_ffzero"
@@ -92,7 +80,7 @@ def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) ->
         if os.path.isfile(archive := place / f"{name}.npz"):
             return read_archive(archive)
     if named is None:
-        return _read_idx_files(_download_all(name, cache / name))
+        return _read_idx_files(_download(name, cache / name))
     argument = DATA_VARIABLE if data_dir is None else "data_dir"
     found = ", ".join(str(file) for place in places for file in _idx_files(place)) or "none of them"
     raise DataError(
@@ -111,24 +99,6 @@ def read_archive(path: Path) -> Files:
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return an absolute path, with ``~`` replaced by the home folder."""
     return Path(os.path.abspath(os.path.expanduser(path)))
-
-
-def download(url: str, path: Path, sha256: str) -> None:
-    """Download a gzip file; its decompressed content appears as ``path`` once it is checked.
-
-    Raises:
-        DataError: the server cannot be reached in 5 s, breaks off, or sends another content; or
-            the file cannot be written.
-    """
-    import http.client
-
-    import pooch
-
-    pooch.get_logger().setLevel(logging.WARNING)  # else it prints a line for each file
-    try:
-        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=_save_unpacked)
-    except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
-        raise DataError(str(error) or type(error).__name__) from error
 
 
 def open_url(url: str) -> Any:
@@ -156,10 +126,7 @@ def open_url(url: str) -> Any:
 
 
 def _places(folder: Path, name: str) -> list[Path]:
-    """List where in a folder the files may be; mnist/ never holds Fashion-MNIST.
-
-    Both data sets' files have the same names.
-    """
+    # Both data sets' files have the same names: mnist/ is never read as Fashion-MNIST.
     belongs_to_another = folder.name in PUBLISHED and folder.name != name
     return [folder / name] if belongs_to_another else [folder / name, folder]
 
@@ -182,16 +149,22 @@ def _read_idx_files(files: list[Path]) -> Files:
     return Files(f"IDX files in {files[0].parent}", arrays)
 
 
-def _download_all(name: str, folder: Path) -> list[Path]:
-    published = PUBLISHED[name]
-    files = [folder / f"{file}-ubyte" for file in _FILES]
+def _download(name: str, folder: Path) -> list[Path]:
+    """Download the four files; each appears in the folder, decompressed, once it is checked."""
+    import http.client
+
+    import pooch
+
+    pooch.get_logger().setLevel(logging.WARNING)  # else it prints a line for each file
+    published, files = PUBLISHED[name], [f"{file}-ubyte" for file in _FILES]
     for file, sha256 in zip(files, published.sha256, strict=True):
-        url = f"{published.url}{file.name}.gz"
+        url = f"{published.url}{file}.gz"
         try:
-            download(url, file, sha256)
-        except DataError as error:
-            raise DownloadError(f"{name} cannot be downloaded from {url}: {error}") from error
-    return files
+            pooch.retrieve(url, f"sha256:{sha256}", file, folder, downloader=_save_unpacked)
+        except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            raise DownloadError(f"{name} cannot be downloaded from {url}: {reason}") from error
+    return [folder / file for file in files]
 
 
 def _save_unpacked(url: str, output_file: str, pooch: object) -> None:

@@ -20,8 +20,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from meshes.validation import integer
-
 MAX_BYTES = 2**28
 """Largest array read from a file, in bytes: more than five times MNIST's training images."""
 MAX_PIXELS = 2**24
@@ -54,7 +52,7 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
             )
         shape = struct.unpack(f">{dimensions}I", header[4:])
         content = read_up_to(stream, min(math.prod(shape), MAX_BYTES) + 1)
-    _check_size(path, shape, np.dtype(np.uint8), len(content))
+    _check_size(path, shape, np.dtype(np.uint8), len(content), MAX_BYTES)
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -95,7 +93,7 @@ def load_image_folder(
     Returns:
         Images [n, size, size] float32 in [0, 1], labels [n] int64, and the names of the classes.
     """
-    folder, size = Path(path), integer("size", size, minimum=1)
+    folder = Path(path)
     classes = [entry for entry in _visible(folder) if entry.is_dir()]
     if len(classes) < 2:
         raise DataError(
@@ -155,11 +153,7 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 
 def _check_size(
-    where: Path | str,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    present: int,
-    max_bytes: int = MAX_BYTES,
+    where: Path | str, shape: tuple[int, ...], dtype: np.dtype, present: int, max_bytes: int
 ) -> None:
     """Compare the size that a header announces with the limit and with the bytes present."""
     size = math.prod(shape) * dtype.itemsize

@@ -1,14 +1,8 @@
 """Tasks: what labels mean to a network, either one of C classes or T numbers.
 
-Both tasks offer
-
-* ``of(y, names)``: the task that training labels [n] or [n, T] define;
-* ``labels``: label dimensions T, and ``classes``: scores per label dimension, C or 1;
-* ``outputs``: width of the last layer of a digital network;
-* ``corners``: prototypes drawn for a group of outputs, of which the first ``classes`` are used;
-* ``targets(y)``: labels [n, T] in the form that losses take;
-* ``predictions(scores)``: scores [n, T * classes] as predicted labels;
-* ``quality(scores, y)``: how good the predictions are, 1 at best.
+A task has ``labels`` label dimensions (1 or T) and ``classes`` scores for each (C or 1). Losses
+draw ``corners`` prototypes for each dimension and use the first ``classes``; a digital network
+ends in ``outputs`` values.
 """
 
 from __future__ import annotations
@@ -45,7 +39,7 @@ class Classification:
 
     @classmethod
     def of(cls, y: np.ndarray, names: tuple[str, ...] = ()) -> Classification:
-        """As many classes as there are names; without names, one more than the highest label."""
+        """As many classes as names, or else one more than the highest label."""
         return cls(len(names) or int(y.max()) + 1, names)
 
     @property
