@@ -176,21 +176,19 @@ def strange_json(draw, text):
     """A JSON text with a few of its values replaced, lacking or too many."""
     content = json.loads(text)
     for _ in range(draw(st.integers(1, 3))):
-        place = content
-        while isinstance(place, (dict, list)) and place:
-            keys = list(place) if isinstance(place, dict) else range(len(place))
-            key = draw(st.sampled_from(keys))
-            if not isinstance(place[key], (dict, list)) or draw(st.booleans()):
-                break
-            place = place[key]
-        else:
-            continue
-        if isinstance(place, dict) and draw(st.integers(0, 4)) == 0:
+        place, key, value = None, None, content
+        while isinstance(value, (dict, list)) and value and (place is None or draw(st.booleans())):
+            place = value
+            key = draw(
+                st.sampled_from(list(place) if isinstance(place, dict) else range(len(place)))
+            )
+            value = place[key]
+        change = draw(st.sampled_from(["replace"] * 3 + ["delete", "add"]))
+        if change == "delete" and isinstance(place, dict):
             del place[key]
-        elif isinstance(place, dict) and draw(st.integers(0, 4)) == 0:
-            place["more"] = draw(VALUES)
-        else:
-            place[key] = copy.deepcopy(draw(VALUES))
+        elif place is not None:
+            key = "more" if change == "add" and isinstance(place, dict) else key
+            place[key] = copy.deepcopy(draw(VALUES))  # else a later change would alter VALUES
     return json.dumps(content)
 
 
