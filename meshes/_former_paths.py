@@ -14,6 +14,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import CodeType, ModuleType
+from typing import Any
 
 __all__ = ["redirect"]
 
@@ -45,8 +46,9 @@ class _FormerPaths(MetaPathFinder, Loader):
 
     def get_code(self, name: str) -> CodeType:
         """The code that ``python -m`` runs."""
-        loader = getattr(find_spec(self._moved[name]), "loader", None)
-        return loader.get_code(self._moved[name])
+        place = self._moved[name]
+        loader: Any = find_spec(place).loader  # type: ignore[union-attr]
+        return loader.get_code(place)
 
 
 def redirect(package: str, moved: Mapping[str, str]) -> None:

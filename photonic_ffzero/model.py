@@ -1,9 +1,9 @@
-"""A network with all that is known of it: configuration, parameters, history."""
+"""A network with its configuration, its parameters and the history of its training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import Task
 from photonic_ffzero.devices.device import Device
 from photonic_ffzero.layers.base import Layer
-from photonic_ffzero.layers.blocks import Block, Chance
+from photonic_ffzero.layers.blocks import Block, NoiseSource
 from photonic_ffzero.networks import build_blocks
 from photonic_ffzero.seeds import generator
 
@@ -32,21 +32,21 @@ class Usage:
     phase_writes: int = 0
 
     def add(self, block: Block, passes: int, samples: int, writes: int = 1) -> None:
-        """Count samples sent through a block so often, each time with phases written so often."""
-        self.forward_passes += block.depth * passes * samples
+        """Count samples that cross a block some times, with some phase writes each time."""
+        self.forward_passes += len(block.all_layers) * passes * samples
         self.phase_writes += len(block.layers) * passes * writes
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One row of the history; passes, writes and seconds add up over the run.
+    """One row of the history; passes, writes and seconds are totals since the run began.
 
     Attributes:
         mesh: The mesh or meshes (layers) in training, counted from 1.
         epoch: The epoch, counted from 1.
         loss: Mean over the epoch's steps.
-        train_accuracy: Accuracy (R^2 of a regression) of the readout behind these meshes on the
-            first training images.
+        train_accuracy: Accuracy (R^2 of a regression) of the readout of these meshes on the first
+            training images.
         validation_accuracy: The same on the images held out, or None.
         forward_passes: See `Usage`.
         phase_writes: See `Usage`.
@@ -65,9 +65,19 @@ class EpochRecord:
     seconds: float
 
 
+class History(list[EpochRecord]):
+    """The records of a training, one an epoch."""
+
+    def to_frame(self) -> Any:
+        """The history as a pandas DataFrame, a row an epoch and a column a field."""
+        import pandas
+
+        return pandas.DataFrame([asdict(record) for record in self])
+
+
 @dataclass
 class Position:
-    """Where a training stands. Random states need no place: they follow from it and the seed.
+    """Where a training stands. Random states follow from it and the seed.
 
     Attributes:
         block: The block in training, from 0.
@@ -84,7 +94,7 @@ class Position:
     epsilon: float | None = None
 
     def has_begun(self, block: int) -> bool:
-        """Whether any step of a block was taken. (The last epoch of one may be done.)"""
+        """Whether any step of a block was taken."""
         return (self.block, self.epoch, len(self.losses)) > (block, 0, 0)
 
 
@@ -101,19 +111,15 @@ class Model:
     Attributes:
         config: Every choice of the run.
         units: Number of ports N, or of values of one input.
-        task: What it is to tell.
-        encoder: How images become its inputs; None for a network trained on inputs as they are.
-        device: The device that the configuration names; None if it names none, or is not here:
-            then the model cannot be evaluated.
+        task: What the labels are.
+        encoder: How images become inputs; None for a network trained on inputs as they are.
+        device: The device that the configuration names; None if it names none, or if the device is
+            not at hand: then the model can be saved, but not evaluated.
         blocks: The blocks, in the order of the light.
         params: The parameters of each block; random at first.
-        history: One record an epoch.
+        history: One record an epoch; ``history.to_frame()`` makes a DataFrame.
         usage: Forward passes and phase writes of the training.
         seconds: Time of the training.
-
-    Raises:
-        ValueError: layers, groups and prototypes do not fit each other, the encoder gives another
-            number of values, or the device has other meshes.
     """
 
     config: Config
@@ -123,7 +129,7 @@ class Model:
     device: Device | None = None
     blocks: list[Block] = field(init=False)
     params: list[Any] = field(init=False)
-    history: list[EpochRecord] = field(init=False, default_factory=list)
+    history: History = field(init=False, default_factory=History)
     usage: Usage = field(init=False, default_factory=Usage)
     seconds: float = field(init=False, default=0.0)
 
@@ -143,56 +149,50 @@ class Model:
             yield from zip(block.layers, params, strict=True)
 
     def scores(self, x: Any) -> np.ndarray:
-        """Scores of every block's readout [blocks, n, T C] for fields [n, N].
-
-        Raises:
-            ValueError: ``x`` has other than N values a sample.
-        """
+        """Scores of every block's readout [blocks, n, T C] for fields x [n, N]."""
         if np.ndim(x) != 2 or x.shape[-1] != self.units:
             raise ValueError(f"x must have shape [n, {self.units}], got {list(np.shape(x))}")
         scores, front = [], ()
-        for index, (block, own) in enumerate(zip(self._evaluated, self.params, strict=True)):
-            params = (*front, *own)
-            scores.append(block.all_scores(params, x, self.chance("readings", index)))
+        for index, (block, block_params) in enumerate(
+            zip(self._evaluated_blocks, self.params, strict=True)
+        ):
+            params = (*front, *block_params)
+            scores.append(block.all_scores(params, x, self.noise_source("readings", index)))
             front = () if block.cacheable else params
-            if block.cacheable and block is not self._evaluated[-1]:
+            if block.cacheable and block is not self._evaluated_blocks[-1]:
                 x = block.all_outputs(params, x)
         return np.stack(scores)
 
     @cached_property
-    def _evaluated(self) -> list[Block]:
-        """Every block, behind the layers that its inputs have to cross again to be read there."""
-        found: list[Block] = []
+    def _evaluated_blocks(self) -> list[Block]:
+        """Every block with the layers in front that its inputs have to cross again."""
+        blocks: list[Block] = []
         front: tuple[Layer, ...] = ()
         for block in self.blocks:
-            found.append(replace(block, layers=(*front, *block.layers)) if front else block)
-            front = () if found[-1].cacheable else found[-1].layers
-        return found
+            blocks.append(replace(block, layers=(*front, *block.layers)) if front else block)
+            front = () if blocks[-1].cacheable else blocks[-1].layers
+        return blocks
 
     def take_over(self, other: Model) -> None:
-        """Take parameters and prototypes over from a trained network, to go on from there.
-
-        Raises:
-            ValueError: the other is built in another way, or learned other things.
-        """
-        mine, theirs = self._kind(), other._kind()
-        for name, value in mine.items():
-            if theirs[name] != value:
+        """Take parameters and prototypes from a trained network of the same structure."""
+        structure, other_structure = self._structure(), other._structure()
+        for name, value in structure.items():
+            if other_structure[name] != value:
                 raise ValueError(
-                    f"start_from must be a network with {name} {value}, got {theirs[name]}"
+                    f"start_from must be a network with {name} {value}, got {other_structure[name]}"
                 )
         self.params = other.params
         pairs = zip(self.blocks, other.blocks, strict=True)
-        self.blocks = [replace(mine, readout=theirs.readout) for mine, theirs in pairs]
-        vars(self).pop("_evaluated", None)  # was made of the blocks before
+        self.blocks = [replace(block, readout=trained.readout) for block, trained in pairs]
+        vars(self).pop("_evaluated_blocks", None)  # it holds the readouts of before
 
-    def _kind(self) -> dict[str, Any]:
-        """What networks must share to have parameters and prototypes of the same meaning."""
-        own = {name: getattr(self.config, name) for name in _STRUCTURE}
-        own["method"] = "ff" if self.config.local else "bp"
-        return own | {"units": self.units, "task": self.task}
+    def _structure(self) -> dict[str, Any]:
+        """What two networks must share for their parameters and prototypes to mean the same."""
+        structure = {name: getattr(self.config, name) for name in _STRUCTURE}
+        structure["method"] = "ff" if self.config.local else "bp"
+        return structure | {"units": self.units, "task": self.task}
 
-    def chance(self, purpose: str, *index: int) -> Chance:
-        """What a chip's noise comes from when the model as it stands is evaluated."""
+    def noise_source(self, purpose: str, *index: int) -> NoiseSource:
+        """The noise of a chip when the model as it stands is evaluated for some purpose."""
         epochs = len(self.history)
-        return Chance(generator(self.config.seed, purpose, epochs, *index), epochs)
+        return NoiseSource(generator(self.config.seed, purpose, epochs, *index), epochs)

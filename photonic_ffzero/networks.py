@@ -25,7 +25,7 @@ from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.conv import Conv, ConvParams
 from photonic_ffzero.layers.dense import Dense, DenseParams
-from photonic_ffzero.layers.photonic import Modulated, ModulatedPhases, Photonic, fabricated
+from photonic_ffzero.layers.photonic import Modulated, ModulatedPhases, Photonic, fabricated_meshes
 from photonic_ffzero.seeds import generator
 
 CHANNEL_TAPS, PADDING, POOL = 10, 2, 2  # the paper's CNN
@@ -51,7 +51,7 @@ def photonic(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     grid, ports = (config.columns or units, units // 2), (units,)
     phases = Phases(grid, grid, ports)
     between = config.layer_nonlinearity
-    parts = fabricated(
+    parts = fabricated_meshes(
         config.layers,
         units,
         config.columns,

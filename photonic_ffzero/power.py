@@ -11,7 +11,7 @@ import numpy as np
 from meshes import ModulatorParts
 from meshes._tensorflow import tf
 from meshes.validation import from_spec, number
-from photonic_ffzero.layers.blocks import one_set
+from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model, Usage
 
@@ -105,16 +105,16 @@ def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
 
 def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Every element with the power behind it; one that is behind a mesh has that mesh's number."""
-    rng, epochs = model.chance("power")
+    rng, age = model.noise_source("power")
     light, passed = x, 0
     for layer, params in model.layers:
         if not isinstance(layer, Photonic):
             what = model.config.device or model.config.network
             raise ValueError(f"model must be a photonic network that is simulated, got {what}")
-        noise = layer.draw(rng, 1, 1, len(x), epochs)
-        now = layer.under(tf.nest.map_structure(lambda drawn: drawn[0], noise))
+        drawn = layer.draw_noise(rng, 1, 1, len(x), age)
+        noise = tf.nest.map_structure(lambda array: array[0], drawn)
         own = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
-        for name, behind in now.passage(own, light):
+        for name, behind in layer.stages(own, light, noise):
             light, passed = behind, passed + (name == "mesh")
             yield f"{name} {passed}", _power(light[0] if len(light.shape) == 3 else light)
 

@@ -24,7 +24,7 @@ from photonic_ffzero.data.readers import DataError, read_npz
 from photonic_ffzero.data.tasks import TASKS, Task
 from photonic_ffzero.devices.device import Device
 from photonic_ffzero.goodness.readouts import Goodness
-from photonic_ffzero.model import EpochRecord, Model, Position, Usage
+from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import open_device, parameter_shapes
 from photonic_ffzero.optimizers import OPTIMIZERS
 
@@ -255,7 +255,7 @@ def load_checkpoint(
     model = load_model(path, nonlinearity=nonlinearity, device=device)
     with _described(path, "training", "the state of a training") as about:
         position = _position(about, model)
-        model.history = [_record(**record) for record in about["history"]]
+        model.history = History(_record(**record) for record in about["history"])
         counts = {name: integer(name, n, minimum=0) for name, n in about["usage"].items()}
         model.usage = Usage(**counts)
         model.seconds = number("seconds", about["seconds"], minimum=0)

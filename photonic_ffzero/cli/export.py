@@ -25,7 +25,7 @@ from meshes.calibration import (
 )
 from meshes.mesh import Phases
 from photonic_ffzero.cli.arguments import LineParser, as_flag
-from photonic_ffzero.layers.photonic import Modulated, OfPhases
+from photonic_ffzero.layers.photonic import Modulated, PhaseLayer
 from photonic_ffzero.model import Model
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.storage import load_model, model_file, write_csv, write_json
@@ -84,7 +84,7 @@ def settings(model: Model, calibration: Calibration, arms: str = "both") -> list
     """
     rows: list[Setting] = []
     for number, (layer, phases) in enumerate(model.layers, start=1):
-        if not isinstance(layer, OfPhases):
+        if not isinstance(layer, PhaseLayer):
             raise ValueError(f"model must consist of meshes, got {model.config.network}")
         names = shifters(layer.mesh, number)
         lowest = lowest_phases(calibration, names)

@@ -12,8 +12,7 @@ import numpy as np
 from meshes import Phases, RectangularMesh
 from meshes._tensorflow import from_python, tf
 from meshes.validation import integer
-from photonic_ffzero.layers.base import Noiseless
-from photonic_ffzero.layers.photonic import OfPhases
+from photonic_ffzero.layers.photonic import PhaseLayer
 
 
 class DeviceError(OSError):
@@ -159,7 +158,7 @@ class Sent(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class OnDevice(Noiseless, OfPhases):
+class OnDevice(PhaseLayer):
     """One mesh of a device, as a layer.
 
     What it hands on is the encoded fields themselves, with the phases of the meshes they are to
@@ -175,11 +174,10 @@ class OnDevice(Noiseless, OfPhases):
     mesh: RectangularMesh
     driver: Driver | None
     reads: int = 1
-    compilable: ClassVar[bool] = False
+    runs_on: ClassVar[str] = "device"
     cacheable: ClassVar[bool] = False
-    instrument: ClassVar[bool] = True
 
-    def measure(self, params: Phases, x: Any) -> Any:
+    def measure(self, params: Phases, x: Any, noise: Any = ()) -> Any:
         """Intensities at the output ports [P, B, N], as the device reads them."""
         fields, path = self.transmit(params, x)
         sets = max(phases.theta.shape[0] for phases in path)
@@ -187,7 +185,7 @@ class OnDevice(Noiseless, OfPhases):
         z = from_python(self._measure, arguments, tf.float32)
         return tf.ensure_shape(z, [sets, *fields.shape[-2:]])
 
-    def transmit(self, params: Phases, x: Any) -> Sent:
+    def transmit(self, params: Phases, x: Any, noise: Any = ()) -> Sent:
         """The light that came, which has one mesh more to cross."""
         sent = x if isinstance(x, Sent) else Sent(tf.convert_to_tensor(x))
         phases = Phases(*map(tf.convert_to_tensor, params))

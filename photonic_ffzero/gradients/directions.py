@@ -16,10 +16,10 @@ class Directions(NamedTuple):
     """K directions for a structure of parameters.
 
     Attributes:
-        v: As the parameters, each array with a leading K, E[v v^T] = 1. Entries that are no
-            parameters (idle interferometers) are zero. float32; from a `Sampler` int8 where all
-            are whole numbers, which moves a quarter of the memory.
-        step: As the parameters, one float an array: w moves to w + step v.
+        v: Structured as the parameters, each array with a leading K, E[v v^T] = 1; zero where an
+            entry is not trained (idle interferometers). float32, or int8 from a `Sampler` whose
+            law draws whole numbers.
+        step: Structured likewise, one float an array: w moves to w + step v.
     """
 
     v: Any
@@ -41,20 +41,15 @@ class Sampler:
     ``gaussian-unit-each``  the same for each array (theta, phi, gamma) on its own
     ======================  ==========================================================
 
-    The last two are the published ones, which speak of a unit vector u = v / sqrt(D) and
-    multiply the estimate by D: for them ``epsilon`` is the length of the whole step, so that
-    every parameter moves by about epsilon / sqrt(D); for the others it is the step of each
-    parameter.
+    The last two are the published ones: a unit vector u = v / sqrt(D), and an estimate multiplied
+    by D. For them ``epsilon`` is the length of the whole step, and every parameter moves by about
+    epsilon / sqrt(D). For the others it is the step of each parameter.
 
     Args:
         law: One of the above.
         epsilon: Step of the finite difference, in units of the parameters (rad), above 0.
-        count: Number of directions K, at least 1.
-        trainable: As the parameters, boolean arrays; false marks entries that do not count.
-
-    Raises:
-        ValueError: an argument is out of range, or more orthonormal directions are asked for
-            than there are parameters.
+        count: Number of directions K, at least 1; for ``orthonormal`` at most D.
+        trainable: The parameters' structure as boolean arrays; false where nothing is moved.
 
     Reference:
         Guo et al., arXiv 2603.24790, eq. 9 (directional derivative along a unit vector).
@@ -90,13 +85,13 @@ class Sampler:
 
 
 def _sources(mask: np.ndarray) -> np.ndarray:
-    """For every entry the place of its value among the D drawn; D, behind them, for the idle."""
+    """For every entry the place of its value among the D drawn; D, one more, for idle entries."""
     flat = mask.ravel()
     return np.where(flat, np.cumsum(flat) - 1, np.count_nonzero(flat))
 
 
 def _spread(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Values [..., D] at their places, zero elsewhere; `take` is ten times faster than writing."""
+    """Put values [..., D] at their places and zeros elsewhere; `take` is faster than writing."""
     idle = np.zeros((*values.shape[:-1], 1), values.dtype)
     return np.concatenate([values, idle], axis=-1).take(sources, axis=-1)
 
@@ -122,7 +117,9 @@ def _split(flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 
 def _rademacher(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
     (steps, count), total = lead, sum(sizes)
-    words = -(-count * total // 64)  # whole ones, so that a step's draws are the same in any call
+    words = -(
+        -count * total // 64
+    )  # whole words a step, so that a step's draws do not depend on the call
     octets = np.frombuffer(rng.bytes(8 * words * steps), np.uint8).reshape(steps, -1)
     signs = 1 - 2 * np.unpackbits(octets, axis=1, count=count * total).view(np.int8)
     return _split(signs.reshape(*lead, total), sizes), [1.0] * len(sizes)

@@ -1,18 +1,19 @@
-r"""The step of the differences, chosen from the noise that is measured.
+r"""The step of the differences, chosen from the measured noise.
 
 Half the difference of two losses, :math:`D(\epsilon) = (\ell_+ - \ell_-) / 2`, is
-:math:`a \epsilon + b \epsilon^3` and noise of variance :math:`\sigma^2 / 2`, if one loss has
-:math:`\sigma^2`. The slope :math:`D / \epsilon` is then wrong by
+:math:`a \epsilon + b \epsilon^3` plus noise of variance :math:`\sigma^2 / 2`, where
+:math:`\sigma^2` is the variance of one loss. The mean square error of the slope
+:math:`D / \epsilon` is
 
-.. math:: \mathrm{E}[b^2] \, \epsilon^4 + \frac{\sigma^2}{2 \epsilon^2}
+.. math:: \mathrm{E}[b^2] \, \epsilon^4 + \frac{\sigma^2}{2 \epsilon^2},
 
-in the mean square, which is least at
+which is least at
 
 .. math:: \epsilon^* = \left( \frac{\sigma^2}{4 \, \mathrm{E}[b^2]} \right)^{1/6}.
 
 Reference:
-    The trade of truncation against noise in differences: More and Wild, "Estimating derivatives
-    of noisy simulations", ACM Trans. Math. Softw. 38 (2012) 19.
+    More and Wild, "Estimating derivatives of noisy simulations", ACM Trans. Math. Softw. 38 (2012)
+    19.
 """
 
 from __future__ import annotations
@@ -22,45 +23,40 @@ from collections.abc import Callable
 
 import numpy as np
 
-LADDER = np.array([0.02, 0.04, 0.08])  # rad; where a loss along a direction is nearly cubic
+LADDER = np.array([0.02, 0.04, 0.08])  # rad; steps at which a loss is nearly cubic
 PROBES = 64  # directions
-EVALUATIONS = PROBES * (2 * len(LADDER) + 2)  # parameter sets that a probe looks at
-SHORTEST = 1e-3  # rad; below, single precision is the noise
+EVALUATIONS = PROBES * (2 * len(LADDER) + 2)  # parameter sets that a probe evaluates
+SHORTEST = 1e-3  # rad; shorter steps drown in single precision
 _ROUNDING = 2.0**-23  # of a loss, relative
 
 
 def probe_step(losses: Callable[[float, int], np.ndarray], quantum: float = 0.0) -> float:
-    """Choose the step for a block from some of its losses.
+    """The step for a block, rad, chosen from some of its losses.
 
     Args:
         losses: From a step and a sign to the losses [M] at w +- step v along the same M
             directions, with fresh noise each time.
-        quantum: Smallest change of a phase that the drive can make, rad; 0 if there is none.
-
-    Returns:
-        The step, rad: a multiple of the quantum, and at least that.
+        quantum: Smallest change of a phase that the drive can make, rad, or 0; the step is a
+            multiple of it.
     """
-    again, once = losses(0.0, 1), losses(0.0, 1)
-    noise = max(float(np.mean((again - once) ** 2)) / 2, (_ROUNDING * abs(once.mean())) ** 2)
+    second, first = losses(0.0, 1), losses(0.0, 1)
+    noise = max(float(np.mean((second - first) ** 2)) / 2, (_ROUNDING * abs(first.mean())) ** 2)
     halves = np.stack([(losses(step, 1) - losses(step, -1)) / 2 for step in LADDER])
     best = max(best_step(LADDER, halves, noise), SHORTEST)
     return math.ceil(best / quantum) * quantum if quantum else best
 
 
 def best_step(steps: np.ndarray, halves: np.ndarray, noise: float) -> float:
-    r"""The step at which slopes are least wrong: :math:`\epsilon^*` above.
+    r""":math:`\epsilon^*` of the module's text, at most the longest of ``steps``.
 
     Args:
         steps: Steps [J].
         halves: Half the differences of losses [J, M] at these steps, along M directions.
         noise: Variance of one loss.
-
-    Returns:
-        The step, at most the longest of ``steps``: where no curvature shows, there it is.
     """
     powers = np.stack([steps, steps**3], axis=1)
     inverse = np.linalg.inv(powers.T @ powers)
     cubic = (inverse @ powers.T @ halves)[1]
-    curvature = np.mean(cubic**2) - inverse[1, 1] * noise / 2  # less what noise alone would give
+    curvature = np.mean(cubic**2) - inverse[1, 1] * noise / 2  # minus the share of noise
     least = noise / (4 * steps.max() ** 6)
     return float((noise / (4 * max(curvature, least))) ** (1 / 6))

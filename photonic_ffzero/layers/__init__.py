@@ -2,15 +2,15 @@
 
 from photonic_ffzero.layers.activations import ACTIVATIONS, Activation
 from photonic_ffzero.layers.base import Layer
-from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.blocks import Block, NoiseSource
 from photonic_ffzero.layers.conv import Conv, ConvParams
 from photonic_ffzero.layers.dense import Dense, DenseParams
 from photonic_ffzero.layers.photonic import (
     Modulated,
     ModulatedPhases,
-    OfPhases,
+    PhaseLayer,
     Photonic,
-    fabricated,
+    fabricated_meshes,
 )
 
 __all__ = [
@@ -24,7 +24,8 @@ __all__ = [
     "Layer",
     "Modulated",
     "ModulatedPhases",
-    "OfPhases",
+    "NoiseSource",
+    "PhaseLayer",
     "Photonic",
-    "fabricated",
+    "fabricated_meshes",
 ]

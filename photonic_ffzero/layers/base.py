@@ -1,116 +1,142 @@
-"""Layers: what a block is made of.
-
-A layer offers
-
-* ``init(rng) -> params``: one parameter set, a named tuple of arrays;
-* ``trainable``: the same structure of boolean arrays, false where an entry is no parameter;
-* ``measure(params, x) -> z [P, B, taps]``: the tapped values a detector sees;
-* ``transmit(params, x) -> x'``: what goes on to the next layer, which alone has to understand it;
-* ``settles``: whether the layer holds statistics over its inputs; ``statistics(params, x)``: what
-  each input adds to them [B, ...], under a stack of one parameter set; ``settled(params, added)``:
-  one parameter set that holds them; ``evaluation``: the layer that uses them, as it is outside of
-  training. Without statistics, false, the empty tuple, the same parameters and the layer itself;
-* ``groups``: how many independent groups of parameters there are, each for a group of outputs;
-  with more than one, every array leads with [P, groups];
-* ``linear``: whether z is linear in the parameters;
-* ``pullback(params, x, g_z)``: the gradient of one parameter set, from that of z [B, taps]; a
-  layer that has none says why in an error;
-* ``compilable``: whether XLA may compile the layer;
-* ``cacheable``: whether what ``transmit`` gives can be kept for later: an array, and the same
-  again for the same arguments;
-* ``instrument``: whether it is a thing in a laboratory, which takes its time: it is sent nothing
-  but what is asked for, and steps are taken one by one, so that they can be stopped and kept;
-* ``draw(rng, steps, sets, batch, epochs) -> noise``: random numbers for some steps, each of P
-  evaluations of a batch, on a chip of some age; and ``under(noise)``: the layer that uses those of
-  one step. Without noise, the empty tuple and the layer itself.
-
-Every array of ``params`` leads with P, the number of parameter sets evaluated side by side;
-``x`` is [B, ...], shared by all sets, or [P, B, ...].
-"""
+"""The contract of a layer, with a default for everything that only some layers need."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, Self
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
 from meshes._tensorflow import tf
 
+RUNS_ON = ("xla", "native", "device")
+"""Where a layer may run: compiled by XLA, in code that TensorFlow calls (the native engine, a black
+box), or in a laboratory. A block runs where the last of these says that any of its layers does."""
 
-class Layer(Protocol):
-    """The contract of every layer, see the module's text."""
+CHUNK = 1024  # samples evaluated at once where a whole data set is
+
+
+class Layer(ABC):
+    """One layer of a network.
+
+    Parameters are a named tuple of arrays that lead with P, the number of parameter sets evaluated
+    side by side; inputs x are [B, ...], shared by all sets, or [P, B, ...].
+
+    Attributes:
+        name: What the layer is called in files, ``mesh`` or ``dense``.
+        linear: Whether the tapped values are linear in the parameters.
+        calibrates: Whether the layer keeps statistics of a data set among its parameters.
+    """
 
     name: ClassVar[str]
-    settles: ClassVar[bool]
+    linear: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = False
 
     @property
-    def taps(self) -> int: ...
-    @property
-    def groups(self) -> int: ...
-    @property
-    def linear(self) -> bool: ...
-    @property
-    def compilable(self) -> bool: ...
-    @property
-    def cacheable(self) -> bool: ...
-    @property
-    def instrument(self) -> bool: ...
-    @property
-    def evaluation(self) -> Layer: ...
-    @property
-    def trainable(self) -> Any: ...
-    def init(self, rng: np.random.Generator) -> Any: ...
-    def measure(self, params: Any, x: Any) -> Any: ...
-    def transmit(self, params: Any, x: Any) -> Any: ...
-    def statistics(self, params: Any, x: Any) -> Any: ...
-    def settled(self, params: Any, added: Any) -> Any: ...
-    def pullback(self, params: Any, x: Any, g_z: Any) -> Any: ...
-    def draw(
-        self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
-    ) -> Any: ...
-    def under(self, noise: Any) -> Layer: ...
+    def groups(self) -> int:
+        """Independent groups of parameters G, each for a group of outputs.
 
+        With more than one, every array of parameters leads with [P, G].
+        """
+        return 1
 
-class Noiseless:
-    """What layers share that draw no noise here: numbers, unless they say otherwise."""
+    @property
+    def runs_on(self) -> str:
+        """One of RUNS_ON."""
+        return "xla"
 
-    cacheable: ClassVar[bool] = True
-    instrument: ClassVar[bool] = False
+    @property
+    def cacheable(self) -> bool:
+        """Whether ``transmit`` gives an array, and the same one for the same arguments.
 
-    def draw(
-        self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
-    ) -> tuple[()]:
-        """Nothing."""
+        It is then computed once for the whole of the next block's training.
+        """
+        return True
+
+    @property
+    @abstractmethod
+    def taps(self) -> int:
+        """Number of tapped values."""
+
+    @property
+    @abstractmethod
+    def trainable(self) -> Any:
+        """One parameter set's structure of boolean arrays, false where an entry is not trained."""
+
+    @abstractmethod
+    def init(self, rng: np.random.Generator) -> Any:
+        """Draw one parameter set, without the axis P."""
+
+    @abstractmethod
+    def measure(self, params: Any, x: Any, noise: Any = ()) -> Any:
+        """The values that detectors tap [P, B, taps]."""
+
+    @abstractmethod
+    def transmit(self, params: Any, x: Any, noise: Any = ()) -> Any:
+        """The next layer's inputs [P, B, ...]."""
+
+    def draw_noise(
+        self, rng: np.random.Generator, steps: int, sets: int, batch: int, age: int
+    ) -> Any:
+        """Draw random numbers for some steps, each of P evaluations of a batch.
+
+        Args:
+            rng: Source of the numbers.
+            steps: Leading axis of every array.
+            sets: Parameter sets evaluated side by side, P.
+            batch: Samples B.
+            age: Age of the chip, in epochs of training.
+        """
         return ()
 
-    def under(self, noise: Any) -> Self:
-        """The same."""
-        return self
+    def pullback(self, params: Any, x: Any, g_z: Any) -> Any:
+        """The gradient of one parameter set, from that of its tapped values [B, taps].
 
+        Raises:
+            ValueError: the layer has none.
+        """
+        raise ValueError(
+            f"perturb must be weights for a {self.name}: there is no way back from the gradient "
+            "of its tapped values to its parameters"
+        )
 
-class Steady:
-    """What layers share that hold no statistics."""
-
-    settles: ClassVar[bool] = False
-
-    @property
-    def evaluation(self) -> Self:
-        """The same."""
-        return self
-
-    def statistics(self, params: Any, x: Any) -> tuple[()]:
-        """Nothing."""
-        return ()
-
-    def settled(self, params: Any, added: Any) -> Any:
-        """The same."""
+    def calibrate(self, params: Any, x: np.ndarray) -> Any:
+        """One parameter set with the statistics of a data set x [n, ...] in it."""
         return params
 
+    @property
+    def evaluation(self) -> Layer:
+        """The layer as it is outside of training, where it uses the statistics it keeps."""
+        return self
 
-def normal_weights(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> np.ndarray:
-    return np.float32(scale) * rng.standard_normal(shape, np.float32)
+
+def one_set(params: Any) -> Any:
+    """One parameter set as a stack of one, P = 1."""
+    return tf.nest.map_structure(lambda w: w[tf.newaxis], params)
+
+
+def in_chunks(function: Callable[[np.ndarray], Any], x: np.ndarray, *, pad: bool) -> np.ndarray:
+    """Apply a function to a data set [n, ...], some samples at a time.
+
+    Args:
+        function: From a chunk to a tensor with the same first axis.
+        x: The data set.
+        pad: Whether to fill the last chunk with zeros, so that the function is compiled once.
+    """
+    outputs = []
+    for start in range(0, len(x), CHUNK):
+        chunk = x[start : start + CHUNK]
+        missing = CHUNK - len(chunk) if pad else 0
+        padded = np.pad(chunk, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        outputs.append(function(padded)[: len(chunk)].numpy())
+    return np.concatenate(outputs)
+
+
+def normal_weights(rng: np.random.Generator, shape: tuple[int, ...], variance: float) -> np.ndarray:
+    return np.float32(math.sqrt(variance)) * rng.standard_normal(shape, np.float32)
 
 
 def merge_last_axes(z: Any) -> Any:
-    """The last two axes as one."""
     return tf.reshape(z, [*z.shape[:-2], z.shape[-2] * z.shape[-1]])

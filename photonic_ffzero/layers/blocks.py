@@ -1,8 +1,8 @@
-"""Blocks of layers with one loss each: how layers are grouped is what tells FF from BP."""
+"""Blocks: consecutive layers that share one loss. FF has one layer a block, BP all in one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,120 +11,111 @@ import numpy as np
 
 from meshes._tensorflow import graph, tf
 from photonic_ffzero.goodness.readouts import Readout
-from photonic_ffzero.layers.base import Layer
+from photonic_ffzero.layers.base import RUNS_ON, Layer, in_chunks, one_set
 
-CHUNK = 1024  # samples evaluated at once where the whole data set is
+
+class NoiseSource(NamedTuple):
+    """Where the noise of an evaluation comes from.
+
+    Attributes:
+        rng: Source of all fresh noise.
+        age: Age of the chip, in epochs of training.
+    """
+
+    rng: np.random.Generator
+    age: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Consecutive layers that share one loss, read out behind the last.
+    """Consecutive layers with one loss, read out after the last.
+
+    Parameters are a tuple with one entry a layer; noise likewise, with the layers in front first.
 
     Attributes:
-        layers: The layers; FF has one a block, BP all in one.
+        layers: The layers that are trained together.
         readout: From tapped values [P, B, taps] to scores [P, B, G, C].
-        labels: Label dimensions T; the groups take turns at them.
-        frozen: Layers in front, each with its parameters, that the inputs cross at every
-            evaluation, because what is behind them cannot be kept.
+        labels: Label dimensions T; group g belongs to label dimension g modulo T.
+        front: Trained layers in front of the block, each with one parameter set, which the inputs
+            cross at every evaluation because the light that leaves them cannot be stored.
     """
 
     layers: tuple[Layer, ...]
     readout: Readout
     labels: int = 1
-    frozen: tuple[tuple[Layer, Any], ...] = ()
+    front: tuple[tuple[Layer, Any], ...] = ()
 
     @property
-    def _all_layers(self) -> tuple[Layer, ...]:
-        return (*(layer for layer, _ in self.frozen), *self.layers)
+    def all_layers(self) -> tuple[Layer, ...]:
+        """The layers that the inputs cross, those in front first."""
+        return (*(layer for layer, _ in self.front), *self.layers)
 
     @property
     def trainable(self) -> tuple[Any, ...]:
-        """Which entries of the parameters count."""
         return tuple(layer.trainable for layer in self.layers)
 
     @property
     def taps(self) -> int:
-        """Tapped values behind the last layer."""
         return self.layers[-1].taps
 
     @property
     def groups(self) -> int:
-        """Independent groups of parameters: outputs of earlier layers belong to all groups."""
+        """Independent groups of parameters; 1 where layers follow, as they mix the groups."""
         return self.layers[0].groups if len(self.layers) == 1 else 1
 
     @property
     def linear(self) -> bool:
-        """Whether the tapped values are linear in the parameters."""
         return len(self.layers) == 1 and self.layers[0].linear
 
     @property
-    def compilable(self) -> bool:
-        """Whether XLA may compile the whole block."""
-        return all(layer.compilable for layer in self._all_layers)
+    def runs_on(self) -> str:
+        """The last of RUNS_ON that any layer asks for."""
+        return max((layer.runs_on for layer in self.all_layers), key=RUNS_ON.index)
 
     @property
     def cacheable(self) -> bool:
-        """Whether the next block's inputs can be kept."""
-        return not self.frozen and all(layer.cacheable for layer in self.layers)
+        """Whether the next block's inputs can be stored while it trains."""
+        return not self.front and all(layer.cacheable for layer in self.layers)
 
     @property
-    def settles(self) -> bool:
-        """Whether any layer needs the statistics of a whole data set."""
-        return any(layer.settles for layer in self.layers)
-
-    @property
-    def instrument(self) -> bool:
-        """Whether any layer is a thing in a laboratory, which takes its time."""
-        return any(layer.instrument for layer in self._all_layers)
-
-    @property
-    def depth(self) -> int:
-        """Layers that the inputs cross at every evaluation."""
-        return len(self.frozen) + len(self.layers)
+    def calibrates(self) -> bool:
+        return any(layer.calibrates for layer in self.layers)
 
     @property
     def evaluation(self) -> Block:
         """The block as it is outside of training."""
         return replace(self, layers=tuple(layer.evaluation for layer in self.layers))
 
-    def behind(self, block: Block, params: Sequence[Any]) -> Block:
-        """This block with another in front, frozen with one set of its parameters."""
+    def with_front(self, block: Block, params: Sequence[Any]) -> Block:
+        """This block with a trained one in front, whose outputs cannot be stored."""
         pairs = zip(block.evaluation.layers, params, strict=True)
-        return replace(self, frozen=(*block.frozen, *pairs))
+        return replace(self, front=(*block.front, *pairs))
 
-    def draw(
-        self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int
+    def draw_noise(
+        self, rng: np.random.Generator, steps: int, sets: int, batch: int, age: int
     ) -> tuple[Any, ...]:
-        """The noise of some steps for every layer, frozen ones first; see `layers`."""
-        return tuple(layer.draw(rng, steps, sets, batch, epochs) for layer in self._all_layers)
+        """Draw the noise of every layer for some steps; see `Layer.draw_noise`."""
+        return tuple(layer.draw_noise(rng, steps, sets, batch, age) for layer in self.all_layers)
 
-    def under(self, noise: Sequence[Any]) -> Block:
-        """The block with the noise of one step."""
-        first = len(self.frozen)
-        pairs = zip(self.frozen, noise[:first], strict=True)
-        layers = zip(self.layers, noise[first:], strict=True)
-        return replace(
-            self,
-            frozen=tuple((layer.under(own), params) for (layer, params), own in pairs),
-            layers=tuple(layer.under(own) for layer, own in layers),
-        )
+    def measure(self, params: Sequence[Any], x: Any, noise: Sequence[Any] = ()) -> Any:
+        """Tapped values [P, B, taps] of inputs [B, ...] with parameters [P, ...]."""
+        *before, (last, last_params, last_noise) = self._passage(params, noise)
+        for layer, layer_params, layer_noise in before:
+            x = layer.transmit(layer_params, x, layer_noise)
+        return last.measure(last_params, x, last_noise)
 
-    def measure(self, params: Sequence[Any], x: Any) -> Any:
-        """Tapped values [P, B, taps] of inputs [B, ...] under parameters [P, ...]."""
-        x = self._through(params[:-1], x)
-        return self.layers[-1].measure(params[-1], x)
-
-    def transmit(self, params: Sequence[Any], x: Any) -> Any:
+    def transmit(self, params: Sequence[Any], x: Any, noise: Sequence[Any] = ()) -> Any:
         """The next block's inputs [P, B, ...]."""
-        return self._through(params, x)
-
-    def _through(self, params: Sequence[Any], x: Any) -> Any:
-        """Send inputs through the frozen layers and as many others as there are parameters."""
-        for layer, own in self.frozen:
-            x = layer.transmit(one_set(own), x)
-        for layer, own in zip(self.layers, params, strict=False):
-            x = layer.transmit(own, x)
+        for layer, layer_params, layer_noise in self._passage(params, noise):
+            x = layer.transmit(layer_params, x, layer_noise)
         return x
+
+    def _passage(
+        self, params: Sequence[Any], noise: Sequence[Any]
+    ) -> Iterator[tuple[Layer, Any, Any]]:
+        """Yield every layer that the inputs cross, with its parameters and its noise."""
+        every = (*(one_set(front_params) for _, front_params in self.front), *params)
+        return zip(self.all_layers, every, noise or [()] * len(every), strict=True)
 
     def pullback(self, params: Sequence[Any], x: Any, g_z: Any) -> tuple[Any, ...]:
         """The parameters' gradient from that of the tapped values [B, taps].
@@ -134,108 +125,79 @@ class Block:
         """
         if len(self.layers) > 1:
             raise ValueError(
-                f"perturb must be weights for bp: the gradient of the last layer's activations "
+                "perturb must be weights for bp: the gradient of the last layer's activations "
                 f"would have to be propagated back through {len(self.layers) - 1} layers more"
             )
         return (self.layers[0].pullback(params[0], x, g_z),)
 
-    def settled(self, params: Sequence[Any], x: Any) -> tuple[Any, ...]:
-        """One parameter set with the statistics of a whole data set x in it, layer after layer."""
-        out = list(params)
-        last = max((i for i, layer in enumerate(self.layers) if layer.settles), default=-1)
-        for index, stage in enumerate(self._stages[: last + 1]):
-            if stage.layers[0].settles:
-                added = stage._in_chunks(stage._statistics_once, (out[index],), x)
-                out[index] = stage.layers[0].settled(out[index], added)
+    def calibrate(self, params: Sequence[Any], x: np.ndarray) -> tuple[Any, ...]:
+        """One parameter set with the statistics of a data set x in it, layer after layer."""
+        params = list(params)
+        last = max((i for i, layer in enumerate(self.layers) if layer.calibrates), default=-1)
+        for index, stage in enumerate(self._single_layers[: last + 1]):
+            params[index] = stage.layers[0].calibrate(params[index], x)
             if index < last:
-                x = stage.all_outputs((out[index],), x)
-        return tuple(out)
+                x = stage.all_outputs((params[index],), x)
+        return tuple(params)
 
     @cached_property
-    def _stages(self) -> tuple[Block, ...]:
-        """Every layer as a block of its own."""
+    def _single_layers(self) -> tuple[Block, ...]:
         return tuple(Block((layer,), self.readout) for layer in self.layers)
 
-    def all_scores(self, params: Any, x: Any, chance: Chance | None = None) -> np.ndarray:
-        """Scores [n, T C] of a whole data set under one parameter set.
+    def all_scores(self, params: Any, x: Any, source: NoiseSource | None = None) -> np.ndarray:
+        """Scores [n, T C] of a data set with one parameter set.
 
-        Groups that look at the same label are averaged, which decides as their sum does and
-        keeps a layer of many groups from outweighing the others.
+        Groups of the same label dimension are averaged: that decides as their sum does, and a
+        layer of many groups does not outweigh the others.
         """
-        return self._in_chunks(self._scores_once, params, x, chance)
+        return self._of_data_set(self._scores, params, x, source)
 
-    def all_measured(self, params: Any, x: Any, chance: Chance | None = None) -> np.ndarray:
-        """Tapped values [n, taps] of a whole data set under one parameter set."""
-        return self._in_chunks(self._measure_once, params, x, chance)
+    def all_measured(self, params: Any, x: Any, source: NoiseSource | None = None) -> np.ndarray:
+        """Tapped values [n, taps] of a data set with one parameter set."""
+        return self._of_data_set(self._measure, params, x, source)
 
-    def all_outputs(self, params: Any, x: Any, chance: Chance | None = None) -> np.ndarray:
-        """The next block's inputs [n, ...] for a whole data set: the frozen activations."""
-        return self._in_chunks(self._transmit_once, params, x, chance)
+    def all_outputs(self, params: Any, x: Any, source: NoiseSource | None = None) -> np.ndarray:
+        """The next block's inputs [n, ...] for a data set with one parameter set."""
+        return self._of_data_set(self._transmit, params, x, source)
 
     @cached_property
-    def _scores_once(self) -> Callable[..., Any]:
+    def _scores(self) -> Callable[..., Any]:
         readout, labels = self.readout, self.labels
 
-        def scores(block: Block, params: Any, x: Any) -> Any:
-            by_group = readout(readout.split(block.measure(params, x)[0]))
+        def scores(block: Block, params: Any, x: Any, noise: Any) -> Any:
+            by_group = readout(readout.split(block.measure(params, x, noise)[0]))
             batch, groups, classes = by_group.shape
-            turns = tf.reshape(by_group, [batch, groups // labels, labels * classes])
-            return tf.reduce_mean(turns, axis=1)
+            by_label = tf.reshape(by_group, [batch, groups // labels, labels * classes])
+            return tf.reduce_mean(by_label, axis=1)
 
         return self._compiled(scores)
 
     @cached_property
-    def _measure_once(self) -> Callable[..., Any]:
-        return self._compiled(lambda block, params, x: block.measure(params, x)[0])
+    def _measure(self) -> Callable[..., Any]:
+        return self._compiled(lambda block, *arguments: block.measure(*arguments)[0])
 
     @cached_property
-    def _statistics_once(self) -> Callable[..., Any]:
-        return self._compiled(lambda block, params, x: block.layers[0].statistics(params[0], x))
-
-    @cached_property
-    def _transmit_once(self) -> Callable[..., Any]:
-        return self._compiled(lambda block, params, x: block.transmit(params, x)[0])
+    def _transmit(self) -> Callable[..., Any]:
+        return self._compiled(lambda block, *arguments: block.transmit(*arguments)[0])
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compile a function of the block, a stack of one parameter set, and inputs."""
+        """Compile a function of the block, a stack of one parameter set, inputs and noise."""
         block = self.evaluation
 
-        def once(params: Any, x: Any, noise: Any) -> Any:
-            own = tf.nest.map_structure(lambda drawn: drawn[0], noise)
-            return function(block.under(own), one_set(params), x)
+        def evaluate(params: Any, x: Any, noise: Any) -> Any:
+            first = tf.nest.map_structure(lambda drawn: drawn[0], noise)
+            return function(block, one_set(params), x, first)
 
-        return graph(once, xla=self.compilable)
+        return graph(evaluate, xla=self.runs_on == "xla")
 
-    def _in_chunks(
-        self, function: Callable[..., Any], params: Any, x: np.ndarray, chance: Chance | None = None
+    def _of_data_set(
+        self, function: Callable[..., Any], params: Any, x: np.ndarray, source: NoiseSource | None
     ) -> np.ndarray:
-        """Apply a function to chunks of one size, so that it is compiled for one shape.
+        params = tf.nest.map_structure(tf.convert_to_tensor, params)
+        rng, age = source or NoiseSource(np.random.default_rng(0))
 
-        An instrument has no time for what fills the last one up.
-        """
-        params, outputs = tf.nest.map_structure(tf.convert_to_tensor, params), []
-        rng, epochs = chance or Chance(np.random.default_rng(0))
-        for start in range(0, len(x), CHUNK):
-            chunk = x[start : start + CHUNK]
-            size = len(chunk) if self.instrument else CHUNK
-            padding = [(0, size - len(chunk))] + [(0, 0)] * (x.ndim - 1)
-            noise = self.draw(rng, 1, 1, size, epochs)
-            outputs.append(function(params, np.pad(chunk, padding), noise)[: len(chunk)].numpy())
-        return np.concatenate(outputs)
+        def evaluate(chunk: np.ndarray) -> Any:
+            return function(params, chunk, self.draw_noise(rng, 1, 1, len(chunk), age))
 
-
-class Chance(NamedTuple):
-    """What noise comes from.
-
-    Attributes:
-        rng: Source of everything fresh.
-        epochs: The chip's age, in epochs of training.
-    """
-
-    rng: np.random.Generator
-    epochs: int = 0
-
-
-def one_set(params: Any) -> Any:
-    """One parameter set as a stack of one, P = 1."""
-    return tf.nest.map_structure(lambda w: w[tf.newaxis], params)
+        # A device measures only what it is asked for: no samples to fill up the last chunk.
+        return in_chunks(evaluate, x, pad=self.runs_on != "device")

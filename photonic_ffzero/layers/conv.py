@@ -1,50 +1,30 @@
-"""Layers: what a block is made of.
-
-A layer offers
-
-* ``init(rng) -> params``: one parameter set, a named tuple of arrays;
-* ``trainable``: the same structure of boolean arrays, false where an entry is no parameter;
-* ``measure(params, x) -> z [P, B, taps]``: the tapped values a detector sees;
-* ``transmit(params, x) -> x'``: what goes on to the next layer, which alone has to understand it;
-* ``settles``: whether the layer holds statistics over its inputs; ``statistics(params, x)``: what
-  each input adds to them [B, ...], under a stack of one parameter set; ``settled(params, added)``:
-  one parameter set that holds them; ``evaluation``: the layer that uses them, as it is outside of
-  training. Without statistics, false, the empty tuple, the same parameters and the layer itself;
-* ``groups``: how many independent groups of parameters there are, each for a group of outputs;
-  with more than one, every array leads with [P, groups];
-* ``linear``: whether z is linear in the parameters;
-* ``pullback(params, x, g_z)``: the gradient of one parameter set, from that of z [B, taps]; a
-  layer that has none says why in an error;
-* ``compilable``: whether XLA may compile the layer;
-* ``cacheable``: whether what ``transmit`` gives can be kept for later: an array, and the same
-  again for the same arguments;
-* ``instrument``: whether it is a thing in a laboratory, which takes its time: it is sent nothing
-  but what is asked for, and steps are taken one by one, so that they can be stopped and kept;
-* ``draw(rng, steps, sets, batch, epochs) -> noise``: random numbers for some steps, each of P
-  evaluations of a batch, on a chip of some age; and ``under(noise)``: the layer that uses those of
-  one step. Without noise, the empty tuple and the layer itself.
-
-Every array of ``params`` leads with P, the number of parameter sets evaluated side by side;
-``x`` is [B, ...], shared by all sets, or [P, B, ...].
-"""
+"""Convolutions with batch norm, whose channels learn independently."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from meshes._tensorflow import tf
+from meshes._tensorflow import graph, tf
 from meshes.nonlinearities import Nonlinearity
 from photonic_ffzero.layers.activations import Activation
-from photonic_ffzero.layers.base import Noiseless, merge_last_axes, normal_weights
+from photonic_ffzero.layers.base import (
+    Layer,
+    in_chunks,
+    merge_last_axes,
+    normal_weights,
+    one_set,
+)
 
 
 class ConvParams(NamedTuple):
-    """Kernels [P, C, k, k, inputs], and for every channel [P, C] batch norm's scale, shift, and
-    the running mean and variance, which are no parameters."""
+    """Kernels [P, C, k, k, inputs], and [P, C] of batch norm: scale and shift, which are trained,
+    and the mean and variance of a data set, which are not."""
 
     kernel: Any
     scale: Any
@@ -54,28 +34,26 @@ class ConvParams(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(Noiseless):
-    r"""A convolution with batch norm whose channels are independent groups, tapped one by one.
+class Conv(Layer):
+    r"""A convolution with batch norm; every channel is an independent group with its own taps.
 
     .. math::
         y_c = s_c \frac{u_c - \mu_c}{\sqrt{\sigma_c^2 + \varepsilon}} + t_c, \quad
         u_c = W_c * x, \qquad z_c = y_c A, \qquad x' = \mathrm{pool}(f(y))
 
     A is a fixed random matrix from the map's pixels to a few tapped values, the same for all
-    channels. In training, mean and variance are those of the batch; outside, those settled.
+    channels. While training, mean and variance are those of the batch; else those of the
+    parameters, which `calibrate` computes.
 
     Attributes:
-        shape: Rows, columns and channels of the input; it comes flattened.
+        shape: Rows, columns and channels of the input, which comes flattened.
         channels: Number of channels C.
         projection: A, [H' W', taps of a channel].
         activation: f.
         kernel_size: Rows and columns of the kernels k.
         padding: Rows and columns of zeros on each side.
         pool: Rows and columns of the pools.
-        frozen: Whether mean and variance are those settled.
-
-    Raises:
-        ValueError: the kernel is larger than the padded image, or a pool than the map.
+        in_training: Whether mean and variance are those of the batch.
     """
 
     shape: tuple[int, int, int]
@@ -85,16 +63,15 @@ class Conv(Noiseless):
     kernel_size: int = 6
     padding: int = 2
     pool: int = 2
-    frozen: bool = False
+    in_training: bool = True
     name: ClassVar[str] = "conv"
-    settles: ClassVar[bool] = True
-    linear: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = True
 
     @staticmethod
     def map_shape(
         shape: tuple[int, int, int], kernel_size: int, padding: int, pool: int
     ) -> tuple[int, int]:
-        """Rows and columns of the map in front of the pools.
+        """Rows and columns of the map before it is pooled.
 
         Raises:
             ValueError: the kernel is larger than the padded image, or a pool than the map.
@@ -118,57 +95,55 @@ class Conv(Noiseless):
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
-        """Rows, columns and channels behind the pools."""
+        """Rows, columns and channels after pooling."""
         rows, columns = self._map
         return rows // self.pool, columns // self.pool, self.channels
 
     @property
     def taps(self) -> int:
-        """Some a channel."""
         return self.channels * self.projection.shape[1]
 
     @property
     def groups(self) -> int:
-        """One a channel."""
         return self.channels
 
     @property
-    def compilable(self) -> bool:
-        """Whether XLA may compile the layer: not a black box."""
-        return self.activation.compilable
+    def runs_on(self) -> str:
+        return "xla" if self.activation.compilable else "native"
 
     @property
     def evaluation(self) -> Conv:
-        """The layer with settled mean and variance."""
-        return replace(self, frozen=True)
+        return replace(self, in_training=False)
 
     @property
     def trainable(self) -> ConvParams:
-        """Kernels, scales and shifts."""
+        """True for kernels, scales and shifts."""
         channel = np.ones(self.channels, bool)
         kernel = (self.channels, self.kernel_size, self.kernel_size, self.shape[2])
         return ConvParams(np.ones(kernel, bool), channel, channel, ~channel, ~channel)
 
     def init(self, rng: np.random.Generator) -> ConvParams:
-        """Normal kernels of variance 2 / (k^2 inputs), scale 1, shift 0."""
+        """Draw normal kernels of variance 2 / (k^2 inputs); scale 1, shift 0."""
         kernel = self.trainable.kernel
         one = np.ones(self.channels, np.float32)
-        weights = normal_weights(rng, kernel.shape, math.sqrt(2 / kernel[0].size))
+        weights = normal_weights(rng, kernel.shape, 2 / kernel[0].size)
         return ConvParams(weights, one, 0 * one, 0 * one, one)
 
-    def measure(self, params: ConvParams, x: Any) -> Any:
-        """Tapped values of all channels [P, B, C n], channel by channel."""
+    def measure(self, params: ConvParams, x: Any, noise: Any = ()) -> Any:
+        """Tapped values [P, B, C n], channel by channel."""
         maps = self._convolved(params.kernel, x)
         factor, offset = (value[:, tf.newaxis, tf.newaxis] for value in self._norm(params, maps))
-        dark = tf.reduce_sum(self.projection, axis=0)[:, tf.newaxis]
-        z = factor * self._tapped(maps) + offset * dark  # [S, B, n, Q]: no map is normalised
+        taps_of_ones = tf.reduce_sum(self.projection, axis=0)[:, tf.newaxis]
+        z = (
+            factor * self._tapped(maps) + offset * taps_of_ones
+        )  # [S, B, n, Q]: normalises taps, not whole maps
         shared, batch, n, _ = z.shape
-        if shared == params.scale.shape[0]:  # every set has its own inputs, or there is but one
+        if shared == params.scale.shape[0]:  # each set has its own inputs, or there is one set
             return merge_last_axes(tf.transpose(z, [0, 1, 3, 2]))
         z = tf.reshape(z, [batch, n, -1, self.channels])
         return merge_last_axes(tf.transpose(z, [2, 0, 3, 1]))
 
-    def transmit(self, params: ConvParams, x: Any) -> Any:
+    def transmit(self, params: ConvParams, x: Any, noise: Any = ()) -> Any:
         """The next layer's inputs [P, B, H'' W'' C]."""
         maps = self._convolved(params.kernel, x)
         maps = self.activation(self._affine(*self._norm(params, maps), maps))
@@ -180,19 +155,25 @@ class Conv(Noiseless):
         split = tf.transpose(pooled, [0, 3, 1, 2, 4])  # [S, P / S, B, pixels, C]
         return tf.reshape(split, [-1, batch, rows * columns * self.channels])
 
-    def statistics(self, params: ConvParams, x: Any) -> Any:
-        """Every input's sums of its maps and of their squares [B, 2, C], in double precision."""
-        maps = tf.cast(self._convolved(params.kernel, x)[0], tf.float64)
-        return tf.stack([tf.reduce_sum(power, [1, 2]) for power in (maps, maps * maps)], axis=1)
-
-    def settled(self, params: ConvParams, added: np.ndarray) -> ConvParams:
-        """Mean and variance over all inputs, from what each adds [n, 2, C]."""
-        mean, square = added.sum(axis=0) / (len(added) * math.prod(self._map))
+    def calibrate(self, params: ConvParams, x: np.ndarray) -> ConvParams:
+        """Compute mean and variance of every channel's maps over a data set [n, ...]."""
+        sums = in_chunks(lambda chunk: self._map_sums(params, chunk), x, pad=True)
+        mean, square = sums.sum(axis=0) / (len(x) * math.prod(self._map))
         variance = np.maximum(square - mean**2, 0)
         return params._replace(mean=mean.astype(np.float32), variance=variance.astype(np.float32))
 
+    @cached_property
+    def _map_sums(self) -> Callable[..., Any]:
+        """Each input's sums of its maps and of their squares [B, 2, C], in double precision."""
+
+        def sums(params: ConvParams, x: Any) -> Any:
+            maps = tf.cast(self._convolved(one_set(params).kernel, x)[0], tf.float64)
+            return tf.stack([tf.reduce_sum(power, [1, 2]) for power in (maps, maps * maps)], axis=1)
+
+        return graph(sums, xla=self.runs_on == "xla")
+
     def pullback(self, params: ConvParams, x: Any, g_z: Any) -> ConvParams:
-        """The gradient through taps, batch norm and convolution, step by step back."""
+        """Propagate g_z back through the projection, batch norm and the convolution."""
         maps = self._convolved(params.kernel[tf.newaxis], x)[0]
         mean, variance = (value[0] for value in self._moments(maps[tf.newaxis]))
         unit = (maps - mean) * tf.math.rsqrt(variance + _EPSILON)
@@ -206,18 +187,18 @@ class Conv(Noiseless):
         return ConvParams(kernel, scale, shift, tf.zeros_like(scale), tf.zeros_like(scale))
 
     def _correlated(self, x: Any, g_u: Any) -> Any:
-        """The kernels' gradient [C, k, k, inputs], one product a row of them.
+        """The kernels' gradient [C, k, k, inputs], by one matrix product a kernel row.
 
-        XLA's own gradient of a convolution is up to ten times slower inside a loop on a CPU.
+        XLA's gradient of a convolution is up to ten times slower inside a loop on a CPU.
         """
         size, (rows, columns) = self.kernel_size, self._map
         edges = [self.padding, self.padding]
         padded = tf.pad(self._images(x), [[0, 0], edges, edges, [0, 0]])
         beside = tf.concat([padded[:, :, j : j + columns] for j in range(size)], axis=-1)
-        seen = size * self.shape[2]  # values of a kernel's row
+        row_size = size * self.shape[2]
         flat = tf.reshape(g_u, [-1, self.channels])
         products = [
-            tf.matmul(flat, tf.reshape(beside[:, i : i + rows], [-1, seen]), transpose_a=True)
+            tf.matmul(flat, tf.reshape(beside[:, i : i + rows], [-1, row_size]), transpose_a=True)
             for i in range(size)
         ]
         return tf.reshape(tf.stack(products, axis=1), [self.channels, size, size, self.shape[2]])
@@ -231,10 +212,10 @@ class Conv(Noiseless):
         return tf.reshape(x, [-1, *self.shape])
 
     def _convolved(self, kernel: Any, x: Any) -> Any:
-        """Maps [S, B, H', W', Q]: S = 1 and Q = P C for shared inputs, else S = P and Q = C."""
+        """Maps [S, B, H', W', Q]: S = 1 and Q = P C where sets share inputs, else S = P, Q = C."""
         if len(x.shape) == 3:
-            each = [self._convolve(own[tf.newaxis], inputs) for own, inputs in _pairs(kernel, x)]
-            return tf.stack(each)
+            pairs = zip(tf.unstack(kernel), tf.unstack(x), strict=True)
+            return tf.stack([self._convolve(one[tf.newaxis], inputs) for one, inputs in pairs])
         return self._convolve(kernel, x)[tf.newaxis]
 
     def _convolve(self, kernel: Any, x: Any) -> Any:
@@ -250,12 +231,12 @@ class Conv(Noiseless):
         return mean[:, 0], tf.reduce_mean(tf.square(pixels - mean), axis=1)
 
     def _norm(self, params: ConvParams, maps: Any) -> tuple[Any, Any]:
-        """Batch norm's factor and offset [S, Q], with the batch's own or settled statistics."""
+        """Batch norm's factor and offset [S, Q]."""
         lead = [maps.shape[0], maps.shape[4]]
-        if self.frozen:
-            mean, variance = tf.reshape(params.mean, lead), tf.reshape(params.variance, lead)
-        else:
+        if self.in_training:
             mean, variance = self._moments(maps)
+        else:
+            mean, variance = tf.reshape(params.mean, lead), tf.reshape(params.variance, lead)
         factor = tf.reshape(params.scale, lead) * tf.math.rsqrt(variance + _EPSILON)
         return factor, tf.reshape(params.shift, lead) - factor * mean
 
@@ -270,8 +251,3 @@ class Conv(Noiseless):
 
 
 _EPSILON = 1e-5  # batch norm's guard against constant maps
-
-
-def _pairs(kernel: Any, x: Any) -> Any:
-    """Every parameter set with its inputs."""
-    return zip(tf.unstack(kernel), tf.unstack(x), strict=True)

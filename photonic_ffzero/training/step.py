@@ -1,4 +1,4 @@
-"""The training of one block: its compiled step, and the batches and directions it is given."""
+"""The training of one block: its compiled step, and the batches and directions of an epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.seeds import generator
 
 MOST_STEPS = 64  # in one compiled call
-RANDOM_NUMBERS = 2**22  # drawn for one call at most, if it has more than one step
+RANDOM_NUMBERS = 2**22  # at most drawn for a call of several steps
 
 
 class Samples(NamedTuple):
@@ -33,17 +33,16 @@ class Samples(NamedTuple):
 
 
 def as_arrays(tensors: Any) -> Any:
-    """The same structure with NumPy arrays."""
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
 
 
 def make_steps(block: Block, config: Config) -> Callable[..., Any]:
-    """Compile some training steps of a block into one call, which costs as much as a small step.
+    """Compile several training steps of a block into one call.
 
     The function maps (params, optimizer state, inputs [n, ...], labels [n, T], batches [S, B],
-    directions and noise with leading S, learning rates [S], how many of the S steps to take) to
-    (params, optimizer state, losses [S]). Random numbers come from outside: drawn inside, they
-    would differ between engines.
+    directions and noise with leading S, learning rates [S], number of steps to take) to (params,
+    optimizer state, losses [S]). Random numbers come from outside, because those drawn inside
+    would depend on the engine.
     """
     step = make_step(block, config)
 
@@ -59,17 +58,19 @@ def make_steps(block: Block, config: Config) -> Callable[..., Any]:
         count: Any,
     ) -> tuple[Any, Any, Any]:
         def body(index: Any, params: Any, state: Any, losses: Any) -> tuple[Any, ...]:
-            own = directions and directions.of_step(index)
-            drawn = tf.nest.map_structure(lambda array: array[index], noise)
+            step_directions = directions and directions.of_step(index)
+            step_noise = tf.nest.map_structure(lambda array: array[index], noise)
             inputs, labels = tf.gather(x, batches[index]), tf.gather(y, batches[index])
-            params, state, loss = step(params, state, inputs, labels, own, drawn, rates[index])
+            params, state, loss = step(
+                params, state, inputs, labels, step_directions, step_noise, rates[index]
+            )
             return index + 1, params, state, losses.write(index, loss)
 
         start = (0, params, state, tf.TensorArray(tf.float32, batches.shape[0]))
         _, params, state, losses = tf.while_loop(lambda index, *_: index < count, body, start)
         return params, state, losses.stack()
 
-    return graph(steps, xla=block.compilable)
+    return graph(steps, xla=block.runs_on == "xla")
 
 
 def make_step(block: Block, config: Config) -> Callable[..., Any]:
@@ -92,18 +93,18 @@ def make_step(block: Block, config: Config) -> Callable[..., Any]:
         noise: Any,
         rate: Any,
     ) -> tuple[Any, Any, Any]:
-        def move(found: Estimate) -> tuple[Any, Any, Any]:
-            direction, new_state = optimizer.update(found.gradient, state)
-            return descend(params, direction, rate), new_state, found.loss
+        def update(result: Estimate) -> tuple[Any, Any, Any]:
+            direction, new_state = optimizer.update(result.gradient, state)
+            return descend(params, direction, rate), new_state, result.loss
 
-        objective = perturbation(block.under(noise), loss, params, x, y)
-        return estimate(estimator, objective, directions, move)
+        objective = perturbation(block, loss, params, x, y, noise)
+        return estimate(estimator, objective, directions, update)
 
     return step
 
 
 def _perturbation(config: Config) -> Perturbation:
-    """Where directions lie; AD differentiates with respect to the weights themselves."""
+    """Where directions lie; autodiff differentiates with respect to the weights themselves."""
     return PERTURBATIONS[config.perturb]() if config.perturb else Weights(shortcut=False)
 
 
@@ -111,17 +112,17 @@ def _perturbation(config: Config) -> Perturbation:
 class BlockTraining:
     """One block in training.
 
-    Everything random in an epoch follows from the seed, the block's index and the epoch, so that
+    All random numbers of an epoch follow from the seed, the block's index and the epoch, so that
     an epoch can be repeated without those before it.
 
     Attributes:
         config: Every choice of the run.
         block: The block.
-        index: Which block it is, from 0.
-        params: Its parameters, moved by every step.
+        index: The block's number in the network, from 0.
+        params: Its parameters, which every step replaces.
         train: Its inputs, and labels [n, T] as the losses take them.
-        epsilon: The step of the differences; chosen now if the configuration leaves it open and
-            none is given. None where there are none.
+        epsilon: The step of the differences; chosen here if the configuration says ``auto`` and
+            None is given. None for autodiff.
         probed: Parameter sets that were evaluated to choose it.
         state: The optimizer's state.
         steps_per_call: Steps compiled into one call.
@@ -142,11 +143,11 @@ class BlockTraining:
         self._x, self._y = tf.constant(self.train.x), tf.constant(self.train.y)
         self.params = tf.nest.map_structure(tf.constant, self.params)
         self.state = OPTIMIZERS[self.config.optimizer]().init(self.params)
-        self.steps_per_call = self._fitting_steps()  # asked for in every call
+        self.steps_per_call = self._fitting_steps()
         if not isinstance(self.config.epsilon, str):
             self.epsilon = self.config.epsilon
         elif self.epsilon is None:
-            self.epsilon, self.probed = self._chosen_epsilon(), EVALUATIONS
+            self.epsilon, self.probed = self._choose_epsilon(), EVALUATIONS
         self._sampler = self._build_sampler()
 
     @property
@@ -169,20 +170,21 @@ class BlockTraining:
         if optimizer:
             self.state = tf.nest.pack_sequence_as(self.state, [tf.constant(a) for a in optimizer])
 
-    def settle(self, x: Any) -> None:
+    def calibrate(self, x: np.ndarray) -> None:
         """Put the statistics of some inputs into the parameters."""
-        own = self.block.settled(as_arrays(self.params), x)
-        self.params = tf.nest.map_structure(tf.constant, own)
+        params = self.block.calibrate(as_arrays(self.params), x)
+        self.params = tf.nest.map_structure(tf.constant, params)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[float]]:
-        """Go through the samples once, in full batches of a new order; yield the steps' losses.
-
-        The steps come in calls of up to `steps_per_call`, and so do their losses.
+        """Go through the samples once, in full batches of a new order.
 
         Args:
             epoch: Which epoch, from 0.
             start: Steps of it that were taken before, in whole calls: their directions are drawn
                 again, the steps not taken again.
+
+        Yields:
+            The losses of the steps of each call, up to `steps_per_call` of them.
         """
         order = self._generator("shuffle", epoch).permutation(len(self.train.y))
         rng = self._generator("directions", epoch)
@@ -194,7 +196,7 @@ class BlockTraining:
     def _noise(self, steps: int, epoch: int, first: int = 0) -> tuple[Any, ...]:
         rng = self._generator("noise", epoch, first)
         age = self.index * self.config.epochs + epoch
-        return self.block.draw(rng, steps, self.parameter_sets, self.batch_size, age)
+        return self.block.draw_noise(rng, steps, self.parameter_sets, self.batch_size, age)
 
     def _generator(self, purpose: str, *place: int) -> np.random.Generator:
         return generator(self.config.seed, purpose, self.index, *place)
@@ -202,7 +204,7 @@ class BlockTraining:
     def _take(
         self, epoch: int, first: int, order: np.ndarray, directions: Directions | None
     ) -> list[float]:
-        """Take a call's steps; those behind the epoch's end are prepared but left out."""
+        """Take a call's steps; steps beyond the epoch's end are prepared but not taken."""
         config, steps = self.config, len(order) // self.batch_size
         numbers = first + np.arange(self.steps_per_call)
         places = numbers[:, np.newaxis] * self.batch_size + np.arange(self.batch_size)
@@ -219,35 +221,35 @@ class BlockTraining:
         return losses.numpy()[:count].tolist()
 
     def _fitting_steps(self) -> int:
-        """As many as share out an epoch evenly; fewer where random numbers take more memory.
+        """Steps a call, as many as divide an epoch evenly and draw no more than RANDOM_NUMBERS.
 
-        On an instrument one, so that it can be stopped and kept after every step.
+        On a device one, so that training can stop and be saved after every step.
         """
-        if self.block.instrument:
+        if self.block.runs_on == "device":
             return 1
-        moved = sum(mask.size for mask in tf.nest.flatten(self._perturbed()))
-        drawn = sum(array.size for array in tf.nest.flatten(self._noise(1, 0)))
-        numbers = moved * (self.config.directions or 1) + drawn
+        moved = sum(mask.size for mask in tf.nest.flatten(self._moved()))
+        noise = sum(array.size for array in tf.nest.flatten(self._noise(1, 0)))
+        numbers = moved * (self.config.directions or 1) + noise
         most = max(RANDOM_NUMBERS // numbers, 1)
         steps = len(self.train.y) // self.batch_size
         calls = math.ceil(steps / min(most, MOST_STEPS))
         return math.ceil(steps / calls)
 
-    def _perturbed(self) -> Any:
-        """Which numbers a direction moves."""
+    def _moved(self) -> Any:
+        """The structure of boolean arrays that says which numbers a direction moves."""
         return _perturbation(self.config).trainable(self.block, self.batch_size)
 
     def _build_sampler(self) -> Sampler | None:
         law, count = self.config.law, self.config.directions
-        if law is None or count is None:  # AD perturbs nothing
+        if law is None or count is None:  # autodiff
             return None
-        return Sampler(law, self.epsilon or 1.0, count, self._perturbed())
+        return Sampler(law, self.epsilon or 1.0, count, self._moved())
 
-    def _chosen_epsilon(self) -> float:
-        """Choose the step from the first samples, as `stepsize` has it."""
+    def _choose_epsilon(self) -> float:
+        """Choose the step from the losses of the first samples, see `gradients.epsilon`."""
         first = Samples(self._x[: self.batch_size], self._y[: self.batch_size])
         rng = self._generator("probes")
-        v = draw("rademacher", 1.0, PROBES, self._perturbed(), rng).v
+        v = draw("rademacher", 1.0, PROBES, self._moved(), rng).v
         losses = losses_along(v, self.config, self.block, self.params, first, rng)
         return probe_step(losses, self.config.chip_imperfections.drive_step)
 
@@ -263,14 +265,14 @@ def losses_along(
         block: The block.
         params: Its parameters w.
         samples: One batch, with labels as the losses take them.
-        rng: Source of the noise, which is fresh at every call.
+        rng: Source of the noise, which is drawn anew at every call.
     """
     loss, count = from_spec("loss", config.loss, LOSSES), len(tf.nest.flatten(v)[0])
 
     def losses(step: float, sign: int) -> np.ndarray:
-        drawn = block.draw(rng, 1, count, len(samples.y), 0)
+        drawn = block.draw_noise(rng, 1, count, len(samples.y), 0)
         noise = tf.nest.map_structure(lambda array: array[0], drawn)
-        objective = Weights(shortcut=False)(block.under(noise), loss, params, *samples)
+        objective = Weights(shortcut=False)(block, loss, params, *samples, noise)
         points = tf.nest.map_structure(lambda w, u: w + sign * step * u, params, v)
         return np.sum(objective.losses(objective.measure(points)), axis=1)
 

@@ -1,4 +1,4 @@
-"""The one training loop: block after block, epoch after epoch, whatever the method."""
+"""The training loop, the same for every method: block after block, epoch after epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from photonic_ffzero.networks import open_device
 from photonic_ffzero.training.step import BlockTraining, Samples, as_arrays
 
 MONITORED = 5000  # training images on which the training accuracy is measured each epoch
-CHECKPOINT_SECONDS = 60.0  # a slow epoch is kept this often besides at its end
+CHECKPOINT_SECONDS = 60.0  # longest time between two checkpoints within an epoch
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -28,24 +28,23 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class StoppedError(Exception):
-    """An observer stops the run; the trainer lets its observers keep a checkpoint first."""
+    """An observer stops the run; the trainer lets the observers save a checkpoint first."""
 
 
 class Observer:
-    """What a training run reports to; override what you want to hear of."""
+    """Is told of a training run as it goes on; override what you need."""
 
     def on_steps(self, mesh: str, losses: list[float]) -> None:
-        """Hear of some steps: the mesh or meshes in training and the losses.
+        """Receive the losses of some steps, and the name of the mesh or meshes in training.
 
-        Raises:
-            StoppedError: the run is to stop here, in good order.
+        Raise `StoppedError` to stop the run here, with a checkpoint.
         """
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Hear of the end of every epoch."""
+        """Receive the record of every epoch at its end."""
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
-        """Keep what is needed to go on: called after every epoch, now and then, and at a stop."""
+        """Save what is needed to go on: called after every epoch, now and then, and at a stop."""
 
 
 @dataclass
@@ -53,12 +52,12 @@ class Trainer:
     """Trains a network on one data set.
 
     Attributes:
-        model: The network in training; its parameters, history and usage change.
+        model: The network; its parameters, history and usage change.
         train: Training samples; fields [n, N], real or complex.
         validation: Held-out training samples, or None.
         observers: Told of every step, epoch and checkpoint.
-        position: Where the training stands; at its start unless given. A model and a position
-            from a checkpoint go on to exactly the figures of a run that never stopped.
+        position: Where the training stands, by default at its start. A model and a position from
+            a checkpoint lead to exactly the figures of a run that never stopped.
     """
 
     model: Model
@@ -69,7 +68,6 @@ class Trainer:
 
     @property
     def config(self) -> Config:
-        """Every choice of the run."""
         return self.model.config
 
     @property
@@ -89,36 +87,36 @@ class Trainer:
         return epochs * self.steps_per_epoch + len(self.position.losses)
 
     def run(self) -> Model:
-        """Train every block in turn, freeze it, and hand its outputs to the next.
+        """Train every block in turn, freeze it, and give its outputs to the next; return the model.
 
         Raises:
             NonFiniteLossError: a loss was not finite; the last checkpoint is from before it.
-            DeviceError: the device failed; as above.
+            DeviceError: the device failed; likewise.
             StoppedError: an observer stopped the run.
         """
         self._started = time.perf_counter() - self.model.seconds
         train, validation = self.train, self.validation
-        before: Block | None = None
+        previous: Block | None = None
         for index, block in enumerate(self.model.blocks):
-            if before is not None and before.cacheable:
-                train = self._behind(index - 1, train)
-                validation = self._behind(index - 1, validation) if validation else None
-            elif before is not None:
-                block = block.behind(before, self.model.params[index - 1])
+            if previous is not None and previous.cacheable:
+                train = self._outputs(index - 1, train)
+                validation = self._outputs(index - 1, validation) if validation else None
+            elif previous is not None:
+                block = block.with_front(previous, self.model.params[index - 1])
             if index >= self.position.block:
                 self._train_block(index, block, train, validation)
-            before = block
+            previous = block
         self.model.seconds = self._elapsed()
         return self.model
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
 
-    def _behind(self, index: int, samples: Samples) -> Samples:
-        """Send samples through a frozen block: once for the whole of the next block's training."""
+    def _outputs(self, index: int, samples: Samples) -> Samples:
+        """Send samples through a trained block: once for the whole of the next block's training."""
         block = self.model.blocks[index]
-        if not self.position.has_begun(index + 1):  # else it was counted before the checkpoint
-            self.model.usage.add(block, 1, len(samples.y), writes=0)  # it has its phases
+        if not self.position.has_begun(index + 1):  # else these passes are counted already
+            self.model.usage.add(block, 1, len(samples.y), writes=0)  # its phases are written
         return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
 
     def _train_block(
@@ -135,20 +133,20 @@ class Trainer:
         monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
         for epoch in range(position.epoch, self.config.epochs):
             self._train_epoch(training, epoch)
-            self._settle(training, monitored)
+            self._keep_params(training, monitored)
             self._record(training, epoch, monitored, validation)
             position.epoch, position.losses = epoch + 1, []
             self._checkpoint(training)
-        self._settle(training, train)
+        self._keep_params(training, train)
         position.block, position.epoch, position.optimizer = index + 1, 0, []
         position.epsilon = None
-        self._keep()
+        self._save()
 
-    def _settle(self, training: BlockTraining, samples: Samples) -> None:
-        """Take the trained parameters, with the statistics of some samples that a layer needs."""
-        if training.block.settles:
+    def _keep_params(self, training: BlockTraining, samples: Samples) -> None:
+        """Put the trained parameters into the model, calibrated on some samples."""
+        if training.block.calibrates:
             self.model.usage.add(training.block, 1, len(samples.y), writes=0)
-            training.settle(samples.x)
+            training.calibrate(samples.x)
         self.model.params[training.index] = as_arrays(training.params)
 
     def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
@@ -182,12 +180,12 @@ class Trainer:
         )
 
     def _checkpoint(self, training: BlockTraining) -> None:
-        """Take what the compiled step holds into model and position; let the observers keep it."""
+        """Put parameters and optimizer state into model and position; let the observers save."""
         self.model.params[training.index] = as_arrays(training.params)
         self.position.optimizer = tf.nest.flatten(as_arrays(training.state))
-        self._keep()
+        self._save()
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         self.model.seconds = self._elapsed()
         for observer in self.observers:
             observer.on_checkpoint(self.model, self.position)
@@ -219,16 +217,16 @@ class Trainer:
         return self.config.reads or 1
 
     def _quality(self, index: int, block: Block, samples: Samples, writes: int = 0) -> float:
-        """How good a readout is; by default with phases that are written already."""
+        """Accuracy or R^2 of a block's readout; by default with phases that are written already."""
         self.model.usage.add(block, 1, len(samples.y) * self._reads, writes)
-        chance = self.model.chance("monitor", index, len(samples.y))
-        scores = block.all_scores(self.model.params[index], samples.x, chance)
+        source = self.model.noise_source("monitor", index, len(samples.y))
+        scores = block.all_scores(self.model.params[index], samples.x, source)
         if not np.isfinite(scores).all():
             raise self._diverged(index, "scores became infinite or not a number")
         return self.model.task.quality(scores, samples.y)
 
     def _name(self, index: int) -> str:
-        """The meshes or layers that a block trains, counted from 1."""
+        """The meshes or layers that a block trains, counted from 1: ``1``, or ``1-2``."""
         last = self.config.layers
         return str(index + 1) if self.config.local or last == 1 else f"1-{last}"
 
@@ -245,41 +243,37 @@ def fit(
     observers: tuple[Observer, ...] = (),
     **settings: Any,
 ) -> Model:
-    """Train a network on the user's own arrays.
+    """Train a network on the user's own arrays; return the model.
 
     Args:
         x: Fields [n, N], real or complex; `encode` makes them from images. Digital networks take
             real values.
         y: Labels [n]: classes, whole numbers from 0; for ``task="regression"`` numbers, [n] or
             [n, T].
-        validation: How many samples to hold out of training, or samples (x, y) of their own.
+        validation: How many samples to hold out of training, or a pair (x, y) of samples.
         recipe: ``balanced``, ``paper``, ``published`` or ``digital``.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
-        device: A device to train on instead of a simulation, or what names one, see `Config`.
+        device: A device to train on instead of a simulation, or its name, see `Config`.
         observers: Told of every step and epoch.
-        **settings: Any field of `Config`, instead of the recipe's.
-
-    Returns:
-        The trained model.
+        **settings: Any field of `Config`, instead of the recipe's value.
 
     Raises:
-        TypeError, ValueError: an argument breaks a rule that the message names.
         NonFiniteLossError: training met a loss that is not finite.
         DeviceError: the device failed.
     """
-    named = None if device is None else device_name(device)
-    config = configure(recipe, method, device=named, **settings)
+    name = None if device is None else device_name(device)
+    config = configure(recipe, method, device=name, **settings)
     task, train, held_out = _prepared(x, y, validation, config)
     units = train.x.shape[-1]
     opened = open_device(config, units) if isinstance(device, str) else device
     model = Model(config, units, task, device=opened)
     if callable(config.nonlinearity):
-        _try_out(model, train.x[:1])
+        _try_nonlinearity(model, train.x[:1])
     return Trainer(model, train, held_out, observers).run()
 
 
-def _try_out(model: Model, x: np.ndarray) -> None:
-    """Send a sample through, as a black box fails else only when the first block is trained."""
+def _try_nonlinearity(model: Model, x: np.ndarray) -> None:
+    """Call a black box once now, so that its errors surface before training."""
     for block, params in zip(model.blocks[:-1], model.params, strict=False):
         x = block.all_outputs(params, x)
 
@@ -287,19 +281,20 @@ def _try_out(model: Model, x: np.ndarray) -> None:
 def _prepared(
     x: Any, y: Any, validation: int | tuple[Any, Any], config: Config
 ) -> tuple[Task, Samples, Samples | None]:
+    """The task, the training samples and those held out."""
     check = check_arrays if config.task == "classification" else check_numbers
     *arrays, count = check(x, y)
-    every = Samples(*arrays)
-    _check_fields("x", every.x, config)
+    samples = Samples(*arrays)
+    _check_fields("x", samples.x, config)
     if isinstance(validation, tuple):
         held_out = Samples(*check(*validation, count)[:2])
-        _check_fields("x of validation", held_out.x, config, every.x.shape[-1])
-        return task_of(config.task, every.y, slice(None)), every, held_out
+        _check_fields("x of validation", held_out.x, config, samples.x.shape[-1])
+        return task_of(config.task, samples.y, slice(None)), samples, held_out
     if validation == 0:
-        return task_of(config.task, every.y, slice(None)), every, None
-    kept, rest = split(len(every.y), validation, config.seed)
-    train, held_out = (Samples(every.x[own], every.y[own]) for own in (kept, rest))
-    return task_of(config.task, every.y, kept), train, held_out
+        return task_of(config.task, samples.y, slice(None)), samples, None
+    kept, rest = split(len(samples.y), validation, config.seed)
+    train, held_out = (Samples(samples.x[part], samples.y[part]) for part in (kept, rest))
+    return task_of(config.task, samples.y, kept), train, held_out
 
 
 def _check_fields(name: str, x: np.ndarray, config: Config, units: int | None = None) -> None:
