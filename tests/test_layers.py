@@ -12,7 +12,7 @@ from scipy.signal import correlate2d
 from meshes import Amplifier, BlackBox, ElectroOptic, RectangularMesh
 from meshes._tensorflow import tf
 from meshes.nonlinearities import Linear
-from photonic_ffzero.layers import conv as layers
+from photonic_ffzero import layers
 from photonic_ffzero.layers.activations import Identity, Relu, Tanh
 from photonic_ffzero.layers.conv import Conv
 from photonic_ffzero.layers.dense import Dense
@@ -52,7 +52,9 @@ def test_every_kind_of_layer_has_an_example_here():
     found = {
         value
         for value in vars(layers).values()
-        if inspect.isclass(value) and hasattr(value, "measure") and value is not layers.Layer
+        if inspect.isclass(value)
+        and issubclass(value, layers.Layer)
+        and not inspect.isabstract(value)
     }
     assert found == set(EXAMPLES)
 
@@ -74,16 +76,12 @@ def one_set(params, p=0):
     return tf.nest.map_structure(lambda w: w[p], params)
 
 
-def settled(layer, params, x):
-    return layer.settled(params, np.asarray(layer.statistics(lead(params), tf.constant(x))))
-
-
 def lead(params):
     return tf.nest.map_structure(lambda w: tf.convert_to_tensor(w)[tf.newaxis], params)
 
 
 def doubles(params):
-    """Statistics are settled in single precision."""
+    """`calibrate` returns statistics in single precision."""
     return tf.nest.map_structure(lambda w: tf.cast(w, tf.float64), params)
 
 
@@ -171,7 +169,7 @@ class TestEveryLayer:
 
     @pytest.mark.parametrize("name", FUNCTIONS)
     def test_compiles_as_it_says(self, kind, layer, name):
-        assert layer.compilable
+        assert layer.runs_on == "xla"
         function, params, x = getattr(layer, name), parameters(layer), inputs(kind, B)
         compiled = tf.function(function, jit_compile=True, autograph=False)
         np.testing.assert_allclose(compiled(params, x), function(params, x), atol=1e-10)
@@ -192,7 +190,7 @@ class TestEveryLayer:
 
     def test_outside_of_training_an_input_is_judged_without_the_others(self, kind, layer):
         x = inputs(kind, B)
-        params = doubles(lead(settled(layer, one_set(parameters(layer)), x)))
+        params = doubles(lead(layer.calibrate(one_set(parameters(layer)), np.asarray(x))))
         for name in FUNCTIONS:
             function = getattr(layer.evaluation, name)
             whole = function(params, x)
@@ -203,8 +201,8 @@ class TestEveryLayer:
 
     def test_settling_twice_is_settling_once(self, kind, layer):
         x = inputs(kind, B).numpy()
-        once = settled(layer, one_set(parameters(layer)), x)
-        for found, expected in zip(settled(layer, once, x), once, strict=True):
+        once = layer.calibrate(one_set(parameters(layer)), x)
+        for found, expected in zip(layer.calibrate(once, x), once, strict=True):
             np.testing.assert_array_equal(found, expected)
 
 
@@ -335,7 +333,7 @@ class TestConv:
     def test_settles_on_the_data_set_s_own_mean_and_variance(self):
         layer = conv()
         params, x = one_set(parameters(layer)), 3 + rng(5).normal(size=(7, INPUTS[Conv]))
-        found = settled(layer, params, x)
+        found = layer.calibrate(params, x)
         maps = maps_by_hand(layer, params.kernel.numpy(), x)
         np.testing.assert_allclose(found.mean, maps.mean(axis=(0, 1, 2)), rtol=1e-6)
         np.testing.assert_allclose(found.variance, maps.var(axis=(0, 1, 2)), rtol=1e-6)
@@ -345,7 +343,7 @@ class TestConv:
 
     def test_settled_on_the_batch_it_does_outside_what_it_does_in_training(self):
         layer, params, x = conv(), one_set(parameters(conv())), inputs(Conv, 9)
-        own = doubles(settled(layer, params, x))
+        own = doubles(layer.calibrate(params, np.asarray(x)))
         for name in FUNCTIONS:
             found = getattr(layer.evaluation, name)(lead(own), x)
             np.testing.assert_allclose(found, getattr(layer, name)(lead(params), x), atol=1e-5)
@@ -355,7 +353,7 @@ class TestConv:
         layer = conv(padding=0)
         params = one_set(parameters(layer))
         for x in (np.zeros((B, 60)), np.full((B, 60), 1e4)):
-            own = settled(layer, params, x)
+            own = layer.calibrate(params, x)
             assert np.all(own.variance >= 0)
             z = layer.measure(lead(params), tf.constant(x))
             gradient = layer.pullback(params, tf.constant(x), tf.ones((B, layer.taps), tf.float64))
@@ -383,7 +381,7 @@ class TestBlackBoxes:
     @pytest.mark.parametrize("make", [lambda f: Dense(5, 6, f), conv], ids=["dense", "conv"])
     def test_stand_between_real_layers_as_any_activation(self, make):
         box, known = make(BlackBox(np.tanh)), make(Tanh())
-        assert not box.compilable
+        assert box.runs_on == "native"
         params, x = parameters(box), tf.constant(rng().normal(size=(B, 60)))
         x = x if isinstance(box, Conv) else x[:, :5]
         graph = tf.function(box.transmit, autograph=False)
