@@ -22,7 +22,6 @@ from photonic_ffzero.data.datasets import split
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.gradients.estimators import ESTIMATORS
 from photonic_ffzero.gradients.objectives import PERTURBATIONS
-from photonic_ffzero.layers.blocks import one_set
 from photonic_ffzero.storage import load_checkpoint, save_checkpoint
 
 CLASSES, SIDE, N = 3, 6, 90
@@ -145,8 +144,7 @@ def test_a_convolution_ends_with_the_statistics_of_all_training_images(eager):
     for method in ("ff-ad", "bp-ad"):
         model = trained("cnn", method, epochs=1)
         layer, own = model.blocks[0].layers[0], model.params[0][0]
-        added = np.asarray(layer.statistics(one_set(own), images()[0]))
-        for found, expected in zip(own, layer.settled(own, added), strict=True):
+        for found, expected in zip(own, layer.calibrate(own, images()[0]), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-5)
         assert np.all(own.variance > 0)
         assert np.any(own.mean != 0)

@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from meshes.imperfections import Noise, normals
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.gradients.epsilon import LADDER, best_step, probe_step
-from photonic_ffzero.layers.blocks import Chance
+from photonic_ffzero.layers.blocks import NoiseSource
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model
 from photonic_ffzero.training.trainer import fit
@@ -52,13 +53,18 @@ def layer(seed=1, engine="native", reads=1, **strengths):
     return Photonic(chip.mesh, ElectroOptic(phi_b=1.0), engine, chip)
 
 
-def with_noise(own, rng_seed, sets=1, epochs=3):
-    drawn = own.draw(np.random.default_rng(rng_seed), 1, sets, B, epochs)
+def with_noise(layer, rng_seed, sets=1, epochs=3):
+    """The layer as a function of parameters and inputs, with noise of that seed."""
+    drawn = layer.draw_noise(np.random.default_rng(rng_seed), 1, sets, B, epochs)
     arrays = [
         Phases(*(x[0] for x in leaf)) if isinstance(leaf, Phases) else leaf[0] if len(leaf) else ()
         for leaf in drawn
     ]
-    return own.under(Noise(*arrays))
+    return SimpleNamespace(
+        mesh=layer.mesh,
+        measure=lambda params, x: layer.measure(params, x, Noise(*arrays)),
+        transmit=lambda params, x: layer.transmit(params, x, Noise(*arrays)),
+    )
 
 
 def test_every_imperfection_is_tested_here():
@@ -246,13 +252,15 @@ class TestDraws:
 
     def test_the_two_evaluations_of_a_pair_share_no_noise(self):
         own = layer(write_noise=0.1, source_noise=0.1, read_noise=0.1)
-        drawn = own.draw(np.random.default_rng(0), 1, 2, B, 0)
+        drawn = own.draw_noise(np.random.default_rng(0), 1, 2, B, 0)
         for array in (drawn.writes.theta, drawn.source, drawn.readings[:, 0]):
             first, second = np.ravel(array[0, 0]), np.ravel(array[0, 1])
             assert abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(first.size)
 
     def test_only_what_is_needed_is_drawn(self):
-        drawn = layer(splitter_error=0.1, drive_bits=8).draw(np.random.default_rng(0), 1, 2, B, 0)
+        drawn = layer(splitter_error=0.1, drive_bits=8).draw_noise(
+            np.random.default_rng(0), 1, 2, B, 0
+        )
         assert drawn == QUIET
 
     def test_noise_in_front_is_fresh_behind_and_readings_are_not(self):
@@ -340,7 +348,7 @@ class TestTraining:
         params = trained(meshes=1).params[0]
         x, _ = samples()
         one, two = (
-            block.all_scores(params, x, Chance(np.random.default_rng(seed))) for seed in (0, 1)
+            block.all_scores(params, x, NoiseSource(np.random.default_rng(seed))) for seed in (0, 1)
         )
         assert np.abs(one - two).max() > 0.01
 
