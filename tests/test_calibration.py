@@ -1,4 +1,4 @@
-"""Phases to voltages and back, calibration files, and what they refuse."""
+"""Phases within a turn, phases to voltages and back, and calibration files."""
 
 import csv
 
@@ -7,18 +7,101 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from meshes import RectangularMesh
+from meshes import Phases, RectangularMesh
 from meshes.calibration import (
     HeaterLaw,
     MeasuredCurve,
     Shifter,
+    from_values,
     read_calibration,
     shifters,
+    values,
     voltages,
+    within_a_turn,
 )
+from meshes.plotting import fields_by_column
 
 TURN = 2 * np.pi
 ANY_PHASE = st.floats(-20, 20)
+
+
+def any_phases(mesh, seed):
+    rng, grid = np.random.default_rng(seed), mesh.mask.shape
+    return Phases(*(rng.uniform(-15, 15, shape) for shape in (grid, grid, mesh.units)))
+
+
+def matrix(mesh, phases):
+    """In NumPy: the engines would be compiled for every size."""
+    return fields_by_column(mesh, phases, np.eye(mesh.units))[-1]
+
+
+class TestTurns:
+    @settings(deadline=None, max_examples=30)
+    @given(st.integers(2, 7), st.integers(1, 8), st.integers(0, 99), st.sampled_from([0, 0.2]))
+    def test_a_turn_less_changes_no_matrix(self, units, columns, seed, error):
+        mesh = RectangularMesh(units, columns, error, insertion_loss_db=error)
+        phases = any_phases(mesh, seed)
+        lowest = values(mesh, any_phases(mesh, seed + 1))  # every shifter has its own
+        turned = within_a_turn(mesh, phases, lowest)
+        np.testing.assert_allclose(matrix(mesh, turned), matrix(mesh, phases), atol=1e-9)
+        listed = values(mesh, turned)
+        assert ((lowest <= listed) & (listed < lowest + TURN)).all()
+
+    @settings(deadline=None, max_examples=20)
+    @given(st.integers(2, 6), st.integers(1, 6), st.integers(0, 99))
+    def test_a_shifter_in_the_upper_arm_alone_makes_the_matrix_of_both(self, units, columns, seed):
+        mesh = RectangularMesh(units, columns)
+        phases = any_phases(mesh, seed)
+        turned = within_a_turn(mesh, phases, arms="upper")
+        np.testing.assert_allclose(upper_arm_matrix(mesh, turned), matrix(mesh, phases), atol=1e-9)
+
+    def test_phases_within_a_turn_stay_as_they_are(self):
+        mesh = RectangularMesh(6)
+        phases = mesh.initial_phases(3)
+        for before, after in zip(phases, within_a_turn(mesh, phases), strict=True):
+            np.testing.assert_allclose(after, before, atol=1e-6)
+
+    def test_a_phase_a_rounding_below_zero_is_zero(self):
+        mesh = RectangularMesh(2)
+        phases = Phases(np.zeros((2, 1)), np.full((2, 1), -1e-20), np.full(2, -1e-20))
+        assert (values(mesh, within_a_turn(mesh, phases)) == 0).all()
+
+    def test_arms_are_both_or_the_upper(self):
+        mesh = RectangularMesh(2)
+        with pytest.raises(ValueError, match="arms must be one of both, upper; got 'lower'"):
+            within_a_turn(mesh, mesh.initial_phases(), arms="lower")
+
+
+def upper_arm_matrix(mesh, phases):
+    """Each column multiplied by what theta in one arm adds to theta / 2 and -theta / 2."""
+    fields = np.exp(1j * phases.gamma)[:, None] * np.eye(mesh.units)
+    for column in range(mesh.num_columns):
+        one = RectangularMesh(mesh.units, 2)  # its columns alternate as the mesh's do
+        theta, phi = (np.full(one.mask.shape, np.pi) for _ in range(2))
+        which = column % 2
+        theta[which], phi[which] = phases.theta[column], phases.phi[column]
+        still = Phases(theta, phi, np.zeros(mesh.units))
+        before, after = fields_by_column(one, still, np.eye(mesh.units))[which : which + 2]
+        common = np.ones(mesh.units, complex)
+        for index in np.flatnonzero(mesh.mask[column]):
+            first = 2 * index + which
+            common[first : first + 2] = np.exp(0.5j * phases.theta[column, index])
+        fields = fields @ np.linalg.solve(before, after) * common
+    return fields
+
+
+@pytest.mark.parametrize("units", [4, 5])
+def test_every_shifter_has_a_name_in_the_order_of_the_values(units):
+    mesh = RectangularMesh(units, 3)
+    phases, names = any_phases(mesh, 0), shifters(mesh, 2)
+    listed = values(mesh, phases)
+    assert len(set(names)) == len(listed) == 2 * mesh.mask.sum() + units  # idle ones have none
+    assert names[0] == Shifter(2, 0, 0, "theta", "0-1")
+    assert Shifter(2, 1, 0, "phi", "1-2") in names
+    for name, value in zip(names, listed, strict=True):
+        place = int(name.ports) if name.column is None else (name.column, name.interferometer)
+        assert value == getattr(phases, name.shifter)[place]
+    np.testing.assert_array_equal(values(mesh, from_values(mesh, listed)), listed)
 
 
 def apart(first, second):
@@ -38,6 +121,7 @@ def measured_curves(draw):
 
 
 class TestRoundTrips:
+    @settings(deadline=None)
     @given(st.floats(0.1, 50), ANY_PHASE, ANY_PHASE)
     def test_heaters(self, v_pi, phase_0, phase):
         law = HeaterLaw(v_pi, phase_0)
@@ -92,7 +176,7 @@ class TestHeaterLaw:
 
     def test_beyond_the_drive(self):
         law = HeaterLaw(5.0, max_voltage=6.0)
-        with pytest.raises(ValueError, match="reaches, got 5"):
+        with pytest.raises(ValueError, match=r"phase .* got 5"):
             law.voltage([1.0, 5.0])
         with pytest.raises(ValueError, match="voltage must be from -6 to 6"):
             law.phase(7.0)
@@ -100,16 +184,16 @@ class TestHeaterLaw:
             law.voltage([0.0, np.nan])
 
     @pytest.mark.parametrize(
-        ("given", "error"),
+        ("settings", "error"),
         [
             ({"v_pi": 0}, "v_pi must be greater than 0"),
             ({"v_pi": 5, "phase_0": np.inf}, "phase_0 must be finite"),
             ({"v_pi": 5, "max_voltage": -1}, "max_voltage must be greater than 0"),
         ],
     )
-    def test_refuses(self, given, error):
+    def test_refuses(self, settings, error):
         with pytest.raises(ValueError, match=error):
-            HeaterLaw(**given)
+            HeaterLaw(**settings)
 
 
 class TestMeasuredCurve:
@@ -143,12 +227,10 @@ class TestFiles:
             csv.writer(file).writerows([header.split(","), *rows])
         return path
 
-    def test_a_measured_curve_for_all(self, tmp_path):
+    def test_one_curve_for_all(self, tmp_path):
         rows = [(0, 0.1), (1, 0.5), (2, 7)]
         curve = read_calibration(self.write(tmp_path / "c.csv", "voltage_V,phase_rad", rows))
         np.testing.assert_allclose(curve.phase([0, 1, 2]), [0.1, 0.5, 7])
-
-    def test_a_law_for_all(self, tmp_path):
         path = self.write(tmp_path / "c.csv", "v_pi_V,phase_0_rad", [(5, 0.2)])
         assert read_calibration(path) == HeaterLaw(5.0, 0.2)
 

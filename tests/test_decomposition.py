@@ -74,13 +74,12 @@ class TestDecompose:
     def test_programs_the_matrix(self, family, units, seed):
         assert error_of(family(units, np.random.default_rng(seed))) < 1e-13
 
-    @pytest.mark.parametrize("units", [127, 128])
-    def test_programs_large_meshes(self, units):
-        assert error_of(haar(units, np.random.default_rng(units))) < 1e-12
-
-    @pytest.mark.parametrize("family", [permutation, blocks, banded])
-    def test_programs_large_sparse_matrices(self, family):
-        assert error_of(family(32, np.random.default_rng(0))) < 1e-12
+    @pytest.mark.parametrize(
+        ("family", "units"),
+        [(haar, 127), (haar, 128), (permutation, 32), (blocks, 32), (banded, 32)],
+    )
+    def test_programs_large_meshes(self, family, units):
+        assert error_of(family(units, np.random.default_rng(units))) < 1e-12
 
     @pytest.mark.parametrize("units", [2, 5, 8])
     def test_gives_back_the_phases_of_a_mesh(self, units):
@@ -120,20 +119,20 @@ class TestDecompose:
     @pytest.mark.parametrize(
         ("unitary", "message"),
         [
-            (np.eye(3)[:2], r"unitary must be \[N, N\] with N at least 2, got shape \(2, 3\)"),
-            (np.ones(4), r"unitary must be \[N, N\] .* got shape \(4,\)"),
-            (np.eye(1), r"unitary must be \[N, N\] .* got shape \(1, 1\)"),
-            (np.diag([1, np.nan]), r"unitary must be finite, got nan at \(1, 1\)"),
-            (np.diag([1, 1j * np.inf]), r"unitary must be finite, got .*inf.* at \(1, 1\)"),
-            (2 * np.eye(3), r"unitary must satisfy U U\^H = 1 within 1e-10, got .* of 3"),
-            (1e200 * np.ones((3, 3)), r"unitary must satisfy U U\^H = 1 .* got .* inf"),
-            (np.ones((2, 2), np.float32), r"U U\^H = 1 within 0.0001, got a deviation of 2"),
-            (np.diag([1, 1 + 1e-9]), r"within 1e-10, got a deviation of 2e-09"),
-            ([["a", "b"], ["c", "d"]], "unitary must hold numbers, got an array of <U1"),
+            (np.eye(3)[:2], r"got shape \(2, 3\)"),
+            (np.ones(4), r"got shape \(4,\)"),
+            (np.eye(1), r"got shape \(1, 1\)"),
+            (np.diag([1, np.nan]), r"finite, got nan at \(1, 1\)"),
+            (np.diag([1, 1j * np.inf]), r"finite, got .*inf.* at \(1, 1\)"),
+            (2 * np.eye(3), r"1e-10, got .* of 3"),
+            (1e200 * np.ones((3, 3)), r"1e-10, got .* inf"),
+            (np.ones((2, 2), np.float32), r"0.0001, got a deviation of 2"),
+            (np.diag([1, 1 + 1e-9]), r"1e-10, got a deviation of 2e-09"),
+            ([["a", "b"], ["c", "d"]], "numbers, got an array of <U1"),
         ],
     )
-    def test_errors(self, unitary, message):
-        with pytest.raises(ValueError, match=message):
+    def test_refuses_what_is_not_unitary(self, unitary, message):
+        with pytest.raises(ValueError, match=f"unitary must .*{message}"):
             decompose(unitary)
 
 
@@ -160,8 +159,10 @@ class TestSVD:
     def test_fields_pass_the_matrix(self):
         rng = np.random.default_rng(0)
         matrix, fields = rng.normal(size=(5, 3)), rng.normal(size=(7, 5)) + 1j
-        out = svd_decompose(matrix).propagate(fields)
-        np.testing.assert_allclose(out, fields @ matrix, atol=1e-13)
+        meshes = svd_decompose(matrix)
+        np.testing.assert_allclose(meshes.propagate(fields), fields @ matrix, atol=1e-13)
+        with pytest.raises(ValueError, match=r"fields must be \[B, 5\], got shape \(4, 3\)"):
+            meshes.propagate(np.ones((4, 3)))
 
     def test_a_unitary_matrix_needs_no_gain(self):
         meshes = svd_decompose(haar(5, np.random.default_rng(0)))
@@ -170,15 +171,11 @@ class TestSVD:
     @pytest.mark.parametrize(
         ("matrix", "message"),
         [
-            (np.ones(3), r"matrix must be \[K, N\] with at least one entry, got shape \(3,\)"),
-            (np.ones((0, 3)), r"matrix must be \[K, N\] .* got shape \(0, 3\)"),
-            ([[1.0, np.inf]], r"matrix must be finite, got inf at \(0, 1\)"),
+            (np.ones(3), r"got shape \(3,\)"),
+            (np.ones((0, 3)), r"got shape \(0, 3\)"),
+            ([[1.0, np.inf]], r"got inf at \(0, 1\)"),
         ],
     )
-    def test_errors(self, matrix, message):
-        with pytest.raises(ValueError, match=message):
+    def test_refuses_what_is_no_matrix(self, matrix, message):
+        with pytest.raises(ValueError, match=f"matrix must .*{message}"):
             svd_decompose(matrix)
-
-    def test_refuses_fields_of_other_ports(self):
-        with pytest.raises(ValueError, match=r"fields must be \[B, 2\], got shape \(4, 3\)"):
-            svd_decompose(np.ones((2, 3))).propagate(np.ones((4, 3)))
