@@ -10,7 +10,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -171,9 +171,8 @@ class HeaterLaw(Curve):
         phase_0: phase without a voltage, rad.
         max_voltage: highest voltage of the drive, V, above 0; None for no limit.
 
-    Reference:
-        Harris et al., "Efficient, compact and low loss thermo-optic phase shifter in silicon",
-        Opt. Express 22 (2014) 10487.
+    Reference: Harris et al., "Efficient, compact and low loss thermo-optic phase shifter in
+    silicon", Opt. Express 22 (2014) 10487.
     """
 
     v_pi: float = number_field(above=0.0)
@@ -208,9 +207,8 @@ class MeasuredCurve(Curve):
         voltages: K voltages, V, increasing.
         phases: K phases, rad, unwrapped and increasing.
 
-    Reference:
-        Fritsch and Butland, "A method for constructing local monotone piecewise cubic
-        interpolants", SIAM J. Sci. Stat. Comput. 5 (1984) 300.
+    Reference: Fritsch and Butland, "A method for constructing local monotone piecewise cubic
+    interpolants", SIAM J. Sci. Stat. Comput. 5 (1984) 300.
     """
 
     voltages: Sequence[float]
@@ -332,34 +330,24 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         open(path, encoding="utf-8-sig", newline="") as file,
     ):
         reader = csv.DictReader(file)
-        make_curve, columns = _format(reader.fieldnames or ())
+        columns = _columns(reader.fieldnames or ())
         for row in reader:
             points[_shifter(row)].append([_cell(row, name, float) for name in columns])
         if not points:
             raise ValueError("must have a row below its header, found none")
         for name, rows in points.items():
             with _located(name):
-                curves[name] = make_curve(rows)
+                curves[name] = _curve_from(columns, rows)
     return curves[None] if None in curves else {k: v for k, v in curves.items() if k is not None}
 
 
-def _measured(rows: list[list[float]]) -> Curve:
-    return MeasuredCurve(*zip(*rows, strict=True))
+_MEASURED, _HEATER_LAW = ("voltage_V", "phase_rad"), ("v_pi_V", "phase_0_rad")
 
 
-def _heater_law(rows: list[list[float]]) -> Curve:
-    if len(rows) > 1:
-        raise ValueError(f"a heater's law takes one row a shifter, found {len(rows)}")
-    return HeaterLaw(*rows[0])
-
-
-_FORMATS = ((_measured, ("voltage_V", "phase_rad")), (_heater_law, ("v_pi_V", "phase_0_rad")))
-
-
-def _format(header: Sequence[str]) -> tuple[Callable[[list[list[float]]], Curve], Sequence[str]]:
-    """The function that makes a curve from rows, and the columns that it takes."""
-    matching = next((item for item in _FORMATS if set(item[1]) <= set(header)), None)
-    if matching is None:
+def _columns(header: Sequence[str]) -> tuple[str, str]:
+    """The two columns that hold the curves."""
+    complete = [names for names in (_MEASURED, _HEATER_LAW) if set(names) <= set(header)]
+    if not complete:
         raise ValueError(
             "must have the columns voltage_V and phase_rad, or v_pi_V and phase_0_rad, found "
             f"{', '.join(header) or 'none'}"
@@ -370,7 +358,15 @@ def _format(header: Sequence[str]) -> tuple[Callable[[list[list[float]]], Curve]
             f"must have all columns {', '.join(Shifter._fields)} or none of them, found "
             f"{', '.join(named)}"
         )
-    return matching
+    return complete[0]
+
+
+def _curve_from(columns: tuple[str, str], rows: list[list[float]]) -> Curve:
+    if columns == _MEASURED:
+        return MeasuredCurve(*zip(*rows, strict=True))
+    if len(rows) > 1:
+        raise ValueError(f"a heater's law takes one row a shifter, found {len(rows)}")
+    return HeaterLaw(*rows[0])
 
 
 def _shifter(row: Mapping[str, str]) -> Shifter | None:

@@ -30,9 +30,8 @@ def decompose(unitary: Any) -> tuple[RectangularMesh, Phases]:
         The mesh, of N ports and N columns, and its float64 phases: theta [N, M] in [0, pi], phi
         [N, M] and gamma [N] in [0, 2 pi), rad; pi at idle interferometers.
 
-    Reference:
-        Clements et al., "Optimal design for universal multiport interferometers", Optica 3
-        (2016) 1460.
+    Reference: Clements et al., "Optimal design for universal multiport interferometers", Optica 3
+    (2016) 1460.
     """
     work = _checked_unitary(unitary)
     mesh = RectangularMesh(len(work))
@@ -162,9 +161,8 @@ def svd_decompose(matrix: Any) -> SVDMeshes:
     Args:
         matrix: real or complex matrix [K, N], K and N at least 1.
 
-    Reference:
-        Miller, "Self-configuring universal linear optical component", Photonics Research 1
-        (2013) 1.
+    Reference: Miller, "Self-configuring universal linear optical component", Photonics Research 1
+    (2013) 1.
     """
     array = _finite("matrix", matrix)
     if array.ndim != 2 or array.size == 0:

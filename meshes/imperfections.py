@@ -41,7 +41,7 @@ class Imperfections:
 
     Args:
         splitter_error: Deviation of the couplers' angles from pi / 4, rad (standard deviation
-            over the chip). 0.05 rad changes the split power by 5 %.
+            over the chip). 0.05 rad moves 5 % of the power to the other output.
         phase_offset: Offset of every phase shifter, rad (standard deviation over the chip).
         insertion_loss_db: Power loss of an interferometer, dB.
         loss_imbalance_db: Mean additional loss of a path through an interferometer, dB;
@@ -59,13 +59,12 @@ class Imperfections:
             10^(-SNR / 20 dB), 0.1 at 20 dB.
         adc_bits: Resolution of a reading, bits; full scale is the sample's brightest port.
 
-    References:
-        Fang et al., "Design of optical neural networks with component imprecisions", Opt. Express
-        27 (2019) 14009 (splitters, phases). Bandyopadhyay, Hamerly, Englund, "Hardware error
-        correction for programmable photonics", Optica 8 (2021) 1247 (static errors). Milanizadeh
-        et al., "Canceling thermal cross-talk effects in photonic integrated circuits", J.
-        Lightwave Technol. 37 (2019) 1325. Hamerly et al., "Large-scale optical neural networks
-        based on photoelectric multiplication", Phys. Rev. X 9 (2019) 021032 (shot noise).
+    References: Fang et al., "Design of optical neural networks with component imprecisions", Opt.
+    Express 27 (2019) 14009 (splitters, phases); Bandyopadhyay et al., "Hardware error correction
+    for programmable photonics", Optica 8 (2021) 1247 (static errors); Milanizadeh et al.,
+    "Canceling thermal cross-talk effects in photonic integrated circuits", J. Lightwave Technol.
+    37 (2019) 1325 (crosstalk); Hamerly et al., "Large-scale optical neural networks based on
+    photoelectric multiplication", Phys. Rev. X 9 (2019) 021032 (shot noise).
     """
 
     splitter_error: float = number_field(0.0, minimum=0.0)

@@ -65,10 +65,8 @@ class ElectroOptic(Nonlinearity):
         g: modulator phase per unit of input intensity, rad.
         phi_b: bias phase, rad. At pi the element is dark at low power.
 
-    Reference:
-        Williamson et al., "Reprogrammable electro-optic nonlinear activation functions for
-        optical neural networks", IEEE J. Sel. Top. Quantum Electron. 26 (2020) 7700412, arXiv
-        1903.04579 (2019).
+    Reference: Williamson et al., "Reprogrammable electro-optic nonlinear activation functions for
+    optical neural networks", IEEE J. Sel. Top. Quantum Electron. 26 (2020), arXiv 1903.04579.
     """
 
     alpha: float = number_field(0.1, minimum=0.0, maximum=1.0)
@@ -86,32 +84,9 @@ class ElectroOptic(Nonlinearity):
         bias_v: float,
         unit_power_w: float,
     ) -> ElectroOptic:
-        r"""The modulator that is built from these parts.
-
-        .. math::
-            g = \frac{\pi \, \alpha \, R \, G \, P_1}{V_\pi}, \qquad
-            \phi_b = \frac{\pi V_b}{V_\pi}
-
-        The phase gain in the paper (equations 5 and 7) is in rad per watt; ``unit_power_w``
-        converts it to rad per unit of \|E\|^2.
-
-        Args:
-            tap: power share of the tap alpha, in [0, 1].
-            responsivity_a_per_w: current of the detector per optical power R, A/W.
-            gain_ohm: voltage of the transimpedance amplifier per current G, ohm; negative if it
-                inverts.
-            v_pi_v: voltage for a phase of pi in the modulator V_pi, V.
-            bias_v: bias voltage V_b, V.
-            unit_power_w: power P_1 of a field with \|E\|^2 = 1, W.
-        """
-        number("tap", tap, minimum=0.0, maximum=1.0)
-        number("responsivity_a_per_w", responsivity_a_per_w, minimum=0.0)
-        number("gain_ohm", gain_ohm)
-        number("v_pi_v", v_pi_v, above=0.0)
-        number("bias_v", bias_v)
-        number("unit_power_w", unit_power_w, above=0.0)
-        drive_v = tap * unit_power_w * responsivity_a_per_w * gain_ohm
-        return cls(alpha=tap, g=math.pi * drive_v / v_pi_v, phi_b=math.pi * bias_v / v_pi_v)
+        """The modulator with these `ModulatorParts`, whose units the arguments name."""
+        parts = ModulatorParts(tap, responsivity_a_per_w, gain_ohm, v_pi_v, bias_v)
+        return parts.at(unit_power_w)
 
     @property
     def tap(self) -> float:
@@ -124,29 +99,37 @@ class ElectroOptic(Nonlinearity):
 
 @dataclass(frozen=True)
 class ModulatorParts:
-    """The arguments of `ElectroOptic.from_physical`, in A/W, ohm and V.
+    r"""The parts of an electro-optic modulator; by default, at 1 mW, those of `ElectroOptic`.
 
-    With 1 mW per unit of intensity, the default parts make the default `ElectroOptic`.
+    .. math::
+        g = \frac{\pi \, \alpha \, R \, G \, P_1}{V_\pi}, \qquad
+        \phi_b = \frac{\pi V_b}{V_\pi}
+
+    Args:
+        tap: power share of the tap alpha, in [0, 1].
+        responsivity: current of the detector per optical power R, A/W.
+        gain: voltage of the transimpedance amplifier per current G, ohm; negative if it inverts.
+        v_pi: voltage for a phase of pi in the modulator V_pi, V.
+        bias: bias voltage V_b, V.
+
+    Reference: Williamson et al., arXiv 1903.04579, equations 5 and 7, with a gain per watt.
     """
 
-    tap: float = 0.1
-    responsivity: float = 1.0
-    gain: float = 5e3
-    v_pi: float = 10.0
-    bias: float = 10.0
+    tap: float = number_field(0.1, minimum=0.0, maximum=1.0)
+    responsivity: float = number_field(1.0, minimum=0.0)
+    gain: float = number_field(5e3)
+    v_pi: float = number_field(10.0, above=0.0)
+    bias: float = number_field(10.0)
 
     def __post_init__(self) -> None:
-        self.at(1.0)  # checks the ranges
+        check_fields(self)
 
     def at(self, unit_power: float) -> ElectroOptic:
-        r"""The modulator where a field with \|E\|^2 = 1 has the power ``unit_power``, W."""
-        return ElectroOptic.from_physical(
-            tap=self.tap,
-            responsivity_a_per_w=self.responsivity,
-            gain_ohm=self.gain,
-            v_pi_v=self.v_pi,
-            bias_v=self.bias,
-            unit_power_w=unit_power,
+        r"""The modulator where a field with \|E\|^2 = 1 has the power P_1, ``unit_power``, W."""
+        number("unit_power", unit_power, above=0.0)
+        drive_v = self.tap * unit_power * self.responsivity * self.gain
+        return ElectroOptic(
+            self.tap, math.pi * drive_v / self.v_pi, math.pi * self.bias / self.v_pi
         )
 
 
@@ -188,10 +171,9 @@ class SaturableAbsorber(Nonlinearity):
         saturation_intensity: I_s, at which half of the modulation depth is left, in units of
             \|E\|^2, above 0.
 
-    References:
-        Bao et al., "Atomic-layer graphene as a saturable absorber for ultrafast pulsed lasers",
-        Adv. Funct. Mater. 19 (2009) 3077, arXiv 0910.5820 (the law). Shen et al., "Deep learning
-        with coherent nanophotonic circuits", Nature Photonics 11 (2017) 441 (its use after a mesh).
+    References: Bao et al., "Atomic-layer graphene as a saturable absorber for ultrafast pulsed
+    lasers", Adv. Funct. Mater. 19 (2009) 3077, arXiv 0910.5820 (the law); Shen et al., "Deep
+    learning with coherent nanophotonic circuits", Nature Photonics 11 (2017) 441 (its use).
     """
 
     modulation_depth: float = number_field(0.9, minimum=0.0)
@@ -223,8 +205,7 @@ class Kerr(Nonlinearity):
         phi_nl: phase per unit of intensity, rad: the waveguide's gamma (rad / (W m)) times its
             length (m) times the power of a field with \|E\|^2 = 1 (W).
 
-    Reference:
-        Agrawal, "Nonlinear Fiber Optics", Academic Press, chapter "Self-phase modulation".
+    Reference: Agrawal, "Nonlinear Fiber Optics", Academic Press, chapter "Self-phase modulation".
     """
 
     phi_nl: float = number_field(1.0)
@@ -245,9 +226,7 @@ class ModReLU(Nonlinearity):
         bias: b, minus the radius of the dead zone, in units of \|E\|, at most 0. (A positive bias
             would be a gain, with a jump at E = 0.)
 
-    Reference:
-        Arjovsky, Shah and Bengio, "Unitary evolution recurrent neural networks", ICML 2016,
-        arXiv 1511.06464.
+    Reference: Arjovsky et al., "Unitary evolution recurrent neural networks", arXiv 1511.06464.
     """
 
     bias: float = number_field(-0.1, maximum=0.0)
@@ -266,9 +245,7 @@ class ZReLU(Nonlinearity):
     """Passes the first quadrant only: f(E) = E if Re E >= 0 and Im E >= 0, else 0.
 
     It depends on the phase of the light, not only on its power.
-
-    Reference:
-        Guberman, "On complex valued convolutional neural networks", arXiv 1602.09046 (2016).
+    Reference: Guberman, "On complex valued convolutional neural networks", arXiv 1602.09046.
     """
 
     def __call__(self, fields: Any) -> Any:
@@ -282,9 +259,7 @@ class CReLU(Nonlinearity):
     """Rectifies both quadratures: f(E) = max(Re E, 0) + i max(Im E, 0).
 
     It depends on the phase of the light, not only on its power.
-
-    Reference:
-        Trabelsi et al., "Deep complex networks", ICLR 2018, arXiv 1705.09792.
+    Reference: Trabelsi et al., "Deep complex networks", ICLR 2018, arXiv 1705.09792.
     """
 
     def __call__(self, fields: Any) -> Any:
@@ -296,9 +271,7 @@ class CReLU(Nonlinearity):
 class Modulus(Nonlinearity):
     r"""Discards the phase and keeps the power: :math:`f(E) = |E|`.
 
-    Reference:
-        Bruna and Mallat, "Invariant scattering convolution networks", IEEE Trans. Pattern Anal.
-        Mach. Intell. 35 (2013) 1872, arXiv 1203.1513.
+    Reference: Bruna and Mallat, "Invariant scattering convolution networks", arXiv 1203.1513.
     """
 
     def __call__(self, fields: Any) -> Any:
@@ -311,9 +284,7 @@ class SquareLaw(Nonlinearity):
     r"""A detector whose signal sets the amplitude of new light: :math:`f(E) = |E|^2`.
 
     The phase is discarded. A field of amplitude 1 keeps its power, a brighter one gains power.
-
-    Reference:
-        Saleh and Teich, "Fundamentals of Photonics", Wiley, chapter on photodetectors.
+    Reference: Saleh and Teich, "Fundamentals of Photonics", Wiley, chapter on photodetectors.
     """
 
     passive: ClassVar[bool] = False
@@ -334,10 +305,6 @@ class BlackBox(Nonlinearity):
         function: maps fields [..., N] to an array of the same shape. Its result is cast to complex
             for complex fields. Real values (in a digital layer) stay real; only outside of
             TensorFlow may the function make complex fields of them.
-
-    Raises:
-        TypeError: function cannot be called, or returns complex values for a real tensor.
-        ValueError: function returns another shape, or a gradient is requested.
     """
 
     function: Callable[[np.ndarray], Any]
@@ -427,8 +394,7 @@ class Amplifier:
         level: P, total output power of every sample, in units of \|E\|^2, above 0. Set either a
             gain or a level.
 
-    Reference:
-        Agrawal, "Fiber-Optic Communication Systems", Wiley, chapter "Optical amplifiers".
+    Reference: Agrawal, "Fiber-Optic Communication Systems", Wiley, chapter "Optical amplifiers".
     """
 
     gain: float | None = None

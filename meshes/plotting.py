@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -99,14 +99,14 @@ def plot_phases(axes: Axes, mesh: RectangularMesh, phases: Phases, which: str = 
     choice("which", which, ("theta", "phi"))
     phases = _one_set("phases", phases, mesh)
     columns, index = np.nonzero(mesh.mask)
-    tops = 2 * index + columns % 2
-    boxes, values = _boxes(columns, tops, tops + 1), _active(phases, mesh, which)
+    values = _active(phases, mesh, which)
+    boxes = _boxes(columns, 2 * index + columns % 2 + 0.5, 0.66, 1.66)
     colours, label, first = _SEQUENTIAL, "θ (rad)", 0
     if which == "phi":
-        ports, first = np.arange(mesh.units), -1
-        boxes = np.concatenate([boxes, _boxes(np.full(mesh.units, first), ports, ports)])
+        colours, label, first = _CYCLIC, "φ (rad), and γ in front", -1
+        screen = _boxes(np.full(mesh.units, first), np.arange(mesh.units), 0.66, 0.66)
+        boxes = np.concatenate([boxes, screen])
         values = np.concatenate([values, _active(phases, mesh, "gamma")])
-        colours, label = _CYCLIC, "φ (rad), and γ in front"
     _draw_phases(axes, boxes, values, _limits(which, values), colours, label)
     _draw_waveguides(axes, mesh, first)
     return axes
@@ -125,26 +125,25 @@ def _limits(which: str, *values: np.ndarray) -> tuple[float, float]:
     return min(0.0, *map(np.min, values)), max(usual, *map(np.max, values))
 
 
-def _boxes(columns: np.ndarray, tops: np.ndarray, bottoms: np.ndarray) -> np.ndarray:
-    """Corners [K, 4, 2] of boxes around the ports from ``tops`` to ``bottoms``, both included."""
-    left, right, top, bottom = columns - 0.33, columns + 0.33, tops - 0.33, bottoms + 0.33
-    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return np.moveaxis(np.array(corners), -1, 0)
+def _boxes(x: np.ndarray, y: np.ndarray, width: Any, height: Any) -> np.ndarray:
+    """Corners [K, 4, 2] of boxes around their centres."""
+    left, right, top, bottom = x - width / 2, x + width / 2, y - height / 2, y + height / 2
+    return np.stack([left, top, right, top, right, bottom, left, bottom], axis=-1).reshape(-1, 4, 2)
 
 
 def _draw_phases(
     axes: Axes,
-    polygons: np.ndarray,
+    boxes: np.ndarray,
     phases: np.ndarray,
     limits: tuple[float, float],
     colours: str,
     label: str,
 ) -> None:
-    """Draw polygons [K, 4, 2] in the colours of their phases [K], and the colour bar."""
+    """Draw boxes [K, 4, 2] in the colours of their phases [K], and the colour bar."""
     from matplotlib.collections import PolyCollection
 
-    edge = min(0.5, 6 / np.sqrt(len(polygons)))
-    drawn = PolyCollection(list(polygons), array=phases, cmap=colours, clim=limits)
+    edge = min(0.5, 6 / np.sqrt(len(boxes)))
+    drawn = PolyCollection(list(boxes), array=phases, cmap=colours, clim=limits)
     drawn.set(edgecolor=_ink(axes), linewidth=edge, zorder=2)
     axes.add_collection(drawn)
     _label_in_pi(axes.figure.colorbar(drawn, ax=axes, label=label).ax.yaxis)
@@ -205,9 +204,8 @@ def _draw_squares(axes: Axes, matrix: np.ndarray) -> None:
     rows, columns = (index.ravel() for index in np.indices(matrix.shape))
     magnitude, phase = np.abs(matrix).ravel(), np.mod(np.angle(matrix), _TURN).ravel()
     side = 0.95 * magnitude / max(magnitude.max(), np.finfo(float).tiny)
-    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
-    squares = np.stack([columns, rows], axis=-1)[:, None] + side[:, None, None] * corners
-    _draw_phases(axes, squares, phase, (0, _TURN), _CYCLIC, "phase arg U (rad); side: |U|")
+    boxes, label = _boxes(columns, rows, side, side), "phase arg U (rad); side: |U|"
+    _draw_phases(axes, boxes, phase, (0, _TURN), _CYCLIC, label)
     height, width = matrix.shape
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal")
 
@@ -383,13 +381,8 @@ def _in_pi(halves: int) -> str:
     return {1: "", -1: "−"}.get(count, f"{count}".replace("-", "−")) + unit
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")  # in one line, without the usage
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = argparse.ArgumentParser(
         prog="python -m meshes.plotting",
         description="Write one picture of each kind as PNG: a small mesh with random phases, the "
         "light in it, its matrix, and the transfer curves of all nonlinearities.",

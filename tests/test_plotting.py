@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.style import context
 
-from meshes import NONLINEARITIES, ElectroOptic, Phases, RectangularMesh
+from meshes import NONLINEARITIES, Phases, RectangularMesh
 from meshes.plotting import (
     Knob,
     fields_by_column,
@@ -95,10 +95,9 @@ class TestLight:
         np.testing.assert_allclose(shown[:, -1], np.mean(out, axis=0), rtol=1e-4)
         np.testing.assert_allclose(shown.sum(axis=0), shown[:, 0].sum(), rtol=1e-6)  # no loss
 
-    def test_takes_one_vector_and_labels(self, axes):
+    def test_takes_one_vector(self, axes):
         mesh = RectangularMesh(4)
         plot_light(axes, mesh, mesh.initial_phases(), np.ones(4))
-        assert (axes.get_xlabel(), axes.get_ylabel()) == ("columns passed", "port")
         assert "|E|² (arb. units)" in colour_bar(axes).get_ylabel()
 
 
@@ -132,16 +131,12 @@ class TestPhases:
         np.testing.assert_allclose(screen, [(-1, port) for port in range(mesh.units)], atol=1e-12)
         assert boxes.get_clim() == (0, 2 * np.pi)
 
-    @pytest.mark.parametrize(("which", "symbol"), [("theta", "θ (rad)"), ("phi", "φ (rad)")])
-    def test_labels(self, axes, mesh, which, symbol):
-        plot_phases(axes, mesh, mesh.initial_phases(), which)
-        bar = colour_bar(axes)
-        assert bar.get_ylabel().startswith(symbol)
+    def test_ticks_are_in_pi_and_port_0_is_at_the_top(self, axes, mesh):
+        plot_phases(axes, mesh, mesh.initial_phases(), "phi")
         axes.figure.canvas.draw()
-        assert {"0", "π/2", "π"} <= {label.get_text() for label in bar.get_yticklabels()}
-        assert axes.get_xlabel().startswith("column")
-        assert axes.get_ylabel() == "port"
-        assert axes.yaxis_inverted()  # port 0 at the top
+        labels = {label.get_text() for label in colour_bar(axes).get_yticklabels()}
+        assert {"0", "π/2", "π", "3π/2", "2π"} <= labels
+        assert axes.yaxis_inverted()
 
     def test_phases_out_of_the_usual_range_have_colours(self, axes):
         mesh = RectangularMesh(4)
@@ -159,9 +154,9 @@ class TestPhases:
                 np.testing.assert_array_equal(collection.get_edgecolor()[0], to_rgba(colour))
 
     def test_errors(self, axes, mesh):
-        with pytest.raises(ValueError, match="which must be one of theta, phi; got 'psi'"):
+        with pytest.raises(ValueError, match=r"which .* got 'psi'"):
             plot_phases(axes, mesh, mesh.initial_phases(), "psi")
-        with pytest.raises(ValueError, match="phases must be one set, of the shapes"):
+        with pytest.raises(ValueError, match="phases must be one set"):
             plot_phases(axes, mesh, RectangularMesh(8).initial_phases())
 
 
@@ -170,8 +165,6 @@ class TestMatrix:
         matrix = random_fields((3, 5))
         assert plot_matrix(axes, matrix) is axes
         np.testing.assert_array_equal(axes.images[0].get_array(), np.abs(matrix))
-        assert (axes.get_xlabel(), axes.get_ylabel()) == ("output port", "input port")
-        assert "|U|" in colour_bar(axes).get_ylabel()
 
     def test_squares_show_magnitude_and_phase(self, axes):
         matrix = random_fields((3, 5))
@@ -185,7 +178,6 @@ class TestMatrix:
         sides = np.array([np.ptp(path.vertices[:, 0]) for path in squares.get_paths()])
         expected = np.abs(matrix).ravel()
         np.testing.assert_allclose(sides / sides.max(), expected / expected.max(), atol=1e-12)
-        assert "(rad)" in colour_bar(axes).get_ylabel()
 
     def test_zeros_can_be_drawn(self, axes):
         plot_matrix(axes, np.zeros((2, 2)), show_phase=True)
@@ -208,18 +200,11 @@ class TestPhaseDistribution:
         outline = axes.patches[-1].get_xy()
         assert outline[1:-1:2, 1].sum() == count
 
-    def test_labels(self, axes, mesh):
-        plot_phase_distribution(axes, mesh.initial_phases(0), mesh.initial_phases(1), mesh)
-        assert axes.get_xlabel() == "θ (rad)"
-        assert axes.get_ylabel() == "number of interferometers"
-        labels = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert labels == ["before", "after"]
-
     def test_errors_name_the_argument(self, axes, mesh):
         other = RectangularMesh(8).initial_phases()
         with pytest.raises(ValueError, match="after must be one set"):
             plot_phase_distribution(axes, mesh.initial_phases(), other, mesh)
-        with pytest.raises(ValueError, match="which must be one of theta, phi, gamma; got 'x'"):
+        with pytest.raises(ValueError, match=r"which .* got 'x'"):
             plot_phase_distribution(axes, other, other, mesh, "x")
 
 
@@ -235,14 +220,6 @@ class TestTransfer:
         phase = axes.figure.axes[1].lines[0].get_ydata()
         turns = np.ma.filled(np.exp(1j * phase), 0.0)
         np.testing.assert_allclose(np.abs(out) * turns, out, atol=1e-9 * np.abs(out).max())
-
-    def test_scales_and_labels(self, axes):
-        plot_transfer(axes, ElectroOptic(), "electro-optic")
-        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-        assert axes.get_xlabel() == "input intensity |E|² (arb. units)"
-        assert axes.get_ylabel() == "output intensity |f(E)|² (arb. units)"
-        assert axes.figure.axes[1].get_ylabel() == "phase arg f(E)/E (rad)"
-        assert axes.get_title() == "electro-optic"
 
     def test_a_band_where_the_input_phase_matters(self, axes):
         plot_transfer(axes, lambda E: np.maximum(E.real, 0.0) + 0j, "real part")
@@ -265,27 +242,18 @@ class TestCommandLine:
         curves = {f"transfer_{name}" for name in NONLINEARITIES}
         assert names == kinds | curves | {"phase_distribution"}
 
-    def test_help_answers_without_a_directory(self, capsys):
-        with pytest.raises(SystemExit, match="0"):
-            main(["--help"])
-        assert "--output DIR" in capsys.readouterr().out
+    @pytest.mark.parametrize("ports", ["1", "129", "x", "-3", "2.5"])
+    def test_bad_ports_are_an_error(self, tmp_path, capsys, ports):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--output", str(tmp_path), "--ports", ports])
+        assert "--ports" in (error := capsys.readouterr().err)
+        assert f"got '{ports}'" in error
 
-    def test_a_file_in_the_way_is_a_clear_error(self, tmp_path, capsys):
+    def test_a_file_in_the_way_is_an_error(self, tmp_path, capsys):
         (tmp_path / "file").touch()
         with pytest.raises(SystemExit, match="2"):
             main(["--output", str(tmp_path / "file")])
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert "--output" in error
-        assert "File exists" in error
-
-    @pytest.mark.parametrize("ports", ["1", "129", "x", "-3", "2.5"])
-    def test_bad_ports_are_an_error_in_one_line(self, tmp_path, capsys, ports):
-        with pytest.raises(SystemExit, match="2"):
-            main(["--output", str(tmp_path), "--ports", ports])
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert f"must be a whole number from 2 to 128, got '{ports}'" in error
+        assert f"--output {tmp_path / 'file'}: File exists" in capsys.readouterr().err
 
     def test_matplotlib_is_loaded_on_demand(self):
         code = "import sys, meshes.plotting; print(*sys.modules)"
