@@ -321,7 +321,8 @@ class TestStepSize:
         assert best_step(LADDER, halves, 1e-4) == pytest.approx(LADDER.max())
 
     def test_a_digital_drive_gets_a_multiple_of_its_step(self):
-        step = probe_step(lambda step, sign: np.full(64, 1.0 + sign * step), quantum := 2**-6)
+        quantum = 2 * math.pi / 2**6
+        step = probe_step(lambda step, sign: np.full(64, 1.0 + sign * step), quantum)
         assert step == pytest.approx(quantum)
 
     def test_more_noise_makes_a_longer_step(self):

@@ -174,19 +174,19 @@ class TestElectroOptic:
             assert power_w == pytest.approx(expected_w, rel=1e-9)
 
     @pytest.mark.parametrize(
-        ("name", "value"),
+        ("argument", "quantity", "value"),
         [
-            ("tap", 1.1),
-            ("responsivity_a_per_w", -1),
-            ("gain_ohm", math.inf),
-            ("v_pi_v", 0.0),
-            ("bias_v", math.nan),
-            ("unit_power_w", 0.0),
+            ("tap", "tap", 1.1),
+            ("responsivity_a_per_w", "responsivity", -1),
+            ("gain_ohm", "gain", math.inf),
+            ("v_pi_v", "v_pi", 0.0),
+            ("bias_v", "bias", math.nan),
+            ("unit_power_w", "unit_power", 0.0),
         ],
     )
-    def test_refuses_impossible_parts(self, name, value):
-        with pytest.raises(ValueError, match=f"{name} .*got {value}"):
-            ElectroOptic.from_physical(**{**PHYSICAL, name: value})
+    def test_refuses_impossible_parts(self, argument, quantity, value):
+        with pytest.raises(ValueError, match=f"{quantity} must .*got {value}"):
+            ElectroOptic.from_physical(**{**PHYSICAL, argument: value})
 
 
 class TestSaturableAbsorber:
