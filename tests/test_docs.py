@@ -15,7 +15,7 @@ import meshes
 import photonic_ffzero
 from photonic_ffzero import encode, fit, load_dataset
 from photonic_ffzero.cli import export, predict, report, serve, train
-from photonic_ffzero.data import FUNCTIONS
+from photonic_ffzero.data import DATASETS
 from photonic_ffzero.goodness import LOSSES
 from photonic_ffzero.gradients import ESTIMATORS
 
@@ -43,7 +43,7 @@ def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     with ExitStack() as stack:
-        for registry in (meshes.NONLINEARITIES, LOSSES, ESTIMATORS, FUNCTIONS):
+        for registry in (meshes.NONLINEARITIES, LOSSES, ESTIMATORS, DATASETS):
             stack.enter_context(patch.dict(registry))  # what an example adds is gone after it
         for example in EXAMPLES[page]:
             exec(compile(example, page, "exec"), names)
