@@ -1,7 +1,7 @@
 """Train photonic neural networks from forward passes alone."""
 
 from meshes._former_paths import redirect
-from photonic_ffzero.config import Config, configure
+from photonic_ffzero.config import METHODS, Config, configure
 from photonic_ffzero.data.datasets import Dataset, load_dataset
 from photonic_ffzero.data.encoding import encode
 from photonic_ffzero.data.readers import DataError
@@ -14,6 +14,7 @@ from photonic_ffzero.training.step import Samples
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, Trainer, fit
 
 __all__ = [
+    "METHODS",
     "Config",
     "DataError",
     "Dataset",

@@ -10,7 +10,7 @@ from photonic_ffzero.cli.train import main
 from photonic_ffzero.config import configure
 from photonic_ffzero.model import Usage
 from photonic_ffzero.power import ChipRates
-from photonic_ffzero.runs.grid import plan_for
+from photonic_ffzero.runs.plan import plan_for
 
 USAGE = Usage(forward_passes=3_000_000, phase_writes=200)
 QUICK = ["--dataset", "digits", "--size", "4", "--limit", "120", "--epochs", "1"]

@@ -1,7 +1,7 @@
-"""Grids of runs: what comes of them is computed right, whatever happens on the way.
+"""Grids of runs: their results are right, whatever happens on the way.
 
-Most cells here are a script of a few lines that behaves as a training run does: it goes on from
-its checkpoint, stops in good order, and its figures follow from its configuration alone.
+Most cells here run a script of a few lines that behaves as a training run does: it goes on from
+its checkpoint, stops after a step, and its results follow from its configuration alone.
 """
 
 import csv
@@ -30,9 +30,17 @@ from photonic_ffzero.config import configure
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs import pool
-from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, plan_for, plot_grid, summarise
-from photonic_ffzero.runs.plan import UNENCODED
-from photonic_ffzero.runs.pool import THREAD_VARIABLES, Pool, thread_limits, training_command
+from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory
+from photonic_ffzero.runs.plan import UNENCODED, plan_for
+from photonic_ffzero.runs.pool import (
+    THREAD_VARIABLES,
+    Pool,
+    epochs_done,
+    thread_limits,
+    training_command,
+)
+from photonic_ffzero.runs.progress import GridProgress
+from photonic_ffzero.runs.summary import plot_grid, runs_table, summarise, write_results
 from photonic_ffzero.storage import read_json, write_json
 
 FAKE = """
@@ -86,7 +94,7 @@ sys.exit(experiment(sys.argv[1:]))
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Every test runs in a folder of its own, with as many cores as the smallest machine."""
+    """Every test runs in its own folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PHOTONIC_FFZERO_DATA", raising=False)
     return tmp_path
@@ -202,11 +210,9 @@ class TestCell:
             plan = plan_for(name, config)
             assert (plan.encoding, plan.size) == (UNENCODED, None)
 
-    def test_several_seeds_are_refused(self):
+    def test_several_seeds_and_infinite_labels_are_refused(self):
         with pytest.raises(ValueError, match="seeds must be 1 in the plan of a cell, got 2"):
             Cell({}, plan_for("digits", configure(), seeds=2))
-
-    def test_labels_are_finite(self):
         with pytest.raises(ValueError, match="label rate must be finite, got nan"):
             Cell({"rate": float("nan")}, plan_for("digits", configure()))
 
@@ -243,8 +249,6 @@ class TestGrid:
         (tmp_path / "grid.json").write_text(text)
         with pytest.raises(DataError, match=r"grid\.json"):
             GridDirectory.open(tmp_path)
-
-    def test_an_unknown_field_is_named(self, tmp_path):
         write_json(tmp_path / "grid.json", small_grid().as_json() | {"colour": 1})
         with pytest.raises(DataError, match="colour"):
             GridDirectory.open(tmp_path)
@@ -278,54 +282,53 @@ def filled(path="grid", accuracies=None, **given):
 GIVEN = [0.70, 0.90, 0.80, 0.94, 0.75, None]
 
 
+def summary(directory):
+    return summarise(directory.grid, runs_table(directory.grid, directory.outcomes()))
+
+
 class TestResults:
     def test_mean_and_standard_deviation_are_those_computed_by_hand(self):
-        directory = filled(accuracies=GIVEN)
-        dd, ad = summarise(directory.grid, directory.outcomes())
-        assert dd.labels == {"method": "ff-dd", "meshes": 2}
-        assert dd.mean == pytest.approx(75.0)
+        table = summary(filled(accuracies=GIVEN))
+        dd, ad = table.itertuples()
+        assert list(table.index) == [("ff-dd", 2), ("ff-ad", 2)]
+        assert (dd.mean, ad.mean) == (pytest.approx(75.0), pytest.approx(92.0))
         assert dd.sd == pytest.approx(5.0)  # sqrt((25 + 25 + 0) / 2)
-        assert (dd.n, ad.n) == ("3", "2/3 failed")
-        assert ad.mean == pytest.approx(92.0)
         assert ad.sd == pytest.approx(8**0.5)  # sqrt((4 + 4) / 1)
+        assert (dd.n, dd.cells, dd.failed) == (3, 3, 0)
+        assert (ad.n, ad.cells, ad.failed) == (2, 3, 1)
 
     def test_the_csv_has_a_row_for_each_run_and_numbers_in_full(self):
         third = 1 / 3
-        filled(accuracies=[third, *GIVEN[1:]]).write_results()
-        found = rows("grid")
-        assert list(found[0]) == [
+        write_results(filled(accuracies=[third, *GIVEN[1:]]))
+        table = rows("grid")
+        assert list(table[0]) == [
             *("method", "meshes", "seed", "state"),
             *("test_accuracy", "train_seconds", "rule", "engine"),
         ]
-        assert float(found[0]["test_accuracy"]) == third
-        assert [row["state"] for row in found] == ["done"] * 5 + ["failed"]
-        assert [(row["method"], row["seed"]) for row in found[:3]] == [
-            ("ff-dd", "0"),
-            ("ff-ad", "0"),
-            ("ff-dd", "1"),
-        ]
-        assert found[5]["test_accuracy"] == found[0]["rule"] == ""
-        by_method = [float(row["test_accuracy"]) for row in found if row["method"] == "ff-dd"]
-        assert np.std([100 * a for a in by_method], ddof=1) == pytest.approx(
-            summarise(GridDirectory.open(Path("grid")).grid, reopened())[0].sd
-        )
+        assert float(table[0]["test_accuracy"]) == third
+        assert [row["state"] for row in table] == ["done"] * 5 + ["failed"]
+        assert [row["method"] for row in table] == ["ff-dd", "ff-ad"] * 3
+        assert [row["seed"] for row in table] == [*"001122"]
+        assert table[5]["test_accuracy"] == table[0]["rule"] == ""
 
-    def test_the_table_shows_them_and_is_kept(self):
-        text = filled(accuracies=GIVEN).write_results()
+    def test_the_table_shows_means_spreads_and_missing_runs_and_is_kept(self):
+        text = write_results(filled(accuracies=GIVEN))
         assert Path("grid/table.txt").read_text() == text
         assert "| ff-dd  | 2      |     75.00 +- 5.00 |          3 |     7.5 |" in text
         assert "| ff-ad  | 2      |     92.00 +- 2.83 | 2/3 failed |     9.2 |" in text
-
-    def test_one_seed_has_no_spread_and_none_no_mean(self):
-        text = filled(accuracies=[0.5], cells=cells(seeds=[0])).write_results()
+        text = write_results(filled("one", accuracies=[0.5], cells=cells(seeds=[0])))
         assert "|             50.00 |   1 |" in text
         assert "|                 - | 0/1 |" in text
 
-    def test_other_figures_keep_their_size(self):
+    def test_other_figures_keep_their_digits_and_labels_their_types(self):
+        made = [Cell({"rate": rate}, cells()[0].plan) for rate in (0, 0.1)]
         given = {"factor": 1.0, "unit": "rad", "value": "train_seconds", "value_label": "error"}
-        text = filled(accuracies=[1.23456e-4] * 6, **given).write_results()
+        text = write_results(
+            filled(accuracies=[1.23456e-4] * 2, cells=tuple(made), x="rate", curves=(), **given)
+        )
         assert "error (rad)" in text
-        assert "0.001235 +- 0" in text
+        assert "| 0    |    0.001235 |" in text
+        assert "| 0.1  |    0.001235 |" in text
 
     def test_no_line_is_longer_than_80_columns(self):
         label = "a rather long name of something"
@@ -333,24 +336,20 @@ class TestResults:
             Cell({"one": label, "two": f"{label} {i}", "three": label}, cell.plan)
             for i, cell in enumerate(cells())
         ]
-        text = filled(accuracies=GIVEN, cells=tuple(long), x="one", curves=()).write_results()
+        text = write_results(filled(accuracies=GIVEN, cells=tuple(long), x="one", curves=()))
         assert max(map(len, text.splitlines())) <= 80
 
-    def test_a_damaged_results_file_is_not_taken_for_a_result(self):
+    def test_a_damaged_results_file_is_no_result(self):
         directory = filled(accuracies=GIVEN)
         (directory.cell_path(directory.grid.cells[0]) / "results.json").write_text("{")
         assert directory.outcomes()[0].state == "stopped"
-
-
-def reopened(path="grid"):
-    return GridDirectory.open(Path(path)).outcomes()
 
 
 class TestFigure:
     def drawn(self, **given):
         directory = filled(**({"accuracies": GIVEN} | given))
         axes = Figure().subplots()
-        plot_grid(axes, directory.grid, summarise(directory.grid, directory.outcomes()))
+        plot_grid(axes, directory.grid, runs_table(directory.grid, directory.outcomes()))
         return axes
 
     def test_numbers_along_x_get_lines_through_the_means(self):
@@ -376,6 +375,9 @@ class TestFigure:
         dots = [line for line in axes.lines if line.get_marker() == "."]
         values = sorted(value for line in dots for value in line.get_ydata())
         np.testing.assert_allclose(values, [70, 75, 80, 90, 94])
+        low, high = axes.get_ylim()
+        assert low < 70
+        assert high > 94
 
     def test_curves_differ_in_colour_and_marker_and_line(self):
         axes = self.drawn()
@@ -388,8 +390,8 @@ class TestFigure:
     def test_a_curve_looks_the_same_where_others_are_missing(self):
         """In a panel of its own the second curve keeps its colour."""
         directory, axes = filled(accuracies=GIVEN), Figure().subplots()
-        _, second = summarise(directory.grid, directory.outcomes())
-        plot_grid(axes, directory.grid, [second])
+        runs = runs_table(directory.grid, directory.outcomes())
+        plot_grid(axes, directory.grid, runs[runs["method"] == "ff-ad"])
         (alone,), both = axes.containers, self.drawn().containers[1]
         assert alone[0].get_color() == both[0].get_color()
         assert alone[0].get_marker() == both[0].get_marker()
@@ -403,12 +405,6 @@ class TestFigure:
         assert places[1][0] - places[0][0] > 2
         assert places[1][1] == places[0][1]
 
-    def test_all_that_is_drawn_is_in_view(self):
-        axes = self.drawn()
-        low, high = axes.get_ylim()
-        assert low < 70
-        assert high > 94
-
     def test_the_axes_say_what_they_are(self):
         axes = self.drawn(log_x=True, x_label="meshes in a row")
         assert axes.get_xlabel() == "meshes in a row"
@@ -420,8 +416,8 @@ class TestFigure:
         assert [text.get_text() for text in axes.texts] == ["no finished runs"]
 
     def test_it_is_written_with_a_panel_each(self):
-        filled(accuracies=GIVEN).write_results()
-        filled("two", accuracies=GIVEN, panels="method", curves=()).write_results()
+        write_results(filled(accuracies=GIVEN))
+        write_results(filled("two", accuracies=GIVEN, panels="method", curves=()))
         one, two = (imread(Path(name) / "figure.png") for name in ("grid", "two"))
         assert one.shape[0] == two.shape[0]
         assert one.shape[1] < two.shape[1]
@@ -435,7 +431,7 @@ class TestPool:
     def test_every_cell_runs_once_and_its_figures_come_back(self):
         directory = run_pool()
         assert [outcome.state for outcome in directory.outcomes()] == ["done"] * 6
-        first, second = summarise(directory.grid, directory.outcomes())
+        first, second = summary(directory).itertuples()
         assert (first.mean, first.sd) == (pytest.approx(80.0), pytest.approx(10.0))
         assert second.mean == pytest.approx(100.0)
         for outcome in directory.outcomes():
@@ -452,21 +448,16 @@ class TestPool:
         at_once = np.cumsum([change for _, change in sorted(times)])
         assert at_once.max() == jobs
 
-    def test_children_share_the_cores(self, monkeypatch):
+    @pytest.mark.parametrize(("runs", "cores"), [(6, 9), (2, 8)])
+    def test_children_share_the_cores(self, monkeypatch, runs, cores):
+        """Two at a time because no more are asked for, or because there are no more."""
         for name in THREAD_VARIABLES:
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(pool, "available_cores", lambda: 9)
-        directory = run_pool(jobs=2)
-        found = directory.outcomes()[0].results["environment"]
-        assert {found[name] for name in THREAD_VARIABLES} == {"4"}
-
-    def test_a_few_cells_get_all_cores(self, monkeypatch):
-        for name in THREAD_VARIABLES:
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(pool, "available_cores", lambda: 8)
-        directory = run_pool(grid=small_grid(cells=cells(seeds=[0])), jobs=8)
-        found = directory.outcomes()[0].results["environment"]
-        assert {found[name] for name in THREAD_VARIABLES} == {"4"}
+        monkeypatch.setattr(pool, "available_cores", lambda: cores)
+        grid = small_grid(cells=cells()[:runs])
+        directory = run_pool(grid=grid, jobs=2 if runs > 2 else 8)
+        environment = directory.outcomes()[0].results["environment"]
+        assert {environment[name] for name in THREAD_VARIABLES} == {"4"}
 
     @pytest.mark.parametrize(
         ("jobs", "cores", "given", "expected"),
@@ -476,7 +467,7 @@ class TestPool:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
         assert thread_limits(jobs, cores)["OMP_NUM_THREADS"] == expected
 
-    def test_what_happens_behind_its_results_does_not_make_a_failure_of_a_cell(self):
+    def test_an_error_after_the_results_is_no_failure(self):
         text = io.StringIO()
         directory = run_pool(command=fake("late"), console=Console(file=text))
         assert [outcome.state for outcome in directory.outcomes()] == ["done"] * 6
@@ -496,7 +487,7 @@ class TestPool:
         states = [outcome.state for outcome in directory.outcomes()]
         assert states == ["done", "failed"] * 3
         assert directory.outcomes()[1].message == message
-        assert "2      |                 - | 0/3 failed |       - |" in directory.write_results()
+        assert "2      |                 - | 0/3 failed |       - |" in write_results(directory)
         assert [row["state"] for row in rows("grid")] == states
         if mode == "fail-ff-ad":
             log = (directory.outcomes()[1].directory / "log.txt").read_text()
@@ -527,12 +518,15 @@ class TestPool:
         run_pool(command=fake("fail-ff-ad"))
         directory = run_pool()
         assert [outcome.state for outcome in directory.outcomes()] == ["done"] * 6
-        starts = [len((o.directory / "starts.txt").read_text().split()) // 2 for o in reopened()]
+        starts = [
+            len((outcome.directory / "starts.txt").read_text().splitlines())
+            for outcome in directory.outcomes()
+        ]
         assert starts == [1, 2] * 3
 
     def test_two_grids_are_never_at_work_in_one_directory(self, monkeypatch):
         directory = GridDirectory.create(Path("grid"), small_grid())
-        monkeypatch.setattr(pool, "_PATIENCE", 0.2)
+        monkeypatch.setattr(pool, "_LOCK_TIMEOUT", 0.2)
         folder = os.open("grid", os.O_RDONLY)
         fcntl.flock(folder, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError, match="grid: another process is at work in it"):
@@ -541,7 +535,7 @@ class TestPool:
         assert Pool(directory, fake(), 2, Console(quiet=True)).run() == 0
 
     def test_an_error_here_leaves_no_child_behind(self, monkeypatch):
-        def broken(self, shown):
+        def broken(self, progress):
             if len(list(Path("grid").glob("cells/*/starts.txt"))) == 2:
                 raise OSError("No space left on device")
 
@@ -557,35 +551,35 @@ class TestProgress:
         run_pool(command=fake("fail-ff-ad"), console=Console(file=text, width=40), jobs=1)
         lines = text.getvalue().splitlines()
         assert len(lines) == 6
-        assert re.fullmatch(r"\[1/6\] ff-dd, meshes 2, seed 0: done 70\.00 %, 0 s", lines[0])
+        assert re.fullmatch(r"\[1/6\] ff-dd, meshes 2, seed 0: done 70\.00 %, \d+ s", lines[0])
         assert "failed no light on port 3" in lines[1]
 
     def test_on_a_terminal_it_fits_the_screen(self):
-        runs = [pool._Run(cell, Path(), "waiting") for cell in cells(seeds=range(30))]
-        for index, run in enumerate(runs[:40]):
-            run.state, run.seconds, run.figures = "done", 10.0, "90.00 %"
-            if index == 3:
-                run.state, run.figures = "failed", "a [/long] reason, " * 9
-        runs[40].state, runs[40].seconds = "running", 4.0
         console = Console(file=io.StringIO(), width=80, height=12, force_terminal=True)
-        screen = pool._Screen(small_grid(), runs, 2, console)
-        with console.capture() as capture:
-            console.print(screen.picture())
-        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capture.get().splitlines()]
-        assert len(lines) <= 12
+        with GridProgress(console, cells=60, done=38) as progress:
+            progress.ended("ff-ad, seed 9", "failed", "a [/long] reason", 10.0)
+            name = "a [/long] name, " * 9
+            progress.show(name, 0.25, "mesh 1, epoch 1, validation 90.00 %")
+            progress.show("ff-dd, seed 3", 0.5, "mesh 1, epoch 2")
+            progress.ended("ff-dd, seed 3", "done", "90.00 %", 4.0)
+            progress.show(name, 0.75, "mesh 1, epoch 3, validation 90.00 %")
+        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+        lines = text.replace("\r", "").replace("left", "left\n").split("\n")
         assert max(map(len, lines)) <= 80
-        assert any(line.startswith("running") for line in lines)
-        assert lines[-1].startswith("40 of 60 cells, 1 failed")
-        assert lines[-1].endswith("1:38 left")  # (19 * 10 + 10 - 4) / 2
+        assert any(re.match(r"40 of 60 cells .* 1 failed .* left", line) for line in lines)
+        assert any(
+            re.match(r"a \[/long\].* mesh 1, epoch 3, validation 90\.00 %", x) for x in lines
+        )
 
     def test_a_running_cell_shows_its_epoch(self, tmp_path):
         (tmp_path / "history.csv").write_text(
             "mesh,epoch,loss,validation_accuracy\n1,2,0.5,0.5\n2,1,0.4,0.875\n"
         )
-        run = pool._Run(cells()[0], tmp_path, "running")
-        console = Console(file=io.StringIO(), width=80, height=12, force_terminal=True)
-        console.print(pool._Screen(small_grid(), [run], 2, console).picture())
-        assert "mesh 2, epoch 1, validation 87.50 %" in console.file.getvalue()
+        plan = plan_for("digits", configure(meshes=2, epochs=4))
+        share, figures = epochs_done(small_grid(), Cell({"method": "ff-dd"}, plan), tmp_path)
+        assert share == 2 / 8  # of two meshes with four epochs each
+        assert figures == "mesh 2, epoch 1, validation 87.50 %"
+        assert epochs_done(small_grid(), cells()[0], tmp_path / "new") == (0.0, "")
 
     def test_a_whole_grid_on_a_terminal(self):
         console = Console(file=io.StringIO(), width=80, height=20, force_terminal=True)
@@ -865,11 +859,19 @@ class TestCommandLine:
             assert word in text
 
     def test_help_answers_before_the_heavy_libraries_are_loaded(self):
-        code = "import sys, photonic_ffzero.experiment; print(*sys.modules)"
+        code = "import sys, photonic_ffzero.cli.experiment; print(*sys.modules)"
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
         )
-        heavy = {"tensorflow", "keras", "neurophox", "numba", "matplotlib.pyplot", "sklearn"}
+        heavy = {
+            "tensorflow",
+            "keras",
+            "neurophox",
+            "numba",
+            "matplotlib.pyplot",
+            "sklearn",
+            "pandas",
+        }
         assert not set(done.stdout.split()) & heavy
 
 

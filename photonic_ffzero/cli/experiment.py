@@ -7,27 +7,33 @@ import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
 
 from photonic_ffzero.cli.arguments import LineParser, add_data_dir, add_directories, as_flag, count
+from photonic_ffzero.config import configure
 from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.directory import check_new_directory
-from photonic_ffzero.runs.grid import Grid, GridDirectory
+from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
+from photonic_ffzero.runs.plan import plan_for
 from photonic_ffzero.runs.pool import Pool, available_cores, check_platform, training_command
+from photonic_ffzero.runs.summary import write_results
 
-SOME_FAILED = 1  # exit code of a grid that ended; a higher one says that it was stopped or refused
+SOME_FAILED = 1  # exit code of a grid that ended; higher ones: stopped, or bad input
+IMAGES = ("digits", "mnist", "fashion-mnist")
 
 _HABITS = """\
-A grid of training runs, several at a time, each in a process of its own. A run
-that fails leaves the others alone; its last words are in its log.txt. Ctrl-C
-stops all of them in good order, and --resume goes on: runs that are done are
-not run again.
+A grid of training runs, several at a time, each in its own process. If a run
+fails, the others go on; the reason is in its log.txt. Ctrl-C stops all runs
+after the step in progress, and --resume continues: finished runs are not run
+again.
 
 presets:
   small  shows the trend within minutes
@@ -35,12 +41,12 @@ presets:
 """
 
 _RESUMABLE = ("resume", "data_dir", "jobs", "quiet")
-_INCIDENTAL = (*_RESUMABLE, "output")  # no part of the command that gives the same grid again
+_NOT_REPEATED = (*_RESUMABLE, "output")  # flags that do not change the grid
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asked of an experiment; None where its preset decides.
+    """What the user asked of an experiment; the preset decides where a value is None.
 
     Attributes:
         dataset: Name of the data set.
@@ -50,35 +56,88 @@ class Options:
         limit: Training images of a run.
     """
 
-    dataset: str | None
-    seed: int
-    seeds: int | None
-    epochs: int | None
-    limit: int | None
+    dataset: str | None = None
+    seed: int = 0
+    seeds: int | None = None
+    epochs: int | None = None
+    limit: int | None = None
 
     def seeds_or(self, count: int) -> range:
-        """The seeds to run: as many as asked for, or as a preset has it.
-
-        Args:
-            count: The preset's number of seeds.
-        """
+        """The seeds to run: as many as the user asked for, else ``count``."""
         return range(self.seed, self.seed + (count if self.seeds is None else self.seeds))
 
     def settings_over(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """A preset's settings of every run, with the epochs asked for in the place of its own.
-
-        Args:
-            settings: Fields of `Config`.
-        """
+        """Settings of a run, with the epochs that the user asked for instead of the preset's."""
         return {**settings} | ({} if self.epochs is None else {"epochs": self.epochs})
 
     def datasets_or(self, *names: str) -> tuple[str, ...]:
-        """The data sets to train on: the one asked for, or a preset's.
-
-        Args:
-            *names: The preset's data sets.
-        """
+        """The data set that the user asked for, else ``names``."""
         return names if self.dataset is None else (self.dataset,)
+
+
+def grid_of(
+    options: Options,
+    points: Iterable[tuple[Mapping[str, Label], Mapping[str, Any]]],
+    *,
+    seeds: int,
+    limit: int | None = None,
+    **figure: Any,
+) -> Grid:
+    """A grid with a run for each point and seed; all points come before the next seed.
+
+    Args:
+        options: What the user asked for, instead of the preset's seeds, limit and epochs.
+        points: Labels and settings of the runs. Settings are ``dataset`` and fields of `Config`.
+        seeds: How many seeds the preset has.
+        limit: Training images of a run in the preset.
+        **figure: Other fields of `Grid`.
+    """
+    cells = []
+    for seed, (labels, settings) in product(options.seeds_or(seeds), list(points)):
+        values = options.settings_over(settings) | {"seed": seed}
+        dataset = values.pop("dataset")
+        plan = plan_for(dataset, configure(**values), limit=options.limit or limit)
+        cells.append(Cell(labels, plan))
+    return Grid(cells=tuple(cells), **figure)
+
+
+def sweep(
+    options: Options,
+    *,
+    axes: Mapping[str, Iterable[Label]],
+    figure: Mapping[str, Any],
+    seeds: int,
+    settings_of: Callable[[dict[str, Any]], Mapping[str, Any]] = dict,
+    by_method: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    dataset: str = "",
+    limit: int | None = None,
+    **settings: Any,
+) -> Grid:
+    """A grid over all combinations of some labels.
+
+    Args:
+        options: What the user asked for.
+        axes: The values of each label; those of the last one vary fastest.
+        figure: Other fields of `Grid`.
+        seeds: How many seeds the preset has.
+        settings_of: The settings that labels stand for, where they are no settings themselves.
+        by_method: Settings of single methods.
+        dataset: The preset's data set, if it is no label. Follows the title.
+        limit: Training images of a run in the preset.
+        **settings: Settings of all runs.
+    """
+    figure = dict(figure)
+    if "dataset" in axes:
+        axes = {**axes, "dataset": options.datasets_or(*map(str, axes["dataset"]))}
+    else:
+        settings["dataset"] = options.dataset or dataset
+        figure["title"] += f", {settings['dataset']}"
+    points = []
+    for values in product(*axes.values()):
+        labels: dict[str, Any] = dict(zip(axes, values, strict=True))
+        methods = by_method.get(labels.get("method", ""), {})
+        points.append((labels, {**settings, **settings_of(labels), **methods}))
+    return grid_of(options, points, seeds=seeds, limit=limit, **figure)
 
 
 def run_experiment(
@@ -86,24 +145,24 @@ def run_experiment(
     description: str,
     presets: Mapping[str, Callable[[Options], Grid]],
     *,
-    datasets: Sequence[str] = (),
+    datasets: Sequence[str] = IMAGES,
     finish: Callable[[GridDirectory, Path | None], None] | None = None,
     command: Callable[[Path | None], Callable[[Path], list[str]]] = training_command,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Run an experiment as its command line says; return the exit code.
 
-    0: done; 1: some runs failed, or a file could not be written, the others stand; 2: bad input,
-    nothing was written; 130 or 143: stopped by SIGINT or SIGTERM, all is saved.
+    0: done; 1: some runs failed or a file could not be written, the other results stand; 2: bad
+    input, nothing was written; 130 or 143: stopped by SIGINT or SIGTERM, all is saved.
 
     Args:
-        name: The experiment's name, that of its script.
+        name: Name of the experiment and of its script.
         description: What it shows, for ``--help``.
-        presets: Makes the grid of each preset, ``small`` and ``paper``, from the options.
-        datasets: What ``--dataset`` offers; no such flag if empty.
-        finish: What to add to the grid's directory when all runs have ended, from those that are
-            done and the folder of the data or None.
-        command: Makes, from the folder of the data or None, the `Pool`'s command.
+        presets: From the name of a preset to a function that makes its grid from the options.
+        datasets: What ``--dataset`` offers.
+        finish: Adds files to the grid's directory when all runs have ended and some are done,
+            from the directory and the folder of the data sets or None.
+        command: Makes the `Pool`'s command from the folder of the data sets or None.
         argv: The arguments; those of the process by default.
     """
     parser = _parser(name, description, presets, datasets)
@@ -114,7 +173,10 @@ def run_experiment(
         if arguments.resume:
             directory = _resumed(arguments, parser, name)
         else:
-            directory = _prepared(arguments, name, description, presets, console)
+            directory = _prepared(arguments, name, description, presets)
+            grid = directory.grid
+            line = f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs"
+            console.print(line, markup=False)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
     try:
@@ -122,8 +184,8 @@ def run_experiment(
         if finish is not None and code <= SOME_FAILED and directory.done:
             finish(directory, arguments.data_dir)
         return code
-    except KeyboardInterrupt:  # between the runs and the end, where nobody listens to signals
-        print(f"interrupted; go on with: {_go_on(directory)}", file=sys.stderr)
+    except KeyboardInterrupt:  # outside `Pool.run`, which receives signals itself
+        print(f"interrupted; go on with: {_resume_command(directory)}", file=sys.stderr)
         return 130
     except (DataError, OSError) as error:
         print(f"{parser.prog}: {error}; what was saved is in {directory.path}", file=sys.stderr)
@@ -133,31 +195,31 @@ def run_experiment(
 def _run(
     directory: GridDirectory,
     command: Callable[[Path], list[str]],
-    jobs: int,
+    children: int,
     console: Console,
 ) -> int:
-    """Run what is left, write the results, and say what failed."""
-    stopped = Pool(directory, command, jobs, console).run()
-    print(directory.write_results(), end="", flush=True)
+    """Run what is not done, write the results, and say what failed."""
+    stopped = Pool(directory, command, children, console).run()
+    print(write_results(directory), end="", flush=True)
     outcomes = directory.outcomes()
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failed:
         log = outcome.directory / "log.txt"
         print(f"failed: {outcome.cell.name}: {outcome.message}; see {log}", file=sys.stderr)
+    again = _resume_command(directory)
     if stopped:
-        print(f"stopped, all is saved; go on with: {_go_on(directory)}", file=sys.stderr)
+        print(f"stopped, all is saved; go on with: {again}", file=sys.stderr)
         return 128 + stopped
     if failed:
         count = f"{len(failed)} of {len(outcomes)} runs failed"
-        print(f"{count}; try them again with: {_go_on(directory)}", file=sys.stderr)
+        print(f"{count}; try them again with: {again}", file=sys.stderr)
     console.print(f"results in {directory.path}", markup=False, soft_wrap=True)
     return SOME_FAILED if failed else 0
 
 
-def _go_on(directory: GridDirectory) -> str:
-    return shlex.join(
-        ["python", f"experiments/{directory.grid.name}.py", "--resume", str(directory.path)]
-    )
+def _resume_command(directory: GridDirectory) -> str:
+    script = f"experiments/{directory.grid.name}.py"
+    return shlex.join(["python", script, "--resume", str(directory.path)])
 
 
 def _prepared(
@@ -165,38 +227,26 @@ def _prepared(
     name: str,
     description: str,
     presets: Mapping[str, Callable[[Options], Grid]],
-    console: Console,
 ) -> GridDirectory:
-    """Check all that can be checked of a new grid, then make its directory.
-
-    Raises:
-        TypeError, ValueError, OSError: an argument or a file breaks a rule.
-    """
+    """Check everything about a new grid before its directory is made."""
     output = arguments.output or Path("results") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_new_directory(output)
-    dataset = getattr(arguments, "dataset", None)
-    options = Options(dataset, arguments.seed, arguments.seeds, arguments.epochs, arguments.limit)
-    grid = _with_data(presets[arguments.preset](options), arguments.data_dir)
+    names = (field.name for field in fields(Options))
+    options = Options(**{field: getattr(arguments, field) for field in names})
     grid = replace(
-        grid,
+        _with_data(presets[arguments.preset](options), arguments.data_dir),
         name=name,
         preset=arguments.preset,
         description=" ".join(description.split()),
         command=_command(arguments, name),
     )
-    console.print(f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs", markup=False)
     return GridDirectory.create(output, grid)
 
 
 def _resumed(
     arguments: argparse.Namespace, parser: argparse.ArgumentParser, name: str
 ) -> GridDirectory:
-    """Take a grid up again from its directory; every setting comes from there.
-
-    Raises:
-        TypeError, ValueError, OSError: the directory holds no such grid, or a setting was given
-            besides.
-    """
+    """Open the directory of a grid that goes on; its grid.json has every setting."""
     for flag, value in vars(arguments).items():
         if value != parser.get_default(flag) and flag not in _RESUMABLE:
             raise ValueError(f"resume takes every setting from the grid; leave out --{flag}")
@@ -211,27 +261,23 @@ def _resumed(
 
 
 def _with_data(grid: Grid, data_dir: Path | None) -> Grid:
-    """Find every data set once, before any run starts; ``auto`` becomes what was found.
-
-    Raises:
-        ValueError: a data set is missing or damaged.
-    """
-    found = {}
+    """Load every data set once, before any run starts; ``auto`` becomes the name of what it is."""
+    names = {}
     for name in dict.fromkeys(cell.plan.dataset for cell in grid.cells):
         dataset = load_dataset(name, data_dir)
-        found[name] = dataset.name
+        names[name] = dataset.name
         if dataset.note:
             print(dataset.note, file=sys.stderr)
-    plans = (replace(cell.plan, dataset=found[cell.plan.dataset]) for cell in grid.cells)
+    plans = (replace(cell.plan, dataset=names[cell.plan.dataset]) for cell in grid.cells)
     cells = (replace(cell, plan=plan) for cell, plan in zip(grid.cells, plans, strict=True))
     return replace(grid, cells=tuple(cells))
 
 
 def _command(arguments: argparse.Namespace, name: str) -> str:
-    """The command line that gives the same grid again, wherever its data and results are."""
+    """The command line that repeats the grid, wherever its data and results are."""
     words = ["python", f"experiments/{name}.py"]
     for flag, value in vars(arguments).items():
-        if value is not None and flag not in _INCIDENTAL:
+        if value is not None and flag not in _NOT_REPEATED:
             words += ["--" + flag.replace("_", "-"), str(value)]
     return shlex.join(words)
 
@@ -242,53 +288,26 @@ def _parser(
     parser = LineParser(
         prog=f"{name}.py",
         description=f"{textwrap.fill(' '.join(description.split()), 79)}\n\n{_HABITS}",
-        epilog=_examples(name),
+        epilog=_EXAMPLES.replace("NAME", name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _add_grid(parser.add_argument_group("grid"), presets, datasets)
-    _add_run(parser.add_argument_group("run"))
-    return parser
-
-
-def _examples(name: str) -> str:
-    return textwrap.dedent(f"""\
-        examples:
-          {name}.py
-          {name}.py --preset paper --data-dir ~/data --jobs 4
-          {name}.py --seeds 1 --epochs 2 --limit 500
-          {name}.py --resume results/{name}-20260101-120000
-        """)
-
-
-def _add_grid(group: Any, presets: Mapping[str, Any], datasets: Sequence[str]) -> None:
+    group, cores = parser.add_argument_group("grid"), available_cores()
     group.add_argument(
         "--preset", choices=presets, default="small", help="see above (default: small)"
     )
-    if datasets:
-        group.add_argument(
-            "--dataset", choices=datasets, help="train on this one alone (default: preset's)"
-        )
     group.add_argument(
-        "--seed", type=count(0), default=0, metavar="N", help="first seed (default: 0)"
+        "--dataset", choices=datasets, help="train on this one alone (default: preset's)"
     )
-    group.add_argument(
-        "--seeds", type=count(1), metavar="N", help="seeds from --seed on (default: preset's)"
-    )
-    group.add_argument(
-        "--epochs", type=count(1), metavar="N", help="epochs a block (default: preset's)"
-    )
-    group.add_argument(
-        "--limit",
-        type=count(1),
-        metavar="N",
-        help="train on the first N images (default: preset's)",
-    )
-
-
-def _add_run(group: Any) -> None:
+    for flag, minimum, default, what in (
+        ("--seed", 0, 0, "first seed (default: 0)"),
+        ("--seeds", 1, None, "seeds from --seed on (default: preset's)"),
+        ("--epochs", 1, None, "epochs a block (default: preset's)"),
+        ("--limit", 1, None, "train on the first N images (default: preset's)"),
+    ):
+        group.add_argument(flag, type=count(minimum), default=default, metavar="N", help=what)
+    group = parser.add_argument_group("run")
     add_data_dir(group)
-    cores = available_cores()
     group.add_argument(
         "--jobs",
         type=count(1),
@@ -297,3 +316,13 @@ def _add_run(group: Any) -> None:
         help=f"runs at a time; they share the cores (default: as many as cores, {cores})",
     )
     add_directories(group, "grid", "table")
+    return parser
+
+
+_EXAMPLES = """\
+examples:
+  NAME.py
+  NAME.py --preset paper --data-dir ~/data --jobs 4
+  NAME.py --seeds 1 --epochs 2 --limit 500
+  NAME.py --resume results/NAME-20260101-120000
+"""

@@ -1,11 +1,10 @@
-"""One HTML page that holds everything worth telling of some grids: no other file, no script.
+"""Collect grids into one HTML page.
 
-python -m photonic_ffzero.report results/GRID ... --output report.html
+python -m photonic_ffzero.cli.report results/GRID ... --output report.html
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +14,10 @@ from photonic_ffzero.runs.report import grid_section, write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Collect grids into a report; return the exit code.
-
-    Args:
-        argv: The arguments; those of the process by default.
-    """
+    """Write the report that the arguments ask for; return the exit code."""
     parser = LineParser(
         prog="report",
         description="Collect grids into one HTML file that needs no other.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("grids", nargs="+", type=Path, metavar="GRID", help="a grid's directory")

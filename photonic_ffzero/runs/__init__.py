@@ -1,1 +1,21 @@
-"""What a run leaves on the disk, and grids of runs."""
+"""Training runs: what they leave on the disk, grids of them, and reports about grids."""
+
+from photonic_ffzero.runs.directory import RunDirectory, check_new_directory, versions
+from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label, Outcome
+from photonic_ffzero.runs.plan import Plan, plan_for
+from photonic_ffzero.runs.summary import add_legend, write_results
+
+__all__ = [
+    "Cell",
+    "Grid",
+    "GridDirectory",
+    "Label",
+    "Outcome",
+    "Plan",
+    "RunDirectory",
+    "add_legend",
+    "check_new_directory",
+    "plan_for",
+    "versions",
+    "write_results",
+]

@@ -1,29 +1,51 @@
-"""What a person sees while a network trains."""
+"""Progress on the screen: of one training run, and of a grid of them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.training.trainer import Observer
 
-_INTERVAL = 0.1  # seconds between updates: the bar must not cost what it shows
+_INTERVAL = 0.1  # seconds between updates, so that showing progress costs no time
+
+
+def _bars(console: Console, **settings: Any) -> Progress:
+    """Lines of description, bar, figures and time left; nothing if the console is no terminal."""
+    return Progress(
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
+        console=console,
+        refresh_per_second=4,
+        disable=not console.is_terminal or console.quiet,
+        transient=True,
+        expand=True,
+        **settings,
+    )
 
 
 class LiveProgress(Observer):
-    """A live bar on a terminal; elsewhere (a pipe, a log) one line an epoch.
+    """A bar on a terminal; elsewhere (a pipe, a log) one line an epoch.
 
     Args:
         console: Where to write.
         steps: Steps of the whole run.
         done: How many of them were taken before.
-        label: What is in training, in front of every line: ends in ``mesh`` or ``layer``.
-        quality: How to write an accuracy or R^2.
+        label: What is in training; ends in ``mesh`` or ``layer``.
+        quality: Formats an accuracy or R^2.
     """
 
     def __init__(
@@ -34,55 +56,99 @@ class LiveProgress(Observer):
         label: str,
         quality: Callable[[float], str],
     ) -> None:
-        self._console, self._steps, self._label, self._format = console, steps, label, quality
-        self._done, self._drawn = done, 0.0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=console,
-            refresh_per_second=4,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        self._console, self._label, self._quality = console, label, quality
+        self._steps_left, self._updated, self._validation = steps - done, 0.0, ""
+        self._bar = _bars(console)
         self._task = self._bar.add_task(label, total=steps, completed=done, figures="compiling")
-        self._validation = ""
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def on_steps(self, mesh: str, losses: list[float]) -> None:
         """Move the bar, a few times a second."""
-        self._done += len(losses)
+        self._steps_left -= len(losses)
         now = time.perf_counter()
-        if now - self._drawn < _INTERVAL and self._done < self._steps:
+        if now - self._updated < _INTERVAL and self._steps_left:
             return
-        self._drawn = now
+        self._updated = now
         self._bar.update(
             self._task,
-            completed=self._done,
+            completed=self._bar.tasks[0].total - self._steps_left,
             description=f"{self._label} {mesh}",
             figures=f"loss {losses[-1]:.3f}{self._validation}",
         )
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Show the accuracy on the images held out."""
+        """Show the accuracy on the validation images."""
         quality = record.validation_accuracy
-        self._validation = "" if quality is None else f", validation {self._format(quality)}"
+        self._validation = "" if quality is None else f", validation {self._quality(quality)}"
         if not self._console.is_terminal:
             self._console.print(
                 f"{self._label} {record.mesh}, epoch {record.epoch}: "
                 f"loss {record.loss:.3f}{self._validation}, {record.seconds:.0f} s",
                 highlight=False,
             )
+
+
+class GridProgress:
+    """One line for each cell that ends; on a terminal also a bar for each cell that runs.
+
+    Args:
+        console: Where to write.
+        cells: How many cells the grid has.
+        done: How many of them were done before.
+    """
+
+    def __init__(self, console: Console, cells: int, done: int) -> None:
+        self._console, self._cells, self._ended, self._failed = console, cells, done, 0
+        self._bars = _bars(console, speed_estimate_period=3600.0)
+        self._total = self._bars.add_task("", total=cells, completed=done, figures="")
+        self._running: dict[str, TaskID] = {}
+        self._update_total()
+
+    def __enter__(self) -> GridProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def show(self, cell: str, completed: float, figures: str) -> None:
+        """Show a cell that runs.
+
+        Args:
+            cell: Its name.
+            completed: The share of its epochs that are done.
+            figures: Where it stands, in words.
+        """
+        if cell not in self._running:
+            self._running[cell] = self._bars.add_task(cell, total=1.0, figures="")
+        self._bars.update(self._running[cell], completed=completed, figures=figures)
+        self._update_total()
+
+    def ended(self, cell: str, state: str, figures: str, seconds: float) -> None:
+        """Print the line of a cell that has ended."""
+        if cell in self._running:
+            self._bars.remove_task(self._running.pop(cell))
+        self._ended += 1
+        self._failed += state == "failed"
+        self._console.print(
+            f"[{self._ended}/{self._cells}] {cell}: {f'{state} {figures}'.rstrip()}, "
+            f"{seconds:.0f} s",
+            markup=False,
+            soft_wrap=True,
+        )
+        self._update_total()
+
+    def _update_total(self) -> None:
+        _, *running = self._bars.tasks
+        self._bars.update(
+            self._total,
+            completed=self._ended + sum(task.completed for task in running),
+            description=f"{self._ended} of {self._cells} cells",
+            figures=f"{self._failed} failed" if self._failed else "",
+        )
