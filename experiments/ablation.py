@@ -2,12 +2,9 @@
 
 import sys
 from functools import partial
-from itertools import product
 from typing import Any
 
-from photonic_ffzero.cli.experiment import Options, run_experiment
-from photonic_ffzero.config import configure
-from photonic_ffzero.runs.grid import Cell, Grid, plan_for
+from photonic_ffzero.cli.experiment import run_experiment, sweep
 
 DESCRIPTION = """
 Train the photonic network with one ingredient changed at a time: one global loss
@@ -25,36 +22,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "margin loss": {"loss": "margin:margin=0.3"},
     "cosine loss": {"loss": "cosine"},
 }
-
-
-def ablation(
-    options: Options,
-    *,
-    dataset: str,
-    seeds: int,
-    limit: int | None = None,
-    **settings: Any,
-) -> Grid:
-    """Every variant; all of them before the next seed."""
-    settings = options.settings_over(settings)
-    (dataset,) = options.datasets_or(dataset)
-    cells = []
-    for seed, (name, changes) in product(options.seeds_or(seeds), VARIANTS.items()):
-        config = configure("balanced", **({"method": "ff-dd", "seed": seed} | settings | changes))
-        plan = plan_for(dataset, config, limit=options.limit or limit)
-        cells.append(Cell({"variant": name}, plan))
-    return Grid(
-        cells=tuple(cells),
-        x="variant",
-        title=f"Ablation, {dataset}",
-    )
-
-
+ablation = partial(
+    sweep,
+    axes={"variant": VARIANTS},
+    settings_of=lambda labels: VARIANTS[labels["variant"]],
+    seeds=3,
+    figure={"x": "variant", "title": "Ablation"},
+)
 PRESETS = {
-    "small": partial(ablation, dataset="digits", seeds=3, epochs=12, batch_size=32, directions=16),
-    "paper": partial(ablation, dataset="mnist", seeds=3),
+    "small": partial(ablation, dataset="digits", epochs=12, batch_size=32, directions=16),
+    "paper": partial(ablation, dataset="mnist"),
 }
 
 if __name__ == "__main__":
-    names = ("digits", "mnist", "fashion-mnist")
-    sys.exit(run_experiment("ablation", DESCRIPTION, PRESETS, datasets=names))
+    sys.exit(run_experiment("ablation", DESCRIPTION, PRESETS))

@@ -11,18 +11,13 @@ import numpy as np
 
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
-from photonic_ffzero.cli.experiment import Options, run_experiment
-from photonic_ffzero.config import Config, configure
-from photonic_ffzero.data.datasets import load_dataset
-from photonic_ffzero.data.encoding import encode
-from photonic_ffzero.data.tasks import Classification
-from photonic_ffzero.goodness.losses import LOSSES
-from photonic_ffzero.gradients.directions import draw
-from photonic_ffzero.gradients.estimators import ESTIMATORS, estimate
-from photonic_ffzero.gradients.objectives import PERTURBATIONS, Weights
-from photonic_ffzero.model import Model
+from photonic_ffzero import Config, Model, encode, load_dataset
+from photonic_ffzero.cli.experiment import Options, grid_of, run_experiment
+from photonic_ffzero.data import Classification
+from photonic_ffzero.goodness import LOSSES
+from photonic_ffzero.gradients import ESTIMATORS, PERTURBATIONS, Weights, draw, estimate
 from photonic_ffzero.plots import curve_style, save_figure
-from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, add_legend, plan_for
+from photonic_ffzero.runs import Grid, GridDirectory, add_legend
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.storage import write_csv
 
@@ -55,29 +50,25 @@ def directions(
     counts: Iterable[int],
     losses: int,
     seeds: int,
-    limit: int | None = None,
     **settings: Any,
 ) -> Grid:
     """Every variant with every number of directions, at so many losses an image and layer."""
-    (dataset,) = options.datasets_or(dataset)
-    cells = []
-    for seed, variant, count in product(options.seeds_or(seeds), VARIANTS, counts):
-        space, law, estimator = variant
-        points = ESTIMATORS[estimator]().parameter_sets(count)
-        epochs = options.epochs or max(1, round(losses / points))
-        config = configure(
-            "digital", perturb=space, law=law, estimator=estimator, directions=count, seed=seed,
-            epochs=epochs, **settings,
-        )  # fmt: skip
-        labels = {"K": count, "perturb": space, "law": law, "estimator": estimator}
-        cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
-    return Grid(
-        cells=tuple(cells),
+    settings |= {"recipe": "digital", "dataset": options.dataset or dataset}
+    points = []
+    for (space, law, estimator), count in product(VARIANTS, counts):
+        labels = {"perturb": space, "law": law, "estimator": estimator}
+        epochs = max(1, round(losses / ESTIMATORS[estimator]().parameter_sets(count)))
+        run = settings | labels | {"directions": count, "epochs": epochs}
+        points.append(({"K": count} | labels, run))
+    return grid_of(
+        options,
+        points,
+        seeds=seeds,
         x="K",
         curves=("perturb", "law", "estimator"),
         log_x=True,
         x_label="directions a step K",
-        title=f"Directions at equal numbers of losses, {dataset}",
+        title=f"Directions at equal numbers of losses, {settings['dataset']}",
     )
 
 
@@ -141,16 +132,17 @@ def _plot(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
 
 PRESETS = {
     "small": partial(
-        directions, dataset="digits", counts=(4, 16), losses=512, seeds=1, depth=2, width=32,
+        directions,
+        dataset="digits",
+        counts=(4, 16),
+        losses=512,
+        seeds=1,
+        depth=2,
+        width=32,
         batch_size=64,
     ),
-    "paper": partial(
-        directions, dataset="mnist", counts=(1, 2, 4, 8, 16, 32), losses=320, seeds=3,
-    ),
-}  # fmt: skip
+    "paper": partial(directions, dataset="mnist", counts=(1, 2, 4, 8, 16, 32), losses=320, seeds=3),
+}
 
 if __name__ == "__main__":
-    names = ("digits", "mnist", "fashion-mnist")
-    sys.exit(
-        run_experiment("directions", DESCRIPTION, PRESETS, datasets=names, finish=write_errors)
-    )
+    sys.exit(run_experiment("directions", DESCRIPTION, PRESETS, finish=write_errors))

@@ -1,24 +1,18 @@
 """Embeddings behind every mesh and their prototypes (the paper's supplement 4)."""
 
 import sys
-from collections.abc import Mapping
 from functools import partial
-from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from photonic_ffzero.cli.experiment import Options, run_experiment
-from photonic_ffzero.config import configure
-from photonic_ffzero.data.datasets import load_dataset
-from photonic_ffzero.data.encoding import encode
-from photonic_ffzero.goodness.readouts import DETECTIONS
-from photonic_ffzero.model import Model
+from photonic_ffzero import Model, encode, load_dataset, load_model
+from photonic_ffzero.cli.experiment import run_experiment, sweep
+from photonic_ffzero.goodness import DETECTIONS
 from photonic_ffzero.plots import plot_alignment, plot_embeddings, save_figure
-from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, plan_for
-from photonic_ffzero.storage import load_model, write_csv
+from photonic_ffzero.runs import GridDirectory
+from photonic_ffzero.storage import write_csv
 
 DESCRIPTION = """
 Train photonic networks with local losses and look at what every mesh does to the test
@@ -27,32 +21,7 @@ principal components with the class prototypes, and how goodness is distributed 
 true class and the others; alignment.csv has the mean goodness of both, mesh by mesh.
 """
 
-SHOWN = 400  # test images in a scatter plot: more of them hide each other
-
-
-def embeddings(
-    options: Options,
-    *,
-    dataset: str,
-    seeds: int,
-    methods: tuple[str, ...] = ("ff-dd", "ff-ad"),
-    limit: int | None = None,
-    by_method: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    **settings: Any,
-) -> Grid:
-    """Both local methods; all of them before the next seed."""
-    (dataset,) = options.datasets_or(dataset)
-    cells = []
-    for seed, method in product(options.seeds_or(seeds), methods):
-        own = options.settings_over(settings | by_method.get(method, {}))
-        config = configure("balanced", method, seed=seed, **own)
-        plan = plan_for(dataset, config, limit=options.limit or limit)
-        cells.append(Cell({"method": method}, plan))
-    return Grid(
-        cells=tuple(cells),
-        x="method",
-        title=f"Embeddings behind every mesh, {dataset}",
-    )
+SHOWN = 400  # test images in a scatter plot; more would hide each other
 
 
 def write_embeddings(directory: GridDirectory, data_dir: Path | None) -> None:
@@ -96,16 +65,22 @@ def _draw(*axes: Any, model: Model, x: np.ndarray, labels: np.ndarray) -> None:
         x = block.all_outputs(params, x)
 
 
+embeddings = partial(
+    sweep,
+    axes={"method": ("ff-dd", "ff-ad")},
+    figure={"x": "method", "title": "Embeddings behind every mesh"},
+)
 PRESETS = {
     "small": partial(
-        embeddings, dataset="digits", seeds=2, epochs=20, batch_size=32,
+        embeddings,
+        dataset="digits",
+        seeds=2,
+        epochs=20,
+        batch_size=32,
         by_method={"ff-dd": {"directions": 16}},
     ),
     "paper": partial(embeddings, dataset="mnist", seeds=3),
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
-    names = ("digits", "mnist", "fashion-mnist")
-    sys.exit(
-        run_experiment("embeddings", DESCRIPTION, PRESETS, datasets=names, finish=write_embeddings)
-    )
+    sys.exit(run_experiment("embeddings", DESCRIPTION, PRESETS, finish=write_embeddings))

@@ -1,10 +1,8 @@
 """Accuracy and slope error over the step of the differences, for noises of the detectors."""
 
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +10,13 @@ import numpy as np
 
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
-from photonic_ffzero.cli.experiment import Options, run_experiment
-from photonic_ffzero.config import AUTO, Config, configure
-from photonic_ffzero.data.datasets import load_dataset
-from photonic_ffzero.data.encoding import encode
-from photonic_ffzero.data.tasks import Classification
-from photonic_ffzero.goodness.losses import LOSSES
-from photonic_ffzero.gradients.directions import draw
-from photonic_ffzero.gradients.estimators import ESTIMATORS, estimate
-from photonic_ffzero.gradients.objectives import Weights
-from photonic_ffzero.model import Model
+from photonic_ffzero import Config, Model, encode, load_dataset
+from photonic_ffzero.cli.experiment import run_experiment, sweep
+from photonic_ffzero.data import Classification
+from photonic_ffzero.goodness import LOSSES
+from photonic_ffzero.gradients import ESTIMATORS, Weights, draw, estimate
 from photonic_ffzero.plots import curve_style, save_figure
-from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, add_legend, plan_for
+from photonic_ffzero.runs import GridDirectory, add_legend
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.storage import write_csv
 from photonic_ffzero.training.step import BlockTraining, Samples, losses_along
@@ -38,35 +31,6 @@ shows what --epsilon auto chooses there.
 
 STEPS = np.geomspace(1e-3, 1.0, 13)  # rad
 DIRECTIONS = 256
-
-
-def epsilons(
-    options: Options,
-    *,
-    dataset: str,
-    noises: Iterable[float],
-    steps: Iterable[float],
-    seeds: int,
-    limit: int | None = None,
-    **settings: Any,
-) -> Grid:
-    """Every step at every noise; all of them before the next seed."""
-    (dataset,) = options.datasets_or(dataset)
-    settings = options.settings_over(settings)
-    cells = []
-    for seed, noise, step in product(options.seeds_or(seeds), noises, steps):
-        made = f"read_noise={noise:g}" if noise else ""
-        config = configure(epsilon=step, imperfections=made, seed=seed, **settings)
-        labels = {"noise": noise, "epsilon": step}
-        cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
-    return Grid(
-        cells=tuple(cells),
-        x="epsilon",
-        curves=("noise",),
-        log_x=True,
-        x_label="step of the differences epsilon (rad)",
-        title=f"The step of the differences under noise, {dataset}",
-    )
 
 
 def slope_errors(config: Config, samples: Samples) -> tuple[np.ndarray, np.ndarray, float]:
@@ -94,7 +58,7 @@ def slope_errors(config: Config, samples: Samples) -> tuple[np.ndarray, np.ndarr
         losses = losses_along(v, config, own, params, samples, rng)
         slopes = np.array([(losses(h, 1) - losses(h, -1)) / (2 * h) for h in STEPS])
         errors.append(np.sqrt(np.mean((slopes - exact) ** 2, axis=1) / np.mean(exact**2)))
-    auto = replace(config, epsilon=AUTO)
+    auto = replace(config, epsilon="auto")
     chosen = BlockTraining(auto, noisy.blocks[0], 0, noisy.params[0], samples).epsilon
     return errors[0], errors[1], chosen or 0.0
 
@@ -135,17 +99,43 @@ def _plot(axes: Any, found: dict[Any, tuple[np.ndarray, np.ndarray, float]]) -> 
     add_legend([axes])
 
 
+def settings_of(labels: dict[str, Any]) -> dict[str, Any]:
+    noise = labels["noise"]
+    return {
+        "epsilon": labels["epsilon"],
+        "imperfections": f"read_noise={noise:g}" if noise else "",
+    }
+
+
+epsilons = partial(
+    sweep,
+    settings_of=settings_of,
+    figure={
+        "x": "epsilon",
+        "curves": ("noise",),
+        "log_x": True,
+        "x_label": "step of the differences epsilon (rad)",
+        "title": "The step of the differences under noise",
+    },
+)
 PRESETS = {
     "small": partial(
-        epsilons, dataset="digits", noises=(0, 0.1, 0.3), steps=(0.003, 0.01, 0.03, 0.1, 0.3),
-        seeds=1, meshes=1, epochs=20, directions=16, batch_size=32,
+        epsilons,
+        axes={"noise": (0, 0.1, 0.3), "epsilon": (0.003, 0.01, 0.03, 0.1, 0.3)},
+        dataset="digits",
+        seeds=1,
+        meshes=1,
+        epochs=20,
+        directions=16,
+        batch_size=32,
     ),
     "paper": partial(
-        epsilons, dataset="mnist", noises=(0, 0.03, 0.1, 0.3),
-        steps=(0.003, 0.01, 0.02, 0.05, 0.1, 0.2), seeds=3,
+        epsilons,
+        axes={"noise": (0, 0.03, 0.1, 0.3), "epsilon": (0.003, 0.01, 0.02, 0.05, 0.1, 0.2)},
+        dataset="mnist",
+        seeds=3,
     ),
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
-    names = ("digits", "mnist", "fashion-mnist")
-    sys.exit(run_experiment("epsilon", DESCRIPTION, PRESETS, datasets=names, finish=write_errors))
+    sys.exit(run_experiment("epsilon", DESCRIPTION, PRESETS, finish=write_errors))

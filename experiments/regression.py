@@ -3,13 +3,11 @@
 import sys
 from collections.abc import Iterable
 from functools import partial
-from itertools import product
 from typing import Any
 
-from photonic_ffzero.cli.experiment import Options, run_experiment
-from photonic_ffzero.config import METHODS, configure
-from photonic_ffzero.data.functions import FUNCTIONS
-from photonic_ffzero.runs.grid import Cell, Grid, plan_for
+from photonic_ffzero import METHODS
+from photonic_ffzero.cli.experiment import Options, grid_of, run_experiment
+from photonic_ffzero.runs import Grid
 
 DESCRIPTION = """
 Learn numbers instead of classes: f1 = sin x0 + cos x1, f2 = exp(x0) sin x1 + x2 cos x3
@@ -19,36 +17,37 @@ prediction. The paper shows this in figure 6. The small preset's CNN takes ff-dd
 directions among the activations, all else among the weights.
 """
 
-FUNCTION_SETTINGS = {"batch_size": 64, "epochs": 30}
-DIGITS_CNN = {"batch_size": 64, "kernel_size": 3}  # 8 x 8 pixels
+FUNCTION = {"batch_size": 64, "epochs": 30}
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("f1", "mlp"): FUNCTION,
+    ("f2", "mlp"): FUNCTION,
+    ("digits", "cnn"): {"batch_size": 64, "kernel_size": 3},  # 8 x 8 pixels
+}
 DIGITS_CNN_BY_METHOD = {
     "ff-dd": {"perturb": "activations", "epochs": 20},
     "bp-dd": {"directions": 8},
 }
 
 
-def regressions(
-    options: Options,
-    *,
-    targets: Iterable[tuple[str, str]],
-    seeds: int,
-    methods: Iterable[str] = METHODS,
-    limit: int | None = None,
-    **settings: Any,
-) -> Grid:
-    """Every method on every pair of data set and network; all of them before the next seed."""
+def regressions(options: Options, *, targets: Iterable[tuple[str, str]], **preset: Any) -> Grid:
+    """Every method on every pair of data set and network."""
     pairs = [pair for pair in targets if options.dataset in (None, pair[0])]
     if not pairs:
         known = ", ".join(dict.fromkeys(dataset for dataset, _ in targets))
         raise ValueError(f"dataset must be one of {known} in this preset, got {options.dataset}")
-    cells = []
-    for seed, (dataset, network), method in product(options.seeds_or(seeds), pairs, methods):
-        own = options.settings_over(settings | _settings(dataset, network, method))
-        config = configure("digital", method, task="regression", network=network, seed=seed, **own)
-        labels = {"target": f"{dataset} {network}", "method": method}
-        cells.append(Cell(labels, plan_for(dataset, config, limit=options.limit or limit)))
-    return Grid(
-        cells=tuple(cells),
+    points = [
+        (
+            {"target": f"{dataset} {network}", "method": method},
+            {"recipe": "digital", "method": method, "task": "regression"}
+            | {"dataset": dataset, "network": network}
+            | _settings(dataset, network, method),
+        )
+        for dataset, network in pairs
+        for method in METHODS
+    ]
+    return grid_of(
+        options,
+        points,
         x="target",
         curves=("method",),
         value="test_r2",
@@ -56,29 +55,23 @@ def regressions(
         unit="",
         factor=1.0,
         title="Regression",
+        **preset,
     )
 
 
 def _settings(dataset: str, network: str, method: str) -> dict[str, Any]:
     """What a target has instead of the recipe's values."""
-    if dataset in FUNCTIONS:
-        return FUNCTION_SETTINGS
+    settings = SETTINGS.get((dataset, network), {})
     if (dataset, network) == ("digits", "cnn"):
-        return DIGITS_CNN | DIGITS_CNN_BY_METHOD.get(method, {})
-    return {}
+        return settings | DIGITS_CNN_BY_METHOD.get(method, {})
+    return settings
 
 
+FUNCTIONS = (("f1", "mlp"), ("f2", "mlp"))
 PRESETS = {
-    "small": partial(
-        regressions,
-        targets=(("f1", "mlp"), ("f2", "mlp"), ("digits", "cnn")),
-        seeds=1,
-        limit=1000,
-    ),
+    "small": partial(regressions, targets=(*FUNCTIONS, ("digits", "cnn")), seeds=1, limit=1000),
     "paper": partial(
-        regressions,
-        targets=(("f1", "mlp"), ("f2", "mlp"), ("mnist", "mlp"), ("mnist", "cnn")),
-        seeds=3,
+        regressions, targets=(*FUNCTIONS, ("mnist", "mlp"), ("mnist", "cnn")), seeds=3
     ),
 }
 

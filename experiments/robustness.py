@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from photonic_ffzero import configure
 from photonic_ffzero.cli.experiment import Options, run_experiment
-from photonic_ffzero.config import AUTO, configure
 from photonic_ffzero.plots import curve_style, save_figure
-from photonic_ffzero.runs.directory import RunDirectory
-from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label, add_legend, plan_for
+from photonic_ffzero.runs import (
+    Cell,
+    Grid,
+    GridDirectory,
+    Label,
+    RunDirectory,
+    add_legend,
+    plan_for,
+)
 
 DESCRIPTION = """
 Does training survive the chip? Test accuracy on an imperfect chip against the strength
@@ -55,18 +62,18 @@ def robustness(
     dataset: str,
     strengths: Mapping[str, Iterable[float]],
     seeds: int,
-    tuning: Mapping[str, Any],
-    limit: int | None = None,
+    tuning_epochs: int,
     **settings: Any,
 ) -> Grid:
-    """Every way at every strength, beside the ideal chip; all of them before the next seed."""
+    """Every way at every strength, and the ideal chip; all of them before the next seed."""
     (dataset,) = options.datasets_or(dataset)
     settings = options.settings_over(settings)
-    ways = WAYS | {"fine-tuned on chip": {**tuning, "epochs": options.epochs or tuning["epochs"]}}
+    tuning = {"epochs": options.epochs or tuning_epochs, "learning_rate": 0.02}
+    ways = WAYS | {"fine-tuned on chip": tuning}
     cells: list[Cell] = []
 
-    def add(labels: dict[str, Any], way: str, after: str = "", **own: Any) -> Cell:
-        plan = plan_for(dataset, configure(**(settings | own)), limit=options.limit or limit)
+    def add(labels: dict[str, Any], way: str, after: str = "", **changes: Any) -> Cell:
+        plan = plan_for(dataset, configure(**(settings | changes)), limit=options.limit)
         cells.append(Cell(labels | {"trained": way}, plan, after))
         return cells[-1]
 
@@ -75,9 +82,9 @@ def robustness(
         silico = add(ideal, SILICO, method="ff-ad", directions=None, seed=seed)
         for way in (way for way in ways if way not in STARTED):
             add(ideal, way, seed=seed, **ways[way])
-        for (labels, chip), (way, own) in product(_chips(strengths), ways.items()):
+        for (labels, chip), (way, changes) in product(_chips(strengths), ways.items()):
             after = silico.slug if way in STARTED else ""
-            add(labels, way, after, seed=seed, imperfections=chip, epsilon=AUTO, **own)
+            add(labels, way, after, seed=seed, imperfections=chip, epsilon="auto", **changes)
     return Grid(
         cells=tuple(cells),
         x="strength",
@@ -132,26 +139,34 @@ def _history(folder: Path) -> np.ndarray:
     return np.array([(row.forward_passes, row.validation_accuracy) for row in rows], float)
 
 
+MNIST = partial(robustness, dataset="mnist", seeds=3, tuning_epochs=3)
 PRESETS = {
     "small": partial(
-        robustness, dataset="digits", seeds=2, epochs=20, directions=16, batch_size=32,
-        tuning={"epochs": 4, "learning_rate": 0.02},
-        strengths={"splitter_error": (0.05, 0.2), "phase_offset": (0.1, 0.5),
-                   "read_noise": (0.1, 0.3), "source_noise": (0.1, 0.3)},
+        robustness,
+        dataset="digits",
+        seeds=2,
+        epochs=20,
+        directions=16,
+        batch_size=32,
+        tuning_epochs=4,
+        strengths={
+            "splitter_error": (0.05, 0.2),
+            "phase_offset": (0.1, 0.5),
+            "read_noise": (0.1, 0.3),
+            "source_noise": (0.1, 0.3),
+        },
     ),
     "mnist": partial(
-        robustness, dataset="mnist", seeds=3, tuning={"epochs": 3, "learning_rate": 0.02},
-        strengths={"splitter_error": (0.05, 0.2), "phase_offset": (0.1, 0.5),
-                   "drive_bits": (8, 6), "read_noise": (0.1, 0.3)},
+        MNIST,
+        strengths={
+            "splitter_error": (0.05, 0.2),
+            "phase_offset": (0.1, 0.5),
+            "drive_bits": (8, 6),
+            "read_noise": (0.1, 0.3),
+        },
     ),
-    "paper": partial(
-        robustness, dataset="mnist", seeds=3, tuning={"epochs": 3, "learning_rate": 0.02},
-        strengths={name: values for name, (_, values) in STRENGTHS.items()},
-    ),
-}  # fmt: skip
+    "paper": partial(MNIST, strengths={name: values for name, (_, values) in STRENGTHS.items()}),
+}
 
 if __name__ == "__main__":
-    names = ("digits", "mnist", "fashion-mnist")
-    sys.exit(
-        run_experiment("robustness", DESCRIPTION, PRESETS, datasets=names, finish=write_convergence)
-    )
+    sys.exit(run_experiment("robustness", DESCRIPTION, PRESETS, finish=write_convergence))
