@@ -57,7 +57,7 @@ class LiveProgress(Observer):
         quality: Callable[[float], str],
     ) -> None:
         self._console, self._label, self._quality = console, label, quality
-        self._steps_left, self._updated, self._validation = steps - done, 0.0, ""
+        self._steps, self._done, self._updated, self._validation = steps, done, 0.0, ""
         self._bar = _bars(console)
         self._task = self._bar.add_task(label, total=steps, completed=done, figures="compiling")
 
@@ -70,14 +70,14 @@ class LiveProgress(Observer):
 
     def on_steps(self, mesh: str, losses: list[float]) -> None:
         """Move the bar, a few times a second."""
-        self._steps_left -= len(losses)
+        self._done += len(losses)
         now = time.perf_counter()
-        if now - self._updated < _INTERVAL and self._steps_left:
+        if now - self._updated < _INTERVAL and self._done < self._steps:
             return
         self._updated = now
         self._bar.update(
             self._task,
-            completed=self._bar.tasks[0].total - self._steps_left,
+            completed=self._done,
             description=f"{self._label} {mesh}",
             figures=f"loss {losses[-1]:.3f}{self._validation}",
         )

@@ -42,7 +42,7 @@ def write_results(directory: GridDirectory) -> str:
 
 def _csv_row(outcome: Outcome) -> dict[str, Any]:
     """Labels, seed, state, and every single number or text among the results."""
-    row = {**outcome.cell.labels, "seed": outcome.cell.seed, "state": outcome.state}
+    row: dict[str, Any] = {**outcome.cell.labels, "seed": outcome.cell.seed, "state": outcome.state}
     for name, value in outcome.results.items():
         if value is None or isinstance(value, str | int | float):
             row.setdefault(name, value)
