@@ -23,7 +23,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from meshes import NONLINEARITIES
 from photonic_ffzero import data, goodness, gradients, layers, optimizers
-from photonic_ffzero.cli.train import build_parser
+from photonic_ffzero.config import Config
+from photonic_ffzero.runs.plan import Plan
+from photonic_ffzero.settings import markdown_table
 
 project = "photonic_ffzero"
 author = "the authors of photonic_ffzero"
@@ -33,6 +35,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 myst_enable_extensions = ["dollarmath", "substitution"]
 myst_heading_anchors = 3
 default_role = "py:obj"
+smartquotes_action = "qe"  # two dashes begin a flag
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
@@ -64,20 +67,9 @@ def registry_table(registry: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def settings_table() -> str:
-    """The settings of `Config` as Markdown tables, one for each group of flags."""
-    # HOOK: make these tables from field.metadata["setting"] of dataclasses.fields(Config).
-    tables = []
-    for group in build_parser("balanced")._action_groups:
-        if group.title in ("network", "learning"):
-            tables += [f"**{group.title}**", "", "| flag | meaning |", "|---|---|"]
-            tables += [f"| `{a.option_strings[0]}` | {a.help} |" for a in group._group_actions]
-            tables.append("")
-    return "\n".join(tables).replace("|E|", "$\\lvert E \\rvert$")
-
-
 myst_substitutions = {
-    "settings": settings_table(),
+    "settings": markdown_table(Config),
+    "plan": markdown_table(Plan),
     "nonlinearities": registry_table(NONLINEARITIES),
     "losses": registry_table(goodness.LOSSES),
     "estimators": registry_table(gradients.ESTIMATORS),

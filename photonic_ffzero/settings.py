@@ -177,12 +177,14 @@ def check_settings(instance: Any, facts: Mapping[str, Any], run: str) -> None:
 
 
 def markdown_table(*classes: type) -> str:
-    """The settings of some dataclasses as a table in Markdown."""
-    rows = [("setting", "values", "unit", "applies to", "default", "meaning"), ("---",) * 6]
+    """The settings of dataclasses as a Markdown table: name, meaning, values and default."""
+    rows = [("setting", "meaning", "values (default)"), ("---",) * 3]
     for cls in classes:
         for name, entry in settings_of(cls).items():
+            scope = f"; only for {in_words(entry.applies)}" if entry.applies else ""
             values = entry.kind.rule or ", ".join(entry.kind.options)
-            scope = in_words(entry.applies) or "all"
-            rows.append((f"`{name}`", values, entry.unit, scope, entry.default_text, entry.help))
+            values += f", {entry.unit}" if entry.unit else ""
+            values += f" ({entry.default_text})"
+            rows.append((f"`{name}`", entry.help + scope, values))
     cells = ([cell.replace("|", r"\|") for cell in row] for row in rows)
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
