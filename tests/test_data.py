@@ -107,11 +107,9 @@ class TestWhereDataAreFound:
         dataset = load_dataset("mnist", tmp_path)
         assert_small_mnist(dataset)
         assert str(path) in dataset.source
-
-    def test_npz_with_floats_and_other_integers(self, tmp_path):
         arrays = {name: array.astype(">i8") for name, array in KERAS.items()}
         arrays |= {name: KERAS[name] / 255 for name in ("x_train", "x_test")}
-        (tmp_path / "mnist.npz").write_bytes(npz_bytes(**arrays))
+        path.write_bytes(npz_bytes(compressed, **arrays))
         assert_small_mnist(load_dataset("mnist", tmp_path))
 
     def test_data_dir_comes_before_the_environment_variable(self, tmp_path, monkeypatch):
@@ -314,16 +312,13 @@ class TestCheckArrays:
             (np.ones((4, 3, 3)), np.float32),
             (np.ones((4, 5), np.uint8), np.float32),
             (np.ones((4, 5), np.complex128), np.complex64),
-            (np.ones((4, 5)).tolist(), np.float32),
         ],
     )
     def test_brings_arrays_into_the_training_types(self, x, dtype):
+        assert check_arrays(x, [0, 1, 2, 4], num_classes=5)[2] == 5  # 3 need not occur
         checked, labels, num_classes = check_arrays(x, [0, 1, 2, 1])
         assert (checked.dtype, labels.dtype, num_classes) == (dtype, np.int64, 3)
         np.testing.assert_array_equal(checked, x)
-
-    def test_a_given_number_of_classes_need_not_all_occur(self):
-        assert check_arrays(np.ones((2, 3)), [0, 4], num_classes=5)[2] == 5
 
     @pytest.mark.parametrize(
         ("x", "y", "num_classes", "rule"),
@@ -404,13 +399,9 @@ class TestFolderOfImages:
         np.testing.assert_array_equal(
             image_numbers(leaves.train_images) // 100, leaves.train_labels
         )
+        assert {*leaves.train_labels[:6]} >= {0, 1}  # mixed, as ``--limit`` takes the first
         np.testing.assert_array_equal(leaves.test_images, again.test_images)
         np.testing.assert_array_equal(leaves.train_images, again.train_images)
-
-    def test_classes_are_mixed(self, tmp_path):
-        """So that ``--limit`` does not leave the first class alone."""
-        leaves = load_dataset(str(write_images(tmp_path / "leaves", ash=20, oak=20)))
-        assert 3 < np.bincount(leaves.train_labels[:16])[0] < 13
 
     def test_may_have_a_test_set(self, tmp_path):
         write_images(tmp_path / "leaves" / "train", ash=3, oak=2)
