@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from photonic_ffzero.data.encoding import ENCODINGS, average, crop, encode, fourier
+from photonic_ffzero.data.encoding import ENCODINGS, Encoder, average, crop, encode, fourier, resize
 
 RNG = np.random.default_rng(0)
 EXAMPLES = settings(deadline=None, max_examples=40)
@@ -133,3 +133,12 @@ class TestFourier:
 def test_bad_arguments_are_named(arguments, error, rule):
     with pytest.raises(error, match=rule):
         encode(**{"images": random_images(8, 8), "size": 4, **arguments})
+
+
+def test_an_encoder_brings_images_to_the_size_of_those_for_training():
+    images = random_images(12, 9)
+    encoder = Encoder("crop", 4, (6, 6))
+    np.testing.assert_array_equal(encoder(images), encode(resize(images, (6, 6)), "crop", 4))
+    assert encoder(images).shape == (3, encoder.values)
+    with pytest.raises(ValueError, match=r"shape must mean at most .* got \(8192, 8192\)"):
+        Encoder("crop", 4, (8192, 8192))
