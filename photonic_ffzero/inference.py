@@ -1,4 +1,4 @@
-"""From the scores of all layers to one prediction, and how good it is."""
+"""From the scores of all layers to predictions, and how good they are."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from photonic_ffzero.model import Model
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network's scores on labelled samples amount to; None where a task has no such thing.
+    """How well a network predicts labelled samples; None where a task has no such figure.
 
     Attributes:
-        quality: Accuracy, or R^2 of a regression, of the rule that was set before training.
+        quality: Accuracy, or R^2 of a regression, by the rule that was set before training.
         layer_quality: The same of each readout alone.
         vote_accuracy: Accuracy of the majority vote.
         goodness_sum_accuracy: Accuracy of the summed goodness.
-        confusion: Counts [C, C]: true class by predicted class, with the rule.
+        confusion: Counts [C, C], true class by class predicted with the rule.
     """
 
     quality: float
@@ -32,41 +32,29 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The quality of a classification, 0 to 1.
-
-        Raises:
-            AttributeError: it was a regression.
-        """
+        """The quality of a classification, 0 to 1; a regression has no such attribute."""
         if self.confusion is None:
             raise AttributeError("a regression has no accuracy; its quality is R^2")
         return self.quality
 
     @property
     def layer_accuracy(self) -> list[float]:
-        """The accuracy of each readout alone.
-
-        Raises:
-            AttributeError: it was a regression.
-        """
+        """The accuracy of each readout alone; a regression has no such attribute."""
         return self.layer_quality if self.accuracy is not None else []
 
 
 def score(task: Task, scores: np.ndarray, labels: np.ndarray, rule: str | None) -> Evaluation:
-    """Evaluate scores against labels.
+    """Evaluate the scores [readouts, n, T C] of all readouts against labels [n] or [n, T].
 
-    Args:
-        task: What the network was to tell.
-        scores: Scores of every readout [readouts, n, T C].
-        labels: True labels [n] or [n, T].
-        rule: ``"sum"``, ``"vote"`` or ``"last"``; None for a network with one readout (BP).
+    ``rule`` is a name in `RULES`, or None for a network with one readout (BP).
     """
-    quality = task.quality(decide(scores, rule), labels)
-    alone = [task.quality(layer, labels) for layer in scores]
+    decided = decide(scores, rule)
+    quality, alone = task.quality(decided, labels), [task.quality(z, labels) for z in scores]
     if not isinstance(task, Classification):
         return Evaluation(quality, alone)
     from sklearn.metrics import confusion_matrix  # a second to import, needed once
 
-    predicted = task.predictions(decide(scores, rule))
+    predicted = task.predictions(decided)
     return Evaluation(
         quality,
         alone,
@@ -80,20 +68,13 @@ def predict(model: Model, x: Any) -> np.ndarray:
     """Predict the labels of encoded samples [n, N], by the rule set before training.
 
     Returns:
-        Classes [n]; of a regression, values in the training labels' own unit, [n] or [n, T].
-
-    Raises:
-        ValueError: ``x`` has other than N values a sample.
+        Classes [n]; of a regression, values in the unit of the training labels, [n] or [n, T].
     """
     return model.task.predictions(decide(model.scores(x), model.config.rule))
 
 
 def evaluate(model: Model, x: Any, y: Any) -> Evaluation:
-    """Evaluate a model on encoded samples [n, N] with labels [n] or [n, T].
-
-    Raises:
-        ValueError: ``x`` has other than N values a sample, or the lengths differ.
-    """
+    """Evaluate a model on encoded samples [n, N] with labels [n] or [n, T]."""
     if len(x) != len(y):
         raise ValueError(f"x and y must be equally long, got {len(x)} and {len(y)}")
     return score(model.task, model.scores(x), np.asarray(y), model.config.rule)

@@ -1,11 +1,11 @@
-"""A trained network's phases and voltages as tables, for the chip that is to make them."""
+"""Write the phases and voltages of a trained network as tables."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from meshes.calibration import (
     ARMS,
     Calibration,
     HeaterLaw,
-    Shifter,
     lowest_phases,
     read_calibration,
     shifters,
@@ -51,74 +50,48 @@ examples:
 _MODULATORS = ("tap", "g", "phi_b")  # trained settings in front of a mesh, one a port
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What one phase shifter is set to.
+def settings(model: Model, calibration: Calibration, arms: str = "both") -> list[dict[str, Any]]:
+    """A row for every phase shifter of a trained photonic network.
 
-    Attributes:
-        name: Which one.
-        phase_rad: Its phase, within a turn of its lowest.
-        voltage_v: The lowest voltage that makes it.
-    """
-
-    name: Shifter
-    phase_rad: float
-    voltage_v: float
-
-    def as_row(self) -> dict[str, Any]:
-        """As a row of a table."""
-        own = {"phase_rad": self.phase_rad, "voltage_V": self.voltage_v}
-        return self.name._asdict() | own
-
-
-def settings(model: Model, calibration: Calibration, arms: str = "both") -> list[Setting]:
-    """Set every phase shifter of a trained photonic network.
+    Its keys are the fields of `meshes.calibration.Shifter`, ``phase_rad``, within a turn of the
+    lowest phase that the shifter reaches, and ``voltage_V``, the lowest voltage for that phase.
 
     Args:
         model: The network.
         calibration: A curve for all shifters, or one for each.
-        arms: Where theta shifters stand, see `meshes.shifters.within_a_turn`.
-
-    Raises:
-        ValueError: the network has no meshes, or a phase is out of a shifter's reach.
+        arms: The arms that hold theta shifters, see `meshes.calibration.within_a_turn`.
     """
-    rows: list[Setting] = []
-    for number, (layer, phases) in enumerate(model.layers, start=1):
+    rows: list[dict[str, Any]] = []
+    for number, (layer, params) in enumerate(model.layers, start=1):
         if not isinstance(layer, PhaseLayer):
             raise ValueError(f"model must consist of meshes, got {model.config.network}")
         names = shifters(layer.mesh, number)
         lowest = lowest_phases(calibration, names)
-        own = values(layer.mesh, within_a_turn(layer.mesh, Phases(*phases[:3]), lowest, arms))
-        volts = voltages(calibration, names, own)
-        rows += map(Setting, names, own.tolist(), volts.tolist())
+        phases = values(layer.mesh, within_a_turn(layer.mesh, Phases(*params[:3]), lowest, arms))
+        volts = voltages(calibration, names, phases)
+        rows += (
+            {**name._asdict(), "phase_rad": phase, "voltage_V": volt}
+            for name, phase, volt in zip(names, phases.tolist(), volts.tolist(), strict=True)
+        )
     return rows
 
 
-def write_settings(rows: Sequence[Setting], directory: Path, about: dict[str, Any]) -> None:
-    """Write ``phases.csv`` and ``phases.json``, whose ``shifters`` are the same rows.
-
-    Args:
-        rows: One a phase shifter.
-        directory: Where to; made with its parents.
-        about: What else the JSON file is to say.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+def write_settings(rows: Sequence[dict[str, Any]], directory: Path, about: dict[str, Any]) -> None:
+    """Write the rows as ``phases.csv`` and, with ``about``, as ``shifters`` of ``phases.json``."""
     directory.mkdir(parents=True, exist_ok=True)
-    table = [row.as_row() for row in rows]
-    write_csv(directory / "phases.csv", table)
-    write_json(directory / "phases.json", about | {"shifters": table})
+    write_csv(directory / "phases.csv", rows)
+    write_json(directory / "phases.json", about | {"shifters": rows})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export what the command line names; errors end it with status 2 and write nothing."""
+    """Export the run that the command line names; an error ends it with status 2."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
         check_new_directory(arguments.output)
         calibration = _calibration(arguments)
-        model = _model(arguments.run)
+        # Phases do not depend on a black box between the meshes, so any function stands for it.
+        model = load_model(model_file(arguments.run), nonlinearity=np.copy)
         rows = settings(model, calibration, arguments.arms)
         write_settings(rows, arguments.output, _about(model, calibration, arguments))
     except (ValueError, TypeError, OSError) as error:
@@ -127,18 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _model(run: Path) -> Model:
-    """The model of a run directory or file; a black box between its meshes does not matter."""
-    return load_model(model_file(run), nonlinearity=np.copy)
-
-
 def _calibration(arguments: argparse.Namespace) -> Calibration:
-    law = {name: getattr(arguments, name) for name in ("phase_0", "max_voltage")}
-    given = {name: value for name, value in law.items() if value is not None}
+    names = ("phase_0", "max_voltage")
+    law = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.calibration is None:
-        return HeaterLaw(arguments.v_pi, **given)
-    for name in given:
-        raise ValueError(f"{name} belongs to v_pi, got a calibration file")
+        return HeaterLaw(arguments.v_pi, **law)
+    if law:
+        raise ValueError(f"{next(iter(law))} belongs to v_pi, got a calibration file")
     return read_calibration(arguments.calibration)
 
 
@@ -167,28 +135,19 @@ def _parser() -> LineParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory or model.npz")
-    how = parser.add_mutually_exclusive_group(required=True)
+    add, how = parser.add_argument, parser.add_mutually_exclusive_group(required=True)
+    add("run", type=Path, metavar="RUN", help="run directory or model.npz")
     how.add_argument("--calibration", type=Path, metavar="CSV", help="calibration file, see above")
-    how.add_argument(
-        "--v-pi", type=float, metavar="V", help="heater's voltage for a phase of pi, volts"
+    v_pi = "heater's voltage for a phase of pi, volts"
+    how.add_argument("--v-pi", type=float, metavar="V", help=v_pi)
+    add("--phase-0", type=float, metavar="RAD", help="phase without a voltage (default: 0)")
+    add("--max-voltage", type=float, metavar="V", help="the drive's highest (default: any)")
+    arms = (
+        "where theta shifters stand: theta / 2 and -theta / 2 in both arms, or theta in the "
+        "upper one alone, for which phi and gamma make up (default: both)"
     )
-    parser.add_argument(
-        "--phase-0", type=float, metavar="RAD", help="phase without a voltage (default: 0)"
-    )
-    parser.add_argument(
-        "--max-voltage", type=float, metavar="V", help="the drive's highest (default: any)"
-    )
-    parser.add_argument(
-        "--arms",
-        choices=ARMS,
-        default="both",
-        help="where theta shifters stand: theta / 2 and -theta / 2 in both arms, or theta in the "
-        "upper one alone, for which phi and gamma make up (default: both)",
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="new directory for the tables"
-    )
+    add("--arms", choices=ARMS, default="both", help=arms)
+    add("--output", type=Path, required=True, metavar="DIR", help="new directory for the tables")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A saved model at work: image files or an IDX file in, a table of classes out."""
+"""Classify image files with a saved model, and print a table of classes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,15 +42,10 @@ examples:
 """
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says of one image.
+class Prediction(NamedTuple):
+    """The class of an image, its score (mean over the readouts), and its lead over the next best.
 
-    Attributes:
-        name: Which image.
-        label: Its class.
-        goodness: That class's score, the mean over the readouts.
-        margin: How far it lies above the next best class; a vote may be won below it.
+    The lead is negative where a vote chose a class with a lower score.
     """
 
     name: str
@@ -58,78 +53,51 @@ class Prediction:
     goodness: float
     margin: float
 
-    def as_row(self) -> dict[str, str]:
-        """As a row of a table."""
-        return {
-            "file": self.name,
-            "class": self.label,
-            "goodness": f"{self.goodness:.4f}",
-            "margin": f"{self.margin:.4f}",
-        }
-
 
 def read_encoded(
     model: Model, paths: Sequence[Path], dark_on_light: bool = False
 ) -> tuple[list[str], np.ndarray]:
-    """Read images and encode them as the model's training images were.
+    """Read PNG, JPEG or IDX files or folders of images as inputs of a model.
 
-    Args:
-        model: The model.
-        paths: PNG, JPEG or IDX files, or folders of images.
-        dark_on_light: Whether to swap dark and light: a network sees light alone.
+    ``dark_on_light`` swaps dark and light, because a network sees light alone.
 
     Returns:
-        A name for each image, and the model's inputs [n, N].
-
-    Raises:
-        ValueError: the model was not trained on images.
-        DataError: a file is missing or damaged, or no image.
+        A name for each image, and the images [n, N], encoded as the training images were.
     """
     encoder = model.encoder
     if encoder is None:
         raise ValueError("model must be one of images, found one trained on values of no image")
-    names, inputs = [], []
-    for found, images in _images(paths):
-        names += found
+    names: list[str] = []
+    inputs = []
+    for chunk_names, images in _images(paths):
+        names += chunk_names
         inputs.append(encoder(1 - images if dark_on_light else images))
     return names, np.concatenate(inputs)
 
 
 def classify(model: Model, names: Sequence[str], x: np.ndarray) -> list[Prediction]:
-    """Classify encoded images.
-
-    Args:
-        model: A model of classes.
-        names: A name for each image, n of them.
-        x: The model's inputs [n, N].
-
-    Raises:
-        ValueError: the model is one of a regression, or ``x`` has other than N values an image.
-    """
+    """Classify the model's inputs [n, N], each with a name."""
     task = model.task
     if not isinstance(task, Classification):
         raise ValueError(f"model must be one of classes, found one of a {task.name}")
     scores = model.scores(x)
     labels = task.predictions(decide(scores, model.config.rule))
-    goodness = scores.mean(axis=0)
-    best = np.take_along_axis(goodness, labels[:, np.newaxis], axis=1)[:, 0]
-    np.put_along_axis(goodness, labels[:, np.newaxis], -np.inf, axis=1)
-    margins = best - goodness.max(axis=1)
+    goodness, chosen = scores.mean(axis=0), labels[:, np.newaxis]
+    best = np.take_along_axis(goodness, chosen, axis=1)[:, 0]
+    np.put_along_axis(goodness, chosen, -np.inf, axis=1)
     classes = task.names or tuple(map(str, range(task.classes)))
-    return [
-        Prediction(name, classes[label], float(own), float(margin))
-        for name, label, own, margin in zip(names, labels, best, margins, strict=True)
-    ]
+    columns = names, [classes[label] for label in labels], best, best - goodness.max(axis=1)
+    return list(map(Prediction, *columns))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Classify what the command line names; errors end it with status 2 and write nothing."""
+    """Classify the images that the command line names; an error ends it with status 2."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
         model = load_model(model_file(arguments.model), device=arguments.device)
         names, x = read_encoded(model, arguments.images, arguments.dark_on_light)
-        rows = [found.as_row() for found in classify(model, names, x)]
+        rows = [_as_row(prediction) for prediction in classify(model, names, x)]
         if arguments.csv:
             write_csv(arguments.csv, rows)
     except (ValueError, TypeError, OSError) as error:
@@ -138,19 +106,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _as_row(prediction: Prediction) -> dict[str, str]:
+    name, label, goodness, margin = prediction
+    return {"file": name, "class": label, "goodness": f"{goodness:.4f}", "margin": f"{margin:.4f}"}
+
+
 def _show(text: str) -> None:
-    """Print; a reader such as ``head`` may have seen enough before the end."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # and nothing may complain of it again at the exit
+    except BrokenPipeError:  # a reader such as head has stopped; do not complain at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _images(paths: Sequence[Path]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Images [n, H, W] that share a size, in [0, 1], each with a name."""
+    """Names and images [n, H, W] of each file, in [0, 1]."""
     for path in paths:
-        files = image_files(path) if path.is_dir() else [path]
-        for file in files:
+        for file in image_files(path) if path.is_dir() else [path]:
             if file.suffix.lower() in IMAGE_SUFFIXES:
                 yield [str(file)], read_image(file)[np.newaxis]
             else:
@@ -167,7 +138,7 @@ def _read_images_idx(path: Path) -> np.ndarray:
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table's lines: texts to the left, numbers to the right."""
+    """Lines of a table whose first two columns are texts; numbers are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         texts = [text.ljust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
@@ -183,26 +154,15 @@ def _parser() -> LineParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="run directory or model.npz")
-    parser.add_argument(
-        "images",
-        type=Path,
-        nargs="+",
-        metavar="IMAGE",
-        help="PNG or JPEG file, folder of them, or IDX file",
-    )
-    parser.add_argument(
-        "--device",
-        metavar="NAME",
-        help="where a model that was trained on a device is to predict: tcp://host:port or "
-        "module:factory",
-    )
-    parser.add_argument(
-        "--dark-on-light",
-        action="store_true",
-        help="swap dark and light: ink on paper, for a network trained on MNIST's white on black",
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="run directory or model.npz")
+    kinds = "PNG or JPEG file, folder of them, or IDX file"
+    add("images", type=Path, nargs="+", metavar="IMAGE", help=kinds)
+    device = "where a model that was trained on a device predicts: tcp://host:port, module:factory"
+    add("--device", metavar="NAME", help=device)
+    ink = "swap dark and light: ink on paper, for a network trained on MNIST's white on black"
+    add("--dark-on-light", action="store_true", help=ink)
+    add("--csv", type=Path, metavar="FILE", help="write the table there, too")
     return parser
 
 

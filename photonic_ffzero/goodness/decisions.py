@@ -1,4 +1,4 @@
-"""From the scores of all layers to one prediction, and how good it is."""
+"""Rules that turn the scores of all layers into one prediction."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import numpy as np
 
 
 def majority_vote(scores: np.ndarray) -> np.ndarray:
-    r"""Let each layer vote for its best class.
+    """Let each layer vote for its best class (Guo et al., arXiv 2603.24790, eq. 6).
 
-    The class with most votes wins; among tied classes the one that the last layer scores
-    highest. With two layers the vote is always the last layer's own prediction.
+    The class with most votes wins; among tied classes the one that the last layer scores highest.
+    With two layers the vote is therefore always the last layer's own prediction.
 
     Args:
         scores: Goodness [layers, n, C].
 
     Returns:
         The last layer's scores [n, C], minus infinity where a class has fewer votes.
-
-    Reference:
-        Guo et al., arXiv 2603.24790, eq. 6.
     """
     classes = scores.shape[-1]
     votes = np.eye(classes, dtype=int)[scores.argmax(axis=-1)].sum(axis=0)  # [n, C]
@@ -29,19 +26,12 @@ def majority_vote(scores: np.ndarray) -> np.ndarray:
 
 
 def summed_goodness(scores: np.ndarray) -> np.ndarray:
-    r"""Add the goodness of all layers: :math:`\sum_l G_c^{(l)}`.
-
-    Args:
-        scores: Goodness [layers, n, C].
-
-    Returns:
-        Sums [n, C].
-    """
+    r"""Sums [n, C] of the goodness [layers, n, C] of all layers: :math:`\sum_l G_c^{(l)}`."""
     return scores.sum(axis=0)
 
 
 def last_layer(scores: np.ndarray) -> np.ndarray:
-    """Listen to the last layer alone, as a regression does: its scores [n, C]."""
+    """The scores [n, C] of the last layer alone, as a regression uses them."""
     return scores[-1]
 
 
@@ -53,5 +43,5 @@ RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def decide(scores: np.ndarray, rule: str | None) -> np.ndarray:
-    """All layers' scores as one; a network with one readout (BP) needs no rule."""
+    """Scores [n, C] by a rule; None stands for a network with one readout (BP)."""
     return RULES[rule or "last"](scores)
