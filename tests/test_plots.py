@@ -1,0 +1,165 @@
+"""Figures show what was computed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from photonic_ffzero.model import EpochRecord
+from photonic_ffzero.plots import (
+    plot_alignment,
+    plot_confusion,
+    plot_embeddings,
+    plot_goodness,
+    plot_loss,
+    plot_power,
+    plot_power_budget,
+    plot_predictions,
+    plot_quality,
+    save_figure,
+)
+
+LABELS = np.array([2, 0, 1, 0, 2, 2])
+SCORES = np.random.default_rng(0).uniform(-1, 1, (len(LABELS), 3))
+
+
+@pytest.fixture
+def axes():
+    return Figure().subplots()
+
+
+def history(validation=0.75):
+    """Two meshes of three and two epochs."""
+    return [
+        EpochRecord(mesh, epoch, 1 / epoch, 0.5 + epoch / 10, validation, 0, 0, None, 0.0)
+        for mesh, epochs in (("1", 3), ("2", 2))
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def assert_distinct(*lines):
+    for style in ("color", "marker"):
+        assert len({getattr(line, f"get_{style}")() for line in lines}) == len(lines)
+
+
+class TestCurves:
+    def test_the_loss_of_every_mesh_after_the_one_before(self, axes):
+        plot_loss(axes, history())
+        first, second = axes.lines
+        np.testing.assert_array_equal(first.get_xydata(), [(1, 1), (2, 1 / 2), (3, 1 / 3)])
+        np.testing.assert_array_equal(second.get_xydata(), [(4, 1), (5, 1 / 2)])
+        assert_distinct(first, second)
+
+    def test_accuracy_in_percent_with_and_without_validation(self, axes):
+        plot_quality(axes, history())
+        assert len(axes.lines) == 4
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), [60, 70, 80])
+        np.testing.assert_allclose(axes.lines[1].get_ydata(), [75, 75, 75])
+        without = Figure().subplots()
+        plot_quality(without, history(validation=None))
+        assert len(without.lines) == 2
+
+    def test_r_squared_of_a_regression_as_it_is_and_layers_by_their_name(self, axes):
+        plot_quality(axes, history(), layer="layer", task="regression")
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.6, 0.7, 0.8])
+        assert axes.lines[0].get_label() == "layer 1, training"
+        assert axes.get_ylabel().startswith("R²")
+
+    def test_several_runs_are_their_mean_in_a_band_that_spans_them(self, axes):
+        halved = [replace(record, loss=record.loss / 2) for record in history()]
+        plot_loss(axes, history(), halved)
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.75, 0.375, 0.25])
+        band = axes.collections[0].get_paths()[0].vertices
+        assert set(band[band[:, 0] == 2][:, 1]) == {0.25, 0.5}
+
+    def test_several_runs_end_with_the_shortest(self, axes):
+        plot_quality(axes, history(), history()[:-1])
+        assert [len(line.get_xdata()) for line in axes.lines] == [3, 3, 1, 1]
+
+    def test_power_budgets(self, axes):
+        powers = np.array([1.0, 0.1])[:, None] * np.linspace(0, 1, 101)
+        plot_power_budget(axes, powers, "first")
+        stages = ["input", "mesh 1"]
+        plot_power_budget(axes, powers / 2, "second", stages=stages, floor=0.1, unit="W")
+        first, second, floor = axes.lines
+        np.testing.assert_allclose(first.get_ydata(), [0.5, 0.05])
+        assert_distinct(first, second)
+        assert floor.get_ydata() == pytest.approx([0.1, 0.1])
+        band = axes.collections[0].get_paths()[0].vertices[:, 1]
+        assert (band.min(), band.max()) == pytest.approx((0.005, 0.95))
+        assert axes.get_yscale() == "log"
+        assert axes.get_ylabel().endswith("(W)")
+        assert [text.get_text() for text in axes.get_xticklabels()] == stages
+
+
+class TestHeatMaps:
+    def test_confusion_has_every_count_and_the_shares_of_each_row(self, axes):
+        plot_confusion(axes, np.array([[3, 1], [0, 0]]))
+        assert [text.get_text() for text in axes.texts] == ["3", "1", "0", "0"]
+        np.testing.assert_array_equal(axes.images[0].get_array(), [[0.75, 0.25], [0, 0]])
+
+    def test_goodness_is_ordered_by_class_and_each_class_is_named_at_its_middle(self, axes):
+        plot_goodness(axes, SCORES, LABELS)
+        np.testing.assert_array_equal(axes.images[0].get_array(), SCORES[[1, 3, 2, 0, 4, 5]])
+        np.testing.assert_array_equal(axes.get_yticks(), [0.5, 2, 4])
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["0", "1", "2"]
+        assert [line[0, 1] for line in axes.collections[0].get_segments()] == [1.5, 2.5]
+
+    def test_power_is_the_mean_of_each_class(self, axes):
+        intensities = np.arange(6 * 4.0).reshape(6, 4)
+        plot_power(axes, intensities, LABELS)
+        means = [intensities[label == LABELS].mean(axis=0) for label in range(3)]
+        np.testing.assert_allclose(axes.images[0].get_array(), means)
+        assert "|E|²" in axes.images[0].colorbar.ax.get_ylabel()
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_predictions_lie_over_their_true_labels_and_the_ideal_is_a_diagonal(axes, dimensions):
+    labels, predicted = np.random.default_rng(0).normal(size=(2, 7, dimensions))
+    shape = (7,) if dimensions == 1 else (7, 2)
+    plot_predictions(axes, labels.reshape(shape), predicted.reshape(shape))
+    *drawn, ideal = axes.lines
+    assert_distinct(*drawn)
+    for line, *columns in zip(drawn, labels.T, predicted.T, strict=True):
+        np.testing.assert_array_equal(line.get_data(), columns)
+    np.testing.assert_array_equal(ideal.get_data(), [[labels.min(), labels.max()]] * 2)
+
+
+def test_embeddings_show_every_sample_and_prototypes_however_far_they_lie(axes):
+    points = np.random.default_rng(0).normal(size=(6, 2))
+    prototypes = np.array([(0.0, 9.0), (-9.0, 0.0), (9.0, -9.0)])
+    plot_embeddings(axes, points, LABELS)
+    assert not axes.texts
+    plot_embeddings(axes, points, LABELS, prototypes)
+    for label, drawn in enumerate(axes.collections[:3]):
+        np.testing.assert_array_equal(drawn.get_offsets(), points[label == LABELS])
+    np.testing.assert_array_equal([text.get_position() for text in axes.texts], prototypes)
+    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+    assert ((low < prototypes) & (prototypes < high)).all()
+
+
+class TestAlignment:
+    def test_shares_of_true_and_other_classes(self, axes):
+        plot_alignment(axes, SCORES, LABELS)
+        others, true = (patch.get_data() for patch in axes.patches)
+        cosines = SCORES[np.arange(6), LABELS]
+        expected, edges = np.histogram(cosines, bins=40, range=(-1, 1))
+        np.testing.assert_allclose(true.values, 100 * expected / 6)
+        np.testing.assert_allclose(true.edges, edges)
+        assert others.values.sum() == pytest.approx(100)
+
+    def test_the_ideal_is_marked_and_rounding_beyond_it_is_counted(self, axes):
+        plot_alignment(axes, np.where(np.eye(3)[LABELS] == 1, 1.0000002, -0.5), LABELS)
+        assert [line.get_xdata()[0] for line in axes.lines] == [1, -0.5]
+        assert axes.patches[1].get_data().values[-1] == 100
+
+
+def test_a_figure_is_saved_with_all_its_panels(tmp_path):
+    path, panels = tmp_path / "figure.png", []
+    save_figure(path, lambda *axes: panels.extend(axes), panels=5, title="title")
+    assert len(panels) == len(panels[0].figure.axes) == 5
+    height, width, _ = imread(path).shape
+    assert width > height
+    assert list(tmp_path.iterdir()) == [path]
