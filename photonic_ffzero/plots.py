@@ -26,8 +26,6 @@ _MARKERS = "osD^vPX"  # tell curves apart in grey
 _LINES = ("-", "--", "-.", ":")
 _PANELS_PER_ROW = 4
 
-History = Sequence[EpochRecord]
-
 
 def curve_style(index: int) -> dict[str, Any]:
     """Colour, marker and line of a curve: distinct for the colour-blind, and in grey."""
@@ -51,7 +49,7 @@ def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: s
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
-def plot_loss(axes: Axes, *histories: History, layer: str = "mesh") -> None:
+def plot_loss(axes: Axes, *histories: Sequence[EpochRecord], layer: str = "mesh") -> None:
     """Draw the mean loss of every epoch, one layer after another.
 
     Of several runs the mean is drawn, in a band from the least to the greatest. ``layer`` is what
@@ -64,7 +62,7 @@ def plot_loss(axes: Axes, *histories: History, layer: str = "mesh") -> None:
 
 
 def plot_quality(
-    axes: Axes, *histories: History, layer: str = "mesh", task: str = "classification"
+    axes: Axes, *histories: Sequence[EpochRecord], layer: str = "mesh", task: str = "classification"
 ) -> None:
     """Draw training and validation accuracy (R^2 of a regression) as `plot_loss` draws losses."""
     factor, quality = (100, "accuracy (%)") if task == "classification" else (1, "R²")
@@ -201,8 +199,8 @@ def _reference(axes: Axes) -> dict[str, Any]:
 
 
 def _by_layer(
-    histories: Sequence[History], layer: str
-) -> Iterator[tuple[int, str, np.ndarray, list[History]]]:
+    histories: Sequence[Sequence[EpochRecord]], layer: str
+) -> Iterator[tuple[int, str, np.ndarray, list[Sequence[EpochRecord]]]]:
     """Of every layer: index, name, epochs on the axis, and as many records of each run."""
     start = 0
     for index, mesh in enumerate(dict.fromkeys(record.mesh for record in histories[0])):

@@ -80,19 +80,19 @@ def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
 
 
 def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Every element with the power behind it; one that is behind a mesh has that mesh's number."""
+    """Name and power of every element; those after a mesh are numbered as that mesh."""
     rng, age = model.noise_source("power")
-    light, passed = x, 0
+    light, meshes = x, 0
     for layer, params in model.layers:
         if not isinstance(layer, Photonic):
             what = model.config.device or model.config.network
             raise ValueError(f"model must be a photonic network that is simulated, got {what}")
         drawn = layer.draw_noise(rng, 1, 1, len(x), age)
         noise = tf.nest.map_structure(lambda array: array[0], drawn)
-        own = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
-        for name, behind in layer.stages(own, light, noise):
-            light, passed = behind, passed + (name == "mesh")
-            yield f"{name} {passed}", _power(light[0] if len(light.shape) == 3 else light)
+        stacked = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
+        for name, fields in layer.stages(stacked, light, noise):
+            light, meshes = fields, meshes + (name == "mesh")
+            yield f"{name} {meshes}", _power(light[0] if len(light.shape) == 3 else light)
 
 
 def _power(light: Any) -> np.ndarray:

@@ -161,14 +161,14 @@ class Sent(NamedTuple):
 class OnDevice(PhaseLayer):
     """One mesh of a device, as a layer.
 
-    What it hands on is the encoded fields themselves, with the phases of the meshes they are to
-    cross: they are written and crossed when a detector is read behind the last of them.
+    `transmit` sends nothing. It returns the encoded fields with the phases of the meshes that they
+    must cross; `measure` writes these phases and sends the light through all of the meshes.
 
     Attributes:
-        mesh: Its ports and columns; what it is made of is the device's secret.
-        driver: The device's, which has noise of its own; None where a model is loaded without it,
-            which then cannot predict.
-        reads: Readings that are averaged into one.
+        mesh: Its ports and columns; nobody but the device knows its imperfections.
+        driver: The driver of the device; None in a model that was loaded without its device, and
+            cannot predict.
+        reads: Readings averaged into one.
     """
 
     mesh: RectangularMesh
@@ -186,7 +186,7 @@ class OnDevice(PhaseLayer):
         return tf.ensure_shape(z, [sets, *fields.shape[-2:]])
 
     def transmit(self, params: Phases, x: Any, noise: Any = ()) -> Sent:
-        """The light that came, which has one mesh more to cross."""
+        """The light that came, with one mesh more to cross."""
         sent = x if isinstance(x, Sent) else Sent(tf.convert_to_tensor(x))
         phases = Phases(*map(tf.convert_to_tensor, params))
         return Sent(sent.fields, (*sent.path, phases))

@@ -1,4 +1,4 @@
-"""A simulated chip behind the device protocol, for trying out what training on a chip is like."""
+"""A simulated chip with the protocol of a device, to try out training on a chip."""
 
 from __future__ import annotations
 
