@@ -90,8 +90,8 @@ def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
         drawn = layer.draw_noise(rng, 1, 1, len(x), age)
         noise = tf.nest.map_structure(lambda array: array[0], drawn)
         stacked = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
-        for name, fields in layer.stages(stacked, light, noise):
-            light, meshes = fields, meshes + (name == "mesh")
+        for name, after in layer.stages(stacked, light, noise):
+            light, meshes = after, meshes + (name == "mesh")
             yield f"{name} {meshes}", _power(light[0] if len(light.shape) == 3 else light)
 
 

@@ -16,7 +16,7 @@ from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import Usage
 from photonic_ffzero.power import ChipRates, PowerBudget, in_units, power_budget
-from photonic_ffzero.runs.grid import plan_for
+from photonic_ffzero.runs import plan_for
 
 PORTS = 8
 PASSIVE = sorted(name for name, cls in NONLINEARITIES.items() if cls.passive)
