@@ -125,12 +125,9 @@ class Imperfections:
     def fabricate(
         self, units: int, num_columns: int | None = None, seed: int = 0, reads: int = 1
     ) -> Chip:
-        """Make a chip of N ports (``units``) and L columns, N if None.
+        """Make a chip with a `RectangularMesh` of N ports and L columns (N if None).
 
-        Args:
-            units, num_columns: See `RectangularMesh`.
-            seed: Determines couplers, losses, offsets and drift.
-            reads: Number of readings to average.
+        The seed determines couplers, losses, offsets and drift; detectors average ``reads`` times.
         """
         mesh = RectangularMesh(
             units,
@@ -150,11 +147,8 @@ def shot_noise(
 
     .. math:: \sigma = \sqrt{h c / (\lambda \eta P T)}
 
-    Args:
-        unit_power_w: Power P of a field with \|E\|^2 = 1, W.
-        integration_s: Integration time of a reading T, s.
-        wavelength_m: Wavelength, m.
-        efficiency: Electrons per photon, in (0, 1].
+    A field with \|E\|^2 = 1 has the power P, ``unit_power_w``; a reading takes the time T,
+    ``integration_s``; eta is the ``efficiency``, electrons per photon, in (0, 1].
     """
     number("unit_power_w", unit_power_w, above=0)
     number("integration_s", integration_s, above=0)
@@ -184,14 +178,7 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Chip:
-    """A fabricated mesh with its drive, light source and detectors.
-
-    Attributes:
-        mesh: The mesh with its couplers and losses.
-        imperfections: The strength of each imperfection.
-        seed: The chip's seed.
-        reads: Number of readings to average.
-    """
+    """A fabricated mesh with its drive, source and detectors, which average ``reads`` times."""
 
     mesh: RectangularMesh
     imperfections: Imperfections
@@ -207,14 +194,10 @@ class Chip:
     def draw(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int = 0
     ) -> Noise:
-        """Draw the noise of several training steps; every array leads with the steps.
+        """Draw the noise of several training steps; each array leads with the steps.
 
-        Args:
-            rng: Source of all fresh noise.
-            steps: Number of training steps.
-            sets: Number P of phase sets evaluated side by side.
-            batch: Number of samples B.
-            epochs: The chip's age, in training epochs.
+        A step evaluates P = ``sets`` sets of phases on a batch of B samples. The drift is that
+        after ``epochs`` training epochs.
         """
         strength, light = self.imperfections, (steps, sets, batch, self.mesh.units)
         readings = (steps, self.reads, *light[1:])

@@ -90,11 +90,8 @@ def _ports(mesh: RectangularMesh, column: int) -> tuple[np.ndarray, np.ndarray]:
 def plot_phases(axes: Axes, mesh: RectangularMesh, phases: Phases, which: str = "theta") -> Axes:
     """Draw the phases of the interferometers, each at its place between two ports.
 
-    Light runs from left to right. Crosses mark the two ports of a column's idle pair.
-
-    Args:
-        axes, mesh, phases: see the module.
-        which: "theta", or "phi" with gamma before the first column, both modulo 2 pi.
+    Light runs from left to right. Crosses mark the two ports of a column's idle pair. ``which`` is
+    "theta", or "phi" with gamma before the first column, both modulo 2 pi.
     """
     choice("which", which, ("theta", "phi"))
     phases = _one_set("phases", phases, mesh)
@@ -174,13 +171,10 @@ def plot_light(axes: Axes, mesh: RectangularMesh, phases: Phases, fields: Any) -
 
 
 def plot_matrix(axes: Axes, matrix: Any, show_phase: bool = False) -> Axes:
-    """Draw a transfer matrix [K, N] of K input and N output ports, with out = in @ matrix.
+    """Draw a real or complex transfer matrix of K input and N output ports, [K, N].
 
-    Args:
-        axes: see the module.
-        matrix: real or complex.
-        show_phase: draw squares whose sides are the magnitudes, coloured by the phase, instead of
-            an image of the magnitudes. Suits matrices of up to about 30 ports.
+    It draws an image of the magnitudes or, with ``show_phase``, squares whose sides are the
+    magnitudes, coloured by the phase; these suit matrices of up to about 30 ports.
     """
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.size == 0:
@@ -215,9 +209,7 @@ def plot_phase_distribution(
 ) -> Axes:
     """Draw histograms of the phases before and after training, without those of idle pairs.
 
-    Args:
-        axes, before, after, mesh: see the module.
-        which: "theta"; or "phi" or "gamma", modulo 2 pi.
+    ``which`` is "theta"; or "phi" or "gamma", modulo 2 pi.
     """
     choice("which", which, _SYMBOLS)
     old, new = (
@@ -241,12 +233,7 @@ def plot_transfer(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> 
 
     The curves are for E > 0. If the input phase matters, a band spans the output intensities over
     all input phases. The phase has its ordinate on the right (twin axes) and is not drawn where no
-    light leaves.
-
-    Args:
-        axes: see the module.
-        nonlinearity: maps complex fields [..., N] to fields of the same shape.
-        name: the title.
+    light leaves. The nonlinearity maps complex fields [..., N] to fields; its name is the title.
     """
     power, out = _transfer(nonlinearity)
     intensity, dark = np.abs(out) ** 2, out[:, 0] == 0.0
@@ -295,14 +282,9 @@ def _plot_unwrapped(axes: Axes, x: np.ndarray, phase: np.ndarray, hidden: np.nda
 class Knob:
     """A picture with a slider, for the last line of a notebook cell.
 
-    Without ipywidgets, or where the page is only read, the picture is that of ``value``.
-
-    Attributes:
-        draw: fills a figure for a value of the slider.
-        label: the slider's label, with the unit.
-        low, high: the slider's range.
-        value: the slider's initial value.
-        figsize: the figure's size, inches.
+    ``draw`` fills a figure, of ``figsize`` inches, for a value of the slider. The slider goes from
+    ``low`` to ``high`` and starts at ``value``; its label has the unit. Without ipywidgets, or
+    where the page is only read, the picture is that of ``value``.
     """
 
     draw: Callable[[Figure, float], Any]
