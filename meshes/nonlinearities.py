@@ -25,12 +25,10 @@ class Nonlinearity(ABC):
     Attributes:
         passive: no field leaves with more power than it enters with.
         compilable: XLA can compile it.
-        differentiable: automatic differentiation works through it.
     """
 
     passive: ClassVar[bool] = True
     compilable: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -310,7 +308,6 @@ class BlackBox(Nonlinearity):
     function: Callable[[np.ndarray], Any]
     passive: ClassVar[bool] = False
     compilable: ClassVar[bool] = False
-    differentiable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not callable(self.function):
