@@ -7,7 +7,7 @@ and fields [P or 1, B, N]. It returns fields or, with ``detect``, intensities [P
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 

@@ -1,32 +1,33 @@
-"""Compiled loops of the native engine: light through the columns of a mesh and back.
+"""Compiled loops of the native engine: light through the columns of a mesh, and gradients back.
 
-**Tile.** A thread carries 16 samples at a time through all columns. Their fields lie ports major,
-real and imaginary parts apart: 32 floats a port, so that one vector holds one part of one port
-for 16 samples and every operation below is on whole vectors.
+**Tile.** A thread carries 16 samples at a time through all columns. A tile holds their fields, one
+port after the other: 16 real parts, then 16 imaginary parts. One vector is thus one part of one
+port for 16 samples, and a field is a pair of vectors. Every operation below is on whole vectors.
 
-**The factor i.** Every interferometer multiplies its fields by i. Fields after l columns are kept
-without the common factor i^l; the input screen brings in i^L at once. What is left of an
-interferometer is real up to one phase, ::
+**The factor i.** Every interferometer multiplies its fields by i. The tile leaves this factor out
+(i^l after l columns), and the input screen contains i^L instead. The rest of an interferometer is
+real except for one phase, ::
 
     t  = sin(theta/2) u + cos(theta/2) v        u' = e^{i phi} t
     v' = cos(theta/2) u - sin(theta/2) v
 
-that is 18 floating-point operations for a sample. Ports that a column leaves out pay for the
-factor instead: the idle pair's -i becomes -1, an odd mesh's unpaired 1 becomes -i.
+which takes 18 floating-point operations a sample. Ports that a column does not couple must divide
+by i: the idle pair's factor -i becomes -1, and the factor 1 of the unpaired port becomes -i.
 
-**Coefficients** of one column are rows of M floats. An ideal mesh has 4 rows: sin(theta/2),
-cos(theta/2), cos(phi), sin(phi). One with splitter errors or loss has 10: real and imaginary
-parts of A, B, C, D, where u' = A u + B v and v' = C u + D v, and cos(phi), sin(phi). Rows are
-padded to whole vectors.
+**Coefficients** of one column are rows of M floats, padded to whole vectors. An ideal mesh has 4
+rows: sin(theta/2), cos(theta/2), cos(phi), sin(phi). A general one, with splitter errors or loss,
+has 10: real and imaginary parts of A, B, C, D, where u' = A u + B v and v' = C u + D v, then
+cos(phi) and sin(phi).
 
-**Adjoint.** With g = dl/d(re) + i dl/d(im) of the fields behind a column, those in front of it
-have M^+ g, and as M is unitary, the fields in front are M^+ (u', v'): both run backwards through
-the same columns, nothing is stored, and every phase's gradient is a product of the two. A column
-with loss cannot be run backwards (dividing by its transmission amplifies rounding). There the
-fields are stored at every sqrt(L)-th column, and recomputed from one such column to the next.
+**Adjoint.** Let g = dl/d(re) + i dl/d(im) of the fields after a column with matrix M. Before the
+column the adjoint is M^+ g, and as M is unitary the fields are M^+ (u', v'). Both run backwards
+through the same columns, no field is stored, and the gradient of a phase is a product of the two.
+A lossy column is not inverted, because dividing by its transmission amplifies rounding errors.
+There the fields are stored before every sqrt(L)-th column and recomputed from one stored column to
+the next.
 
-**Threads** all run the same kernel. They claim its tasks from shared counters, so that a late one
-delays nobody, and every task's result is independent of who does it.
+**Threads** all run the same kernel and take tasks from shared counters, so that a thread that
+starts late delays nobody. The result of a task does not depend on the thread.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from meshes.engines.simd import (
     load,
     next_cache_line,
     pointer,
+    pointers,
     read_counter,
     restore_denormals,
     sine_cosine,
@@ -60,30 +62,27 @@ IDEAL_ROWS, GENERAL_ROWS = 4, 10
 
 _PORT = 2 * LANES  # floats between the ports of a tile
 _COLUMNS_A_TASK = 8
-
 _HALF = np.float32(0.5)
 
 _jit: Any = njit
-# Two ways into a kernel: LLVM inlines what is compiled apart, Numba what is used once and is large.
-_inlined: Any = _jit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-_pasted: Any = _jit(nogil=True, inline="always")
+_inlined: Any = _jit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # LLVM inlines it
 
 
-def _of_kind(kind):  # type: ignore[no-untyped-def]
-    """Compile a function that exists in several kinds, as ``_inlined``, under a name of its own.
+def _of_kind(kind):
+    """Compile one of several kinds of a function under a name of its own.
 
-    Kernels loaded from the disk cache share what has the same name.
+    Kernels loaded from the disk cache would share functions of the same name.
     """
 
-    def decorate(function):  # type: ignore[no-untyped-def]
+    def decorate(function):
         function.__qualname__ = f"{function.__name__}_{kind}"
         return _inlined(function)
 
     return decorate
 
 
-def _kernel(function):  # type: ignore[no-untyped-def]
-    """Compile at the first call and keep the code on disk, where there is a place for it."""
+def _kernel(function):
+    """Compile at the first call, and keep the code on disk if there is a place to write to."""
     try:
         return _jit(nogil=True, cache=True)(function)
     except RuntimeError:  # Numba finds no directory that it may write to
@@ -91,15 +90,17 @@ def _kernel(function):  # type: ignore[no-untyped-def]
 
 
 class Job(NamedTuple):
-    """Sizes of a kernel's task. All its arrays are flat, in the order of the axes named here.
+    """Sizes of a kernel's task, whose arrays are flat, in the order of the axes stated here.
 
-    theta, phi [P, L, M], gamma [P, N]; edges [L, 2]; fields [1 or P, B, N]. Empty where the mesh
-    has none: couplers [8, L, M], which are, of the errors a and b, sin(a + b), cos(a - b),
-    cos(a + b), sin(a - b), sin(2b), cos(2b), and the amplitudes passed behind the upper and the
-    lower port; loss [L, N], the amplitudes passed. Scratch memory: coefficients [P, L, rows, M],
-    screens [P, 2, N] and 16 floats more. Counters, zeros: preparations claimed, preparations done,
-    chunks claimed. The axes M of couplers and coefficients and N of screens are padded to whole
-    vectors.
+    theta, phi [P, L, M]; gamma [P, N]; fields [1 or P, B, N]; edges [L, 2], the amplitudes that the
+    first and the last port pass in each column.
+    couplers [8, L, M], empty if ideal: for errors a and b of the two couplers, sin(a + b),
+    cos(a - b), cos(a + b), sin(a - b), sin(2b), cos(2b), then the amplitudes passed after the
+    upper and the lower port.
+    loss [L, N], the amplitudes passed, empty if there is none.
+    scratch: coefficients [P, L, rows, M], screens [P, 2, N] and 16 floats more.
+    counters, zeros at first: preparations taken, preparations done, chunks taken.
+    In couplers and scratch the last axis is padded to whole vectors.
     """
 
     sets: int  # P
@@ -111,13 +112,13 @@ class Job(NamedTuple):
     real: int  # 1 if the fields are real
     power: int  # 1 if intensities are detected, 0 if fields
     lossy: int  # 1 if columns have loss
-    groups: int  # of chunks of samples, each with a sum of gradients of its own
+    groups: int  # of chunks of samples; each group has a separate sum of gradients
 
 
 # --- Coefficients ---------------------------------------------------------------------------
 
 
-def padded(size):  # type: ignore[no-untyped-def]
+def padded(size):
     """The next multiple of a vector's floats."""
     return (size + LANES - 1) // LANES * LANES
 
@@ -149,7 +150,7 @@ def _ideal_coefficients(angles, S, _couplers, _at, _size, out, to):
 
 @_inlined
 def _general_coefficients(angles, S, couplers, at, size, out, to):
-    """Matrices with coupler errors a, b, and behind them the loss if there is any.
+    """Matrices with coupler errors a, b, followed by the loss.
 
     Without the factor i and e^{i phi}, A, D = +-sin(theta/2) cos(a - b) - i cos(theta/2) sin(a + b)
     and B, C = cos(theta/2) cos(a + b) -+ i sin(theta/2) sin(a - b).
@@ -187,8 +188,8 @@ def _screen(angles, S, L, out, to):
         store(out, to + S + n, imaginary)
 
 
-def _preparation(kind, coefficients_of):  # type: ignore[no-untyped-def]
-    """Share out the coefficients and screens of all sets; return both when all are there."""
+def _preparation(kind, coefficients_of):
+    """Compute the coefficients and screens of all sets, shared among threads; wait for them all."""
 
     @_of_kind(kind)
     def prepare(counters, job, theta, phi, gamma, couplers, scratch):
@@ -223,12 +224,16 @@ def _preparation(kind, coefficients_of):  # type: ignore[no-untyped-def]
     return prepare
 
 
+_prepare_ideal = _preparation("ideal", _ideal_coefficients)
+_prepare_general = _preparation("general", _general_coefficients)
+
+
 # --- Tiles ----------------------------------------------------------------------------------
 
 
 @_inlined
 def _read(array, start, length, samples, tile, stride):
-    """Rows of ``length`` floats, one a sample, to a tile's parts; missing samples are dark."""
+    """Rows of ``length`` floats, one a sample, into a tile's parts; missing samples are dark."""
     done = 0
     if samples == LANES:
         while done + LANES <= length:
@@ -243,7 +248,7 @@ def _read(array, start, length, samples, tile, stride):
 
 @_inlined
 def _write(tile, length, samples, array, start):
-    """The reverse of :func:`_read`, from parts that are next to each other."""
+    """The reverse of :func:`_read`, from parts that follow each other."""
     done = 0
     if samples == LANES:
         while done + LANES <= length:
@@ -255,26 +260,35 @@ def _write(tile, length, samples, array, start):
 
 
 @_inlined
+def _field(tile, b):
+    return load(tile, b), load(tile, b + LANES)
+
+
+@_inlined
+def _set_field(tile, b, field):
+    store(tile, b, field[0])
+    store(tile, b + LANES, field[1])
+
+
+@_inlined
 def _enter(fields, start, real, samples, N, screens, at, tile):
     """Read fields and pass them through the input screen."""
     _read(fields, start, N if real else 2 * N, samples, tile, _PORT if real else LANES)
     for n in range(N):
         b = n * _PORT
-        re, im = load(tile, b), load(tile, b + 16)
+        re, im = _field(tile, b)
         cosine, sine = splat(screens, at + n), splat(screens, at + _padded(N) + n)
         if real:
-            store(tile, b, cosine * re)
-            store(tile, b + 16, sine * re)
+            _set_field(tile, b, (cosine * re, sine * re))
         else:
-            store(tile, b, cosine * re - sine * im)
-            store(tile, b + 16, cosine * im + sine * re)
+            _set_field(tile, b, (cosine * re - sine * im, cosine * im + sine * re))
 
 
 @_inlined
 def _detect(tile, N):
-    """Replace the fields by the intensities, which move together."""
+    """Replace the fields by the intensities, one vector a port."""
     for n in range(N):
-        re, im = load(tile, n * _PORT), load(tile, n * _PORT + LANES)
+        re, im = _field(tile, n * _PORT)
         store(tile, n * LANES, re * re + im * im)
 
 
@@ -282,34 +296,33 @@ def _detect(tile, N):
 
 
 @_inlined
-def _ideal(c, k, S, ur, ui, vr, vi):
-    sine, cosine = splat(c, k), splat(c, k + S)
-    turn, swing = splat(c, k + 2 * S), splat(c, k + 3 * S)
+def _four(c, k, S):
+    """Four coefficients of one interferometer, each in all lanes."""
+    return splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
+
+
+@_inlined
+def _ideal(c, k, S, u, v):
+    (ur, ui), (vr, vi) = u, v
+    sine, cosine, turn, swing = _four(c, k, S)
     tr, ti = sine * ur + cosine * vr, sine * ui + cosine * vi
-    return (
-        turn * tr - swing * ti,
-        turn * ti + swing * tr,
-        cosine * ur - sine * vr,
-        cosine * ui - sine * vi,
-    )
+    u = turn * tr - swing * ti, turn * ti + swing * tr
+    return u, (cosine * ur - sine * vr, cosine * ui - sine * vi)
 
 
 @_inlined
-def _general(c, k, S, ur, ui, vr, vi):
-    ar, ai, br, bi = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
-    k += 4 * S
-    cr, ci, dr, di = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
-    return (
-        ar * ur - ai * ui + br * vr - bi * vi,
-        ar * ui + ai * ur + br * vi + bi * vr,
-        cr * ur - ci * ui + dr * vr - di * vi,
-        cr * ui + ci * ur + dr * vi + di * vr,
-    )
+def _general(c, k, S, u, v):
+    (ur, ui), (vr, vi) = u, v
+    ar, ai, br, bi = _four(c, k, S)
+    cr, ci, dr, di = _four(c, k + 4 * S, S)
+    u = ar * ur - ai * ui + br * vr - bi * vi, ar * ui + ai * ur + br * vi + bi * vr
+    return u, (cr * ur - ci * ui + dr * vr - di * vi, cr * ui + ci * ur + dr * vi + di * vr)
 
 
 @_inlined
-def _unpaired(amplitude, N, re, im):
-    """What a column does to a port outside its active pairs, less the factor i."""
+def _unpaired(amplitude, N, field):
+    """What a column does to a port outside its active pairs, without the factor i."""
+    re, im = field
     if N % 2:
         return amplitude * im, -(amplitude * re)
     return -(amplitude * re), -(amplitude * im)
@@ -317,13 +330,12 @@ def _unpaired(amplitude, N, re, im):
 
 @_inlined
 def _unpaired_port(tile, n, edges, edge, N):
-    re, im = _unpaired(splat(edges, edge), N, load(tile, n * _PORT), load(tile, n * _PORT + LANES))
-    store(tile, n * _PORT, re)
-    store(tile, n * _PORT + LANES, im)
+    b = n * _PORT
+    _set_field(tile, b, _unpaired(splat(edges, edge), N, _field(tile, b)))
 
 
-def _columns(kind, couple):  # type: ignore[no-untyped-def]
-    """Loops over the interferometers of one column, and of all."""
+def _columns(kind, couple):
+    """Loops over the interferometers of one column, and of all columns."""
 
     @_of_kind(kind)
     def one_column(tile, c, k, edges, column, N):
@@ -333,52 +345,38 @@ def _columns(kind, couple):  # type: ignore[no-untyped-def]
             _unpaired_port(tile, 0, edges, 2 * column, N)
         for m in range((N - odd) // 2):
             b = (2 * m + odd) * _PORT
-            ur, ui = load(tile, b), load(tile, b + 16)
-            vr, vi = load(tile, b + 32), load(tile, b + 48)
-            ur, ui, vr, vi = couple(c, k + m, S, ur, ui, vr, vi)
-            store(tile, b, ur)
-            store(tile, b + 16, ui)
-            store(tile, b + 32, vr)
-            store(tile, b + 48, vi)
+            u, v = couple(c, k + m, S, _field(tile, b), _field(tile, b + _PORT))
+            _set_field(tile, b, u)
+            _set_field(tile, b + _PORT, v)
         if (N + odd) % 2:
             _unpaired_port(tile, N - 1, edges, 2 * column + 1, N)
 
     @_of_kind(kind)
     def two_columns(tile, c, k, rows, edges, column, N):
-        """An even column and the next in one pass over the tile, which saves half the traffic.
+        """An even column and the next in one pass over the tile, which halves the memory traffic.
 
-        Once the even column has coupled ports 2m and 2m + 1, the odd one can couple 2m - 1, held
-        back in registers, and 2m.
+        Once the even column has coupled ports 2m and 2m + 1, the odd one can couple port 2m with
+        port 2m - 1, which ``held`` keeps in registers.
         """
         M, S = N // 2, _padded(N // 2)
         odd = k + rows * S
-        ur, ui, vr, vi = load(tile, 0), load(tile, 16), load(tile, 32), load(tile, 48)
-        ur, ui, hr, hi = couple(c, k, S, ur, ui, vr, vi)
-        ur, ui = _unpaired(splat(edges, 2 * column + 2), N, ur, ui)
-        store(tile, 0, ur)
-        store(tile, 16, ui)
+        u, held = couple(c, k, S, _field(tile, 0), _field(tile, _PORT))
+        _set_field(tile, 0, _unpaired(splat(edges, 2 * column + 2), N, u))
         for m in range(1, M):
             b = 2 * m * _PORT
-            ur, ui = load(tile, b), load(tile, b + 16)
-            vr, vi = load(tile, b + 32), load(tile, b + 48)
-            ur, ui, vr, vi = couple(c, k + m, S, ur, ui, vr, vi)
-            hr, hi, ur, ui = couple(c, odd + m - 1, S, hr, hi, ur, ui)
-            store(tile, b - 32, hr)
-            store(tile, b - 16, hi)
-            store(tile, b, ur)
-            store(tile, b + 16, ui)
-            hr, hi = vr, vi
+            u, v = couple(c, k + m, S, _field(tile, b), _field(tile, b + _PORT))
+            held, u = couple(c, odd + m - 1, S, held, u)
+            _set_field(tile, b - _PORT, held)
+            _set_field(tile, b, u)
+            held = v
         b = 2 * M * _PORT
         if N % 2:
-            ur, ui = load(tile, b), load(tile, b + 16)
-            ur, ui = _unpaired(splat(edges, 2 * column + 1), N, ur, ui)
-            hr, hi, ur, ui = couple(c, odd + M - 1, S, hr, hi, ur, ui)
-            store(tile, b, ur)
-            store(tile, b + 16, ui)
+            u = _unpaired(splat(edges, 2 * column + 1), N, _field(tile, b))
+            held, u = couple(c, odd + M - 1, S, held, u)
+            _set_field(tile, b, u)
         else:
-            hr, hi = _unpaired(splat(edges, 2 * column + 3), N, hr, hi)
-        store(tile, b - 32, hr)
-        store(tile, b - 16, hi)
+            held = _unpaired(splat(edges, 2 * column + 3), N, held)
+        _set_field(tile, b - _PORT, held)
 
     @_of_kind(kind)
     def all_columns(tile, c, k, rows, edges, N, L):
@@ -391,14 +389,12 @@ def _columns(kind, couple):  # type: ignore[no-untyped-def]
     return one_column, all_columns
 
 
-_one_ideal_column, _all_ideal_columns = _columns("ideal", _ideal)
+_, _all_ideal_columns = _columns("ideal", _ideal)
 _one_general_column, _all_general_columns = _columns("general", _general)
-_prepare_ideal = _preparation("ideal", _ideal_coefficients)
-_prepare_general = _preparation("general", _general_coefficients)
 
 
-def _forward(kind, prepare, all_columns):  # type: ignore[no-untyped-def]
-    """Fields or intensities [P, B, N] behind the mesh."""
+def _forward(kind, prepare, all_columns):
+    """Fields or intensities [P, B, N] at the mesh's output."""
 
     @_of_kind(kind)
     def run_forward(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
@@ -432,53 +428,47 @@ _forward_general = _forward("general", _prepare_general, _all_general_columns)
 
 
 @_kernel
-def forward_ideal(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
-    """Fields or intensities behind a mesh of 4 coefficients."""
-    _forward_ideal(
-        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
-        pointer(edges), pointer(fields), pointer(scratch), pointer(out),
-    )  # fmt: skip
+def forward_ideal(counters, job, *arrays):
+    """Light through an ideal mesh: theta, phi, gamma, couplers, edges, fields, scratch, out."""
+    _forward_ideal(pointer(counters), job, *pointers(arrays))
 
 
 @_kernel
-def forward_general(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
-    """Fields or intensities behind a mesh of 10 coefficients."""
-    _forward_general(
-        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
-        pointer(edges), pointer(fields), pointer(scratch), pointer(out),
-    )  # fmt: skip
+def forward_general(counters, job, *arrays):
+    """As :func:`forward_ideal`, through a mesh with splitter errors or loss."""
+    _forward_general(pointer(counters), job, *pointers(arrays))
 
 
 # --- Backwards ------------------------------------------------------------------------------
 
 
 @_inlined
-def _undo_ideal(c, k, S, _couplers, _at, _size, ur, ui, vr, vi, pr, pi, qr, qi):
+def _undo_ideal(c, k, S, _couplers, _at, _size, u, v, p, q):
     """Fields u, v and their adjoints p, q before the interferometer, and dl/dtheta, dl/dphi."""
-    sine, cosine = splat(c, k), splat(c, k + S)
-    turn, swing = splat(c, k + 2 * S), splat(c, k + 3 * S)
+    (ur, ui), (vr, vi), (pr, pi), (qr, qi) = u, v, p, q
+    sine, cosine, turn, swing = _four(c, k, S)
     slopes_phi = pi * ur - pr * ui
     ur, ui = turn * ur + swing * ui, turn * ui - swing * ur
     pr, pi = turn * pr + swing * pi, turn * pi - swing * pr
     slopes_theta = fill(_HALF) * (pr * vr + pi * vi - qr * ur - qi * ui)
     return (
-        sine * ur + cosine * vr,
-        sine * ui + cosine * vi,
-        cosine * ur - sine * vr,
-        cosine * ui - sine * vi,
-        sine * pr + cosine * qr,
-        sine * pi + cosine * qi,
-        cosine * pr - sine * qr,
-        cosine * pi - sine * qi,
+        (sine * ur + cosine * vr, sine * ui + cosine * vi),
+        (cosine * ur - sine * vr, cosine * ui - sine * vi),
+        (sine * pr + cosine * qr, sine * pi + cosine * qi),
+        (cosine * pr - sine * qr, cosine * pi - sine * qi),
         slopes_theta,
         slopes_phi,
     )
 
 
 @_inlined
-def _undo_general(c, k, S, couplers, at, size, ur, ui, vr, vi, pr, pi, qr, qi):
-    """As :func:`_undo_ideal`. With the second coupler's error b, theta turns the fields behind it
-    by (cos(2b) sigma_y + sin(2b) sigma_z) / 2, up to a factor."""
+def _undo_general(c, k, S, couplers, at, size, u, v, p, q):
+    """As :func:`_undo_ideal`, with coupler errors.
+
+    With the second coupler's error b, theta turns the fields after the interferometer by
+    (cos(2b) sigma_y + sin(2b) sigma_z) / 2, up to a factor.
+    """
+    (ur, ui), (vr, vi), (pr, pi), (qr, qi) = u, v, p, q
     turn, swing = splat(c, k + 8 * S), splat(c, k + 9 * S)
     tr, ti = turn * ur + swing * ui, turn * ui - swing * ur
     sr, si = turn * pr + swing * pi, turn * pi - swing * pr
@@ -487,45 +477,39 @@ def _undo_general(c, k, S, couplers, at, size, ur, ui, vr, vi, pr, pi, qr, qi):
     imbalance = slopes_phi - (qi * vr - qr * vi)
     sine_2b, cosine_2b = splat(couplers, at + 4 * size), splat(couplers, at + 5 * size)
     slopes_theta = fill(_HALF) * (cosine_2b * exchange + sine_2b * imbalance)
-    ar, ai, br, bi = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
-    k += 4 * S
-    cr, ci, dr, di = splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
-    return (
-        ar * ur + ai * ui + cr * vr + ci * vi,
-        ar * ui - ai * ur + cr * vi - ci * vr,
-        br * ur + bi * ui + dr * vr + di * vi,
-        br * ui - bi * ur + dr * vi - di * vr,
-        ar * pr + ai * pi + cr * qr + ci * qi,
-        ar * pi - ai * pr + cr * qi - ci * qr,
-        br * pr + bi * pi + dr * qr + di * qi,
-        br * pi - bi * pr + dr * qi - di * qr,
-        slopes_theta,
-        slopes_phi,
-    )
+    matrix = (*_four(c, k, S), *_four(c, k + 4 * S, S))
+    return *_adjoint(matrix, u, v), *_adjoint(matrix, p, q), slopes_theta, slopes_phi
+
+
+@_inlined
+def _adjoint(matrix, u, v):
+    (ur, ui), (vr, vi) = u, v
+    ar, ai, br, bi, cr, ci, dr, di = matrix
+    u = ar * ur + ai * ui + cr * vr + ci * vi, ar * ui - ai * ur + cr * vi - ci * vr
+    return u, (br * ur + bi * ui + dr * vr + di * vi, br * ui - bi * ur + dr * vi - di * vr)
 
 
 @_inlined
 def _undo_unpaired_port(tile, b, N):
-    re, im = load(tile, b), load(tile, b + 16)
+    re, im = _field(tile, b)
     if N % 2:
         re, im = im, -re
-    store(tile, b, -re)
-    store(tile, b + 16, -im)
+    _set_field(tile, b, (-re, -im))
 
 
 @_inlined
 def _receive(upstream, start, power, samples, N, x, g):
-    """Read the adjoints of the fields x behind the mesh: 2 w x for weights w of intensities."""
+    """Read the adjoints of the output fields x: 2 w x for weights w of intensities."""
     _read(upstream, start, N if power else 2 * N, samples, g, _PORT if power else LANES)
     for n in range(N if power else 0):
         b = n * _PORT
         double = load(g, b) + load(g, b)
-        store(g, b, double * load(x, b))
-        store(g, b + 16, double * load(x, b + 16))
+        re, im = _field(x, b)
+        _set_field(g, b, (double * re, double * im))
 
 
-def _retracing(kind, undo, all_columns):  # type: ignore[no-untyped-def]
-    """Take fields x and adjoints g back through one lossless column, or there and back again."""
+def _retracing(kind, undo, all_columns):
+    """Take fields x and adjoints g back through one lossless column, or forth and back again."""
 
     @_of_kind(kind)
     def undo_column(x, at, g, c, k, couplers, column, N, L, slopes, to):
@@ -537,19 +521,14 @@ def _retracing(kind, undo, all_columns):  # type: ignore[no-untyped-def]
             b = (2 * m + odd) * _PORT
             a = at + b
             mzi = column * M + m
-            ur, ui, vr, vi, pr, pi, qr, qi, slopes_theta, slopes_phi = undo(
+            u, v, p, q, slopes_theta, slopes_phi = undo(
                 c, k + m, S, couplers, column * S + m, L * S,
-                load(x, a), load(x, a + 16), load(x, a + 32), load(x, a + 48),
-                load(g, b), load(g, b + 16), load(g, b + 32), load(g, b + 48),
+                _field(x, a), _field(x, a + _PORT), _field(g, b), _field(g, b + _PORT),
             )  # fmt: skip
-            store(x, a, ur)
-            store(x, a + 16, ui)
-            store(x, a + 32, vr)
-            store(x, a + 48, vi)
-            store(g, b, pr)
-            store(g, b + 16, pi)
-            store(g, b + 32, qr)
-            store(g, b + 48, qi)
+            _set_field(x, a, u)
+            _set_field(x, a + _PORT, v)
+            _set_field(g, b, p)
+            _set_field(g, b + _PORT, q)
             slope_theta, slope_phi = sums_of_lanes(slopes_theta, slopes_phi)
             slopes[to + mzi] += slope_theta
             slopes[to + L * M + mzi] += slope_phi
@@ -559,7 +538,7 @@ def _retracing(kind, undo, all_columns):  # type: ignore[no-untyped-def]
 
     @_of_kind(kind)
     def retrace(job, x, g, c, k, couplers, _loss, edges, upstream, start, samples, slopes, to):
-        """From the fields in front to the adjoints in front; returns where the fields are."""
+        """From input fields to input adjoints; returns where the input fields are in x."""
         N, L, size = job.ports, job.columns, job.rows * _padded(job.ports // 2)
         all_columns(x, c, k, job.rows, edges, N, L)
         _receive(upstream, start, job.power, samples, N, x, g)
@@ -596,8 +575,11 @@ def _span(L):
 
 @_inlined
 def _retrace_lossy(job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to):
-    """As ``retrace``. Tiles of x: the running one, one in front of every span of columns, and one
-    behind the interferometers (but before the loss) of every column of the span at hand."""
+    """As ``retrace``, in a mesh with loss.
+
+    Tiles of x: the running one; one before every span of columns; one after the interferometers
+    (but before the loss) of every column of the span in work.
+    """
     N, L, size = job.ports, job.columns, job.rows * _padded(job.ports // 2)
     span, tile = _span(L), N * _PORT
     trail = (1 + (L + span - 1) // span) * tile
@@ -623,14 +605,10 @@ def _retrace_lossy(job, x, g, c, k, couplers, loss, edges, upstream, start, samp
 
 
 @_inlined
-def _retrace_general(job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to):
+def _retrace_general(job, *arguments):
     if job.lossy:
-        return _retrace_lossy(
-            job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to
-        )
-    return _retrace_lossless(
-        job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to
-    )
+        return _retrace_lossy(job, *arguments)
+    return _retrace_lossless(job, *arguments)
 
 
 @_inlined
@@ -638,22 +616,22 @@ def _leave(x, at, g, real, N, screens, screen, slopes, to):
     """Take the adjoints back through the input screen; add up the slopes of gamma."""
     for n in range(N):
         b = n * _PORT
-        re, im = load(g, b), load(g, b + 16)
-        slopes_gamma = im * load(x, at + b) - re * load(x, at + b + 16)
+        re, im = _field(g, b)
+        slopes_gamma = im * load(x, at + b) - re * load(x, at + b + LANES)
         slopes[to + n] += sums_of_lanes(slopes_gamma, slopes_gamma)[0]
         cosine, sine = splat(screens, screen + n), splat(screens, screen + _padded(N) + n)
         if real:
             store(g, n * LANES, cosine * re + sine * im)
         else:
-            store(g, b, cosine * re + sine * im)
-            store(g, b + 16, cosine * im - sine * re)
+            _set_field(g, b, (cosine * re + sine * im, cosine * im - sine * re))
 
 
-def _backward(kind, prepare, retrace):  # type: ignore[no-untyped-def]
+def _backward(kind, prepare, retrace):
     """Gradients of the phases, for every group of chunks, and of the fields [P, B, N].
 
     ``slopes`` [P, groups, L M + L M + N], zeros at first, become the gradients of theta, phi and
-    gamma. A group's chunks are added in order, by one thread: no sum depends on their number.
+    gamma. One thread adds up a group's chunks in order, so that no sum depends on the number of
+    threads.
     """
 
     @_of_kind(kind)
@@ -699,26 +677,12 @@ _backward_general = _backward("general", _prepare_general, _retrace_general)
 
 
 @_kernel
-def backward_ideal(
-    counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch,
-    slopes, out,
-):  # fmt: skip
-    """Gradients of a mesh of 4 coefficients."""
-    _backward_ideal(
-        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
-        pointer(loss), pointer(edges), pointer(fields), pointer(upstream), pointer(scratch),
-        pointer(slopes), pointer(out),
-    )  # fmt: skip
+def backward_ideal(counters, job, *arrays):
+    """Gradients of an ideal mesh, with the arrays of ``run_backward`` from theta to out."""
+    _backward_ideal(pointer(counters), job, *pointers(arrays))
 
 
 @_kernel
-def backward_general(
-    counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch,
-    slopes, out,
-):  # fmt: skip
-    """Gradients of a mesh of 10 coefficients."""
-    _backward_general(
-        pointer(counters), job, pointer(theta), pointer(phi), pointer(gamma), pointer(couplers),
-        pointer(loss), pointer(edges), pointer(fields), pointer(upstream), pointer(scratch),
-        pointer(slopes), pointer(out),
-    )  # fmt: skip
+def backward_general(counters, job, *arrays):
+    """As :func:`backward_ideal`, of a mesh with splitter errors or loss."""
+    _backward_general(pointer(counters), job, *pointers(arrays))
