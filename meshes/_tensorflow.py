@@ -1,34 +1,33 @@
-"""TensorFlow on first use, without its log noise.
+"""TensorFlow, imported at its first use and without its start-up messages.
 
-Importing TensorFlow takes seconds and prints start-up messages that no setting silences. Every
-module here takes ``tf`` from this one, so that ``--help`` answers at once and the terminal stays
-clean; what TensorFlow printed is shown only if the import fails.
+Importing TensorFlow takes seconds and prints messages that no setting silences. Every module takes
+``tf`` from here, so that ``--help`` answers at once and the terminal stays clean. If the import
+fails, the messages are shown.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 
 @contextmanager
-def _held_back_stderr() -> Iterator[None]:
-    """Hold back what native code writes to standard error; show it if the body raises."""
+def _hidden_stderr() -> Iterator[None]:
+    """Hide what native code writes to standard error, unless the body raises."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
         try:
             yield
         except BaseException:
-            held.seek(0)
-            os.write(saved, held.read())
+            hidden.seek(0)
+            os.write(saved, hidden.read())
             raise
         finally:
             os.dup2(saved, 2)
@@ -36,15 +35,15 @@ def _held_back_stderr() -> Iterator[None]:
 
 
 class _LazyTensorFlow:
-    """Stands for the module ``tensorflow`` and imports it at the first attribute."""
+    """The module ``tensorflow``, imported when the first attribute is read."""
 
     def __getattr__(self, name: str) -> Any:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _held_back_stderr():
+        with _hidden_stderr():
             import tensorflow
-        tensorflow.get_logger().setLevel("ERROR")  # it warns of functions compiled for many shapes
+        tensorflow.get_logger().setLevel("ERROR")  # hides warnings of many compiled shapes
         value = getattr(tensorflow, name)
-        setattr(self, name, value)  # the next access does not come here
+        setattr(self, name, value)  # so that the next read does not come here
         return value
 
 
@@ -55,57 +54,64 @@ else:
 
 
 def fused(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of tensors; where a graph is being built, XLA compiles it as one piece.
+    """Call a function of tensors; inside a graph, XLA compiles it as one operation.
 
-    A graph that calls the native engine cannot be compiled as a whole, and many small operations
-    around the engine would cost more than the light.
+    XLA cannot compile a graph that calls the native engine, and many small operations around the
+    engine would take longer than the propagation.
     """
     if tf.executing_eagerly():
         return function(*arguments)
     return tf.function(function, autograph=False, jit_compile=True)(*arguments)
 
 
-def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
-    """Compile a function of tensors; what `from_python` meets inside comes out as it was raised.
+_kept_errors: ContextVar[list[Exception] | None] = ContextVar("kept_errors", default=None)
 
-    Args:
-        function: The function.
-        xla: Whether XLA compiles it as a whole.
+
+def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
+    """Compile a function of tensors, with XLA or without.
+
+    TensorFlow turns an exception raised inside a graph into a text. A call of the compiled function
+    raises the exception itself, if `from_python` met it.
     """
-    compiled = tf.function(function, autograph=False, jit_compile=xla)
+    kept_errors: list[Exception] = []
+
+    def traced(*arguments: Any) -> Any:
+        token = _kept_errors.set(kept_errors)
+        try:
+            return function(*arguments)
+        finally:
+            _kept_errors.reset(token)
+
+    compiled = tf.function(traced, autograph=False, jit_compile=xla)
 
     def call(*arguments: Any) -> Any:
         try:
             return compiled(*arguments)
-        except tf.errors.OpError as error:
-            kept = _MARK.search(error.message or "")
-            if kept is None:
+        except tf.errors.OpError:
+            if not kept_errors:
                 raise
-        raise _KEPT.pop(int(kept[1]))
+        first, *_ = kept_errors
+        kept_errors.clear()
+        raise first
 
     return call
 
 
 def from_python(function: Callable[..., Any], arguments: Any, dtype: Any) -> Any:
-    """Call a function of arrays that is not the same twice (an instrument) with tensors.
+    """Call a function of arrays with tensors, also inside a graph.
 
-    Inside of a graph TensorFlow makes a text of every error; here the error itself is kept, for
-    `graph` to raise.
+    TensorFlow calls it every time, since an instrument may answer differently to equal arguments.
     """
+    if tf.executing_eagerly():
+        return tf.convert_to_tensor(function(*(x.numpy() for x in arguments)), dtype)
+    kept_errors = _kept_errors.get()
 
-    def kept(*arrays: Any) -> Any:
+    def keeping_errors(*arrays: Any) -> Any:
         try:
             return function(*arrays)
         except Exception as error:
-            number = next(_NUMBERS)
-            _KEPT[number] = error
-            raise RuntimeError(f"{error} [kept {number}]") from error
+            if kept_errors is not None:
+                kept_errors.append(error)
+            raise
 
-    if tf.executing_eagerly():
-        return tf.convert_to_tensor(function(*(x.numpy() for x in arguments)), dtype)
-    return tf.numpy_function(kept, arguments, dtype, stateful=True)
-
-
-_KEPT: dict[int, Exception] = {}  # on their way from from_python to graph
-_NUMBERS = itertools.count()
-_MARK = re.compile(r"\[kept (\d+)\]")
+    return tf.numpy_function(keeping_errors, arguments, dtype, stateful=True)

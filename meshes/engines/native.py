@@ -1,7 +1,7 @@
-"""Propagation by kernels compiled for the CPU, in single precision, with their own gradient.
+"""Propagation by kernels compiled for the CPU, in single precision, with an analytic gradient.
 
-Inside a ``tf.function`` the kernels run as a ``tf.numpy_function``, which cannot be compiled by
-XLA. Imported on demand, by :mod:`meshes.propagation`, since it loads Numba.
+Inside a ``tf.function`` the kernels run as a ``tf.numpy_function``, which XLA cannot compile. This
+module loads Numba, so :mod:`meshes.propagation` imports it only when it is needed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from meshes._tensorflow import tf
 from meshes.engines import FabricatedMesh, kernels
 from meshes.engines.threads import run_on_threads, threads
 
-_SCRATCH_BYTES = 32 * 2**20  # of coefficients; sets of phases that need more come one after another
-_GROUPS = 8  # sums of gradients that are kept apart, however many threads there are
-_SMALL_WORK = 2e7  # operations that are done before a second thread has woken up
+_SCRATCH_BYTES = 32 * 2**20  # of coefficients; a call that needs more works through parts of P
+_GROUPS = 8  # partial sums of gradients, at any number of threads: results do not depend on it
+_SMALL_WORK = 2e7  # operations that take less time than waking a second thread
 
 
 def propagate(
@@ -46,7 +46,7 @@ def propagate(
 
 
 def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[Any]:
-    """Call a function of arrays with tensors; its results have the types and shapes ``like``."""
+    """Call a function of arrays with tensors; ``like`` lists the results' types and shapes."""
     if tf.executing_eagerly():
         results = function(*(np.asarray(x) for x in arguments))
         results = results if isinstance(results, tuple) else (results,)
@@ -74,7 +74,7 @@ def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndar
 
 
 def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Gradients with respect to theta, phi, gamma and the fields."""
+    """Gradients with respect to theta, phi, gamma and the fields, given those of the output."""
     fixed = _constants(mesh)
     theta, phi, gamma, fields, _ = arrays
     sizes = [x[0].size for x in (theta, phi, gamma)]
@@ -84,7 +84,7 @@ def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[
     for sets in _blocks(len(theta), fixed.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes):
         job = _job(mesh, fixed.rows, arrays, detect, sets)
         *phases, inputs, upstream = (_flat(_of_sets(x, sets)) for x in arrays)
-        fabrication = (fixed.lossless, fixed.loss, fixed.unity)
+        fabrication = (fixed.lossless_couplers, fixed.loss, fixed.lossless_edges)
         slopes = np.zeros((job.sets, _GROUPS, sum(sizes)), np.float32)
         results = (slopes.reshape(-1), _flat_out(out[sets]))
         with _scratch(job) as room:
@@ -96,15 +96,15 @@ def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[
 
 
 class _Constants(NamedTuple):
-    """What a mesh's fabrication sets, as the kernels want it."""
+    """A mesh's fabrication in the form that the kernels take; see :class:`kernels.Job`."""
 
     ideal: bool
     rows: int  # of coefficients
-    couplers: np.ndarray  # [8, L, M padded], empty if ideal
-    lossless: np.ndarray  # the same couplers without the loss behind them
-    loss: np.ndarray  # [L, N], empty if none
-    edges: np.ndarray  # [L, 2]
-    unity: np.ndarray  # edges without loss
+    couplers: np.ndarray  # with the loss after each interferometer
+    edges: np.ndarray
+    lossless_couplers: np.ndarray  # the backward kernels apply the loss separately
+    lossless_edges: np.ndarray
+    loss: np.ndarray
 
 
 @functools.lru_cache(maxsize=32)
@@ -113,7 +113,7 @@ def _constants(mesh: FabricatedMesh) -> _Constants:
     delta, loss = mesh.splitter_errors, mesh.transmission
     unity = _flat(np.ones((mesh.num_columns, 2), np.float32))
     if delta is None and loss is None:
-        return _Constants(True, kernels.IDEAL_ROWS, none, none, none, unity, unity)
+        return _Constants(True, kernels.IDEAL_ROWS, none, unity, none, unity, none)
     a, b = np.zeros((2, *mesh.mask.shape)) if delta is None else delta.astype(np.float64)
     lossless = [
         *(np.sin(a + b), np.cos(a - b), np.cos(a + b), np.sin(a - b), np.sin(2 * b), np.cos(2 * b)),
@@ -123,15 +123,15 @@ def _constants(mesh: FabricatedMesh) -> _Constants:
         ideal=False,
         rows=kernels.GENERAL_ROWS,
         couplers=_flat(_padded(np.stack([*lossless[:6], *_passed(mesh)]))),
-        lossless=_flat(_padded(np.stack(lossless))),
-        loss=none if loss is None else _flat(loss),
         edges=unity if loss is None else _flat(loss[:, [0, -1]]),
-        unity=unity,
+        lossless_couplers=_flat(_padded(np.stack(lossless))),
+        lossless_edges=unity,
+        loss=none if loss is None else _flat(loss),
     )
 
 
 def _passed(mesh: FabricatedMesh) -> np.ndarray:
-    """Amplitudes [2, L, M] that columns pass behind interferometers' upper and lower ports."""
+    """Amplitudes [2, L, M] passed after each interferometer's upper and lower port."""
     if mesh.transmission is None:
         return np.ones((2, *mesh.mask.shape))
     port = 2 * np.arange(mesh.num_interferometers) + np.arange(mesh.num_columns)[:, None] % 2
@@ -158,7 +158,7 @@ def _job(
 
 
 def _blocks(P: int, bytes_a_set: int) -> Iterator[slice]:
-    """Sets of phases whose scratch memory is bounded."""
+    """Parts of the P sets of phases, each within the scratch memory."""
     step = max(1, _SCRATCH_BYTES // bytes_a_set)
     for first in range(0, P, step):
         yield slice(first, min(first + step, P))
@@ -166,9 +166,9 @@ def _blocks(P: int, bytes_a_set: int) -> Iterator[slice]:
 
 @contextmanager
 def _scratch(job: kernels.Job) -> Iterator[np.ndarray]:
-    """Room for the coefficients and the input screens.
+    """Memory for the coefficients and the input screens.
 
-    It is kept for the next call: memory fresh from the system costs as much as the light.
+    The next call reuses it: new memory from the system takes as long as the propagation.
     """
     coefficients = job.columns * job.rows * kernels.padded(job.ports // 2)
     screen = 2 * kernels.padded(job.ports)
@@ -183,11 +183,11 @@ def _scratch(job: kernels.Job) -> Iterator[np.ndarray]:
     _rooms.append(room)
 
 
-_rooms: deque[np.ndarray] = deque(maxlen=4)  # calls at once that find one; safe among threads
+_rooms: deque[np.ndarray] = deque(maxlen=4)  # for as many concurrent calls; deques are thread-safe
 
 
 def _launch(kernel: Any, job: kernels.Job, *arrays: np.ndarray) -> None:
-    """Run a kernel on all threads that are worth waking for it."""
+    """Run a kernel on all threads, or on this one if the work is small."""
     operations = 9 * job.sets * job.samples * job.ports * job.columns
     count = threads() if operations > _SMALL_WORK else 1
     counters = np.zeros(3, np.int64)
@@ -205,7 +205,7 @@ def _of_sets(x: np.ndarray, sets: slice) -> np.ndarray:
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
-    """Floats to read from: always of one Numba type, so that no kernel is compiled twice."""
+    """Read-only floats: always of one Numba type, so that no kernel is compiled twice."""
     dtype = np.complex64 if x.dtype.kind == "c" else np.float32
     flat = np.ascontiguousarray(x, dtype).reshape(-1).view(np.float32)
     flat.flags.writeable = False
@@ -213,12 +213,11 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def _flat_out(x: np.ndarray) -> np.ndarray:
-    """A contiguous array's floats, to write to."""
     return x.reshape(-1).view(np.float32)
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array that starts at a cache line, as TensorFlow wants it to take it over uncopied."""
+    """An array that starts at a cache line: TensorFlow takes over only such arrays uncopied."""
     items = math.prod(shape)
     line = 64 // dtype().itemsize
     buffer = np.empty(items + line, dtype)

@@ -21,10 +21,12 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba import extending, types
+from numba.extending import lower_builtin, models, register_model, type_callable
 
 LANES = 16
+
+_intrinsic: Any = extending.intrinsic  # its annotations count the context, which kernels omit
 
 _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
@@ -92,7 +94,7 @@ def _instruction(type_of: Callable[..., Any]) -> Callable[[Callable[..., Any]], 
         def typed(_context: Any, *arguments: Any) -> Any:
             return type_of(*arguments), codegen
 
-        return intrinsic(typed)
+        return _intrinsic(typed)
 
     return decorate
 
@@ -118,7 +120,7 @@ def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
     return builder.extract_value(array, position)
 
 
-@intrinsic
+@_intrinsic
 def pointer(_context: Any, array: Any) -> Any:
     """Where an array's data start. Passing a pointer costs no reference count, an array does.
 
@@ -131,7 +133,7 @@ def pointer(_context: Any, array: Any) -> Any:
     return types.CPointer(array.dtype)(array), codegen
 
 
-@intrinsic
+@_intrinsic
 def pointers(_context: Any, arrays: Any) -> Any:
     """Where the data of every array of a tuple start."""
 

@@ -1,4 +1,4 @@
-"""One piece of work done by all cores at once, by threads that sleep in between."""
+"""Threads that share the work of one kernel call and sleep between calls."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ _chosen: int | None = None
 
 
 def threads() -> int:
-    """Number of threads that native kernels run on: the cores of this process unless set."""
+    """The number of threads that native kernels run on; unless set, the cores of this process."""
     if _chosen is not None:
         return _chosen
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_threads(count: int | None) -> None:
-    """Run native kernels on ``count`` threads, or on as many as there are cores if None.
-
-    No result depends on it.
-    """
+    """Run native kernels on ``count`` threads, or one per core if None; results stay the same."""
     global _chosen
     _chosen = None if count is None else integer("count", count, minimum=1)
 
@@ -31,8 +28,8 @@ def set_threads(count: int | None) -> None:
 def run_on_threads(work: Callable[[], None], count: int) -> None:
     """Call ``work`` here and in up to ``count - 1`` other threads; return when all are done.
 
-    ``work`` shares itself out. A helper that has not even started when the calling thread is
-    done has nothing left to do and is called off.
+    ``work`` takes tasks until none is left. When the calling thread returns, a helper that has not
+    started yet would find none and is cancelled.
     """
     helpers = [_helpers(count - 1).submit(work) for _ in range(count - 1)]
     try:
@@ -48,5 +45,5 @@ def _helpers(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="mesh")
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has no threads but its own
+if hasattr(os, "register_at_fork"):  # a forked process starts without the threads
     os.register_at_fork(after_in_child=_helpers.cache_clear)

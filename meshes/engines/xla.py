@@ -1,6 +1,6 @@
 """Propagation in TensorFlow: one compiled loop over pairs of columns, on CPU and GPU.
 
-The loop keeps compilation short at any number of columns. Untested on GPU hardware.
+Compilation takes as long at any number of columns. Untested on GPU hardware.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def propagate(
         None if x is None else tf.constant(x, theta.dtype)
         for x in (mesh.mask, mesh.splitter_errors, mesh.transmission)
     ]
-    # A function for every kind of mesh: TensorFlow warns of one that is traced too often.
+    # One function for every shape of mesh: TensorFlow warns of one that is traced too often.
     forward, backward = _compiled(*(None if x is None else x.shape for x in fabrication))
 
     @tf.custom_gradient
@@ -33,7 +33,7 @@ def propagate(
         def gradient(upstream: Any) -> Any:
             return backward(*differentiable, *fabrication, upstream)
 
-        # Unwatched, so that the compiled forward does not try to hand its record to the tape.
+        # Unwatched: the tape must not ask the compiled forward for its intermediate values.
         values = [tf.stop_gradient(x) for x in differentiable]
         return forward(*values, *fabrication), gradient
 
@@ -42,7 +42,7 @@ def propagate(
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(*_kind: Any) -> list[Any]:
+def _compiled(*_shapes: Any) -> list[Any]:
     """The forward and the backward function."""
     return [
         tf.function(function, jit_compile=True, autograph=False)
@@ -85,10 +85,10 @@ def _through_columns(
 
 
 def _gradients(*arguments: Any) -> Any:
-    """Gradients by TensorFlow's tape, which records a second forward.
+    """Gradients by TensorFlow's tape over a second forward.
 
-    The record is a list of tensors, one per column, and cannot leave a compiled function: so the
-    forward and the backward loop have to be compiled together.
+    The tape stores a list of tensors, one per column, which cannot leave a compiled function. So
+    the forward and the backward loop are compiled together.
     """
     *arguments, upstream = arguments  # type: ignore[assignment]
     differentiable = arguments[:4]
