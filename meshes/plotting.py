@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from meshes.engines.reference import fields_by_column, one_set
 from meshes.mesh import Phases, RectangularMesh
 from meshes.nonlinearities import NONLINEARITIES
 from meshes.validation import choice
@@ -38,55 +39,6 @@ _SYMBOLS = {"theta": "θ", "phi": "φ", "gamma": "γ"}
 _TURN = 2 * np.pi
 
 
-def fields_by_column(mesh: RectangularMesh, phases: Phases, fields: Any) -> np.ndarray:
-    """Fields at every place in a mesh, in NumPy and double precision.
-
-    Args:
-        mesh: a mesh of N ports and L columns, with its splitter errors and losses.
-        phases: theta, phi [L, M] and gamma [N], rad.
-        fields: real or complex amplitudes [B, N] at the input.
-
-    Returns:
-        Complex fields [L + 1, B, N]: behind the phase screen gamma, then behind every column.
-
-    Raises:
-        ValueError: shapes do not fit the mesh.
-    """
-    phases = _one_set("phases", phases, mesh)
-    fields = np.asarray(fields)
-    if fields.ndim != 2 or fields.shape[1] != mesh.units:
-        raise ValueError(f"fields must be [B, {mesh.units}], got shape {fields.shape}")
-    places = [fields * np.exp(1j * phases.gamma)]
-    for column in range(mesh.num_columns):
-        places.append(_behind_column(places[-1], mesh, phases, column))
-    return np.stack(places)
-
-
-def _behind_column(x: np.ndarray, mesh: RectangularMesh, phases: Phases, column: int) -> np.ndarray:
-    """Coupler, internal phases, coupler, external phase shifter: the parts in light's order."""
-    active = mesh.mask[column]
-    theta, phi = (np.where(active, angle[column], np.pi) for angle in (phases.theta, phases.phi))
-    errors = mesh.splitter_errors
-    first, second = (0.0, 0.0) if errors is None else errors[:, column].astype(np.float64)
-    upper, lower = _ports(mesh, column)
-    u, v = _coupler(x[:, upper], x[:, lower], first)
-    u, v = _coupler(u * np.exp(0.5j * theta), v * np.exp(-0.5j * theta), second)
-    x = x.copy()
-    x[:, upper], x[:, lower] = u * np.exp(1j * phi), v
-    return x if mesh.transmission is None else x * mesh.transmission[column].astype(np.float64)
-
-
-def _coupler(u: np.ndarray, v: np.ndarray, error: Any) -> tuple[np.ndarray, np.ndarray]:
-    keep, cross = np.cos(np.pi / 4 - error), 1j * np.sin(np.pi / 4 - error)
-    return keep * u + cross * v, cross * u + keep * v
-
-
-def _ports(mesh: RectangularMesh, column: int) -> tuple[np.ndarray, np.ndarray]:
-    """Upper and lower ports [M] of a column's interferometers; an idle pair is (N - 1, 0)."""
-    upper = 2 * np.arange(mesh.num_interferometers) + column % 2
-    return upper, (upper + 1) % mesh.units
-
-
 def plot_phases(axes: Axes, mesh: RectangularMesh, phases: Phases, which: str = "theta") -> Axes:
     """Draw the phases of the interferometers, each at its place between two ports.
 
@@ -94,7 +46,7 @@ def plot_phases(axes: Axes, mesh: RectangularMesh, phases: Phases, which: str = 
     "theta", or "phi" with gamma before the first column, both modulo 2 pi.
     """
     choice("which", which, ("theta", "phi"))
-    phases = _one_set("phases", phases, mesh)
+    phases = Phases(*one_set("phases", phases, mesh))
     columns, index = np.nonzero(mesh.mask)
     values = _active(phases, mesh, which)
     boxes = _boxes(columns, 2 * index + columns % 2 + 0.5, 0.66, 1.66)
@@ -213,7 +165,7 @@ def plot_phase_distribution(
     """
     choice("which", which, _SYMBOLS)
     old, new = (
-        _active(_one_set(name, phases, mesh), mesh, which)
+        _active(Phases(*one_set(name, phases, mesh)), mesh, which)
         for name, phases in (("before", before), ("after", after))
     )
     bins = np.linspace(*_limits(which, old, new), 25).tolist()
@@ -322,16 +274,6 @@ class Knob:
             return self.widget()._repr_mimebundle_() | still
         except ImportError:
             return still
-
-
-def _one_set(name: str, phases: Phases, mesh: RectangularMesh) -> Phases:
-    """Phases as float64 arrays."""
-    arrays = Phases(*(np.asarray(x, np.float64) for x in phases))
-    expected = (mesh.mask.shape, mesh.mask.shape, (mesh.units,))
-    found = tuple(x.shape for x in arrays)
-    if found != expected:
-        raise ValueError(f"{name} must be one set, of the shapes {expected} here, got {found}")
-    return arrays
 
 
 def _ink(axes: Axes) -> Any:
