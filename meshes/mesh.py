@@ -1,4 +1,4 @@
-"""The rectangular mesh: its routing, its idle interferometers, its fabrication and its phases.
+"""The rectangular mesh: its layout, fabrication and phases.
 
 This is the only module that imports Neurophox, whose ``RectangularMeshModel`` defines which
 interferometers exist and how the phases of a Haar-random unitary are distributed.
@@ -18,30 +18,25 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-_PATHS = 1  # the stream of a seed that paths' losses come from; couplers use the seed itself
+_PATHS = 1  # with the seed, the stream of the paths' losses; coupler errors use the seed alone
 
 
 class Phases(NamedTuple):
-    """The phase shifts that set a mesh of N ports, L columns and M = N // 2 interferometers each.
+    """Phase shifts of a mesh of N ports, L columns and M = N // 2 interferometers each, in rad.
 
-    Fields:
-        theta: internal phases [..., L, M], rad.
-        phi: external phases [..., L, M], rad.
-        gamma: input phase screen [..., N], rad.
-
-    All three lead with the same axis P where they hold P sets of phases.
+    P sets of phases are stacked along a first axis, which all three then have.
     """
 
-    theta: Any
-    phi: Any
-    gamma: Any
+    theta: Any  # internal phases [..., L, M]
+    phi: Any  # external phases [..., L, M]
+    gamma: Any  # input phase screen [..., N]
 
 
 class RectangularMesh:
     r"""A rectangular (Clements) mesh of Mach-Zehnder interferometers.
 
     Light enters N ports, passes the phase screen ``gamma`` and then L columns of interferometers.
-    An interferometer on the neighbouring ports (u, v) does, in Neurophox's Bloch basis,
+    An interferometer on the neighbouring ports (u, v) maps, in Neurophox's Bloch basis,
 
     .. math::
         u' = i e^{i \phi} \left( \sin\frac{\theta}{2} \, u + \cos\frac{\theta}{2} \, v \right),
@@ -51,7 +46,7 @@ class RectangularMesh:
     Even columns pair ports (0, 1), (2, 3), ...; odd columns (1, 2), (3, 4), .... For even N the
     last interferometer of an odd column would join ports (N - 1, 0): it is idle, in the bar state
     with theta = phi = pi, and multiplies both ports by -i. For odd N the unpaired port is
-    unchanged. Phases given for idle interferometers are ignored.
+    unchanged. The phases of idle interferometers have no influence.
 
     With splitter errors a coupler of angle pi/4 + delta keeps cos(pi/4 - delta) of the amplitude
     in its waveguide (Neurophox's power imbalance is e = sin(2 delta)).
@@ -62,18 +57,15 @@ class RectangularMesh:
         splitter_error: standard deviation of the coupler angles' errors, rad, drawn once for each
             of the two couplers of every interferometer.
         seed: seed of that draw.
-        insertion_loss_db: power that an interferometer takes from its two ports, dB. The ports
-            that an odd column leaves out lose as much, so that all paths are balanced.
-        loss_imbalance_db: mean of what a column takes from every port besides, dB; drawn once,
-            exponentially distributed, so that no path gains.
+        insertion_loss_db: loss of power in each interferometer, dB. Ports that a column does not
+            couple lose as much, so that all paths are balanced.
+        loss_imbalance_db: mean of a further loss of each port in each column, dB, drawn once from
+            an exponential distribution, so that no path gains.
 
     Attributes:
         mask: bool [L, M], False where an interferometer is idle.
         splitter_errors: delta, float32 [2, L, M], rad, first coupler then second; or None.
         transmission: amplitude that a column passes at each port, float32 [L, N]; or None.
-
-    Raises:
-        TypeError, ValueError: an argument is not a number or is out of range.
 
     References:
         Clements et al., "Optimal design for universal multiport interferometers", Optica 3
@@ -112,17 +104,12 @@ class RectangularMesh:
         """Phases of a random unitary, Haar-distributed where num_columns = units.
 
         The power cos^2(theta/2) that crosses over in an interferometer of Haar exponent alpha
-        follows P(cos^2(theta/2) <= r) = r^alpha; phi and gamma are uniform in [0, 2 pi).
-
-        Args:
-            seed: seed of the draw; NumPy's global generator is neither used nor touched.
+        follows P(cos^2(theta/2) <= r) = r^alpha; phi and gamma are uniform in [0, 2 pi). Russell et
+        al., "Direct dialling of Haar random unitary matrices", New J. Phys. 19 (2017) 033007, as in
+        Neurophox's ``haar_rect``.
 
         Returns:
             Phases of float32 arrays: theta [L, M], phi [L, M], gamma [N], rad.
-
-        Reference:
-            Russell et al., "Direct dialling of Haar random unitary matrices", New J. Phys. 19
-            (2017) 033007, as in Neurophox's ``haar_rect``.
         """
         rng = np.random.default_rng(integer("seed", seed, minimum=0))
         shape = self.mask.shape
@@ -135,15 +122,15 @@ class RectangularMesh:
         return Phases(*(x.astype(np.float32) for x in (theta, phi, gamma)))
 
     def propagate(self, fields: Any, phases: Phases, engine: str = "auto") -> Any:
-        """The fields behind the mesh; see :func:`meshes.propagation.propagate`."""
+        """The fields at the output; see :func:`meshes.propagation.propagate`."""
         return propagation.propagate(self, phases, fields, engine)
 
     def intensities(self, fields: Any, phases: Phases, engine: str = "auto") -> Any:
-        """The intensities behind the mesh; see :func:`meshes.propagation.intensities`."""
+        """The intensities at the output; see :func:`meshes.propagation.intensities`."""
         return propagation.intensities(self, phases, fields, engine)
 
     def matrix(self, phases: Phases, engine: str = "auto") -> Any:
-        """The mesh's matrix U [..., N, N], with out = in @ U for row vectors of fields."""
+        """The matrix U [..., N, N], with out = in @ U for row vectors of fields."""
         return self.propagate(np.eye(self.units, dtype=np.float32), phases, engine)
 
     def __repr__(self) -> str:
@@ -170,13 +157,13 @@ class RectangularMesh:
         return (10.0 ** (-loss_db / 20.0)).astype(np.float32)
 
     def _haar_exponents(self) -> np.ndarray:
-        """Neurophox's exponents alpha [L, M], brought into the order of the phases."""
+        """Neurophox's exponents alpha [L, M], in the order of the phases."""
         checkerboard = _neurophox().helpers.get_alpha_checkerboard_general
         board = checkerboard(self.units, self.num_columns)
         whole = self.num_columns - self.num_columns % self.units
         if self.units % 2:
-            # Neurophox averages a part of a square mesh with its mirror image. At odd N that
-            # pairs every interferometer with an empty place, which halves its exponent.
+            # Neurophox averages the last, incomplete square of columns with its mirror image. At
+            # odd N that pairs every interferometer with an empty place and halves its exponent.
             board[:, whole:] *= 2.0
         alpha = np.ones(self.mask.shape)
         for column in range(self.num_columns):
@@ -186,8 +173,8 @@ class RectangularMesh:
 
 
 def _neurophox() -> ModuleType:
-    """Neurophox, imported on demand and after TensorFlow, whose log it would set loose."""
-    tf.float32  # noqa: B018 (the first attribute imports TensorFlow quietly)
+    """Neurophox, imported at its first use and after TensorFlow, whose messages it would show."""
+    tf.float32  # noqa: B018 (imports TensorFlow without its messages)
     import neurophox.helpers
     import neurophox.meshmodel
 

@@ -1,8 +1,4 @@
-"""Light through a mesh: one entry, two engines.
-
-Here arguments are checked and brought to the one form that the engines take: float32 or float64
-phases theta, phi [P, L, M] and gamma [P, N], and fields [P or 1, B, N].
-"""
+"""Light through a mesh: check the arguments, bring them to the form of the engines, run one."""
 
 from __future__ import annotations
 
@@ -48,10 +44,6 @@ def propagate(
     Returns:
         Complex fields [B, N], or [P, B, N] if the phases or the fields have a leading axis: a
         tensor if any argument is one, else a NumPy array.
-
-    Raises:
-        ValueError: shapes do not fit the mesh or each other, or the engine is unknown or does
-            not compute in the phases' precision.
     """
     return _run(mesh, phases, fields, engine, detect=False)
 
@@ -59,29 +51,18 @@ def propagate(
 def intensities(
     mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any, engine: str = "auto"
 ) -> Any:
-    r"""Propagate fields through a mesh and detect them.
+    r"""Propagate fields through a mesh and detect real intensities [B, N] or [P, B, N].
 
     .. math:: I = |E_{in} \, U(\theta, \phi, \gamma)|^2
 
-    The native engine squares before it writes, which saves a pass over the fields. Arguments,
-    axes and errors are those of :func:`propagate`.
-
-    Returns:
-        Real intensities [B, N] or [P, B, N].
+    The arguments are those of :func:`propagate`. The native engine squares before it writes, which
+    saves a pass over the fields.
     """
     return _run(mesh, phases, fields, engine, detect=True)
 
 
 def resolve_engine(engine: str, dtype: Any = np.float32) -> str:
-    """The engine that a name stands for: "native" or "xla".
-
-    Args:
-        engine: one of ENGINES.
-        dtype: precision of the phases.
-
-    Raises:
-        ValueError: the name is unknown, or that engine does not compute in this precision.
-    """
+    """The engine, "native" or "xla", that one of ENGINES means for phases of a precision."""
     choice("engine", engine, ENGINES)
     double = np.dtype(dtype) == np.float64
     if engine == "native" and double:
@@ -99,7 +80,7 @@ def _sees_gpu() -> bool:
 def _run(
     mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any, engine: str, detect: bool
 ) -> Any:
-    """Bring the arguments to the engines' form, run one, and give back the caller's axes."""
+    """Bring the arguments to the engines' form, run one, and restore the caller's axes."""
     symbolic = any(_is_tensor(x) for x in (*phases, fields))
     theta, phi, gamma, fields = _one_precision(phases, fields, symbolic)
     _check_shapes(mesh, theta, phi, gamma, fields)
@@ -113,7 +94,7 @@ def _run(
 
 
 def _broadcast(function: Callable[..., Any], mesh: FabricatedMesh, *arguments: Any) -> Any:
-    """Run one set of phases over several batches of fields as over one large batch."""
+    """Propagate several batches through one set of phases as one large batch."""
     theta, phi, gamma, fields = arguments
     if theta.shape[0] != 1 or fields.shape[0] == 1:
         return function(mesh, theta, phi, gamma, fields)
@@ -135,7 +116,7 @@ def _one_precision(phases: tuple[Any, Any, Any], fields: Any, symbolic: bool) ->
 
 
 def _is_tensor(x: Any) -> bool:
-    """``tf.is_tensor``, which takes longer over an array than a small mesh over its light."""
+    """As ``tf.is_tensor``, which takes longer for an array than a small mesh's propagation."""
     return not isinstance(x, np.ndarray) and tf.is_tensor(x)
 
 
@@ -151,8 +132,8 @@ def _check_shapes(mesh: FabricatedMesh, theta: Any, phi: Any, gamma: Any, fields
         _leading_axes("phases.gamma", gamma, (N,), "[N] or [P, N]", 0),
     ]
     if any(x != sets[0] for x in sets):
-        found = ", ".join(str(tuple(x.shape)) for x in (theta, phi, gamma))
-        raise ValueError(f"phases must all lead with the same axis P or with none, got {found}")
+        shapes = ", ".join(str(tuple(x.shape)) for x in (theta, phi, gamma))
+        raise ValueError(f"phases must all lead with the same axis P or with none, got {shapes}")
     batches = _leading_axes("fields", fields, (N,), "[B, N] or [P, B, N]", 1)[:-1]
     if len({*batches, *sets[0]} - {1, None}) > 1:
         raise ValueError(
@@ -164,11 +145,11 @@ def _check_shapes(mesh: FabricatedMesh, theta: Any, phi: Any, gamma: Any, fields
 def _leading_axes(
     name: str, value: Any, last: tuple[int, ...], form: str, required: int
 ) -> tuple[int | None, ...]:
-    """The axes before ``last``: ``required`` ones or one more. A length of None fits any."""
+    """The ``required`` axes before ``last``, or one more; a length of None fits any."""
     shape = tuple(value.shape)
     lead = len(shape) - len(last)
     fits = lead in (required, required + 1) and all(
-        found in (None, expected) for found, expected in zip(shape[lead:], last, strict=True)
+        length in (None, expected) for length, expected in zip(shape[lead:], last, strict=True)
     )
     if not fits:
         sizes = ", ".join(map(str, last))

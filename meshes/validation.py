@@ -11,12 +11,7 @@ from typing import Any
 
 
 def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
-    """Return ``value`` as an int.
-
-    Raises:
-        TypeError: ``value`` is not a whole number (a bool is none either).
-        ValueError: ``value`` is below ``minimum``.
-    """
+    """Return a whole number as an int. A bool is not a number here."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     value = operator.index(value)
@@ -34,12 +29,7 @@ def number(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """Return ``value`` as a finite float within ``[minimum, maximum]`` and ``(above, below)``.
-
-    Raises:
-        TypeError: ``value`` is not a real number.
-        ValueError: ``value`` is not finite or outside the range.
-    """
+    """Return a number as a finite float within ``[minimum, maximum]`` and ``(above, below)``."""
     try:
         result = float(value)
     except (TypeError, ValueError):
@@ -78,11 +68,7 @@ def check_fields(instance: Any) -> None:
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
-    """Return ``value`` if it is one of ``options``.
-
-    Raises:
-        ValueError: it is not; the message lists the options.
-    """
+    """Return ``value`` if it is one of ``options``; else raise a ValueError that lists them."""
     options = list(options)
     if value not in options:
         raise ValueError(
@@ -100,48 +86,33 @@ def closest(value: Any, options: Iterable[str]) -> str:
 def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any]]) -> Any:
     """Build one of the registry's dataclasses from ``"name"`` or ``"name:key=value,..."``.
 
-    Args:
-        argument: What the text is given for; named in the errors.
-        text: The name of a class and, behind a colon, values for some of its fields.
-        registry: Names and dataclasses whose fields are numbers.
-
-    Raises:
-        ValueError: the name or a key is unknown, or a value is no number or out of range.
-        TypeError: ``text`` is no text.
+    Errors name the ``argument`` that the text stands for. The dataclasses' fields are numbers.
     """
     if not isinstance(text, str):
         raise TypeError(f"{argument} must be written NAME or NAME:key=value,...; got {text!r}")
-    name, _, rest = text.partition(":")
+    name, _, values = text.partition(":")
     cls = registry[choice(argument, name.strip(), registry)]
-    return with_values(argument, f"{name.strip()}:", rest, cls)
+    return with_values(argument, f"{name.strip()}:", values, cls)
 
 
 def with_values(argument: str, prefix: str, text: str, cls: Any) -> Any:
-    """Build a dataclass from ``"key=value,..."``.
+    """Build a dataclass, whose fields are numbers, from ``"key=value,..."``.
 
-    Args:
-        argument: What the text is given for; named in the errors.
-        prefix: What stands in front of the text, or "".
-        text: Values for some of the dataclass's fields.
-        cls: The dataclass; its fields are numbers.
-
-    Raises:
-        ValueError: a key is unknown, or a value is no number or out of range.
-        TypeError: ``text`` is no text.
+    Errors name the ``argument`` that the text stands for and the ``prefix``, ``"name:"`` or empty.
     """
     if not isinstance(text, str):
         raise TypeError(f"{argument} must be written key=value,...; got {text!r}")
-    given = {}
+    owner = f"{argument} {prefix[:-1]}" if prefix else argument
+    values = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
             form = "NAME:key=value,..." if prefix else "key=value,..."
             raise ValueError(f"{argument} is written {form}; got {item!r}")
-        of = f" {prefix[:-1]}" if prefix else ""
-        choice(f"{argument}{of}'s parameter", key, [field.name for field in fields(cls)])
-        where = f"{argument}{of and of + ':'} {key}"
+        choice(f"{owner}'s parameter", key, [field.name for field in fields(cls)])
+        where = f"{owner}: {key}" if prefix else f"{owner} {key}"
         try:
-            given[key] = number(where, float(value))
+            values[key] = number(where, float(value))
         except ValueError:
             raise ValueError(f"{where} must be a finite number, got {value!r}") from None
-    return cls(**given)
+    return cls(**values)

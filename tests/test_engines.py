@@ -1,0 +1,275 @@
+"""The native engine against the reference, and its gradients against TensorFlow's tape (XLA)."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshes import Phases, RectangularMesh
+from meshes._tensorflow import tf
+from meshes.engines import native, threads
+from meshes.engines.reference import fields_by_column
+
+NATIVE, XLA = "native", "xla"
+
+
+def random_fields(*shape, seed=0, real=False):
+    values = np.random.default_rng(seed).normal(size=(*shape, 2)).astype(np.float32)
+    return values[..., 0] if real else (values @ [1, 1j]).astype(np.complex64)
+
+
+def stacked_phases(mesh, count):
+    sets = [mesh.initial_phases(seed) for seed in range(count)]
+    return Phases(*(np.stack(x) for x in zip(*sets, strict=True)))
+
+
+def outputs_and_gradients(mesh, phases, fields, weights, engine):
+    """The output, and the gradient of Re(sum conj(w) out) with respect to phases and fields.
+
+    The output is fields, or intensities if the weights are real.
+    """
+    variables = [tf.Variable(x) for x in (*phases, fields)]
+    through = mesh.propagate if np.iscomplexobj(weights) else mesh.intensities
+    with tf.GradientTape() as tape:
+        out = through(variables[3], Phases(*variables[:3]), engine)
+        loss = tf.reduce_sum(tf.math.real(out * np.conj(weights)))
+    return [x.numpy() for x in (out, *tape.gradient(loss, variables))]
+
+
+def assert_close(found, expected, tolerance):
+    """As close as ``tolerance`` of the largest entry, array by array."""
+    for one, two in zip(found, expected, strict=True):
+        assert one.dtype == two.dtype
+        np.testing.assert_allclose(one, two, atol=tolerance * max(np.abs(two).max(), 1e-3))
+
+
+def assert_equal(found, expected):
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@contextmanager
+def uncompiled():
+    """Let TensorFlow run the XLA engine's code operation by operation, without a compiler."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+cases = st.builds(
+    SimpleNamespace,
+    mesh=st.tuples(st.integers(2, 20), st.integers(1, 12)),
+    sets=st.sampled_from([1, 3]),
+    samples=st.sampled_from([1, 15, 16, 17, 200]),
+    splitter_error=st.sampled_from([0.0, 0.1]),
+    loss=st.sampled_from([0.0, 0.3]),
+    real=st.booleans(),
+    detect=st.booleans(),
+    shared=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(case=cases)
+def test_outputs_and_gradients_equal_the_xla_engine(case):
+    mesh = RectangularMesh(*case.mesh, case.splitter_error, insertion_loss_db=case.loss)
+    phases = stacked_phases(mesh, case.sets)
+    batches = 1 if case.shared else case.sets
+    fields = random_fields(batches, case.samples, mesh.units, seed=case.seed, real=case.real)
+    shape = (case.sets, case.samples, mesh.units)
+    weights = random_fields(*shape, seed=case.seed + 1, real=case.detect)
+    found = outputs_and_gradients(mesh, phases, fields, weights, NATIVE)
+    with uncompiled():
+        expected = outputs_and_gradients(mesh, phases, fields, weights, XLA)
+    assert_close(found, expected, 1e-4)
+
+
+def test_a_large_mesh_stays_close_to_double_precision():
+    mesh = RectangularMesh(200)
+    phases = mesh.initial_phases()
+    exact = fields_by_column(mesh, phases, np.eye(200))[-1]
+    np.testing.assert_allclose(mesh.matrix(phases, NATIVE), exact, atol=5e-6)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(angle=st.floats(-2000.0, 2000.0, width=32), small=st.floats(-(2**-10), 2**-10, width=32))
+def test_sines_and_cosines(angle, small):
+    """Two ports, one interferometer: its matrix shows every sine and cosine."""
+    mesh = RectangularMesh(2, 1)
+    for theta, phi in [(angle, 0.0), (0.0, angle), (small, angle), (angle, small)]:
+        phases = Phases([[theta]], [[phi]], [angle, angle])
+        exact = fields_by_column(mesh, phases, np.eye(2))[-1]
+        single = Phases(*(np.array(x, np.float32) for x in phases))
+        np.testing.assert_allclose(mesh.matrix(single, NATIVE), exact, atol=4e-7)
+
+
+class TestIndependence:
+    """However the work is divided, results are equal to the last bit."""
+
+    @pytest.fixture(params=[(0.0, 0.0), (0.1, 0.2)], ids=["ideal", "general"])
+    def case(self, request):
+        splitter_error, loss = request.param
+        mesh = RectangularMesh(33, 40, splitter_error, insertion_loss_db=loss)
+        phases = stacked_phases(mesh, 5)
+        yield mesh, phases, random_fields(1, 150, 33), random_fields(5, 150, 33)
+        threads.set_threads(None)
+
+    def test_of_the_number_of_threads(self, case):
+        results = []
+        for count in (1, 2, 5):
+            threads.set_threads(count)
+            results.append(outputs_and_gradients(*case, NATIVE))
+        assert_equal(results[1], results[0])
+        assert_equal(results[2], results[0])
+
+    def test_of_the_chunks_of_sets(self, case, monkeypatch):
+        whole = outputs_and_gradients(*case, NATIVE)
+        monkeypatch.setattr(native, "_SCRATCH_BYTES", 1)
+        assert_equal(outputs_and_gradients(*case, NATIVE), whole)
+
+    def test_of_the_other_samples_and_sets(self, case):
+        mesh, phases, fields, _ = case
+        out = mesh.propagate(fields, phases, NATIVE)
+        one = Phases(*(x[3] for x in phases))
+        np.testing.assert_array_equal(mesh.propagate(fields[0, 20:50], one, NATIVE), out[3, 20:50])
+
+    def test_of_concurrent_callers(self, case):
+        mesh, phases, fields, _ = case
+        expected = mesh.propagate(fields, phases, NATIVE)
+        with ThreadPoolExecutor(4) as pool:
+            jobs = [pool.submit(mesh.propagate, fields, phases, NATIVE) for _ in range(20)]
+        for job in jobs:
+            np.testing.assert_array_equal(job.result(), expected)
+
+
+class TestTensorFlow:
+    def test_inside_a_function(self):
+        mesh = RectangularMesh(6, 7)
+        phases, fields = stacked_phases(mesh, 1), random_fields(1, 3, 6)
+        weights = random_fields(1, 3, 6, real=True)
+
+        @tf.function(autograph=False)
+        def value_and_gradient(theta):
+            with tf.GradientTape() as tape:
+                tape.watch(theta)
+                out = mesh.intensities(fields, phases._replace(theta=theta), NATIVE)
+                assert out.shape == (1, 3, 6)
+                value = tf.reduce_sum(out * weights)
+            return out, tape.gradient(value, theta)
+
+        inside = value_and_gradient(tf.constant(phases.theta))
+        assert_equal(inside, outputs_and_gradients(mesh, phases, fields, weights, NATIVE)[:2])
+
+    def test_a_batch_of_unknown_size(self):
+        mesh = RectangularMesh(5)
+        phases = mesh.initial_phases()
+        specification = [tf.TensorSpec([None, 5], tf.float32)]
+        function = tf.function(
+            lambda x: mesh.propagate(x, phases, NATIVE), specification, autograph=False
+        )
+        for samples in (1, 4):
+            fields = random_fields(samples, 5, real=True)
+            np.testing.assert_array_equal(function(fields), mesh.propagate(fields, phases, NATIVE))
+
+
+@pytest.mark.parametrize(("units", "columns", "blocked"), [(6, 9, True), (4, 400, False)])
+def test_gradients_never_divide_by_the_transmission(units, columns, blocked):
+    """It may be 0; and after 400 columns of 0.1 dB the light is 10,000 times dimmer."""
+    mesh = RectangularMesh(units, columns, insertion_loss_db=0.1)
+    if blocked:
+        mesh.transmission[4, 2:4] = 0.0
+    fields, weights = random_fields(1, 5, units), random_fields(1, 5, units)
+    arguments = mesh, stacked_phases(mesh, 1), fields, weights
+    found = outputs_and_gradients(*arguments, NATIVE)
+    with uncompiled():
+        expected = outputs_and_gradients(*arguments, XLA)
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(two).max())
+
+
+class TestDimLight:
+    def test_keeps_its_precision(self):
+        mesh = RectangularMesh(8)
+        phases, fields, dim = mesh.initial_phases(), random_fields(20, 8), np.float32(2**-99)
+        bright = mesh.propagate(fields, phases, NATIVE)
+        np.testing.assert_array_equal(mesh.propagate(fields * dim, phases, NATIVE), bright * dim)
+
+    def test_does_not_change_the_caller_s_arithmetic(self):
+        mesh = RectangularMesh(8)
+        mesh.propagate(random_fields(20, 8), mesh.initial_phases(), NATIVE)
+        assert np.float32(1e-38) * np.float32(0.01) > 0
+
+    def test_is_as_fast_as_bright_light(self):
+        """Denormal numbers take a processor 15 to 100 times as long."""
+        mesh, fields = RectangularMesh(64), random_fields(128, 64)
+        phases = mesh.initial_phases()
+
+        def seconds(fields):
+            start = time.perf_counter()
+            mesh.propagate(fields, phases, NATIVE)
+            return time.perf_counter() - start
+
+        bright, dim = (
+            min(seconds(fields * np.float32(scale)) for _ in range(20)) for scale in (1, 1e-40)
+        )
+        assert dim < 4 * bright
+
+
+def run_in_a_new_process(script, **environment):
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    environment = os.environ | environment
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment
+    ).stdout
+
+
+@pytest.mark.long
+def test_kernels_are_compiled_once_and_found_by_the_next_process(tmp_path):
+    script = """
+        import numpy as np
+        from meshes import RectangularMesh
+        from meshes.engines import kernels, reference
+        compiled = {"forward_ideal": 0.0, "forward_general": 0.1}
+        for name in NAMES:
+            mesh = RectangularMesh(4, splitter_error=compiled[name])
+            phases = mesh.initial_phases()
+            for fields in (np.ones((3, 4), np.float32), np.ones((2, 3, 4), np.complex64)):
+                fields.flags.writeable = False
+                mesh.propagate(fields, phases, "native")
+                mesh.intensities(fields.copy(), phases, "native")
+            exact = reference.fields_by_column(mesh, phases, np.eye(4))[-1]
+            np.testing.assert_allclose(mesh.matrix(phases, "native"), exact, atol=1e-6)
+            kernel = getattr(kernels, name)
+            assert len(kernel.signatures) == 1
+            print(sum(kernel.stats.cache_hits.values()))
+    """
+    results = [
+        run_in_a_new_process(script.replace("NAMES", str(names)), NUMBA_CACHE_DIR=str(tmp_path))
+        for names in (["forward_ideal"], ["forward_general"], ["forward_ideal", "forward_general"])
+    ]  # compiled apart, they must not be taken for one another when they meet
+    assert [result.split() for result in results] == [["0"], ["0"], ["1", "1"]]
+
+
+def test_importing_meshes_is_quick():
+    script = "import sys, meshes; print(*{'tensorflow', 'numba', 'neurophox'} & set(sys.modules))"
+    assert run_in_a_new_process(script).strip() == ""
+
+
+def test_former_paths_are_the_modules_themselves():
+    with pytest.warns(DeprecationWarning, match=r"meshes.engine_xla .* meshes.engines.xla"):
+        import meshes.engine_xla as former
+    import meshes.engines.xla as present
+
+    assert former is present
