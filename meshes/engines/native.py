@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from meshes.engines import FabricatedMesh, kernels
 from meshes.engines.threads import run_on_threads, threads
 
 _SCRATCH_BYTES = 32 * 2**20  # of coefficients; a call that needs more works through parts of P
-_GROUPS = 8  # partial sums of gradients, at any number of threads: results do not depend on it
+_GROUPS = 8  # partial sums of gradients, for any number of threads, so that it changes no result
 _SMALL_WORK = 2e7  # operations that take less time than waking a second thread
 
 
@@ -60,73 +59,67 @@ def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[An
 
 def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndarray:
     """Fields or intensities [P, B, N]."""
-    fixed = _constants(mesh)
+    fabrication = _fabrication_of(mesh)
     P, (_, B, N) = len(arrays[0]), arrays[3].shape
     out = _aligned_empty((P, B, N), np.float32 if detect else np.complex64)
-    kernel = kernels.forward_ideal if fixed.ideal else kernels.forward_general
-    for sets in _blocks(P, fixed.rows * arrays[0][:1].nbytes):
-        job = _job(mesh, fixed.rows, arrays, detect, sets)
+    kernel = kernels.forward_ideal if fabrication.ideal else kernels.forward_general
+    for sets in _blocks(P, fabrication.rows * arrays[0][:1].nbytes):
+        job = _job(mesh, fabrication.rows, arrays, detect, sets)
         *phases, fields = (_flat(_of_sets(x, sets)) for x in arrays)
-        fabrication = (fixed.couplers, fixed.edges)
-        with _scratch(job) as room:
-            _launch(kernel, job, *phases, *fabrication, fields, room, _flat_out(out[sets]))
+        inputs = (*phases, fabrication.couplers, fabrication.edges, fields)
+        _launch(kernel, job, inputs, [_flat_out(out[sets])])
     return out
 
 
 def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     """Gradients with respect to theta, phi, gamma and the fields, given those of the output."""
-    fixed = _constants(mesh)
+    fabrication = _fabrication_of(mesh)
     theta, phi, gamma, fields, _ = arrays
     sizes = [x[0].size for x in (theta, phi, gamma)]
     gradients = np.empty((len(theta), sum(sizes)), np.float32)
     out = np.empty((len(theta), *fields.shape[1:]), fields.dtype)
-    kernel = kernels.backward_ideal if fixed.ideal else kernels.backward_general
-    for sets in _blocks(len(theta), fixed.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes):
-        job = _job(mesh, fixed.rows, arrays, detect, sets)
-        *phases, inputs, upstream = (_flat(_of_sets(x, sets)) for x in arrays)
-        fabrication = (fixed.lossless_couplers, fixed.loss, fixed.lossless_edges)
+    kernel = kernels.backward_ideal if fabrication.ideal else kernels.backward_general
+    for sets in _blocks(
+        len(theta), fabrication.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes
+    ):
+        job = _job(mesh, fabrication.rows, arrays, detect, sets)
+        *phases, light, upstream = (_flat(_of_sets(x, sets)) for x in arrays)
+        inputs = (*phases, *fabrication.backward_tables, light, upstream)
         slopes = np.zeros((job.sets, _GROUPS, sum(sizes)), np.float32)
-        results = (slopes.reshape(-1), _flat_out(out[sets]))
-        with _scratch(job) as room:
-            _launch(kernel, job, *phases, *fabrication, inputs, upstream, room, *results)
+        _launch(kernel, job, inputs, [slopes.reshape(-1), _flat_out(out[sets])])
         slopes.sum(axis=1, out=gradients[sets])
     parts = np.split(gradients, np.cumsum(sizes)[:-1], axis=1)
     shaped = [part.reshape(x.shape) for part, x in zip(parts, arrays, strict=False)]
     return *shaped, out if len(fields) == len(out) else out.sum(axis=0, keepdims=True)
 
 
-class _Constants(NamedTuple):
-    """A mesh's fabrication in the form that the kernels take; see :class:`kernels.Job`."""
+class _Fabrication(NamedTuple):
+    """What a mesh's fabrication sets, in the form that the kernels take: see `kernels.Job`."""
 
     ideal: bool
     rows: int  # of coefficients
-    couplers: np.ndarray  # with the loss after each interferometer
+    couplers: np.ndarray  # including the loss after each interferometer
     edges: np.ndarray
-    lossless_couplers: np.ndarray  # the backward kernels apply the loss separately
-    lossless_edges: np.ndarray
-    loss: np.ndarray
+    backward_tables: tuple[np.ndarray, ...]  # couplers without the loss, the loss, edges without it
 
 
 @functools.lru_cache(maxsize=32)
-def _constants(mesh: FabricatedMesh) -> _Constants:
+def _fabrication_of(mesh: FabricatedMesh) -> _Fabrication:
     none = _flat(np.empty(0, np.float32))
     delta, loss = mesh.splitter_errors, mesh.transmission
     unity = _flat(np.ones((mesh.num_columns, 2), np.float32))
     if delta is None and loss is None:
-        return _Constants(True, kernels.IDEAL_ROWS, none, unity, none, unity, none)
+        return _Fabrication(True, kernels.IDEAL_ROWS, none, unity, (none, none, unity))
     a, b = np.zeros((2, *mesh.mask.shape)) if delta is None else delta.astype(np.float64)
-    lossless = [
-        *(np.sin(a + b), np.cos(a - b), np.cos(a + b), np.sin(a - b), np.sin(2 * b), np.cos(2 * b)),
-        *np.ones((2, *mesh.mask.shape)),
-    ]
-    return _Constants(
+    errors = [np.sin(a + b), np.cos(a - b), np.cos(a + b), np.sin(a - b)]
+    errors += [np.sin(2 * b), np.cos(2 * b)]
+    lossless = _flat(_padded(np.stack([*errors, *np.ones((2, *mesh.mask.shape))])))
+    return _Fabrication(
         ideal=False,
         rows=kernels.GENERAL_ROWS,
-        couplers=_flat(_padded(np.stack([*lossless[:6], *_passed(mesh)]))),
+        couplers=_flat(_padded(np.stack([*errors, *_passed(mesh)]))),
         edges=unity if loss is None else _flat(loss[:, [0, -1]]),
-        lossless_couplers=_flat(_padded(np.stack(lossless))),
-        lossless_edges=unity,
-        loss=none if loss is None else _flat(loss),
+        backward_tables=(lossless, none if loss is None else _flat(loss), unity),
     )
 
 
@@ -157,41 +150,37 @@ def _job(
     )
 
 
-def _blocks(P: int, bytes_a_set: int) -> Iterator[slice]:
+def _blocks(P: int, bytes_per_set: int) -> Iterator[slice]:
     """Parts of the P sets of phases, each within the scratch memory."""
-    step = max(1, _SCRATCH_BYTES // bytes_a_set)
+    step = max(1, _SCRATCH_BYTES // bytes_per_set)
     for first in range(0, P, step):
         yield slice(first, min(first + step, P))
 
 
-@contextmanager
-def _scratch(job: kernels.Job) -> Iterator[np.ndarray]:
-    """Memory for the coefficients and the input screens.
-
-    The next call reuses it: new memory from the system takes as long as the propagation.
-    """
-    coefficients = job.columns * job.rows * kernels.padded(job.ports // 2)
-    screen = 2 * kernels.padded(job.ports)
-    items = job.sets * (coefficients + screen) + kernels.LANES
-    try:
-        room = _rooms.pop()
-    except IndexError:
-        room = np.empty(0, np.float32)
-    if room.size < items:
-        room = np.empty(items, np.float32)
-    yield room[:items]
-    _rooms.append(room)
-
-
-_rooms: deque[np.ndarray] = deque(maxlen=4)  # for as many concurrent calls; deques are thread-safe
-
-
-def _launch(kernel: Any, job: kernels.Job, *arrays: np.ndarray) -> None:
+def _launch(
+    kernel: Any, job: kernels.Job, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+) -> None:
     """Run a kernel on all threads, or on this one if the work is small."""
     operations = 9 * job.sets * job.samples * job.ports * job.columns
     count = threads() if operations > _SMALL_WORK else 1
     counters = np.zeros(3, np.int64)
+    coefficients = job.columns * job.rows * kernels.padded(job.ports // 2)
+    screen = 2 * kernels.padded(job.ports)
+    items = job.sets * (coefficients + screen) + kernels.LANES
+    try:
+        scratch = _kept_scratch.pop()
+    except IndexError:
+        scratch = np.empty(0, np.float32)
+    if scratch.size < items:
+        scratch = np.empty(items, np.float32)
+    arrays = (*inputs, scratch[:items], *outputs)
     run_on_threads(lambda: kernel(counters, job, *arrays), count)
+    _kept_scratch.append(scratch)
+
+
+# Scratch memory for the next call, since new memory from the system takes as long as a propagation;
+# for up to four concurrent calls. A deque is safe among threads.
+_kept_scratch: deque[np.ndarray] = deque(maxlen=4)
 
 
 def _padded(x: np.ndarray) -> np.ndarray:
