@@ -255,7 +255,7 @@ class Config:
     def __post_init__(self) -> None:
         check_settings(self, facts(vars(self)), describe(vars(self)))
         _ = self.layer_nonlinearity
-        for rules in (_learning_rules, _device_rules, _estimator_rules, _mesh_rules, _chip_rules):
+        for rules in (_method_rules, _mesh_rules, _chip_rules):
             for broken, message in rules(self):
                 if broken:
                     raise ValueError(message)
@@ -373,39 +373,30 @@ def describe(values: Mapping[str, Any]) -> str:
 
 # --- rules between settings: pairs (whether the run breaks the rule, message) ------------------
 
-Rules = Iterator[tuple[bool, str]]
 
-
-def _learning_rules(run: Config) -> Rules:
-    regression, squared = run.task == "regression", run.loss.partition(":")[0] == "squared"
-    yield regression != squared, f"loss {run.loss} does not fit the task {run.task}"
-    other_rule = regression and run.rule not in (None, "last")
-    yield other_rule, f"rule must be last for a regression, got {run.rule}"
-
-
-def _device_rules(run: Config) -> Rules:
-    if run.device is None:
-        return
-    yield (
-        run.method.endswith("-ad") or run.slopes != DIFFERENCES,
-        "device gives intensities and no derivatives: it can be trained by differences alone "
-        f"(ff-dd, bp-dd; central, forward), got {run.method}, {run.estimator}",
-    )
-    yield (
-        bool(run.train_nonlinearity),
-        ("train_nonlinearity does not apply to a device, which takes phases alone"),
-    )
-
-
-def _estimator_rules(run: Config) -> Rules:
+def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
+    regression, exact = run.task == "regression", run.slopes != DIFFERENCES
     photonic, activations = run.network == "photonic", run.perturb == "activations"
     yield (
-        (run.slopes == REVERSE_MODE) != run.method.endswith("-ad"),
-        f"estimator {run.estimator} does not fit method {run.method}: the estimators central, "
-        "forward and jvp are for -dd methods, autodiff for -ad",
+        regression != (run.loss.partition(":")[0] == "squared"),
+        f"loss {run.loss} does not fit the task {run.task}",
     )
     yield (
-        run.slopes != DIFFERENCES and not run.local and callable(run.nonlinearity),
+        regression and run.rule not in (None, "last"),
+        f"rule must be last for a regression, got {run.rule}",
+    )
+    yield (
+        run.device is not None and (exact or run.method.endswith("-ad")),
+        "device gives intensities and no derivatives; train by differences (ff-dd, bp-dd; "
+        f"central, forward), got {run.method}, {run.estimator}",
+    )
+    yield (
+        (run.slopes == REVERSE_MODE) != run.method.endswith("-ad"),
+        f"estimator {run.estimator} does not fit method {run.method}: central, forward and jvp "
+        "are for -dd methods, autodiff for -ad",
+    )
+    yield (
+        exact and not run.local and callable(run.nonlinearity),
         f"nonlinearity is a black box, which estimator {run.estimator} would have to "
         f"differentiate for {run.method}; ff methods and differences never do",
     )
@@ -426,17 +417,18 @@ def _estimator_rules(run: Config) -> Rules:
     )
 
 
-def _mesh_rules(run: Config) -> Rules:
-    single, found = run.layers < 2, run.nonlinearity
+def _mesh_rules(run: Config) -> Iterator[tuple[bool, str]]:
+    between, count = run.nonlinearity, run.layers
     if run.train_nonlinearity:
-        modulators = isinstance(found, str) and found.partition(":")[0] == "electro-optic"
-        yield not modulators, f"train_nonlinearity needs electro-optic modulators, got {found}"
-        yield single, f"train_nonlinearity needs two meshes or more, got {run.layers}"
+        electro_optic = isinstance(between, str) and between.partition(":")[0] == "electro-optic"
+        yield run.device is not None, "train_nonlinearity does not apply to a device: phases alone"
+        yield not electro_optic, f"train_nonlinearity needs electro-optic modulators, got {between}"
+        yield count < 2, f"train_nonlinearity needs two meshes or more, got {count}"
     amplified = run.amplification is not None
-    yield amplified and single, f"amplifier stands between two meshes or more, got {run.layers}"
+    yield amplified and count < 2, f"amplifier stands between two meshes or more, got {count}"
 
 
-def _chip_rules(run: Config) -> Rules:
+def _chip_rules(run: Config) -> Iterator[tuple[bool, str]]:
     chip, unit_law = run._known_imperfections, "unit" in (run.law or "")
     yield (
         run.slopes != DIFFERENCES and not chip.differentiable,

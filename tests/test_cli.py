@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,101 +28,92 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def eager():
+    """Without compiling, which would take longer than the few steps taken here."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def results(folder):
     return json.loads((Path(folder) / "results.json").read_text())
 
 
-class TestRun:
-    @pytest.fixture
-    def finished(self, capsys):
-        assert main([*QUICK, "--output", "run"]) == 0
-        return capsys.readouterr()
-
-    def test_leaves_all_files(self, finished):
-        names = {path.name for path in Path("run").iterdir()}
-        assert names == {
-            "config.json",
-            "history.csv",
-            "model.npz",
-            "results.json",
-            "training_curves.png",
-            "confusion.png",
-            "power_budget.png",
-        }
-
-    def test_quiet_prints_the_result_in_one_line(self, finished):
-        assert finished.out.startswith("digits, ff-dd, seed 0: test accuracy ")
-        assert len(finished.out.splitlines()) == 1
-        assert finished.err == ""
-
-    def test_results_name_all_that_matters(self, finished):
-        found = results("run")
-        expected = {
-            "dataset": "digits",
-            "method": "ff-dd",
-            "recipe": "balanced",
-            "encoding": "average",
-            "ports": 16,
-            "meshes": 2,
-            "epochs": 2,
-            "seed": 0,
-        }
-        assert expected.items() <= found.items()
-        assert len(found["layer_test_accuracy"]) == 2
-        for name in ("test_accuracy", "vote_accuracy", "goodness_sum_accuracy"):
-            assert 0 <= found[name] <= 1
-        assert found["test_accuracy"] == found["goodness_sum_accuracy"]
-        assert found["engine"] in ("native", "xla")
-        assert {"tensorflow", "neurophox", "numpy"} <= found["versions"].keys()
-        # 2 steps of 60 images and 64 sets, 120 + 129 images monitored, 2 epochs, 2 meshes; then
-        # the first mesh hands 120 + 129 images on.
-        assert found["forward_passes"] == 2 * 2 * (2 * 60 * 64 + 120 + 129) + 120 + 129
-
-    def test_history_has_a_row_for_each_mesh_and_epoch(self, finished):
-        with open("run/history.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert [(row["mesh"], row["epoch"]) for row in rows] == [
-            ("1", "1"),
-            ("1", "2"),
-            ("2", "1"),
-            ("2", "2"),
-        ]
-        for name in ("loss", "train_accuracy", "validation_accuracy", "seconds"):
-            assert all(np.isfinite(float(row[name])) for row in rows)
-
-    def test_the_same_seed_gives_the_same_figures(self, finished):
-        main([*QUICK, "--output", "again"])
-        first, again = results("run"), results("again")
-        del first["train_seconds"], again["train_seconds"]
-        assert first == again
-
-    def test_a_directory_with_files_is_never_touched(self, finished, capsys):
-        before = {path: path.stat().st_mtime_ns for path in Path("run").iterdir()}
-        with pytest.raises(SystemExit) as stop:
-            main([*QUICK, "--output", "run"])
-        assert stop.value.code == 2
-        assert "argument --output must be a new or empty directory" in capsys.readouterr().err
-        assert before == {path: path.stat().st_mtime_ns for path in Path("run").iterdir()}
+def refused(arguments, capsys, recipe="balanced"):
+    """The error that the command line ends with."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments, recipe)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
 
 
+def test_a_run_leaves_its_results_and_says_them_in_one_line(capsys):
+    assert main([*QUICK, "--output", "run"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("digits, ff-dd, seed 0: test accuracy ")
+    assert (len(printed.out.splitlines()), printed.err) == (1, "")
+    names = {"config.json", "history.csv", "model.npz", "results.json"}
+    pictures = {"training_curves.png", "confusion.png", "power_budget.png"}
+    assert {path.name for path in Path("run").iterdir()} == names | pictures
+
+    outcome = results("run")
+    expected = {"dataset": "digits", "method": "ff-dd", "recipe": "balanced", "ports": 16}
+    expected |= {"encoding": "average", "meshes": 2, "epochs": 2, "seed": 0}
+    assert expected.items() <= outcome.items()
+    assert len(outcome["layer_test_accuracy"]) == 2
+    for name in ("test_accuracy", "vote_accuracy", "goodness_sum_accuracy"):
+        assert 0 <= outcome[name] <= 1
+    assert outcome["test_accuracy"] == outcome["goodness_sum_accuracy"]
+    assert outcome["engine"] in ("native", "xla")
+    assert {"tensorflow", "neurophox", "numpy"} <= outcome["versions"].keys()
+    # 2 steps of 60 images and 64 sets, 120 + 129 images monitored, 2 epochs, 2 meshes; then
+    # the first mesh hands 120 + 129 images on.
+    assert outcome["forward_passes"] == 2 * 2 * (2 * 60 * 64 + 120 + 129) + 120 + 129
+
+    with open("run/history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["mesh"], row["epoch"]) for row in rows] == list(product("12", "12"))
+    for name in ("loss", "train_accuracy", "validation_accuracy", "seconds"):
+        assert all(np.isfinite(float(row[name])) for row in rows)
+
+    before = {path: path.stat().st_mtime_ns for path in Path("run").iterdir()}
+    error = refused([*QUICK, "--output", "run"], capsys)
+    assert "argument --output must be a new or empty directory" in error
+    assert before == {path: path.stat().st_mtime_ns for path in Path("run").iterdir()}
+
+    main([*QUICK, "--output", "again"])
+    assert results("again") | {"train_seconds": 0} == outcome | {"train_seconds": 0}
+
+
+@pytest.mark.usefixtures("eager")
 def test_what_a_method_does_not_have_is_null():
     assert main([*QUICK, "--method", "bp-ad", "--output", "run"]) == 0
-    found = results("run")
+    outcome = results("run")
     for name in ("directions", "rule", "vote_accuracy", "goodness_sum_accuracy"):
-        assert found[name] is None
+        assert outcome[name] is None
 
 
-def test_several_seeds_end_in_mean_and_spread(capsys):
-    assert main([*QUICK, "--seeds", "2", "--seed", "5", "--output", "run"]) == 0
-    accuracies = [results(f"run/seed-{seed}")["test_accuracy"] for seed in (5, 6)]
+@pytest.mark.parametrize(
+    ("recipe", "flags", "quality"),
+    [
+        ("balanced", ["--dataset", "digits", "--size", "4"], "accuracy"),
+        ("digital", ["--dataset", "f2", "--task", "regression", "--width", "12"], "r2"),
+    ],
+)
+@pytest.mark.usefixtures("eager")
+def test_several_seeds_end_in_mean_and_spread(recipe, flags, quality, capsys):
+    flags = [*flags, "--limit", "120", "--epochs", "1", "--batch-size", "60", "--quiet"]
+    assert main([*flags, "--seeds", "2", "--seed", "5", "--output", "run"], recipe) == 0
+    values = [results(f"run/seed-{seed}")[f"test_{quality}"] for seed in (5, 6)]
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["seeds"] == [5, 6]
-    assert summary["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
-    assert summary["test_accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    spread = {"mean": pytest.approx(np.mean(values)), "sd": pytest.approx(np.std(values, ddof=1))}
+    assert summary[f"test_{quality}"] == spread
+    assert summary[{"accuracy": "test_r2", "r2": "test_accuracy"}[quality]] is None
     assert Path("run/training_curves.png").stat().st_size > 10_000
-    assert f"mean of 2 seeds: test accuracy {100 * np.mean(accuracies):.2f} %" in (
-        capsys.readouterr().out
-    )
+    mean = f"R^2 {np.mean(values):.4f}" if quality == "r2" else f"{100 * np.mean(values):.2f} %"
+    assert f"{mean} (standard deviation" in capsys.readouterr().out
 
 
 BAD = [
@@ -171,86 +163,63 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
     recipe, flags, message, capsys, elsewhere
 ):
     arguments = [*flags] if "--dataset" in flags else ["--dataset", "digits", *flags]
-    with pytest.raises(SystemExit) as stop:
-        main(arguments, recipe)
-    errors = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert message in errors
-    assert errors.startswith(f"mnist_{'digital' if recipe == 'digital' else 'photonic'}.py: error:")
-    assert errors.count("\n") == 1
+    error = refused(arguments, capsys, recipe)
+    assert message in error
+    assert error.startswith(f"mnist_{'digital' if recipe == 'digital' else 'photonic'}.py: error:")
+    assert error.count("\n") == 1
     assert list(elsewhere.iterdir()) == []
 
 
+def test_nan_in_the_data_is_refused_by_name(tmp_path, capsys):
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    images, labels = np.full((20, 28, 28), np.nan), np.arange(20) % 10
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(folder / "mnist.npz", **arrays)
+    arguments = ["--dataset", "mnist", "--data-dir", str(tmp_path / "data")]
+    assert "mnist.npz" in refused(arguments, capsys)
+
+
+@pytest.mark.usefixtures("eager")
 class TestDigital:
     """The command line of the digital experiments: the same one with another recipe."""
 
-    RUN = ("--epochs", "1", "--depth", "2", "--batch-size", "60", "--limit", "120", "--quiet")
-
-    @pytest.fixture(autouse=True)
-    def eager(self):
-        """Without compiling, which would take longer than the few steps taken here."""
-        tf.config.run_functions_eagerly(True)
-        yield
-        tf.config.run_functions_eagerly(False)
-
     def run(self, *flags):
-        assert main([*self.RUN, *flags, "--output", "run"], recipe="digital") == 0
+        brief = ["--epochs", "1", "--depth", "2", "--batch-size", "60", "--limit", "120", "--quiet"]
+        assert main([*brief, *flags, "--output", "run"], recipe="digital") == 0
         return results("run")
 
     def test_an_mlp_by_default(self, capsys):
-        found = self.run("--dataset", "digits", "--width", "12", "--perturb", "activations")
+        outcome = self.run("--dataset", "digits", "--width", "12", "--perturb", "activations")
         expected = {"network": "mlp", "recipe": "digital", "depth": 2, "width": 12, "ports": 64}
         expected |= {"meshes": None, "columns": None, "engine": None, "channels": None}
         expected |= {"perturb": "activations", "task": "classification", "test_r2": None}
-        assert expected.items() <= found.items()
-        assert len(found["layer_test_accuracy"]) == 2
+        assert expected.items() <= outcome.items()
+        assert len(outcome["layer_test_accuracy"]) == 2
         assert capsys.readouterr().out.startswith("digits, ff-dd, seed 0: test accuracy ")
 
     def test_a_cnn(self):
         flags = ["--network", "cnn", "--channels", "2", "--kernel-size", "3", "--method", "ff-ad"]
-        found = self.run("--dataset", "digits", *flags)
-        assert {"network": "cnn", "channels": 2, "perturb": None}.items() <= found.items()
+        outcome = self.run("--dataset", "digits", *flags)
+        assert {"network": "cnn", "channels": 2, "perturb": None}.items() <= outcome.items()
 
     def test_a_function_to_learn(self, capsys):
-        found = self.run("--dataset", "f1", "--task", "regression", "--width", "12")
+        outcome = self.run("--dataset", "f1", "--task", "regression", "--width", "12")
         expected = {"dataset": "f1", "task": "regression", "rule": "last", "ports": 2}
         expected |= {"encoding": "none", "size": None}
-        assert expected.items() <= found.items()
-        for name in ("test_accuracy", "vote_accuracy", "goodness_sum_accuracy"):
-            assert found[name] is None
-        assert found["test_r2"] == found["layer_test_r2"][-1] <= 1
-        assert f"test R^2 {found['test_r2']:.4f} by last" in capsys.readouterr().out
+        expected |= dict.fromkeys(("test_accuracy", "vote_accuracy", "goodness_sum_accuracy"))
+        assert expected.items() <= outcome.items()
+        assert outcome["test_r2"] == outcome["layer_test_r2"][-1] <= 1
+        assert f"test R^2 {outcome['test_r2']:.4f} by last" in capsys.readouterr().out
         names = {path.name for path in Path("run").iterdir()}
         assert "predictions.png" in names
         assert "confusion.png" not in names
         assert json.loads(Path("run/config.json").read_text())["dataset"] == "f1"
 
     def test_classes_may_be_taken_for_numbers(self):
-        found = self.run("--dataset", "digits", "--task", "regression", "--method", "bp-ad")
-        assert (found["rule"], found["test_accuracy"]) == (None, None)
-        assert found["test_r2"] <= 1
-
-    def test_regressions_of_several_seeds_end_in_mean_and_spread(self, capsys):
-        flags = ["--task", "regression", "--width", "12", "--seeds", "2", "--output", "run"]
-        assert main([*self.RUN, "--dataset", "f2", *flags], recipe="digital") == 0
-        found = [results(f"run/seed-{seed}")["test_r2"] for seed in (0, 1)]
-        summary = json.loads(Path("run/summary.json").read_text())
-        assert summary["test_r2"]["mean"] == pytest.approx(np.mean(found))
-        assert summary["test_accuracy"] is None
-        assert f"test R^2 {np.mean(found):.4f} (standard" in capsys.readouterr().out
-
-
-def test_nan_in_the_data_is_refused_by_name(tmp_path, capsys):
-    folder = tmp_path / "data" / "mnist"
-    folder.mkdir(parents=True)
-    images = np.full((20, 28, 28), np.nan)
-    labels = np.arange(20) % 10
-    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
-    np.savez(folder / "mnist.npz", **arrays)
-    with pytest.raises(SystemExit) as stop:
-        main(["--dataset", "mnist", "--data-dir", str(tmp_path / "data")])
-    assert stop.value.code == 2
-    assert "mnist.npz" in capsys.readouterr().err
+        outcome = self.run("--dataset", "digits", "--task", "regression", "--method", "bp-ad")
+        assert (outcome["rule"], outcome["test_accuracy"]) == (None, None)
+        assert outcome["test_r2"] <= 1
 
 
 class Stop(Observer):
@@ -265,6 +234,7 @@ class Stop(Observer):
             raise self.error
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [

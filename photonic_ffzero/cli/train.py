@@ -35,40 +35,27 @@ PHOTONIC = """\
 Train a photonic neural network on MNIST.
 
 Light encodes an image, crosses rectangular meshes of Mach-Zehnder
-interferometers with a nonlinearity between them, and is detected behind every
+interferometers with a nonlinearity between them, and is detected after every
 mesh. The phase shifts are trained, by default from forward passes alone:
-
-  ff-dd  (FFzero) each mesh learns by its own loss, by directional derivatives
-  ff-ad  each mesh learns by its own loss, by automatic differentiation
-  bp-dd  one loss behind the last mesh, by directional derivatives
-  bp-ad  one loss behind the last mesh, by automatic differentiation
 """
 
 DIGITAL = """\
 Train a digital MLP or CNN on MNIST, or on a function (regression).
 
 The same core as the photonic networks: every layer learns by its own loss from
-fixed prototypes and a cosine goodness, by default from forward passes alone:
-
-  ff-dd  (FFzero) each layer learns by its own loss, by directional derivatives
-  ff-ad  each layer learns by its own loss, by automatic differentiation
-  bp-dd  one loss behind the last layer, by directional derivatives
-  bp-ad  backpropagation
-
+fixed prototypes and a cosine goodness, by default from forward passes alone.
 Directions lie among the weights (FFzero) or among the activations, one for
 every sample (--perturb activations), which is far less noisy.
 """
 
-DIGITAL_EXAMPLES = """\
-examples:
-  mnist_digital.py --data-dir ~/data --seeds 3
-  mnist_digital.py --perturb activations --directions 8
-  mnist_digital.py --network cnn --channels 4
-  mnist_digital.py --dataset f1 --task regression
-  mnist_digital.py --resume results/mnist-mlp-ff-dd-20260101-120000
+METHODS = """
+  ff-dd  (FFzero) each {layer} learns by its own loss, by directional derivatives
+  ff-ad  each {layer} learns by its own loss, by automatic differentiation
+  bp-dd  one loss after the last {layer}, by directional derivatives
+  bp-ad  one loss after the last {layer}, by automatic differentiation
 """
 
-_OWN_IMAGES = """\
+YOUR_IMAGES = """\
 images of your own (--dataset PATH):
   A folder with a sub-folder of PNG or JPEG files for each class, whose names
   become those of the classes; a fifth of each class is for testing, or give the
@@ -78,10 +65,10 @@ images of your own (--dataset PATH):
   [n, H, W], bytes or floats in [0, 1], taken as they are, and y_train and
   y_test, whole numbers from 0.
 
+examples:
 """
 
 PHOTONIC_EXAMPLES = """\
-examples:
   mnist_photonic.py --data-dir ~/data --seeds 3
   mnist_photonic.py --method ff-ad
   mnist_photonic.py --dataset digits --epochs 5 --quiet
@@ -90,28 +77,29 @@ examples:
   mnist_photonic.py --resume results/mnist-photonic-ff-dd-20260101-120000
 """
 
+DIGITAL_EXAMPLES = """\
+  mnist_digital.py --data-dir ~/data --seeds 3
+  mnist_digital.py --perturb activations --directions 8
+  mnist_digital.py --network cnn --channels 4
+  mnist_digital.py --dataset f1 --task regression
+  mnist_digital.py --resume results/mnist-mlp-ff-dd-20260101-120000
+"""
 
-_GROUPS = (
-    *("data", "network", "learning", "power of the light"),
-    *("time and energy on the chip, for the results", "run"),
-)
+GROUPS = ("data", "network", "learning", "light", "time and energy", "run")
 
 
 def build_parser(recipe: str = "balanced") -> LineParser:
-    """The parser; every default that depends on the recipe is None.
-
-    Args:
-        recipe: The default one; ``digital`` makes it the parser of ``mnist_digital.py``.
-    """
+    """The parser of a script whose default recipe this is."""
     digital = recipe == "digital"
+    layer = "layer" if digital else "mesh"
     parser = LineParser(
         prog=_script(recipe),
-        description=DIGITAL if digital else PHOTONIC,
-        epilog=_OWN_IMAGES + (DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES),
+        description=(DIGITAL if digital else PHOTONIC) + METHODS.format(layer=layer),
+        epilog=YOUR_IMAGES + (DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    groups = {name: parser.add_argument_group(name) for name in _GROUPS}
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
     add_settings(groups, Config, recipe=recipe)
     add_settings(groups, Plan)
     add_data_dir(groups["data"])
@@ -121,7 +109,7 @@ def build_parser(recipe: str = "balanced") -> LineParser:
 
 
 def _script(recipe: str) -> str:
-    """The experiment whose default the recipe is, or that has its defaults for the other ones."""
+    """The script that trains what the recipe is for."""
     return "mnist_digital.py" if recipe == "digital" else "mnist_photonic.py"
 
 

@@ -54,10 +54,10 @@ _ENCODING = Kind(_check_encoding, "", options=ENCODINGS)
 _TRAINED = Kind(TEXT.check, "a run's directory or a model", _existing, metavar="DIR|FILE")
 
 _data = partial(setting, group="data")
-_light = partial(setting, POSITIVE, group="power of the light", metavar="W", unit="W", default=None)
+_light = partial(setting, POSITIVE, group="light", metavar="W", unit="W", default=None)
 _rate = partial(
     setting,
-    group="time and energy on the chip, for the results",
+    group="time and energy",
     applies={"network": "photonic"},
     default=None,
     shown="unknown",
