@@ -107,7 +107,7 @@ class TestEveryNetwork:
             np.testing.assert_array_equal(one, other)
 
     def test_no_two_layers_begin_alike(self, network):
-        blocks, params = built(network, depth=3) if network != "photonic" else built(network)
+        blocks, params = built(network)
         for (one, a), (other, b) in itertools.combinations(zip(blocks, params, strict=True), 2):
             if a[0][0].shape == b[0][0].shape:
                 assert not np.array_equal(a[0][0], b[0][0])
@@ -152,50 +152,30 @@ def test_the_depth_counts_the_last_layer():
     assert [type(block.layers[0]) for block in blocks] == [Dense]
 
 
-@pytest.mark.parametrize("method", ["ff-dd", "bp-ad"])
+KERNEL, TAPS = "kernel_size must", "prototypes of 3 classes .* got 2 behind dense 1"
+
+
 @pytest.mark.parametrize(
-    ("network", "units", "given", "task", "message"),
+    ("network", "units", "settings", "task", "message"),
     [
         ("cnn", 35, {}, CLASSES, "cnn needs square images, got 35 values"),
-        ("cnn", 4, {"kernel_size": 7}, CLASSES, "kernel_size must be at most the padded image's 6"),
-        (
-            "cnn",
-            4,
-            {"kernel_size": 6},
-            CLASSES,
-            "kernel_size must leave 2 rows .* got 6, which leaves 1",
-        ),
-        ("cnn", 36, {"kernel_size": 6, "depth": 5}, CLASSES, "kernel_size must (be at most|leave)"),
+        ("cnn", 4, {"kernel_size": 7}, CLASSES, f"{KERNEL} be at most the padded image's 6"),
+        ("cnn", 4, {"kernel_size": 6}, CLASSES, f"{KERNEL} leave 2 rows .*, which leaves 1"),
+        ("cnn", 36, {"kernel_size": 6, "depth": 5}, CLASSES, f"{KERNEL} (be at most|leave)"),
         ("mlp", 5, {"groups": 3}, CLASSES, "width must be a multiple of 3, .* got 8"),
         ("mlp", 5, {"width": 9}, TWO, "width must be a multiple of 2, .* got 9"),
+        ("mlp", 5, {"width": 2}, CLASSES, TAPS),
+        ("mlp", 5, {"groups": 4}, CLASSES, TAPS),
+        ("cnn", 36, {}, Classification(11), "prototypes of 11 classes .* got 10 behind conv 1"),
+        ("cnn", 36, {"channels": 3}, TWO, "channels must be a multiple of the 2 label .*, got 3"),
+        ("photonic", 6, {"groups": 4}, CLASSES, "groups must share 6 tapped .* behind mesh 1"),
+        ("mlp", 5, {"width": 10**6}, CLASSES, "network must have at most .* in the first 2 of 3"),
     ],
 )
 def test_what_does_not_fit_is_one_error_before_any_training(
-    network, units, given, task, message, method
+    network, units, settings, task, message
 ):
-    config, _ = configured(network, method, task, **given)
-    with pytest.raises(ValueError, match=message):
-        Model(config, units, task)
-
-
-@pytest.mark.parametrize(
-    ("network", "units", "given", "task", "message"),
-    [
-        ("mlp", 5, {"width": 2}, CLASSES, "prototypes of 3 classes .* got 2 behind dense 1"),
-        ("mlp", 5, {"groups": 4}, CLASSES, "prototypes of 3 classes .* got 2 behind dense 1"),
-        ("cnn", 36, {}, Classification(11), "prototypes of 11 classes .* got 10 behind conv 1"),
-        ("cnn", 36, {"channels": 3}, TWO, "channels must be a multiple of the 2 label .*, got 3"),
-        (
-            "photonic",
-            6,
-            {"groups": 4},
-            CLASSES,
-            "groups must share 6 tapped .* got 4 for 1 label .* behind mesh 1",
-        ),
-    ],
-)
-def test_prototypes_that_do_not_fit_too(network, units, given, task, message):
-    config, _ = configured(network, "ff-dd", task, **given)
+    config, _ = configured(network, "ff-dd", task, **settings)
     with pytest.raises(ValueError, match=message):
         Model(config, units, task)
 
