@@ -100,7 +100,8 @@ class TestStrength:
     @few
     @given(st.integers(0, 2**31), st.floats(0, 3), st.floats(0, 3))
     def test_energy_never_grows(self, seed, loss, imbalance):
-        made = Imperfections(insertion_loss_db=loss, loss_imbalance_db=imbalance)
+        losses = {"insertion_loss_db": loss, "loss_imbalance_db": imbalance}
+        made = Imperfections(splitter_error=0.1, **losses)
         total = np.sum(readings(made.fabricate(N, seed=seed), seed=seed), axis=-1)[0]
         limit = np.sum(light(seed) ** 2, axis=-1) * 10 ** (-N * loss / 10)
         assert (total <= limit * (1 + 1e-5)).all()
