@@ -1,7 +1,7 @@
 """Optimizers as pure (init, update) pairs, and learning-rate schedules.
 
 ``init(params)`` makes the state; ``update(gradient, state)`` returns the direction to step along
-and the next state. The step itself, w - rate * direction, is taken in one place (`descend`).
+and the next state. `descend` takes the step.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def _zeros(params: Any) -> Any:
 
 
 def sgd() -> Optimizer:
-    """Follow the gradient as it is: the most robust choice for noisy estimates."""
+    """Follow the gradient: the most robust choice for noisy estimates."""
     return Optimizer(lambda params: (), lambda gradient, state: (gradient, state))
 
 
 def momentum(decay: float = 0.9) -> Optimizer:
-    r"""Heavy ball: :math:`m \leftarrow \mu m + g`; the direction is (1 - mu) m.
+    r"""Heavy ball: :math:`m \leftarrow \mu m + g`, along the direction (1 - mu) m.
 
     The factor keeps the learning rate comparable with plain SGD.
     """
@@ -79,19 +79,16 @@ OPTIMIZERS = {"sgd": sgd, "momentum": momentum, "adam": adam}
 
 
 def descend(params: Any, direction: Any, rate: Any) -> Any:
-    """Take the step w - rate * direction."""
+    """w - rate * direction."""
     return tf.nest.map_structure(lambda w, u: w - rate * u, params, direction)
 
 
 def constant(progress: float) -> float:
-    """Keep the learning rate."""
     return 1.0
 
 
-def cosine(progress: float) -> float:
-    r"""Let the learning rate fall to zero along half a cosine.
-
-    .. math:: \tfrac{1}{2} (1 + \cos \pi t), \qquad t \in [0, 1]
+def cosine_decay(progress: float) -> float:
+    r"""Half a cosine from 1 to 0: :math:`\tfrac{1}{2} (1 + \cos \pi t)`.
 
     Reference:
         Loshchilov and Hutter, arXiv 1608.03983, eq. 5 without restarts.
@@ -99,5 +96,5 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-# A schedule maps the part of the training done, 0 to 1, to a factor of the learning rate.
-SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
+# From the part of the training that is done, 0 to 1, to a factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine_decay}

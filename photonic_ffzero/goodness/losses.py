@@ -1,4 +1,4 @@
-"""Local losses: from scores to one number for every sample and group of outputs."""
+"""Local losses: from scores [..., C] and labels that broadcast to [...] to losses [...]."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from meshes._tensorflow import tf
 from meshes.validation import number
 
 
-def _true_class(scores: Any, labels: Any) -> Any:
-    """The score of the true class [..., 1] and the mask [..., C] that picked it."""
+def _true_class(scores: Any, labels: Any) -> tuple[Any, Any]:
+    """The score of the true class [...], and the mask [..., C] that picks it."""
     mask = tf.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
     return tf.reduce_sum(scores * mask, axis=-1, keepdims=True), mask
 
 
 @dataclass(frozen=True)
 class Margin:
-    r"""Every wrong class is to stay a margin below the true one.
+    r"""Every wrong class should stay a margin below the true one.
 
     .. math:: \ell = \sum_{c \ne y} \max(0, m + G_c - G_y)
 
@@ -36,7 +36,6 @@ class Margin:
         number("margin", self.margin, minimum=0)
 
     def __call__(self, scores: Any, labels: Any) -> Any:
-        """Map scores [..., C] and classes that broadcast to [...] to losses [...]."""
         true, mask = _true_class(scores, labels)
         hinges = tf.nn.relu(self.margin + scores - true) * (1 - mask)
         return tf.reduce_sum(hinges, axis=-1)
@@ -44,13 +43,12 @@ class Margin:
 
 @dataclass(frozen=True)
 class Cosine:
-    r"""The true class alone: what the published photonic script uses.
+    r"""The score of the true class alone, as in the published photonic script.
 
     .. math:: \ell = 1 - G_y
     """
 
     def __call__(self, scores: Any, labels: Any) -> Any:
-        """Map scores [..., C] and classes that broadcast to [...] to losses [...]."""
         true, _ = _true_class(scores, labels)
         return 1 - true[..., 0]
 
@@ -62,8 +60,8 @@ class CrossEntropy:
     .. math:: \ell = \log \sum_c e^{s G_c} - s G_y
 
     Attributes:
-        scale: s, above 0. A cosine within [-1, 1] needs a scale to become sure of itself; the
-            intensities of a port readout need none.
+        scale: s, above 0. Cosines lie within [-1, 1], where a softmax without a scale never comes
+            close to one class; intensities of a port readout need no scale.
     """
 
     scale: float = 10.0
@@ -72,7 +70,6 @@ class CrossEntropy:
         number("scale", self.scale, above=0)
 
     def __call__(self, scores: Any, labels: Any) -> Any:
-        """Map scores [..., C] and classes that broadcast to [...] to losses [...]."""
         logits = self.scale * scores
         true, _ = _true_class(logits, labels)
         return tf.reduce_logsumexp(logits, axis=-1) - true[..., 0]
@@ -80,18 +77,17 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Squared:
-    r"""The squared error of a regression: the one score is to be the label.
+    r"""The squared error of a regression, for scores [..., 1] and labels within [-1, 1].
 
     .. math:: \ell = (y - G_{p_+})^2
 
-    The second prototype is the first one's negative, whose goodness says nothing new.
+    The second prototype is the negative of the first, so its goodness adds nothing.
 
     Reference:
         Guo et al., arXiv 2603.24790, section "Regression".
     """
 
     def __call__(self, scores: Any, labels: Any) -> Any:
-        """Map scores [..., 1] and labels within [-1, 1] that broadcast to [...] to losses [...]."""
         return tf.square(labels - scores[..., 0])
 
 

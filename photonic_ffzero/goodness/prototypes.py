@@ -1,4 +1,4 @@
-"""Fixed class prototypes: the corners of a randomly rotated regular simplex, or any vectors."""
+"""Fixed class prototypes: unit vectors that the tapped values of a class are drawn towards."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from meshes.validation import integer
 def simplex(
     classes: int, dimension: int, rng: np.random.Generator, *, zero_mean: bool = False
 ) -> np.ndarray:
-    r"""Draw class prototypes: unit vectors that are as far apart as they can be.
+    r"""Draw the corners of a regular simplex: unit vectors as far apart as possible.
 
     .. math:: \langle p_c, p_{c'} \rangle = -\frac{1}{C - 1} \quad (c \ne c'), \qquad |p_c| = 1
 
-    The simplex is rotated by a Haar-random orthogonal matrix of R^n, or, with ``zero_mean``, of
-    the (n - 1)-dimensional subspace whose entries sum to zero, where balanced detection puts
-    its signals.
+    The simplex is rotated by a Haar-random orthogonal matrix of R^n or, with ``zero_mean``, of the
+    (n - 1)-dimensional subspace whose entries sum to zero, where balanced detection puts signals.
 
     Args:
         classes: Number of classes C, at least 2.
@@ -29,15 +28,12 @@ def simplex(
     Returns:
         Prototypes [C, n], float32.
 
-    Raises:
-        ValueError: ``classes`` is below 2 or above ``dimension``.
-
     Reference:
         Guo et al., arXiv 2603.24790, section "Prototypes".
     """
-    from scipy.linalg import helmert  # SciPy takes a second to import: not before it is needed
+    from scipy.linalg import helmert  # SciPy takes a second to import
 
-    classes, dimension = _checked(classes, dimension)
+    _check_fit(classes, dimension)
     corners = np.sqrt(classes / (classes - 1)) * helmert(classes).T  # [C, C - 1]
     freedom = dimension - 1 if zero_mean else dimension
     rotated = corners @ _haar_rotation(freedom, rng)[: classes - 1]
@@ -47,16 +43,11 @@ def simplex(
 def independent(
     classes: int, dimension: int, rng: np.random.Generator, *, zero_mean: bool = False
 ) -> np.ndarray:
-    """Draw class prototypes without regard to each other: uniform on the unit sphere.
+    """Draw prototypes independently, uniform on the unit sphere, to compare the simplex with.
 
-    What the simplex is compared with: two of them are now and then close.
-
-    Args and errors are those of `simplex`.
-
-    Returns:
-        Prototypes [C, n], float32.
+    Arguments and result are those of `simplex`.
     """
-    classes, dimension = _checked(classes, dimension)
+    _check_fit(classes, dimension)
     vectors = rng.standard_normal((classes, dimension))
     vectors -= zero_mean * vectors.mean(axis=1, keepdims=True)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -65,15 +56,12 @@ def independent(
 PROTOTYPES: dict[str, Callable[..., np.ndarray]] = {"simplex": simplex, "random": independent}
 
 
-def _checked(classes: int, dimension: int) -> tuple[int, int]:
-    classes = integer("classes", classes, minimum=2)
-    dimension = integer("dimension", dimension)
-    if classes > dimension:
+def _check_fit(classes: int, dimension: int) -> None:
+    if integer("classes", classes, minimum=2) > integer("dimension", dimension):
         raise ValueError(
             f"a layer needs at least as many tapped values as classes: {classes} prototypes do "
             f"not fit into dimension {dimension}"
         )
-    return classes, dimension
 
 
 def _haar_rotation(dimension: int, rng: np.random.Generator) -> np.ndarray:

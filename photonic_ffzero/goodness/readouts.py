@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +21,14 @@ def balanced(z: Any) -> Any:
 
     .. math:: z_j = I_j - \frac{1}{n} \sum_i I_i
 
-    Intensities are never negative, so that their cosine with an arbitrary prototype stays well
-    below 1; balanced values can reach every prototype of the zero-mean subspace.
+    Intensities are never negative, so their cosine with an arbitrary prototype stays well below 1.
+    Balanced values can reach every prototype whose entries sum to zero.
     """
     return z - _row_sums(z) / z.shape[-1]
 
 
 def _row_sums(z: Any) -> Any:
-    """Sums [..., 1] as a matrix product: XLA adds rows up one number at a time."""
+    """Sums [..., 1] as a matrix product, because XLA adds rows up one number at a time."""
     return tf.matmul(z, tf.ones([z.shape[-1], 1], z.dtype))
 
 
@@ -35,25 +36,25 @@ DETECTIONS = {"balanced": balanced, "raw": raw}
 
 
 def cosine(z: Any, prototypes: Any, norm_size: int = 0) -> Any:
-    r"""Goodness of every class: the cosine between tapped values and prototype.
+    r"""Goodness of every class within [-1, 1]: the cosine of tapped values and prototype.
 
     .. math:: G_c = \frac{\langle z, p_c \rangle}{|z|}, \qquad G_c = 0 \text{ where } z = 0
 
-    With ``norm_size`` the tapped values are normalised in pools h of so many neighbours,
+    With ``norm_size`` the tapped values are normalised in pools h of so many neighbours; what is
+    left over joins the last pool:
 
     .. math:: G_c = \sum_h \sqrt{\frac{n_h}{n}} \, \frac{\langle z_h, p_{c,h} \rangle}{|z_h|}
 
-    (what is left over joins the last pool). The cosine ranks classes by a function linear in z,
-    which makes a layer a linear classifier; pools that are normalised on their own add up to one
-    that is not.
+    One cosine ranks classes by a function linear in z, so that a dense layer is a linear
+    classifier. A sum over pools is not linear in z.
 
     Args:
         z: Tapped values [..., n], or [..., G, n] for G groups of outputs.
         prototypes: Unit vectors [C, n], or [G, C, n]: every group has its own.
-        norm_size: Values of a pool; 0: all n are one.
+        norm_size: Values of a pool; 0 for one pool of all n.
 
     Returns:
-        Goodness within [-1, 1]: [..., C], or [..., G, C].
+        [..., C], or [..., G, C].
 
     Reference:
         Guo et al., arXiv 2603.24790, eq. 5. The pools are ours, after the divisive normalisation
@@ -66,29 +67,28 @@ def cosine(z: Any, prototypes: Any, norm_size: int = 0) -> Any:
 
 
 def _normalised(z: Any, size: int) -> Any:
-    """Values [..., n] as unit vectors, to which every pool of some of them adds its share."""
+    """Values [..., n] as unit vectors, each pool of them contributing its share of the length."""
     count = z.shape[-1]
     pools = count // size
     if pools <= 1:
         return z / _norm(_row_sums(z * z))
-    # What is left over joins the last pool: of one value alone only the sign would be left.
     pool_of = np.minimum(np.arange(count) // size, pools - 1)
     members = np.eye(pools, dtype=z.dtype.as_numpy_dtype)[pool_of]
     scale = np.sqrt(members.mean(axis=0)) / _norm(tf.matmul(z * z, members))
-    # Not by tf.pad, tf.repeat or tf.gather, whose gradients take a hundred times as long in a loop.
+    # Not tf.pad, tf.repeat or tf.gather: their gradients take a hundred times as long in a loop.
     if count % size:
         return z * tf.matmul(scale, members, transpose_b=True)
-    even = tf.broadcast_to(scale[..., tf.newaxis], [*scale.shape, size])  # a tenth of a step less
+    even = tf.broadcast_to(scale[..., tf.newaxis], [*scale.shape, size])  # faster for equal pools
     return z * tf.reshape(even, z.shape)
 
 
 def _norm(squared: Any) -> Any:
-    """Square roots; infinity for zero, so that in the dark score and slope are 0."""
+    """Square roots; infinity for zero, so that a dark sample has score and slope 0."""
     return tf.sqrt(tf.where(squared > 0, squared, np.inf))
 
 
 def _projected(z: Any, prototypes: Any) -> Any:
-    """Products of unit vectors; one group is one matrix product, which is faster than a batch."""
+    """Scalar products; for one group as one matrix product, which is faster than a batch."""
     if len(prototypes.shape) == 2:
         return tf.matmul(z, prototypes, transpose_b=True)
     if prototypes.shape[0] == 1:
@@ -96,32 +96,27 @@ def _projected(z: Any, prototypes: Any) -> Any:
     return tf.einsum("...gn,gcn->...gc", z, prototypes)
 
 
-class Readout(Protocol):
+class Readout(ABC):
     """From a block's tapped values [..., T] to scores [..., G, C], in two steps."""
 
+    @abstractmethod
     def split(self, z: Any) -> Any:
         """The tapped values of every group of outputs [..., G, n]."""
 
+    @abstractmethod
     def __call__(self, groups: Any) -> Any:
         """The scores [..., G, C] of the groups' values [..., G, n]."""
 
 
 @dataclass(frozen=True)
-class Goodness:
-    """Scores are the cosines with fixed prototypes, group by group of outputs.
-
-    Attributes:
-        prototypes: Unit vectors [G, C, n].
-        detection: ``"balanced"`` or ``"raw"``.
-        norm_size: Tapped values that are normalised together; 0 for all of a group.
-    """
+class Goodness(Readout):
+    """Scores are the cosines with fixed prototypes [G, C, n]; see `cosine` for ``norm_size``."""
 
     prototypes: np.ndarray
     detection: str
     norm_size: int = 0
 
     def split(self, z: Any) -> Any:
-        """Cut T = G n tapped values into G groups of n."""
         groups, _, dimension = self.prototypes.shape
         return tf.reshape(z, [*z.shape[:-1], groups, dimension])
 
@@ -130,13 +125,8 @@ class Goodness:
 
 
 @dataclass(frozen=True)
-class Ports:
-    """Scores are the first tapped values of each group themselves, as the paper reads out BP.
-
-    Attributes:
-        groups: Label dimensions G, 1 for classes.
-        classes: Scores of each, C.
-    """
+class Ports(Readout):
+    """Scores are the first C tapped values of each label dimension, as the paper reads out BP."""
 
     groups: int
     classes: int
