@@ -112,9 +112,6 @@ class TestEveryEstimator:
             along = doubles(draw("gaussian", 1e-3, count, trainable, rng()))
         return estimated(estimator, function, tensors(params), along)
 
-    def test_has_a_row_of_its_own_in_these_tests(self, name):
-        assert name in {*DIRECTIONAL, "autodiff"}
-
     def test_gradient_is_structured_as_the_parameters(self, name):
         gradient, loss = self.estimated(name, smooth)
         assert {key: tuple(value.shape) for key, value in gradient.items()} == SHAPES
@@ -202,11 +199,6 @@ class TestForwardGradient:
         assert errors[1e-3] < 1e-4
         np.testing.assert_allclose(errors[1e-2] / errors[1e-3], 100, rtol=1e-2)
 
-    def test_reports_the_loss_at_the_point_itself(self):
-        along = doubles(draw("gaussian", 0.3, 4, TRAINABLE, rng()))
-        found = estimated(ForwardGradient(), smooth, POINT, along).loss
-        np.testing.assert_allclose(found, np.sum(np.sin(W + np.arange(D))) + W.sum() ** 2 / 10)
-
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_where_the_function_is_cut_in_two_makes_no_difference(name):
@@ -226,14 +218,6 @@ def test_where_the_function_is_cut_in_two_makes_no_difference(name):
     )
     for found in others:
         np.testing.assert_allclose(found, expected, rtol=1e-9)
-
-
-def test_what_follows_is_told_of_the_estimate():
-    along = doubles(draw("gaussian", 1e-3, 4, TRAINABLE, rng()))
-    own = objective(smooth, POINT)
-    found = estimate(CentralDifference(), own, along)
-    loss = estimate(CentralDifference(), own, along, lambda found: 2 * found.loss)
-    np.testing.assert_array_equal(loss, 2 * found.loss)
 
 
 class TestAutodiff:
@@ -259,16 +243,6 @@ def test_error_falls_with_the_order_of_the_difference(name, order):
         errors.append(np.linalg.norm(joined(found) - GRADIENT))
     slope, _ = np.polyfit(np.log(steps), np.log(errors), 1)
     assert abs(slope - order) < 0.05
-
-
-def test_a_quadratic_is_exact_for_the_central_difference():
-    """Its error begins with the third derivative, whatever the step."""
-
-    def quadratic(params):
-        return tf.reduce_sum(joined(params) ** 2, axis=-1, keepdims=True)
-
-    found = estimated(CentralDifference(), quadratic, POINT, along_all(0.5)).gradient
-    np.testing.assert_allclose(joined(found), 2 * W, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", DIRECTIONAL)
@@ -316,26 +290,3 @@ def test_mean_squared_error_falls_with_the_directions_as_predicted(law, expected
 def test_all_orthonormal_directions_give_the_exact_gradient(name):
     found = estimates(DIRECTIONAL[name](), linear_by_group, "orthonormal", D, 3)
     np.testing.assert_allclose(found, np.tile(SLOPE, (3, 1)), rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", DIRECTIONAL)
-def test_entries_without_direction_have_gradient_zero(name):
-    trainable = {"a": np.array([[True, False, True], [True] * 3]), "b": TRAINABLE["b"]}
-    along = doubles(draw("rademacher", 1e-3, 6, trainable, rng()))
-    gradient = estimated(DIRECTIONAL[name](), smooth, POINT, along).gradient
-    np.testing.assert_array_equal(gradient["a"].numpy() == 0, ~trainable["a"])
-
-
-def test_the_central_difference_reports_the_mean_of_its_evaluations():
-    """And the forward one the loss at the point itself."""
-    along = doubles(draw("gaussian", 0.3, 4, TRAINABLE, rng()))
-    values = []
-
-    def recorded(params):
-        values.append(smooth(params))
-        return values[-1]
-
-    found = estimated(CentralDifference(), recorded, POINT, along).loss
-    np.testing.assert_allclose(found, np.mean(values[0]))
-    found = estimated(ForwardDifference(), recorded, POINT, along).loss
-    np.testing.assert_allclose(found, np.sum(np.sin(W + np.arange(D))) + W.sum() ** 2 / 10)

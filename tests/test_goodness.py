@@ -76,15 +76,6 @@ def test_pools_are_normalised_on_their_own(z, size):
         np.testing.assert_array_equal(found, cosine(tf.constant(z), PROTOTYPES))
 
 
-@given(TAPS, st.floats(1e-3, 1e3))
-@settings(deadline=None, derandomize=True, max_examples=50)
-def test_the_power_of_a_pool_alone_says_nothing(z, gain):
-    brighter = np.concatenate([gain * z[:, :2], z[:, 2:]], axis=1)
-    np.testing.assert_allclose(
-        cosine(tf.constant(brighter), PROTOTYPES, 2), cosine(tf.constant(z), PROTOTYPES, 2)
-    )
-
-
 def test_pools_are_what_makes_a_layer_more_than_a_linear_classifier():
     """By the cosine, what lies between two signals of a class is of that class; not so by pools."""
     first, second = np.random.default_rng(5).normal(size=(2, 2000, N))
@@ -98,13 +89,6 @@ def test_pools_are_what_makes_a_layer_more_than_a_linear_classifier():
 
     assert alike(0) == 1
     assert alike(2) < 0.95
-
-
-def test_takes_any_leading_axes():
-    z = np.random.default_rng(0).normal(size=(2, 3, N))
-    found = cosine(tf.constant(z), PROTOTYPES)
-    assert found.shape == (2, 3, C)
-    np.testing.assert_allclose(found, textbook(z), atol=1e-12)
 
 
 @pytest.mark.parametrize("detection", DETECTIONS)
@@ -168,14 +152,6 @@ def test_gradient_is_the_derivative(z, c, detection, norm_size):
     np.testing.assert_allclose(found, np.transpose((up - down) / (2 * step)), atol=1e-7, rtol=1e-6)
 
 
-def test_gradient_is_orthogonal_to_the_signal():
-    """More light alone does not make a sample better."""
-    z = np.random.default_rng(2).normal(size=(20, N))
-    for c in range(C):
-        slope = gradient(lambda z, c=c: cosine(z, PROTOTYPES)[..., c], z)
-        np.testing.assert_allclose(np.sum(slope * z, axis=-1), 0, atol=1e-12)
-
-
 @given(TAPS, st.floats(-100, 100))
 @settings(deadline=None, derandomize=True, max_examples=50)
 def test_balanced_detection_kills_constants(z, background):
@@ -195,11 +171,6 @@ def test_balanced_detection_reaches_prototypes_that_raw_intensities_cannot():
     # Among vectors without negative entries the positive part has the largest cosine.
     ceiling = scores(Goodness(anywhere[np.newaxis], "raw"), tf.constant(np.maximum(anywhere, 0)))
     assert np.diag(ceiling).max() < 0.85
-
-
-def test_ports_reads_the_first_intensities_as_they_are():
-    z = np.random.default_rng(3).exponential(size=(2, 5, N)).astype(np.float32)
-    np.testing.assert_array_equal(scores(Ports(1, C), tf.constant(z)), z[..., :C])
 
 
 def test_ports_of_several_label_dimensions_are_the_first_of_every_group():

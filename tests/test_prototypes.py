@@ -66,14 +66,6 @@ def test_rotations_and_reflections_are_equally_likely():
     assert abs(senses.mean()) < 4 / np.sqrt(count)
 
 
-def test_the_generator_alone_decides():
-    np.testing.assert_array_equal(simplex(4, 9, rng(3)), simplex(4, 9, rng(3)))
-    source = rng(3)
-    first, second = simplex(4, 9, source), simplex(4, 9, source)
-    assert np.abs(first - second).max() > 0.1
-    assert np.abs(simplex(4, 9, rng(4)) - first).max() > 0.1
-
-
 @pytest.mark.parametrize(
     ("classes", "error", "message"),
     [

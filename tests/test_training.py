@@ -171,10 +171,6 @@ class TestFit:
         model = fit(*digits[0], validation=100, **settings(epochs=1))
         assert model.history[0].validation_accuracy is not None
 
-    def test_needs_no_validation(self, digits):
-        model = fit(*digits[0], **settings(epochs=1))
-        assert model.history[0].validation_accuracy is None
-
     def test_complex_fields(self, digits):
         train = digits[0]
         phase = np.exp(2j * np.pi * np.random.default_rng(0).random(PORTS))
@@ -201,25 +197,10 @@ class TestFit:
         with pytest.raises((ValueError, TypeError), match=message):
             fit(*digits[0], **settings(**change))
 
-    def test_refuses_nan(self, digits):
-        x = digits[0].x.copy()
-        x[3, 2] = np.nan
-        with pytest.raises(ValueError, match="x"):
-            fit(x, digits[0].y, **settings())
-
     def test_refuses_images_that_are_not_encoded(self, digits):
         images = digits[0].x.reshape(-1, 4, 4)
         with pytest.raises(ValueError, match=r"x must have shape \[n, N\], .*; encode makes it"):
             fit(images, digits[0].y, **settings())
-
-    def test_refuses_more_classes_than_ports(self, digits):
-        with pytest.raises(ValueError, match=r"10 classes need at least as many .*ports.*, got 8"):
-            fit(digits[0].x[:, :8], digits[0].y, **settings())
-
-    def test_prediction_needs_the_ports_of_the_training(self, digits):
-        model = fit(*digits[0], **settings(epochs=1))
-        with pytest.raises(ValueError, match=r"x must have shape \[n, 16\], got \[3, 9\]"):
-            predict(model, np.ones((3, 9)))
 
 
 def test_a_slow_epoch_is_kept_by_time(digits, monkeypatch):
