@@ -15,26 +15,11 @@ from meshes.propagation import ENGINES
 from meshes.validation import choice, closest, from_spec, number, with_values
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
-from photonic_ffzero.goodness.decisions import RULES
-from photonic_ffzero.goodness.losses import LOSSES
-from photonic_ffzero.goodness.prototypes import PROTOTYPES
-from photonic_ffzero.goodness.readouts import DETECTIONS, READOUTS
-from photonic_ffzero.gradients.directions import LAWS
-from photonic_ffzero.gradients.estimators import ESTIMATORS
-from photonic_ffzero.gradients.objectives import PERTURBATIONS
+from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
+from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS
 from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
-from photonic_ffzero.recipes import (
-    COMMON,
-    DD,
-    DIFFERENCES,
-    FF,
-    FORWARD_MODE,
-    METHODS,
-    RECIPES,
-    REVERSE_MODE,
-    SLOPES,
-)
+from photonic_ffzero.recipes import COMMON, DD, FF, METHODS, RECIPES
 from photonic_ffzero.settings import (
     POSITIVE,
     SWITCH,
@@ -42,7 +27,6 @@ from photonic_ffzero.settings import (
     Kind,
     check_settings,
     defaults_of,
-    markdown_table,
     matches,
     one_of,
     setting,
@@ -100,21 +84,6 @@ def _check_nonlinearity(name: str, value: Any) -> None:
         TEXT.check(name, value)
 
 
-def _check_epsilon(name: str, value: Any) -> None:
-    if value != AUTO:
-        number(name, value, above=0)
-
-
-def _check_norm_size(name: str, value: Any) -> None:
-    whole(0).check(name, value)
-    if value == 1:
-        raise ValueError(f"{name} must be 0 or at least 2: one value has only a sign, got 1")
-
-
-def _read_epsilon(text: str) -> float | str:
-    return text if text == AUTO else float(text)
-
-
 _NONLINEARITY = Kind(
     _check_nonlinearity, "NAME, NAME:key=value,... or a function", metavar="NAME:key=value,..."
 )
@@ -123,16 +92,20 @@ _DEVICE = Kind(
     f"{SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or module:factory",
     metavar="NAME",
 )
-_NORM_SIZE = Kind(_check_norm_size, "0, or a whole number from 2", int, metavar="N")
-_EPSILON = Kind(_check_epsilon, f"a number above 0, or {AUTO}", _read_epsilon, metavar="EPS")
+_EPSILON = Kind(
+    lambda name, value: value == AUTO or number(name, value, above=0),
+    f"a number above 0, or {AUTO}",
+    lambda text: text if text == AUTO else float(text),
+    metavar="EPS",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Every choice of a training run; None where a run has no such thing.
 
-    `settings_table` says what each field means, which values it takes and where it applies;
-    `configure` fills one from a recipe.
+    Each field says in its `setting` what it means, which values it takes and where it applies;
+    the documentation has them as a table. `configure` fills them from a recipe.
     """
 
     recipe: str = _learning(
@@ -215,8 +188,8 @@ class Config:
         one_of(DETECTIONS), "intensities as they are, or minus their mean over ports"
     )
     norm_size: int | None = _goodness(
-        _NORM_SIZE,
-        "tapped values that the cosine normalises together; 0: all of a group",
+        whole(0),
+        "tapped values that the cosine normalises together, 2 or more; 0: all of a group",
         default=0,
         shown="recipe's",
     )
@@ -240,7 +213,7 @@ class Config:
         "step of each parameter (of a phase: rad) or activation; for the unit laws, length of "
         "the whole step; auto: from a chip's noise, measured",
         unit="rad for phases",
-        applies={"slopes": DIFFERENCES},
+        applies={"slopes": "differences"},
     )
     optimizer: str = _learning(one_of(OPTIMIZERS), "how slopes become updates")
     learning_rate: float = _learning(POSITIVE, "first rate, for the mean loss of a batch")
@@ -331,14 +304,11 @@ class Config:
         """How far from ideal chip or device are, as far as this process can know."""
         return self.device_imperfections if self.simulates_device else self.chip_imperfections
 
-    def on(self, device: str) -> Config:
+    def moved_to(self, device: str) -> Config:
         """The same run on another device, without the settings that the device decides."""
         met = facts(vars(self)) | {"device": device_kind(device)}
-        left_out: dict[str, Any] = {
-            name: None
-            for name, entry in settings_of(Config).items()
-            if not matches(entry.applies, met)
-        }
+        entries = settings_of(Config).items()
+        left_out: dict[str, Any] = {n: None for n, e in entries if not matches(e.applies, met)}
         return replace(self, **(left_out | {"device": device}))
 
     def as_json(self) -> dict[str, Any]:
@@ -355,11 +325,15 @@ def facts(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **derived}
 
 
+# What an estimator rests on, by the mode in which it differentiates.
+_SLOPES = {None: "differences", "forward": "forward mode", "reverse": "reverse mode"}
+
+
 def _slopes(estimator: Any) -> str | None:
     """None for no known estimator."""
     if estimator not in tuple(ESTIMATORS):
         return None
-    return SLOPES[ESTIMATORS[estimator]().differentiates]
+    return _SLOPES[ESTIMATORS[estimator]().differentiates]
 
 
 def describe(values: Mapping[str, Any]) -> str:
@@ -375,7 +349,8 @@ def describe(values: Mapping[str, Any]) -> str:
 
 
 def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    regression, exact = run.task == "regression", run.slopes != DIFFERENCES
+    yield run.norm_size == 1, "norm_size must be 0 or at least 2: one value is a sign, got 1"
+    regression, exact = run.task == "regression", run.slopes != "differences"
     photonic, activations = run.network == "photonic", run.perturb == "activations"
     yield (
         regression != (run.loss.partition(":")[0] == "squared"),
@@ -391,7 +366,7 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
         f"central, forward), got {run.method}, {run.estimator}",
     )
     yield (
-        (run.slopes == REVERSE_MODE) != run.method.endswith("-ad"),
+        (run.slopes == "reverse mode") != run.method.endswith("-ad"),
         f"estimator {run.estimator} does not fit method {run.method}: central, forward and jvp "
         "are for -dd methods, autodiff for -ad",
     )
@@ -401,7 +376,7 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
         f"differentiate for {run.method}; ff methods and differences never do",
     )
     yield (
-        run.slopes == FORWARD_MODE and photonic and run.engine != "xla",
+        run.slopes == "forward mode" and photonic and run.engine != "xla",
         f"engine must be xla for estimator {run.estimator}: the native engine has no forward "
         f"mode, got {run.engine}",
     )
@@ -431,7 +406,7 @@ def _mesh_rules(run: Config) -> Iterator[tuple[bool, str]]:
 def _chip_rules(run: Config) -> Iterator[tuple[bool, str]]:
     chip, unit_law = run._known_imperfections, "unit" in (run.law or "")
     yield (
-        run.slopes != DIFFERENCES and not chip.differentiable,
+        run.slopes != "differences" and not chip.differentiable,
         "imperfections with drive_bits or adc_bits cannot be differentiated, which estimator "
         f"{run.estimator} does; use differences (-dd)",
     )
@@ -476,7 +451,7 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **settings: Any) 
     Args:
         recipe: ``balanced``, ``paper``, ``published`` (photonic) or ``digital``.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
-        **settings: Fields of `Config`, see `settings_table`; None means as the recipe has it.
+        **settings: Fields of `Config`; None means as the recipe has it.
 
     Raises:
         TypeError: a name is no field of `Config`.
@@ -495,11 +470,6 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **settings: Any) 
     applicable = {n: v for n, v in values.items() if matches(known[n].applies, met)}
     blank: dict[str, Any] = dict.fromkeys(known)
     return Config(**(blank | applicable | chosen))
-
-
-def settings_table() -> str:
-    """Every setting as a Markdown table: values, unit, scope, default and meaning."""
-    return markdown_table(Config)
 
 
 def device_name(device: Any) -> str:

@@ -33,17 +33,11 @@ MOST_PARAMETERS = 2**27  # a hundred meshes of 784 ports have half as many
 
 
 class Blueprint(NamedTuple):
-    """A layer before it is built, so that its size can be checked before it costs memory.
-
-    Attributes:
-        name: Name of the layer's class.
-        shapes: Shapes of the layer's parameters, as a named tuple.
-        build: Builds the layer; those of one network are called in order, each once.
-    """
+    """A layer before it is built, so that its size can be checked before it costs memory."""
 
     name: str
-    shapes: Any
-    build: Callable[[], Layer]
+    shapes: Any  # a named tuple, as the layer's parameters
+    build: Callable[[], Layer]  # to be called in the order of the layers, and once
 
 
 def photonic(config: Config, units: int, task: Task) -> Iterator[Blueprint]:

@@ -13,10 +13,6 @@ FF = {"method": ("ff-dd", "ff-ad")}
 _BP = {"method": ("bp-dd", "bp-ad")}
 DD = {"method": ("ff-dd", "bp-dd")}
 _AD = {"method": ("ff-ad", "bp-ad")}
-# What an estimator rests on, by the mode in which it differentiates.
-DIFFERENCES, FORWARD_MODE, REVERSE_MODE = "differences", "forward mode", "reverse mode"
-SLOPES = {None: DIFFERENCES, "forward": FORWARD_MODE, "reverse": REVERSE_MODE}
-
 _ACTIVATIONS = {"perturb": "activations"}
 _REGRESSION = {"task": "regression"}
 
@@ -78,7 +74,7 @@ COMMON: Rows = [
     ({"network": ("mlp", "cnn")}, {"nonlinearity": "gelu", "depth": 4}),
     ({"network": "cnn"}, {"depth": 3}),
     ({"readout": "ports"}, {"loss": "cross-entropy:scale=1"}),
-    ({"slopes": FORWARD_MODE, "network": "photonic"}, {"engine": "xla"}),
+    ({"slopes": "forward mode", "network": "photonic"}, {"engine": "xla"}),
     (_REGRESSION, {"loss": "squared", "rule": "last"}),
 ]
 

@@ -57,7 +57,9 @@ def one_of(options: Collection[str]) -> Kind:
 
 def whole(minimum: int) -> Kind:
     """A whole number, ``minimum`` at least."""
-    return Kind(partial(integer, minimum=minimum), f"a whole number from {minimum}", int, (), "N")
+    return Kind(
+        partial(integer, minimum=minimum), f"a whole number from {minimum}", int, metavar="N"
+    )
 
 
 def spec_of(registry: Mapping[str, Callable[..., Any]]) -> Kind:
@@ -87,13 +89,13 @@ def _check_text(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a text, got {value!r}")
 
 
-POSITIVE = Kind(partial(number, above=0), "a number above 0", float, (), "X")
-NOT_NEGATIVE = Kind(partial(number, minimum=0), "a number from 0", float, (), "X")
+POSITIVE = Kind(partial(number, above=0), "a number above 0", float, metavar="X")
+NOT_NEGATIVE = Kind(partial(number, minimum=0), "a number from 0", float, metavar="X")
 SWITCH = Kind(_check_switch, "True or False")
 TEXT = Kind(_check_text, "a text")
 
 
-VARIES: Any = object()
+VARIES: Any = object()  # the default of a setting that recipes decide
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class Setting:
         metavar: What stands for the value on the command line, if not what its kind says.
         unit: Unit of the value; empty if it has none.
         applies: The runs that have such a setting; in all others it is None.
-        default: The default of all recipes; None if the setting may stay unset, `VARIES` if it
-            is for the recipes to say.
+        default: The default of all recipes; None if the setting may stay unset, `VARIES` if
+            recipes decide.
         shown: The default in words, if its value does not say enough.
     """
 

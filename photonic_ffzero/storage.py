@@ -216,7 +216,7 @@ def _restore(model: Model, arrays: dict[str, np.ndarray], path: PathLike) -> Non
 
 
 def _on_device(model: Model, device: Any) -> Model:
-    config = model.config.on(device_name(device))
+    config = model.config.moved_to(device_name(device))
     opened = open_device(config, model.units) if isinstance(device, str) else device
     moved = Model(config, model.units, model.task, model.encoder, opened)
     moved.take_over(model)

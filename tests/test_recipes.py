@@ -9,10 +9,10 @@ import pytest
 
 from photonic_ffzero import configure, fit
 from photonic_ffzero.cli.train import build_parser
-from photonic_ffzero.config import Config, facts, settings_table
+from photonic_ffzero.config import Config, facts
 from photonic_ffzero.networks import NETWORKS
 from photonic_ffzero.recipes import COMMON, METHODS, RECIPES, recipe_inputs
-from photonic_ffzero.settings import settings_of
+from photonic_ffzero.settings import markdown_table, settings_of
 
 SETTINGS = settings_of(Config)
 
@@ -301,7 +301,7 @@ def test_signatures_list_every_setting_with_its_type(function):
 
 
 def test_every_setting_is_in_the_table_and_on_the_command_line():
-    table, flags = settings_table(), build_parser().flags
+    table, flags = markdown_table(Config), build_parser().flags
     assert len(table.splitlines()) == 2 + len(SETTINGS)
     for name, entry in SETTINGS.items():
         (row,) = (line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
@@ -311,7 +311,7 @@ def test_every_setting_is_in_the_table_and_on_the_command_line():
 
 def test_a_device_takes_over_what_it_decides():
     config = configure(nonlinearity="kerr", chip=3)
-    moved = config.on("tcp://localhost:5025")
+    moved = config.moved_to("tcp://localhost:5025")
     assert (moved.device, moved.reads) == ("tcp://localhost:5025", 1)
     assert {moved.nonlinearity, moved.chip, moved.engine, moved.imperfections} == {None}
-    assert config.on("simulated").nonlinearity == "kerr"
+    assert config.moved_to("simulated").nonlinearity == "kerr"

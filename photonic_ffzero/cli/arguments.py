@@ -94,15 +94,10 @@ def add_data_dir(group: Any) -> None:
 
 def add_directories(group: Any, what: str, end: str) -> None:
     """Add the flags for the directory of a run or a grid, and for printing its ``end`` only."""
-    group.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="new directory for the results (default: one in results/, named by date)",
-    )
-    group.add_argument(
-        "--resume", type=Path, metavar="DIR", help=f"go on with the stopped {what} in DIR"
-    )
+    output = "new directory for the results (default: one in results/, named by date)"
+    resume = f"go on with the stopped {what} in DIR"
+    group.add_argument("--output", type=Path, metavar="DIR", help=output)
+    group.add_argument("--resume", type=Path, metavar="DIR", help=resume)
     group.add_argument("--quiet", action="store_true", help=f"print the final {end} only")
 
 

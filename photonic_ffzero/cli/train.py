@@ -197,7 +197,7 @@ def _with_device(plan: Plan, device: str | None) -> Plan:
         raise ValueError("device does not apply to a run that began without one")
     if device is None:
         raise ValueError(f"device must be named again, as it is a program: --device {named}")
-    return replace(plan, config=plan.config.on(device))
+    return replace(plan, config=plan.config.moved_to(device))
 
 
 def _device_flag(config: Config) -> str:
