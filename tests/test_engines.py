@@ -184,10 +184,10 @@ class TestTensorFlow:
             np.testing.assert_array_equal(function(fields), mesh.propagate(fields, phases, NATIVE))
 
 
-@pytest.mark.parametrize(("units", "columns", "blocked"), [(6, 9, True), (4, 400, False)])
+@pytest.mark.parametrize(("units", "columns", "blocked"), [(6, 9, True), (4, 200, False)])
 def test_gradients_never_divide_by_the_transmission(units, columns, blocked):
-    """It may be 0; and after 400 columns of 0.1 dB the light is 10,000 times dimmer."""
-    mesh = RectangularMesh(units, columns, insertion_loss_db=0.1)
+    """It may be 0; and after 200 columns of 0.2 dB the light is 10,000 times dimmer."""
+    mesh = RectangularMesh(units, columns, insertion_loss_db=0.2)
     if blocked:
         mesh.transmission[4, 2:4] = 0.0
     fields, weights = random_fields(1, 5, units), random_fields(1, 5, units)
