@@ -47,9 +47,9 @@ test-long: $(READY)
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 bench: $(READY)
-	@$(BIN)/python experiments/bench_engine.py $(ARGS)
-	@$(BIN)/python experiments/bench_digital.py
-	@$(BIN)/python experiments/bench_imperfections.py
+	@$(BIN)/python benchmarks/engines.py $(ARGS)
+	@$(BIN)/python benchmarks/digital.py
+	@$(BIN)/python benchmarks/imperfections.py
 
 notebooks: $(READY)
 	$(BIN)/python -m jupyterlab notebooks $(ARGS)

@@ -64,8 +64,9 @@ def test_every_flag_exists(capsys, monkeypatch):
     for main in (train.main, predict.main, export.main, serve.main, report.main):
         with pytest.raises(SystemExit):
             main(["--help"])
-    for script in ("ablation.py", "bench_engine.py"):
+    for script in ("ablation.py", "engines.py", "same_figures.py"):
         [path] = ROOT.glob(f"*/{script}")
+        monkeypatch.syspath_prepend(path.parent)
         monkeypatch.setattr(sys, "argv", [script, "--help"])
         with pytest.raises(SystemExit):
             runpy.run_path(str(path), run_name="__main__")

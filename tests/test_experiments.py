@@ -26,10 +26,7 @@ GRIDS = (
     "regression",
     "robustness",
 )
-OTHERS = {
-    *("bench_digital", "bench_engine", "bench_imperfections", "export_phases", "figures"),
-    *("mnist_digital", "mnist_photonic", "predict"),
-}
+OTHERS = {"export_phases", "figures", "mnist_digital", "mnist_photonic", "predict"}
 PIXELS = {"digits": 64, "f1": 2, "f2": 5}
 
 

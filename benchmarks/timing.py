@@ -1,0 +1,103 @@
+"""What the benchmarks share: the trainer's own steps, fair timing, and the results file."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from photonic_ffzero import Config, Model, Samples
+from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.runs.directory import check_new_directory, versions
+from photonic_ffzero.storage import write_json
+from photonic_ffzero.training.step import BlockTraining
+
+BATCH, CLASSES = 128, 10
+FOREVER = 10**6  # epochs of a training that is only timed
+
+Task = Callable[[], object]  # an integer that it returns says how often it was done
+
+
+def random_images(pixels: int, count: int = 64 * BATCH) -> Samples:
+    """Random images [count, pixels] and labels; by default enough for one full compiled call."""
+    rng = np.random.default_rng(0)
+    return Samples(rng.random((count, pixels), dtype=np.float32), np.arange(count) % CLASSES)
+
+
+def new_model(config: Config, pixels: int) -> Model:
+    """An untrained classifier."""
+    return Model(config, pixels, Classification(CLASSES))
+
+
+def training_steps(config: Config, images: Samples, index: int = 0) -> Task:
+    """The trainer's own steps of one block; each call takes some and returns how many."""
+    config = replace(config, epochs=FOREVER)
+    model, inputs = new_model(config, images.x.shape[1]), images.x
+    for block, params in zip(model.blocks[:index], model.params, strict=False):
+        inputs = block.all_outputs(params, inputs)
+    samples = Samples(inputs, model.task.targets(images.y))
+    training = BlockTraining(config, model.blocks[index], index, model.params[index], samples)
+    losses = _endless(training)
+    return lambda: len(next(losses))
+
+
+def _endless(training: BlockTraining) -> Iterator[list[float]]:
+    for epoch in range(FOREVER):
+        yield from training.epoch(epoch)
+
+
+def median_seconds(tasks: dict[str, Task], budget: float) -> dict[str, float]:
+    """Median time of each task; they take turns for `budget` seconds, and five times at least.
+
+    Where five turns would take four times the budget, three are enough.
+    """
+    for task in tasks.values():
+        task()  # compiles
+    calls = {name: max(1, int(0.1 / _seconds(task))) for name, task in tasks.items()}
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    started, turns, spent = time.perf_counter(), 0, 0.0
+    while turns < 3 or spent < budget or (turns < 5 and spent < 4 * budget):
+        for name, task in tasks.items():
+            time.sleep(0.2)  # threads of the task before still spin, waiting for work
+            task()
+            times[name].append(_seconds(task, calls[name]))
+        turns, spent = turns + 1, time.perf_counter() - started
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def _seconds(task: Task, calls: int = 1) -> float:
+    start = time.perf_counter()
+    results = [task() for _ in range(calls)]
+    done = sum(result if isinstance(result, int) else 1 for result in results)
+    return (time.perf_counter() - start) / done
+
+
+def command_line(description: str | None, seconds: float) -> argparse.ArgumentParser:
+    """A parser with the flags that all benchmarks have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    text = f"time of each comparison (default: {seconds:g})"
+    parser.add_argument("--seconds", type=float, default=seconds, metavar="S", help=text)
+    text = "new directory for bench.json (default: in results/, by date)"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=text)
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], dict[str, Any]]
+) -> None:
+    """Measure, and write what `measure(arguments)` returns, with all versions, to bench.json."""
+    arguments = parser.parse_args()
+    name = f"bench-{Path(parser.prog).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    output = arguments.output or Path("results") / name
+    check_new_directory(output)
+    content = measure(arguments)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "bench.json", content | {"versions": versions()})
+    print(f"results in {output}")
