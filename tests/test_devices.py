@@ -6,7 +6,6 @@ import socket
 import struct
 import subprocess
 import sys
-import textwrap
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +25,6 @@ from photonic_ffzero import (
     Model,
     SimulatedChip,
     configure,
-    devices,
     fit,
     load_model,
     save_model,
@@ -41,7 +39,6 @@ from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.runs.directory import RunDirectory
 from photonic_ffzero.storage import load_checkpoint
-from photonic_ffzero.training import step
 
 N, MESHES, B, P = 4, 3, 5, 3
 BRIGHT = ElectroOptic(phi_b=np.pi / 2)  # passes more light than the default
@@ -286,13 +283,13 @@ class TestDriver:
     def test_writes_again_after_an_error(self):
         device = Wrapped(chip(), lambda z, count: None if count == 3 else z)
         driver, path = Driver(device), one_set(some_phases())
-        for writes in (1, 1, None, 2):
-            if writes is None:
-                with pytest.raises(DeviceError):
-                    driver.measure(light(), path)
-            else:
-                driver.measure(light(), path)
-                assert device.writes == writes
+        for _ in range(2):
+            driver.measure(light(), path)
+        assert device.writes == 1
+        with pytest.raises(DeviceError):
+            driver.measure(light(), path)
+        driver.measure(light(), path)
+        assert device.writes == 2
 
     def test_writes_no_phases_that_are_not_finite(self):
         device = Wrapped(chip())
@@ -378,13 +375,6 @@ class TestTraining:
             trained(device=SimulatedChip(N, nonlinearity=BlackBox(np.tanh))),
         )
 
-    def test_the_noise_of_the_chip_shows_in_the_history_and_repeats(self):
-        chosen = {"nonlinearity": SPEC, "epsilon": 0.2, "epochs": 1}
-        quiet = losses(trained(**chosen))
-        for noise in ("write_noise=0.1", "source_noise=0.1", "read_noise=0.1", "drive_bits=6"):
-            one, two = (losses(trained(device=f"simulated:{noise}", **chosen)) for _ in range(2))
-            assert one == two != quiet
-
     def test_goes_on_from_what_was_trained_in_simulation(self):
         before = trained(engine="native")
         model = Model(configure(device="own chip"), N, before.task, device=SimulatedChip(N))
@@ -406,15 +396,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("chosen", "message"),
         [
-            ({"method": "ff-ad"}, "device .*got ff-ad"),
-            ({"estimator": "jvp"}, "device .*jvp"),
             ({"network": "mlp"}, "device does not apply to mlp"),
-            ({"imperfections": "drive_bits=8"}, "imperfections does not apply .*device"),
-            ({"device": "simulated:drift=0.1"}, "device"),
             ({"device": "simulated:bits=8"}, "device simulated's parameter must be one of"),
             ({"device": "tcp://h:1", "engine": "xla"}, "engine does not apply .*device tcp"),
             ({"device": "tcp://h:1", "chip": 3}, "chip does not apply .*device tcp"),
-            ({"device": "lab:chip", "nonlinearity": "kerr"}, "nonlinearity does not apply"),
             ({"train_nonlinearity": True}, "train_nonlinearity does not apply to a device"),
             ({"device": "tcp://h"}, "device must be written tcp://host:port, got 'tcp://h'"),
             ({"device": "tcp://h:0"}, "device's port must be 1 to 65535, got 0"),
@@ -674,7 +659,15 @@ class TestServer:
 
 def test_a_chip_in_another_process():
     """Its command prints the address first; killed, it is gone and says so."""
-    command = [sys.executable, "-m", "photonic_ffzero.serve", "--units", str(N), "--meshes", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "photonic_ffzero.cli.serve",
+        "--units",
+        str(N),
+        "--meshes",
+        "3",
+    ]
     command += ["--nonlinearity", SPEC, "--device", f"simulated:{STATIC}", "--chip", "5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -768,10 +761,3 @@ class TestRuns:
             for one in (hidden, unhidden):  # light crosses frozen meshes again
                 del one["forward_passes"], one["phase_writes"], one["power"]
             assert hidden == unhidden
-
-
-def test_the_example_of_the_package_runs(eager, capsys, monkeypatch):
-    monkeypatch.setattr(step, "MOST_STEPS", 1)
-    example = devices.__doc__.split("::\n", 1)[1].split("\n\nOn the command", 1)[0]
-    exec(textwrap.dedent(example), {"__name__": "example"})
-    assert 0 <= float(capsys.readouterr().out) <= 1

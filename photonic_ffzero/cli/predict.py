@@ -141,9 +141,8 @@ def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines of a table whose first two columns are texts; numbers are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        texts = [text.ljust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
-        numbers = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
-        yield "  ".join(texts + numbers)
+        cells = zip(row, "<<>>", widths, strict=True)
+        yield "  ".join(f"{cell:{side}{width}}" for cell, side, width in cells)
 
 
 def _parser() -> LineParser:

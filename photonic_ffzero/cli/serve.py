@@ -1,4 +1,4 @@
-"""Serve a device to other processes: ``python -m photonic_ffzero.serve --units 64 --port 5025``."""
+"""Serve a device to other processes: ``python -m photonic_ffzero.cli.serve --units 64 --port 5025``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _server(arguments: argparse.Namespace) -> DeviceServer:
 
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(
-        prog="python -m photonic_ffzero.serve",
+        prog="python -m photonic_ffzero.cli.serve",
         description="Serve a device to other processes. They train on it with --device "
         "tcp://host:port, the address that is printed, and see intensities and nothing else.",
         allow_abbrev=False,

@@ -32,7 +32,7 @@ class DeviceServer(socketserver.ThreadingTCPServer):
         self.turn = threading.Lock()
         self.writer: Any = None  # the client that wrote last
         self.written: set[int] = set()  # the meshes whose phases are that client's
-        self._connections: set[Any] = set()
+        self._connections: set[Any] = set()  # closed with the server
         super().__init__((host, port), _Client)
 
     @property
@@ -42,13 +42,11 @@ class DeviceServer(socketserver.ThreadingTCPServer):
         return str(Address(str(host), int(port)))
 
     def get_request(self) -> tuple[Any, Any]:
-        """Accept a client, and remember its connection for `server_close`."""
         connection, address = super().get_request()
         self._connections.add(connection)
         return connection, address
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget a client's connection and close it."""
         self._connections.discard(request)
         super().shutdown_request(request)
 

@@ -1,12 +1,7 @@
-r"""The messages between a `RemoteDevice` and a `DeviceServer`, over TCP, little-endian.
+"""The messages between a `RemoteDevice` and a `DeviceServer`, over TCP, little-endian.
 
-====== ======== ==================================================================
-bytes  field
-====== ======== ==================================================================
-4      magic    ``FFZ1``
-4      kind     a `Kind`, uint32
-4      length   bytes of content; fixed by the kind and the shape of the device
-====== ======== ==================================================================
+A message begins with ``FFZ1``, its `Kind` and the length of its content in bytes (uint32 each). The
+kind and the shape of the device fix the length.
 
 The client asks, the server answers:
 
