@@ -258,11 +258,6 @@ class TestLayer:
             assert z.dtype == tf.float32
             np.testing.assert_array_equal(z, mesh.measure(self.params(), theirs))
 
-    def test_the_same_in_a_graph(self, pair):
-        measure = pair[0].measure
-        inside = graph(measure, xla=False)(self.params(), tf.constant(light()))
-        np.testing.assert_array_equal(inside, measure(self.params(), light()))
-
     def test_an_error_of_the_device_leaves_a_graph_unchanged(self, pair):
         pair[0].driver.device.measure = lambda mesh, fields: {}[mesh]
         with pytest.raises(DeviceError, match=r"measure mesh 1: KeyError: 1") as error:

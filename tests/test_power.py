@@ -11,7 +11,7 @@ import pytest
 from meshes import NONLINEARITIES, ElectroOptic, ModulatorParts
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
-from photonic_ffzero import Model, Samples, Trainer, configure, load_model, save_model
+from photonic_ffzero import Model, Samples, Trainer, configure
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import Usage
@@ -99,12 +99,6 @@ class TestAmplifiers:
         np.testing.assert_array_equal(off.scores(light()), one.scores(light()))
         losses = [[record.loss for record in model.history] for model in (off, one, level)]
         assert losses[0] == losses[1] != losses[2]
-
-    def test_a_saved_model_keeps_them(self, tmp_path):
-        model = network(meshes=3, amplifier="level=4")
-        save_model(model, tmp_path / "model.npz")
-        loaded = load_model(tmp_path / "model.npz")
-        np.testing.assert_array_equal(model.scores(light()), loaded.scores(light()))
 
     def test_ten_meshes_stay_bright(self):
         dim, bright = (
