@@ -29,7 +29,7 @@ from photonic_ffzero import (
     load_model,
     save_model,
 )
-from photonic_ffzero.cli import predict
+from photonic_ffzero.cli import predict, serve
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.devices import DeviceServer, Driver, OnDevice, RemoteDevice, driver_of, wire
@@ -674,6 +674,16 @@ def test_a_chip_in_another_process():
             process.kill()
     with pytest.raises(DeviceError, match="does not answer, asked 2 times"):
         far.measure(3, light())
+
+
+def test_the_command_ends_at_an_interrupt_and_names_a_bad_flag(capsys, monkeypatch):
+    def interrupt(server):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DeviceServer, "serve_forever", interrupt)
+    assert serve.main(["--units", "4"]) == 0
+    assert capsys.readouterr().out.startswith("tcp://127.0.0.1:")
+    assert "--device" in error_of(["--device", "chip"], capsys, serve.main)
 
 
 RUN = ["--dataset", "digits", "--size", "4", "--limit", "120", "--batch-size", "40"]
