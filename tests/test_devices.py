@@ -165,7 +165,9 @@ def scripted(*answers, waits=1):
     return running(server)
 
 
-def connect(server, patience="timeout=30,retries=2", clock=lambda: 0.0, pause=lambda seconds: None):
+def connect(
+    server, patience="timeout=300,retries=2", clock=lambda: 0.0, pause=lambda seconds: None
+):
     """A client that never waits between two attempts."""
     return RemoteDevice(Address.of(f"{server.address}?{patience}"), clock=clock, pause=pause)
 
@@ -667,7 +669,7 @@ def test_a_chip_in_another_process():
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             process.address = process.stdout.readline().strip()
-            far = connect(process, "timeout=20,retries=1")
+            far = connect(process, "timeout=300,retries=1")
             made = Imperfections(splitter_error=0.05, phase_offset=0.2, insertion_loss_db=0.1)
             assert_same_light(far, chip(imperfections=made, seed=5), mesh=3)
         finally:
