@@ -194,61 +194,30 @@ def test_so_does_every_one_that_a_device_hides(method, estimator):
     assert_all_differ(found)
 
 
-# Every other field of a configuration: settings of a run, and others that must show. The engine
-# says how to compute, not what.
-CHANGES = {
-    "recipe": [({}, {"recipe": "paper"})],
-    "method": [({}, {"method": "bp-dd"})],
-    "task": [({"network": "mlp"}, {"task": "regression"})],
-    "network": [({}, {"network": "mlp"})],
-    "meshes": [({}, {"meshes": 3})],
-    "columns": [({}, {"columns": 3})],
-    "depth": [({"network": "mlp"}, {"depth": 3})],
-    "width": [({"network": "mlp"}, {"width": 7})],
-    "channels": [({"network": "cnn"}, {"channels": 3})],
-    "kernel_size": [({"network": "cnn"}, {"kernel_size": 3})],
-    "groups": [({"network": "mlp"}, {"groups": 2}), ({}, {"groups": 3})],
-    "nonlinearity": [
-        ({}, {"nonlinearity": "kerr"}),
-        ({"network": "mlp"}, {"nonlinearity": "tanh"}),
-        ({"device": SIMULATED}, {"nonlinearity": "kerr"}),
-    ],
-    "train_nonlinearity": [({"nonlinearity": "electro-optic"}, {"train_nonlinearity": True})],
-    "amplifier": [
-        # Behind the last one there is a goodness alone, which does not hold the power.
-        ({"meshes": 3}, {"amplifier": "gain=2"}),
-        ({"meshes": 3}, {"amplifier": "level=3"}),
-        ({"meshes": 3, "device": SIMULATED}, {"amplifier": "gain=2"}),
-    ],
-    "imperfections": [({}, {"imperfections": "phase_offset=0.3"})],
-    "chip": [
-        ({"imperfections": "phase_offset=0.3"}, {"chip": 1}),
-        ({"device": f"{SIMULATED}:phase_offset=0.3"}, {"chip": 1}),
-        ({"device": f"{SIMULATED}:read_noise=0.3"}, {"chip": 1}),
-    ],
-    "reads": [
-        ({"imperfections": "read_noise=0.3"}, {"reads": 2}),
-        ({"device": f"{SIMULATED}:read_noise=0.3"}, {"reads": 2}),
-    ],
-    "device": [({}, {"device": f"{SIMULATED}:phase_offset=0.3"})],
-    "readout": [({}, {"readout": "ports"})],
-    "prototypes": [({}, {"prototypes": "random"})],
-    "detection": [({}, {"detection": "raw"})],
-    "norm_size": [({}, {"norm_size": 3}), ({"network": "mlp"}, {"norm_size": 2})],
-    "loss": [({}, {"loss": "margin"}), ({}, {"loss": "cross-entropy:scale=3"})],
-    "rule": [({"meshes": 3}, {"rule": "vote"}), ({"meshes": 3}, {"rule": "last"})],
-    "estimator": [({}, {"estimator": "forward"})],
-    "perturb": [({"network": "mlp"}, {"perturb": "activations"})],
-    "law": [({}, {"law": "gaussian"})],
-    "directions": [({}, {"directions": 3})],
-    "epsilon": [({}, {"epsilon": 0.1}), ({}, {"epsilon": "auto"})],
-    "optimizer": [({}, {"optimizer": "adam"})],
-    "learning_rate": [({}, {"learning_rate": 0.2})],
-    "schedule": [({}, {"schedule": "constant"})],
-    "batch_size": [({}, {"batch_size": 5})],
-    "epochs": [({}, {"epochs": 1})],
-    "seed": [({}, {"seed": 1})],
-}
+# Settings of a run, and others of which each must show. The engine says how to compute, not what.
+CHIP, NOISY = "phase_offset=0.3", "read_noise=0.3"
+SHOWN = [
+    ({}, {"recipe": "paper", "method": "bp-dd", "network": "mlp", "readout": "ports"}),
+    ({}, {"meshes": 3, "columns": 3, "groups": 3, "nonlinearity": "kerr", "imperfections": CHIP}),
+    ({}, {"device": f"{SIMULATED}:{CHIP}", "prototypes": "random", "detection": "raw"}),
+    ({}, {"norm_size": 3, "loss": "margin", "estimator": "forward", "law": "gaussian"}),
+    ({}, {"directions": 3, "epsilon": 0.1, "optimizer": "adam", "learning_rate": 0.2}),
+    ({}, {"schedule": "constant", "batch_size": 5, "epochs": 1, "seed": 1}),
+    ({}, {"loss": "cross-entropy:scale=3", "epsilon": "auto"}),
+    ({"network": "mlp"}, {"task": "regression", "perturb": "activations", "norm_size": 2}),
+    ({"network": "mlp"}, {"depth": 3, "width": 7, "groups": 2, "nonlinearity": "tanh"}),
+    ({"network": "cnn"}, {"channels": 3, "kernel_size": 3}),
+    ({"nonlinearity": "electro-optic"}, {"train_nonlinearity": True}),
+    # After the last mesh stands only a goodness, which does not depend on the power.
+    ({"meshes": 3}, {"amplifier": "gain=2", "rule": "vote"}),
+    ({"meshes": 3}, {"amplifier": "level=3", "rule": "last"}),
+    ({"meshes": 3, "device": SIMULATED}, {"amplifier": "gain=2", "nonlinearity": "kerr"}),
+    ({"imperfections": CHIP}, {"chip": 1}),
+    ({"device": f"{SIMULATED}:{CHIP}"}, {"chip": 1}),
+    ({"imperfections": NOISY}, {"reads": 2}),
+    ({"device": f"{SIMULATED}:{NOISY}"}, {"chip": 1, "reads": 2}),
+]
+CHANGES = [(run, {name: value}) for run, changes in SHOWN for name, value in changes.items()]
 
 
 # Choices on which the defaults of other settings depend.
@@ -256,12 +225,12 @@ BRINGS_OTHERS = {"recipe", "method", "task", "network", "perturb", "readout", "d
 
 
 def test_every_setting_is_here():
-    assert {*CHANGES, "engine"} == {field.name for field in fields(Config)}
+    assert {"engine", *(name for _, change in CHANGES for name in change)} == {
+        field.name for field in fields(Config)
+    }
 
 
-@pytest.mark.parametrize(
-    ("settings", "change"), [pair for pairs in CHANGES.values() for pair in pairs], ids=str
-)
+@pytest.mark.parametrize(("settings", "change"), CHANGES, ids=str)
 def test_every_setting_changes_the_history_and_no_other_setting(settings, change):
     before, after = (asdict(configure(**values)) for values in (settings, settings | change))
     changed = {name for name in before if before[name] != after[name]}
@@ -298,6 +267,6 @@ def test_what_does_nothing_is_refused_on_the_command_line(settings, change, caps
 
 
 def test_what_does_something_is_not_called_idle():
-    for settings, change in itertools.chain(*CHANGES.values()):
+    for settings, change in CHANGES:
         names = {"epsilon": 0.2} | settings | change
         assert not configure(**names).idle.keys() & change.keys()

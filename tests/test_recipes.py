@@ -180,6 +180,7 @@ def test_what_does_not_apply_is_refused_with_where_it_does(network, method, sett
 
 
 BOX = {"nonlinearity": abs}
+COARSE = {"network": "photonic", "device": "simulated:drive_bits=6"}
 MODULATED = {"network": "photonic", "train_nonlinearity": True}
 
 
@@ -200,6 +201,8 @@ MODULATED = {"network": "photonic", "train_nonlinearity": True}
         ("ff-dd", MODULATED | BOX, "train_nonlinearity needs .* got <built-in"),
         ("ff-dd", MODULATED | {"meshes": 1}, "train_nonlinearity needs two meshes .* got 1"),
         ("ff-dd", {"norm_size": 1}, "norm_size must be 0 or at least 2"),
+        ("ff-dd", COARSE, "epsilon must be at least one step of the drive, .* rad"),
+        ("ff-dd", COARSE | {"law": "gaussian-unit"}, "law must give every phase its own step"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(method, settings, message):
