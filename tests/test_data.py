@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ ARRAYS = {
 }
 KERAS = dict(zip(["x_train", "y_train", "x_test", "y_test"], ARRAYS.values(), strict=True))
 CONTENT = {name: idx_bytes(array) for name, array in ARRAYS.items()}
+TWO = np.ones((2, 2))
 
 
 @pytest.fixture(autouse=True)
@@ -64,60 +66,55 @@ def server(monkeypatch):
     return served
 
 
-def write_idx(folder: Path, pack=bytes, spelling="{}", **replaced: bytes) -> Path:
+def write_idx(folder: Path, pack=bytes, spelling="{}") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in (CONTENT | replaced).items():
+    for name, content in CONTENT.items():
         (folder / spelling.format(name)).write_bytes(pack(content))
     return folder
 
 
 def assert_small_mnist(dataset, name="mnist"):
     assert (dataset.name, dataset.num_classes, dataset.note) == (name, 10, "")
-    assert dataset.train_images.dtype == np.float32
-    assert dataset.train_labels.dtype == np.int64
-    np.testing.assert_array_equal(
-        dataset.train_images, np.divide(KERAS["x_train"], 255, dtype=np.float32)
-    )
+    assert (dataset.train_images.dtype, dataset.train_labels.dtype) == (np.float32, np.int64)
+    np.testing.assert_allclose(dataset.train_images, KERAS["x_train"] / 255, rtol=1e-6)
     np.testing.assert_allclose(dataset.test_images, KERAS["x_test"] / 255, rtol=1e-6)
     np.testing.assert_array_equal(dataset.train_labels, KERAS["y_train"])
     np.testing.assert_array_equal(dataset.test_labels, KERAS["y_test"])
 
 
 class TestWhereDataAreFound:
-    @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
     @pytest.mark.parametrize(
-        ("pack", "spelling"), [(bytes, "{}"), (gzip.compress, "{}.gz"), (gzip.compress, "{}")]
+        ("folder", "pack", "spelling"),
+        [
+            ("mnist", bytes, "{}"),
+            ("mnist", gzip.compress, "{}.gz"),
+            ("fashion-mnist", gzip.compress, "{}"),
+            ("", bytes, "{}"),
+        ],
     )
-    def test_idx_files_in_data_dir(self, tmp_path, name, pack, spelling):
-        folder = write_idx(tmp_path / "here" / name, pack, spelling)
-        dataset = load_dataset(name, tmp_path / "here")
+    @pytest.mark.parametrize("separator", "-.")
+    def test_idx_files_in_data_dir(self, tmp_path, folder, pack, spelling, separator):
+        name = folder or "mnist"
+        write_idx(tmp_path / folder, pack, spelling)
+        for path in (tmp_path / folder).iterdir():
+            path.rename(path.with_name(path.name.replace("-idx", f"{separator}idx")))
+        dataset = load_dataset(name, str(tmp_path))
         assert_small_mnist(dataset, name)
-        assert str(folder) in dataset.source
-
-    def test_idx_files_directly_in_the_folder_and_with_dots(self, tmp_path):
-        write_idx(tmp_path / "here")
-        for path in list((tmp_path / "here").iterdir()):
-            path.rename(path.with_name(path.name.replace("-idx", ".idx")))
-        assert_small_mnist(load_dataset("mnist", str(tmp_path / "here")))
+        assert str(tmp_path / folder) in dataset.source
 
     @pytest.mark.parametrize("compressed", [False, True])
     def test_kerass_npz(self, tmp_path, compressed):
-        path = tmp_path / "mnist.npz"
-        path.write_bytes(npz_bytes(compressed, **KERAS))
-        dataset = load_dataset("mnist", tmp_path)
-        assert_small_mnist(dataset)
-        assert str(path) in dataset.source
-        arrays = {name: array.astype(">i8") for name, array in KERAS.items()}
-        arrays |= {name: KERAS[name] / 255 for name in ("x_train", "x_test")}
-        path.write_bytes(npz_bytes(compressed, **arrays))
-        assert_small_mnist(load_dataset("mnist", tmp_path))
+        floats = {name: KERAS[name] / 255 for name in ("x_train", "x_test")}
+        labels = {name: KERAS[name].astype(">i8") for name in ("y_train", "y_test")}
+        for arrays in (KERAS, floats | labels):
+            (tmp_path / "mnist.npz").write_bytes(npz_bytes(compressed, **arrays))
+            assert_small_mnist(load_dataset("mnist", tmp_path))
 
     def test_data_dir_comes_before_the_environment_variable(self, tmp_path, monkeypatch):
-        write_idx(tmp_path / "one")
-        write_idx(tmp_path / "two" / "mnist")
+        write_idx(tmp_path / "mnist")
         monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "absent"))
-        assert_small_mnist(load_dataset("auto", tmp_path / "one"))
-        monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "two"))
+        assert_small_mnist(load_dataset("auto", tmp_path))
+        monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
         assert_small_mnist(load_dataset())
 
     @pytest.mark.parametrize("variable", [None, "XDG_CACHE_HOME"])
@@ -132,14 +129,13 @@ class TestWhereDataAreFound:
         assert "mnist.npz" in load_dataset().source
 
     @pytest.mark.usefixtures("server")  # which would have the data
-    @pytest.mark.parametrize("name", ["auto", "mnist", "fashion-mnist"])
+    @pytest.mark.parametrize("name", ["auto", "fashion-mnist"])
     @pytest.mark.parametrize("argument", ["data_dir", DATA_VARIABLE])
     def test_a_named_location_is_binding(self, tmp_path, monkeypatch, name, argument):
-        folder = tmp_path / "empty"
-        folder.mkdir()
-        monkeypatch.setenv(DATA_VARIABLE, str(folder) if argument == DATA_VARIABLE else "")
-        with pytest.raises(DataError, match=f"{argument} {folder}: .* found none"):
-            load_dataset(name, folder if argument == "data_dir" else None)
+        named = argument == "data_dir"
+        monkeypatch.setenv(DATA_VARIABLE, "" if named else str(tmp_path))
+        with pytest.raises(DataError, match=f"{argument} {tmp_path}: .* found none"):
+            load_dataset(name, tmp_path if named else None)
 
     def test_what_was_found_is_named(self, tmp_path):
         with pytest.raises(DataError, match="no such folder"):
@@ -150,8 +146,6 @@ class TestWhereDataAreFound:
         (folder / "t10k-images-idx3-ubyte").unlink()
         with pytest.raises(DataError, match=r"found \S+train-images-idx3-ubyte, "):
             load_dataset("mnist", folder)
-
-    def test_an_unknown_name_is_refused(self):
         with pytest.raises(ValueError, match=r"name must be one of auto, mnist, .*'cifar'"):
             load_dataset("cifar")
 
@@ -179,7 +173,7 @@ class TestDownload:
             load_dataset("mnist")
         assert list((home / ".cache/photonic_ffzero/mnist").iterdir()) == []
 
-    def test_a_gzip_bomb_stops_at_the_limit(self, server, home, monkeypatch):
+    def test_a_gzip_bomb_stops_at_the_limit(self, server, monkeypatch):
         server["train-images-idx3-ubyte.gz"] = gzip.compress(bytes(2**20))
         monkeypatch.setattr(published, "MAX_BYTES", 2**10)
         written = []
@@ -188,11 +182,14 @@ class TestDownload:
             load_dataset("mnist")
         assert written == [2**10]
 
-    def test_auto_falls_back_on_the_digits_and_says_so(self):
+    def test_without_network_only_auto_is_replaced_and_says_so(self):
         dataset = load_dataset("auto")
         assert dataset.name == "digits"
-        assert dataset.note.startswith("mnist cannot be downloaded from https://")
-        assert "\n" not in dataset.note
+        assert re.fullmatch(
+            "mnist cannot be downloaded from https://.*digits instead", dataset.note
+        )
+        with pytest.raises(DataError, match="fashion-mnist cannot be downloaded"):
+            load_dataset("fashion-mnist")
 
     @pytest.mark.usefixtures("server")
     def test_auto_falls_back_where_the_cache_cannot_be_written(self, home):
@@ -203,11 +200,6 @@ class TestDownload:
         write_idx(home / ".keras/datasets/mnist", lambda content: content[:-1])
         with pytest.raises(DataError, match=r"720.*found 719"):
             load_dataset("auto")
-
-    @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-    def test_a_data_set_asked_for_by_name_is_never_replaced(self, name):
-        with pytest.raises(DataError, match=f"{name} cannot be downloaded"):
-            load_dataset(name)
 
     def test_a_silent_network_costs_the_time_out_and_no_more(self, monkeypatch):
         monkeypatch.undo()
@@ -222,51 +214,36 @@ class TestDownload:
             published.open_url("http://127.0.0.1:9/")
 
 
-class TestDamagedFiles:
-    @pytest.mark.parametrize(
-        ("name", "array", "value"),
-        [
-            ("train-labels-idx1-ubyte", np.arange(19) % 10, r"\(20, 6, 6\) and \(19,\)"),
-            ("t10k-labels-idx1-ubyte", np.arange(10) + 1, "10 at index 9"),
-            ("t10k-images-idx3-ubyte", np.zeros((10, 6, 5)), r"\(6, 5\)"),
-            ("train-images-idx3-ubyte", np.zeros((20, 36)), "found 0x00000802"),
-        ],
-    )
-    def test_idx(self, tmp_path, name, array, value):
-        folder = write_idx(tmp_path / "mnist", **{name: idx_bytes(array)})
-        with pytest.raises(DataError, match=f"{folder / name}.*{value}"):
-            load_dataset("mnist", folder)
-
-    @pytest.mark.parametrize(
-        ("name", "array", "value"),
-        [
-            ("x_train", np.full((20, 6, 6), np.nan), "finite, got nan"),
-            ("x_test", np.full((10, 6, 6), 7.5), "got 7.5"),
-            ("x_test", np.full((10, 6, 6), -0.5), "got -0.5"),
-            ("x_test", np.zeros((10, 6, 6), int), "got int64"),
-            ("x_test", np.zeros((10, 6), np.uint8), r"\(10, 6\)"),
-            ("y_test", np.full(10, -1), "got -1 at index 0"),
-            ("y_train", np.array([{}] * 20), "unpickled"),
-        ],
-    )
-    def test_npz(self, tmp_path, name, array, value):
-        path = tmp_path / "mnist.npz"
-        path.write_bytes(npz_bytes(**(KERAS | {name: array})))
-        with pytest.raises(DataError, match=f"{path}, array {name}.*{value}"):
-            load_dataset("mnist", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "array", "value"),
+    [
+        ("x_train", np.full((20, 6, 6), np.nan), "finite, got nan"),
+        ("x_test", np.full((10, 6, 6), 7.5), "got 7.5"),
+        ("x_test", np.full((10, 6, 6), -0.5), "got -0.5"),
+        ("x_test", np.zeros((10, 6, 6), int), "got int64"),
+        ("x_test", np.zeros((10, 6), np.uint8), r"\(10, 6\)"),
+        ("x_test", np.zeros((10, 6, 5)), r"\(6, 5\)"),
+        ("y_test", np.arange(10) + 1, "10 at index 9"),
+        ("y_train", np.array([{}] * 20), "unpickled"),
+    ],
+)
+def test_damaged_arrays_are_named(tmp_path, name, array, value):
+    path = tmp_path / "mnist.npz"
+    path.write_bytes(npz_bytes(**(KERAS | {name: array})))
+    with pytest.raises(DataError, match=f"{path}, array {name}.*{value}"):
+        load_dataset("mnist", tmp_path)
 
 
 def test_the_split_of_the_digits_is_stratified_fixed_and_complete():
+    from sklearn.datasets import load_digits
+
     digits, again = load_dataset("digits"), load_dataset("digits")
     assert digits.train_images.shape == (1297, 8, 8)
     assert digits.test_images.shape == (500, 8, 8)
-    assert (digits.train_images.min(), digits.train_images.max()) == (0, 1)
     np.testing.assert_array_equal(digits.test_images, again.test_images)
     shares = [np.bincount(y) / len(y) for y in (digits.train_labels, digits.test_labels)]
     np.testing.assert_allclose(*shares, atol=2e-3)
     together = np.concatenate([digits.train_images, digits.test_images]).sum(dtype=np.float64)
-    from sklearn.datasets import load_digits
-
     assert together * 16 == load_digits().images.sum()
 
 
@@ -282,30 +259,27 @@ def test_the_real_data_set(name, mean):
     assert dataset.train_images.shape == (60_000, 28, 28)
     assert dataset.test_images.shape == (10_000, 28, 28)
     assert dataset.train_images.mean() == pytest.approx(mean, abs=1e-4)
-    if name == "fashion-mnist":
-        np.testing.assert_array_equal(np.bincount(dataset.train_labels), 6000)
 
 
 class TestSplit:
     @settings(deadline=None, max_examples=25)
     @given(count=st.integers(1, 200), seed=st.integers(0, 2**32), part=st.floats(0, 1))
-    def test_is_a_partition(self, count, seed, part):
+    def test_is_a_partition_that_depends_on_the_seed(self, count, seed, part):
         validation = int(part * (count - 1))
         train, held_out = split(count, validation, seed)
         assert (len(train), len(held_out)) == (count - validation, validation)
         np.testing.assert_array_equal(np.sort(np.r_[train, held_out]), np.arange(count))
+        np.testing.assert_array_equal(split(count, validation, seed)[1], held_out)
+        if 30 < validation < count - 30:
+            assert not np.array_equal(split(count, validation, seed + 1)[1], held_out)
 
-    def test_depends_on_the_seed_alone(self):
-        np.testing.assert_array_equal(split(100, 30, 1)[1], split(100, 30, 1)[1])
-        assert not np.array_equal(split(100, 30, 1)[1], split(100, 30, 2)[1])
-
-    @pytest.mark.parametrize("validation", [-1, 10, 11])
+    @pytest.mark.parametrize("validation", [-1, 10])
     def test_leaves_something_to_train_on(self, validation):
         with pytest.raises(ValueError, match=f"validation must .*, got {validation}"):
             split(10, validation)
 
 
-class TestCheckArrays:
+class TestChecks:
     @pytest.mark.parametrize(
         ("x", "dtype"),
         [
@@ -314,60 +288,48 @@ class TestCheckArrays:
             (np.ones((4, 5), np.complex128), np.complex64),
         ],
     )
-    def test_brings_arrays_into_the_training_types(self, x, dtype):
+    def test_bring_arrays_into_the_training_types(self, x, dtype):
         assert check_arrays(x, [0, 1, 2, 4], num_classes=5)[2] == 5  # 3 need not occur
         checked, labels, num_classes = check_arrays(x, [0, 1, 2, 1])
         assert (checked.dtype, labels.dtype, num_classes) == (dtype, np.int64, 3)
         np.testing.assert_array_equal(checked, x)
 
-    @pytest.mark.parametrize(
-        ("x", "y", "num_classes", "rule"),
-        [
-            ([[1, 2], [3, np.nan]], [0, 1], None, r"x must be finite, got nan at .* \(1, 1\)"),
-            ([[1, 2], [3, 1e300]], [0, 1], None, "x must be finite, got inf"),
-            ([[1, 2], [3, 1j * np.inf]], [0, 1], None, "x must be finite"),
-            (np.ones(2), [0, 1], None, r"x must be images .* got \(2,\)"),
-            (np.ones((0, 3)), [], None, "not empty"),
-            (np.ones((2, 2, 2), complex), [0, 1], None, "x .* must be real, got complex128"),
-            ([["a"], ["b"]], [0, 1], None, "x must hold numbers, got <U1"),
-            ([[1], [2, 3]], [0, 1], None, "x must be an array, got list"),
-            (np.ones((2, 2)), [0.0, 1.0], None, "y must be integers .* got float64"),
-            (np.ones((2, 2)), [[0], [1]], None, r"y must be integers .* \(2, 1\)"),
-            (np.ones((2, 2)), 0, None, "equal lengths"),
-            (np.ones((2, 2)), [0, 1, 1], None, r"equal lengths, got .*\(2, 2\) and \(3,\)"),
-            (np.ones((2, 2)), [0, 10**9], None, r"every label .* got \[0, 1000000000\]"),
-            (np.ones((2, 2)), [-1, 0], None, r"every label .* got \[-1, 0\]"),
-            (np.ones((2, 2)), [0, 0], None, r"at least 2, got \[0\]"),
-            (np.ones((2, 2)), [0, 2], 2, r"y must be labels in 0\.\.1, got 2 at index 1"),
-        ],
-    )
-    def test_names_the_argument_the_rule_and_the_value(self, x, y, num_classes, rule):
-        with pytest.raises(DataError, match=rule):
-            check_arrays(x, y, num_classes)
-
-
-class TestCheckNumbers:
     @pytest.mark.parametrize(("y", "dimensions"), [([0, 1], 1), ([[0.5, 2], [1, 3]], 2)])
-    def test_labels_keep_their_shape_in_double_precision(self, y, dimensions):
+    def test_keep_the_shape_of_numbers_in_double_precision(self, y, dimensions):
         x, labels, columns = check_numbers(np.ones((2, 3)), y)
         assert (x.dtype, labels.dtype, columns) == (np.float32, np.float64, dimensions)
         np.testing.assert_array_equal(labels, y)
 
     @pytest.mark.parametrize(
-        ("y", "dimensions", "rule"),
+        ("check", "x", "y", "count", "rule"),
         [
-            ([0.0, np.nan], None, "y must be finite, got nan at index"),
-            ([0.0, 1.0, 2.0], None, "equal lengths"),
-            ([1j, 2.0], None, "y must be numbers of shape .*, got complex128"),
-            ([True, False], None, "y must be numbers of shape .*, got bool"),
-            (np.ones((2, 0)), None, "y must be numbers of shape"),
-            (np.ones((2, 1, 1)), None, r"y must be numbers .* of shape \(2, 1, 1\)"),
-            ([0.0, 1.0], 2, "y must have 2 label dimensions, got 1"),
+            (check_arrays, [[1], [np.nan]], [0, 1], None, r"x must be finite, got nan .* \(1, 0\)"),
+            (check_arrays, [[1, 2], [3, 1e300]], [0, 1], None, "x must be finite, got inf"),
+            (check_arrays, [[1, 2], [3, 1j * np.inf]], [0, 1], None, "x must be finite"),
+            (check_arrays, np.ones(2), [0, 1], None, r"x must be images .* got \(2,\)"),
+            (check_arrays, np.ones((0, 3)), [], None, "not empty"),
+            (check_arrays, np.ones((2, 2, 2), complex), [0, 1], None, "real, got complex128"),
+            (check_arrays, [["a"], ["b"]], [0, 1], None, "x must hold numbers, got <U1"),
+            (check_arrays, [[1], [2, 3]], [0, 1], None, "x must be an array, got list"),
+            (check_arrays, TWO, [0.0, 1.0], None, "y must be integers .* got float64"),
+            (check_arrays, TWO, [[0], [1]], None, r"y must be integers .* \(2, 1\)"),
+            (check_arrays, TWO, 0, None, "equal lengths"),
+            (check_arrays, TWO, [0, 1, 1], None, r"equal lengths, got .*\(2, 2\) and \(3,\)"),
+            (check_arrays, TWO, [0, 10**9], None, r"every label .* got \[0, 1000000000\]"),
+            (check_arrays, TWO, [-1, 0], None, r"every label .* got \[-1, 0\]"),
+            (check_arrays, TWO, [0, 0], None, r"at least 2, got \[0\]"),
+            (check_arrays, TWO, [0, 2], 2, r"y must be labels in 0\.\.1, got 2 at index 1"),
+            (check_arrays, TWO, [0, -1], 2, r"y must be labels in 0\.\.1, got -1 at index 1"),
+            (check_numbers, TWO, [0.0, np.nan], None, "y must be finite, got nan at index"),
+            (check_numbers, TWO, [True, False], None, "y must be numbers .*, got bool"),
+            (check_numbers, TWO, np.ones((2, 0)), None, "y must be numbers of shape"),
+            (check_numbers, TWO, np.ones((2, 1, 1)), None, r"numbers .* of shape \(2, 1, 1\)"),
+            (check_numbers, TWO, [0.0, 1.0], 2, "y must have 2 label dimensions, got 1"),
         ],
     )
-    def test_names_the_argument_the_rule_and_the_value(self, y, dimensions, rule):
+    def test_name_the_argument_the_rule_and_the_value(self, check, x, y, count, rule):
         with pytest.raises(DataError, match=rule):
-            check_numbers(np.ones((2, 3)), y, dimensions)
+            check(x, y, count)
 
 
 def write_images(folder, **counts):
@@ -381,11 +343,6 @@ def write_images(folder, **counts):
     return folder
 
 
-def image_numbers(images):
-    """Which image each is, from `write_images`."""
-    return np.round(images[:, 0, 0] * 255).astype(int)
-
-
 class TestFolderOfImages:
     def test_a_fifth_of_each_class_is_for_testing(self, tmp_path):
         folder = write_images(tmp_path / "leaves", ash=10, oak=7, yew=2)
@@ -393,12 +350,13 @@ class TestFolderOfImages:
         leaves, again = load_dataset(str(folder)), load_dataset(str(folder))
         assert (leaves.name, leaves.class_names) == ("leaves", ("ash", "oak", "yew"))
         np.testing.assert_array_equal(np.bincount(leaves.test_labels), [2, 1, 1])
-        np.testing.assert_array_equal(np.bincount(leaves.train_labels), [8, 6, 1])
-        numbers = image_numbers(np.concatenate([leaves.train_images, leaves.test_images]))
-        assert sorted(numbers) == [*range(10), *range(100, 107), 200, 201]
-        np.testing.assert_array_equal(
-            image_numbers(leaves.train_images) // 100, leaves.train_labels
+        # Which image each is, from `write_images`.
+        train, test = (
+            np.round(images[:, 0, 0] * 255).astype(int)
+            for images in (leaves.train_images, leaves.test_images)
         )
+        assert sorted([*train, *test]) == [*range(10), *range(100, 107), 200, 201]
+        np.testing.assert_array_equal(train // 100, leaves.train_labels)
         assert {*leaves.train_labels[:6]} >= {0, 1}  # mixed, as ``--limit`` takes the first
         np.testing.assert_array_equal(leaves.test_images, again.test_images)
         np.testing.assert_array_equal(leaves.train_images, again.train_images)
@@ -409,7 +367,6 @@ class TestFolderOfImages:
         leaves = load_dataset(str(tmp_path / "leaves"))
         np.testing.assert_array_equal(np.bincount(leaves.train_labels), [3, 2])
         np.testing.assert_array_equal(leaves.test_labels, [0, 1, 1, 1, 1])
-        assert leaves.class_names == ("ash", "oak")
 
     @pytest.mark.parametrize(("image_size", "side"), [(None, 28), (3, 3)])
     def test_every_image_gets_one_size(self, tmp_path, image_size, side):
@@ -429,7 +386,9 @@ class TestFolderOfImages:
         with pytest.raises(DataError, match="elm: must hold at least one image"):
             load_dataset(str(folder))
         (folder / "elm" / "notes.txt").write_text("hello")
-        with pytest.raises(DataError, match=r"notes.txt: must be a PNG or JPEG file, found \.txt"):
+        with pytest.raises(
+            DataError, match=r"notes.txt: must be a PNG or JPEG file, found .*'\.txt'"
+        ):
             load_dataset(str(folder))
         (folder / "elm" / "notes.txt").rename(folder / "elm" / "notes.png")
         with pytest.raises(DataError, match=r"notes\.png: cannot be read"):

@@ -9,30 +9,30 @@ import numpy as np
 from meshes.validation import integer
 from photonic_ffzero.data.readers import DataError
 
-Names = tuple[str, str]
-"""What errors call the inputs and the labels: arguments, or files and the arrays in them."""
-
 
 def check_arrays(
-    x: Any, y: Any, num_classes: int | None = None, names: Names = ("x", "y")
+    x: Any, y: Any, num_classes: int | None = None, names: tuple[str, str] = ("x", "y")
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Check samples of classes and convert them to the types used for training.
+    """Check samples of classes; return ``x`` as float32 or complex64, ``y`` as int64, and C.
 
     Args:
         x: images [n, H, W], real, or fields [n, N], real or complex.
         y: labels [n], integers 0..C-1.
         num_classes: C; None takes it from ``y``, in which every class must then occur.
-        names: what errors call ``x`` and ``y``.
-
-    Returns:
-        ``x`` as float32 or complex64, ``y`` as int64, and C.
+        names: what errors call ``x`` and ``y``, such as the files that hold them.
     """
     x, y = _checked_pair(x, y, names)
     name = names[1]
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise DataError(f"{name} must be integers of shape [n], got {y.dtype} of shape {y.shape}")
     if num_classes is None:
-        num_classes = _count_classes(name, y)
+        classes = np.unique(y)
+        num_classes = len(classes)
+        if num_classes < 2 or not np.array_equal(classes, np.arange(num_classes)):
+            raise DataError(
+                f"{name} must use every label from 0 to C-1, at least 2, "
+                f"got {classes[:12].tolist()}"
+            )
     num_classes = integer("num_classes", num_classes, minimum=2)
     outside = (y < 0) | (y >= num_classes)
     if outside.any():
@@ -44,7 +44,7 @@ def check_arrays(
 
 
 def check_images(
-    x: np.ndarray, y: np.ndarray, num_classes: int | None = None, names: Names = ("x", "y")
+    x: np.ndarray, y: np.ndarray, num_classes: int | None, names: tuple[str, str]
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Check images [n, H, W] as `check_arrays` does; bytes are divided by 255, floats in [0, 1]."""
     images, labels, num_classes = check_arrays(x, y, num_classes, names)
@@ -63,11 +63,7 @@ def check_images(
 def check_numbers(
     x: Any, y: Any, dimensions: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Check samples of a regression, ``x`` as in `check_arrays` and real labels [n] or [n, T].
-
-    Returns:
-        ``x`` as float32 or complex64, ``y`` as float64 in its shape, and T.
-    """
+    """Check samples labelled with numbers [n] or [n, T]; return ``x``, ``y`` as float64, and T."""
     x, y = _checked_pair(x, y, ("x", "y"))
     if y.ndim not in (1, 2) or y.dtype.kind not in "iuf" or y.size == 0:
         raise DataError(
@@ -96,19 +92,20 @@ def to_single(name: str, array: np.ndarray, copy: bool = True) -> np.ndarray:
     return array
 
 
-def _checked_pair(x: Any, y: Any, names: Names) -> tuple[np.ndarray, np.ndarray]:
-    x, y = map(_as_numbers, names, (x, y))
+def _checked_pair(x: Any, y: Any, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    x_name, y_name = names
+    x, y = _as_numbers(x_name, x), _as_numbers(y_name, y)
     if x.ndim not in (2, 3) or x.size == 0:
         raise DataError(
-            f"{names[0]} must be images [n, H, W] or fields [n, N], not empty; got {x.shape}"
+            f"{x_name} must be images [n, H, W] or fields [n, N], not empty; got {x.shape}"
         )
     if x.ndim == 3 and x.dtype.kind == "c":
-        raise DataError(f"{names[0]} of shape [n, H, W] must be real, got {x.dtype}")
+        raise DataError(f"{x_name} of shape [n, H, W] must be real, got {x.dtype}")
     if x.shape[:1] != y.shape[:1]:
         raise DataError(
-            f"{names[0]} and {names[1]} must have equal lengths, got shapes {x.shape} and {y.shape}"
+            f"{x_name} and {y_name} must have equal lengths, got shapes {x.shape} and {y.shape}"
         )
-    return to_single(names[0], x), y
+    return to_single(x_name, x), y
 
 
 def _as_numbers(name: str, value: Any) -> np.ndarray:
@@ -119,12 +116,3 @@ def _as_numbers(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind not in "biufc":
         raise DataError(f"{name} must hold numbers, got {array.dtype}")
     return array
-
-
-def _count_classes(name: str, y: np.ndarray) -> int:
-    classes = np.unique(y)
-    if len(classes) < 2 or not np.array_equal(classes, np.arange(len(classes))):
-        raise DataError(
-            f"{name} must use every label from 0 to C-1, at least 2, got {classes[:12].tolist()}"
-        )
-    return len(classes)

@@ -19,7 +19,6 @@ from photonic_ffzero.data.functions import FUNCTIONS, sample
 from photonic_ffzero.data.published import (
     PUBLISHED,
     DownloadError,
-    Files,
     expanded,
     read_archive,
     read_published,
@@ -34,16 +33,16 @@ DataFolder = str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels for training and testing, and where they came from.
+    """Images and labels for training and testing.
 
     Attributes:
         name: the data set, or the name of the user's folder or file.
         source: what it was read from, in words.
         train_images, test_images: [n, H, W] float32 in [0, 1]; for "f1" and "f2" numbers [n, D].
         train_labels, test_labels: [n] int64 in 0..num_classes-1; for "f1" and "f2" float64.
-        num_classes: C; None where labels are numbers.
+        num_classes: None where labels are numbers.
         note: one line for the user if other data were loaded than asked for, else empty.
-        class_names: what the classes are called, C of them; empty where they are numbers.
+        class_names: empty where the classes are called by their numbers.
     """
 
     name: str
@@ -77,12 +76,8 @@ def load_dataset(
             or the digits if no location was named and MNIST cannot be downloaded; ``note`` then
             says so.
         data_dir: the folder that holds mnist/ and fashion-mnist/, or directly the files.
-        image_size: for a folder of images: they are resized to this many pixels a side by area
-            averaging. None means `IMAGE_SIZE`.
-
-    Raises:
-        DataError: the location named does not hold the data, a file is damaged, or the download
-            failed.
+        image_size: pixels a side to which a folder's images are resized by area averaging; None
+            means `IMAGE_SIZE`.
     """
     path = expanded(name)
     if name not in DATASETS and os.path.isdir(path):
@@ -93,7 +88,7 @@ def load_dataset(
     if name in DATASETS:
         return DATASETS[name](data_dir)
     if os.path.exists(path):
-        return _checked(path.stem, read_archive(path))
+        return _checked(path.stem, *read_archive(path))
     raise ValueError(
         f"name must be one of {', '.join(DATASETS)}, or an existing folder of images or .npz "
         f"file; got {name!r}"
@@ -101,11 +96,7 @@ def load_dataset(
 
 
 def split(count: int, validation: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Hold ``validation`` of ``count`` images out of training, at random.
-
-    Returns:
-        Sorted, disjoint index arrays: training [count - validation] and validation [validation].
-    """
+    """Draw ``validation`` of ``count`` images; return sorted indices to train on and of those."""
     count = integer("count", count, minimum=1)
     validation = integer("validation", validation, minimum=0)
     if validation >= count:
@@ -133,13 +124,11 @@ def load_digits(data_dir: DataFolder = None, note: str = "") -> Dataset:
 
 
 def load_samples(name: str, data_dir: DataFolder = None) -> Dataset:
-    """Return the samples of a function in `FUNCTIONS`."""
     return Dataset(name, "drawn anew, always the same", *sample(name))
 
 
 def load_published(name: str, data_dir: DataFolder = None) -> Dataset:
-    """Return a data set of `PUBLISHED`."""
-    return _checked(name, read_published(name, data_dir), PUBLISHED[name].num_classes)
+    return _checked(name, *read_published(name, data_dir), PUBLISHED[name].num_classes)
 
 
 def load_auto(data_dir: DataFolder = None) -> Dataset:
@@ -159,26 +148,26 @@ DATASETS: dict[str, Callable[[DataFolder], Dataset]] = {
 """Name -> function from ``data_dir`` to the data set; ``data_dir`` is for published files alone."""
 
 
-def _checked(name: str, files: Files, num_classes: int | None = None) -> Dataset:
-    """Check four arrays; None counts the classes of the training labels."""
-    x_name, y_name, test_x_name, test_y_name = files.arrays
-    train_x, train_y, test_x, test_y = files.arrays.values()
-    x, y, num_classes = check_images(train_x, train_y, num_classes, (x_name, y_name))
-    test_names = test_x_name, test_y_name
-    test_x, test_y, _ = check_images(test_x, test_y, num_classes, test_names)
+def _checked(
+    name: str, source: str, arrays: dict[str, np.ndarray], num_classes: int | None = None
+) -> Dataset:
+    """Check four arrays by their places; without ``num_classes``, count the training labels'."""
+    places = list(arrays)
+    train_x, train_y, test_x, test_y = arrays.values()
+    x, y, num_classes = check_images(train_x, train_y, num_classes, (places[0], places[1]))
+    test_x, test_y, _ = check_images(test_x, test_y, num_classes, (places[2], places[3]))
     if x.shape[1:] != test_x.shape[1:]:
         raise DataError(
-            f"{test_x_name}: must have images of the training set's size {x.shape[1:]}, "
+            f"{places[2]}: must have images of the training set's size {x.shape[1:]}, "
             f"found {test_x.shape[1:]}"
         )
-    return Dataset(name, files.source, x, y, test_x, test_y, num_classes)
+    return Dataset(name, source, x, y, test_x, test_y, num_classes)
 
 
 def _load_folder(folder: Path, size: int) -> Dataset:
     """Load a folder of images; the classes are mixed, so that the first few show all of them."""
-    source = f"folder {folder}, made {size} x {size} grey pixels; for testing "
     if (folder / "train").is_dir() and (folder / "test").is_dir():
-        source += "test/"
+        for_testing = "test/"
         x, y, names = load_image_folder(folder / "train", size)
         test_x, test_y, test_names = load_image_folder(folder / "test", size)
         if names != test_names:
@@ -187,24 +176,17 @@ def _load_folder(folder: Path, size: int) -> Dataset:
                 f"{', '.join(sorted({*names} ^ {*test_names}))} in one of them alone"
             )
     else:
-        source += "a fifth of each class"
+        for_testing = "a fifth of each class"
         x, y, names = load_image_folder(folder, size)
-        test = _fifth_of_each_class(folder, y, names)
+        test = np.zeros(len(y), bool)
+        for label, name in enumerate(names):
+            members = np.flatnonzero(y == label)
+            if len(members) < 2:
+                raise DataError(f"{folder / name}: must hold at least 2 images, found 1")
+            test[members[split(len(members), max(1, len(members) // 5))[1]]] = True
         x, y, test_x, test_y = x[~test], y[~test], x[test], y[test]
+    source = f"folder {folder}, made {size} x {size} grey pixels; for testing {for_testing}"
     order = np.random.default_rng(0).permutation(len(y))
     return Dataset(
         folder.name, source, x[order], y[order], test_x, test_y, len(names), class_names=names
     )
-
-
-def _fifth_of_each_class(folder: Path, y: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Mark a fifth of every class, but at least one image, as test images: [n] bool."""
-    test = np.zeros(len(y), bool)
-    for label, name in enumerate(names):
-        members = np.flatnonzero(y == label)
-        if len(members) < 2:
-            raise DataError(
-                f"{folder / name}: must hold at least 2 images, one of them to test with; found 1"
-            )
-        test[members[split(len(members), max(1, len(members) // 5))[1]]] = True
-    return test

@@ -18,8 +18,7 @@ def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
 
     .. math:: E_p = \frac{A_p}{\max_q |A_q|}
 
-    where A is the image after ``ENCODINGS[encoding]``, row by row. A dark image, A = 0, stays
-    dark.
+    where A is the image after ``ENCODINGS[encoding]``, row by row; a dark image stays dark.
 
     Args:
         images: [n, H, W], real and finite, in any unit.
@@ -32,19 +31,16 @@ def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
     choice("encoding", encoding, ENCODINGS)
     images = _checked_images(images)
     size = _checked_size(size, images.shape[1:])
-    fields = ENCODINGS[encoding](images, size)
-    return _peak_normalised(fields.reshape(len(images), size * size))
+    fields = ENCODINGS[encoding](images, size).reshape(len(images), size * size)
+    # In double precision: single has no reciprocal for its smallest numbers.
+    amplitudes = np.abs(fields.astype(np.result_type(fields, np.float64)))
+    peaks = amplitudes.max(axis=1, keepdims=True)
+    return np.divide(fields, np.where(peaks > 0, peaks, 1)).astype(fields.dtype)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes images for a network; saved with it, so that new images are encoded alike.
-
-    Attributes:
-        encoding: a name in :data:`ENCODINGS`.
-        size: rows and columns of the encoded image.
-        shape: rows H and columns W of the training images.
-    """
+    """Encodes images for a network as those for its training, which had ``shape`` (H, W)."""
 
     encoding: str
     size: int
@@ -59,11 +55,10 @@ class Encoder:
 
     @property
     def values(self) -> int:
-        """Number of values in an encoded image."""
         return self.size**2
 
     def __call__(self, images: Any) -> np.ndarray:
-        """Encode images [n, H', W'], first resized to the training images' H x W."""
+        """Encode images [n, H', W'], first resized to H x W."""
         if np.shape(images)[1:] != self.shape:
             images = resize(images, self.shape)
         return encode(images, self.encoding, self.size)
@@ -76,26 +71,21 @@ def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
         A = R X C^T, \qquad
         R_{ij} = \frac{H}{H'} \left| [i, i + 1) \frac{H'}{H} \cap [j, j + 1) \right|
 
-    and C likewise: each row of weights sums to 1, so the mean over the areas is the mean over
-    the pixels. Proportions are not kept.
+    and C likewise: the mean over the areas is the mean over the pixels. Proportions are not kept.
     """
     return _areas(_checked_images(images), *shape)
 
 
 def average(images: np.ndarray, size: int) -> np.ndarray:
-    """Average over size x size equal areas, as `resize` does: [n, size, size] float32.
-
-    A pixel that a border cuts counts in both areas, in proportion.
-    """
+    """Average over size x size equal areas, as `resize` does: [n, size, size] float32."""
     return _areas(images, size, size)
 
 
 def crop(images: np.ndarray, size: int) -> np.ndarray:
     """Cut out the centre, as the paper does: [n, size, size] float32.
 
-    A = X[r-h : r-h+size, c-h : c-h+size] with r = H // 2, c = W // 2, h = size // 2: where size
-    and image differ in parity, the cut lies half a pixel towards the start for an even size and
-    towards the end for an odd one.
+    Where size and image differ in parity, the cut lies half a pixel towards the start for an even
+    size and towards the end for an odd one.
 
     Reference: Guo et al., "Local learning for stable backpropagation-free neural network training
         towards physical learning", arXiv 2603.24790.
@@ -159,10 +149,3 @@ def _checked_size(size: int, shape: tuple[int, ...]) -> int:
     if size > min(shape):
         raise ValueError(f"size must be at most the image's {shape}, got {size}")
     return size
-
-
-def _peak_normalised(fields: np.ndarray) -> np.ndarray:
-    # In double precision: single has no reciprocal for its smallest numbers.
-    amplitudes = np.abs(fields.astype(np.result_type(fields, np.float64)))
-    peaks = amplitudes.max(axis=1, keepdims=True)
-    return np.divide(fields, np.where(peaks > 0, peaks, 1)).astype(fields.dtype)

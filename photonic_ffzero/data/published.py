@@ -57,14 +57,11 @@ class DownloadError(DataError):
     """A data set is on none of the default locations and cannot be downloaded."""
 
 
-class Files(NamedTuple):
-    """Arrays as they were read, unchecked."""
-
-    source: str  # where from, in words
-    arrays: dict[str, np.ndarray]  # place -> array: x, y for training, then x, y for testing
+Source = tuple[str, dict[str, np.ndarray]]
+"""Where data are from, in words, and place -> array: x, y for training, then x, y for testing."""
 
 
-def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) -> Files:
+def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) -> Source:
     """Read a data set of `PUBLISHED`, from the locations that `load_dataset` describes.
 
     A location that the user names, as an argument or in ``PHOTONIC_FFZERO_DATA``, is binding:
@@ -73,7 +70,11 @@ def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) ->
     named = os.environ.get(DATA_VARIABLE) or None if data_dir is None else data_dir
     cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "photonic_ffzero"
     folders = [expanded("~/.keras/datasets"), cache] if named is None else [expanded(named)]
-    places = [place for folder in folders for place in _places(folder, name)]
+    places = []
+    for folder in folders:
+        # Both data sets' files have the same names: mnist/ is never read as Fashion-MNIST.
+        belongs_to_another = folder.name in PUBLISHED and folder.name != name
+        places += [folder / name] if belongs_to_another else [folder / name, folder]
     for place in places:
         if len(files := _idx_files(place)) == len(_FILES):
             return _read_idx_files(files)
@@ -90,10 +91,10 @@ def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) ->
     )
 
 
-def read_archive(path: Path) -> Files:
+def read_archive(path: Path) -> Source:
     """Read the arrays x_train, y_train, x_test and y_test of a ``.npz`` file."""
     arrays = read_npz(path, _ARRAYS)
-    return Files(f"NumPy file {path}", {f"{path}, array {key}": arrays[key] for key in _ARRAYS})
+    return f"NumPy file {path}", {f"{path}, array {name}": arrays[name] for name in _ARRAYS}
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -104,9 +105,8 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 def open_url(url: str) -> Any:
     """Open a URL, or raise an OSError within the time-out.
 
-    urlopen applies its time-out to each address of a server and not at all to the look-up of its
-    name, which adds up to minutes where a firewall drops packets. A daemon thread can be
-    abandoned.
+    urlopen's time-out holds for each address of a server and not for the look-up of its name;
+    where a firewall drops packets they take minutes. A daemon thread can be abandoned.
     """
     import urllib.request
 
@@ -125,28 +125,19 @@ def open_url(url: str) -> Any:
         raise TimeoutError(f"no answer within {_TIMEOUT:g} s") from None
 
 
-def _places(folder: Path, name: str) -> list[Path]:
-    # Both data sets' files have the same names: mnist/ is never read as Fashion-MNIST.
-    belongs_to_another = folder.name in PUBLISHED and folder.name != name
-    return [folder / name] if belongs_to_another else [folder / name, folder]
-
-
 def _idx_files(place: Path) -> list[Path]:
     """List those of the four files that a folder holds: plain or .gz, with -idx or .idx."""
-    present = (
-        sorted(
-            path
-            for path in place.glob(file.replace("-idx", "[-.]idx") + "-ubyte*")
-            if path.name.endswith(("-ubyte", "-ubyte.gz")) and os.path.isfile(path)
-        )
-        for file in _FILES
-    )
-    return [paths[0] for paths in present if paths]
+    present = []
+    for file in _FILES:
+        pattern = f"{file.replace('-idx', '[-.]idx')}-ubyte"
+        paths = [*place.glob(pattern), *place.glob(f"{pattern}.gz")]
+        present += [path for path in sorted(paths) if os.path.isfile(path)][:1]
+    return present
 
 
-def _read_idx_files(files: list[Path]) -> Files:
+def _read_idx_files(files: list[Path]) -> Source:
     arrays = {str(file): read_idx(file, 3 if "images" in file.name else 1) for file in files}
-    return Files(f"IDX files in {files[0].parent}", arrays)
+    return f"IDX files in {files[0].parent}", arrays
 
 
 def _download(name: str, folder: Path) -> list[Path]:

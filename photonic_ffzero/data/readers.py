@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -35,15 +35,16 @@ class DataError(ValueError):
 
 
 def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
-    """Read an IDX file of unsigned bytes with 3 (images) or 1 dimensions (labels).
-
-    The file may be gzip-compressed; its content decides.
+    """Read an IDX file of unsigned bytes [n, H, W] or [n], gzip-compressed or not.
 
     Reference: Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section "file formats".
     """
     path = Path(path)
     magic = bytes([0, 0, 0x08, dimensions])  # 0x08: unsigned bytes
-    with _reading(path, "an IDX file"), _open(path) as stream:
+    with _reading(path, "an IDX file"), path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if compressed else file
         header = stream.read(4 + 4 * dimensions)
         if header[:4] != magic:
             raise DataError(
@@ -66,10 +67,9 @@ def read_npz(
 
 
 def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndarray:
-    """Read a PNG or JPEG file as grey values [H, W], float32 in [0, 1].
+    """Read a PNG or JPEG file as grey values [H, W], float32 in [0, 1]; ignore transparency.
 
-    Colours become grey and transparency is ignored. With ``size``, the image is resized to
-    ``size`` x ``size`` pixels by area averaging.
+    With ``size``, the image is resized to ``size`` x ``size`` pixels by area averaging.
     """
     from PIL import Image
 
@@ -79,19 +79,22 @@ def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndar
         image = Image.open(io.BytesIO(read_up_to(file, MAX_BYTES)), formats=("PNG", "JPEG"))
         if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is higher
             raise DataError(f"{path}: must have at most {MAX_PIXELS} pixels, found {image.size}")
-        return _grey(image, size)
+        deep = image.mode.startswith("I")  # 16 bits, which convert("L") would clip to 8
+        grey = np.asarray(image if deep else image.convert("L"))
+    grey = np.divide(grey, 65535 if deep else 255, dtype=np.float32)
+    if size is None:
+        return grey
+    resized = Image.fromarray(grey).resize((size, size), Image.Resampling.BOX)
+    return np.clip(np.asarray(resized), 0, 1)
 
 
 def load_image_folder(
     path: str | os.PathLike[str], size: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Read PNG or JPEG files from a folder with one sub-folder for each class.
+    """Read images [n, size, size], labels [n] and the names of classes, a sub-folder each.
 
     Classes and files are taken in the order of their names; names that begin with a dot are
-    skipped. Every image is resized to ``size`` x ``size`` pixels by area averaging.
-
-    Returns:
-        Images [n, size, size] float32 in [0, 1], labels [n] int64, and the names of the classes.
+    skipped.
     """
     folder = Path(path)
     classes = [entry for entry in _visible(folder) if entry.is_dir()]
@@ -119,9 +122,7 @@ def image_files(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: must hold at least one image, found none")
     for file in files:
         if file.suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(
-                f"{file}: must be a PNG or JPEG file, found {file.suffix or 'no suffix'}"
-            )
+            raise DataError(f"{file}: must be a PNG or JPEG file, found suffix {file.suffix!r}")
     return files
 
 
@@ -146,12 +147,6 @@ def _reading(where: Path | str, kind: str) -> Iterator[None]:
         raise DataError(f"{where}: cannot be read as {kind}: {reason.splitlines()[0]}") from error
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    with path.open("rb") as stream:
-        compressed = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if compressed else path.open("rb")
-
-
 def _check_size(
     where: Path | str, shape: tuple[int, ...], dtype: np.dtype, present: int, max_bytes: int
 ) -> None:
@@ -165,10 +160,7 @@ def _check_size(
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
-    """Read an array in NumPy's format 1.0, which NumPy uses for all plain numbers.
-
-    Headers of later formats have no limit of 64 KiB.
-    """
+    """Read an array in NumPy's format 1.0; the headers of later formats have no limit of 64 KiB."""
     where = f"{path}, array {name}"
     with _reading(where, "numbers"), archive.open(f"{name}.npy") as stream:
         member = archive.getinfo(f"{name}.npy")
@@ -182,18 +174,6 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str, max_bytes: int
         _check_size(where, shape, dtype, member.file_size - stream.tell(), max_bytes)
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-def _grey(image: Any, size: int | None) -> np.ndarray:
-    from PIL import Image
-
-    deep = image.mode.startswith("I")  # 16 bits, which convert("L") would clip to 8
-    grey = np.asarray(image if deep else image.convert("L"))
-    grey = np.divide(grey, 65535 if deep else 255, dtype=np.float32)
-    if size is None:
-        return grey
-    resized = Image.fromarray(grey).resize((size, size), Image.Resampling.BOX)
-    return np.clip(np.asarray(resized), 0, 1)
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -12,17 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-REGRESSION_OUTPUTS = 10  # outputs of a digital network for each label dimension
-
 
 @dataclass(frozen=True)
 class Classification:
-    """One of C classes.
-
-    Attributes:
-        classes: C, at least 2.
-        names: What the classes are called, C of them; empty where they are numbers.
-    """
+    """One of ``classes`` classes; ``names`` is empty where they are called by their numbers."""
 
     classes: int
     names: tuple[str, ...] = ()
@@ -32,10 +25,11 @@ class Classification:
     def __post_init__(self) -> None:
         if not self.names:
             return
-        if not all(isinstance(name, str) and name.isprintable() for name in self.names):
-            raise ValueError(f"names must be printable, got {self.names}")
-        if len(set(self.names)) != self.classes or len(self.names) != self.classes:
-            raise ValueError(f"names must be {self.classes} different ones, got {self.names}")
+        printable = all(isinstance(name, str) and name.isprintable() for name in self.names)
+        if not printable or not len(set(self.names)) == len(self.names) == self.classes:
+            raise ValueError(
+                f"names must be {self.classes} different printable texts, got {self.names}"
+            )
 
     @classmethod
     def of(cls, y: np.ndarray, names: tuple[str, ...] = ()) -> Classification:
@@ -65,14 +59,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class Regression:
-    r"""T numbers, each scaled to [-1, 1] by its range in the training data.
-
-    .. math:: s = 2 \frac{y - y_{min}}{y_{max} - y_{min}} - 1
-
-    Attributes:
-        low: Smallest training label of every dimension, T of them, in the label's unit.
-        high: Largest training label of every dimension, above ``low``.
-    """
+    """T numbers, each scaled to [-1, 1] by its range in the training data, ``low`` to ``high``."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -104,7 +91,7 @@ class Regression:
     @property
     def outputs(self) -> int:
         """Ten for every label dimension, as the cosine similarity compares vectors."""
-        return REGRESSION_OUTPUTS * self.labels
+        return 10 * self.labels
 
     def targets(self, y: np.ndarray) -> np.ndarray:
         """Scaled labels [n, T]; those outside the training data's range lie outside [-1, 1]."""
@@ -118,10 +105,7 @@ class Regression:
         return values[:, 0] if self.labels == 1 else values
 
     def quality(self, scores: np.ndarray, y: np.ndarray) -> float:
-        r"""The coefficient of determination, averaged over the label dimensions.
-
-        .. math:: R^2 = 1 - \frac{\sum (y - \hat y)^2}{\sum (y - \bar y)^2}
-        """
+        """The coefficient of determination R^2, averaged over the label dimensions."""
         from sklearn.metrics import r2_score  # takes a second to import
 
         return float(r2_score(y, self.predictions(scores)))
@@ -129,24 +113,14 @@ class Regression:
 
 Task = Classification | Regression
 
-TASKS: dict[str, type[Classification] | type[Regression]] = {
-    "classification": Classification,
-    "regression": Regression,
-}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Regression)}
 
 
 def task_of(
     name: str, y: np.ndarray, trained: np.ndarray | slice, names: tuple[str, ...] = ()
 ) -> Task:
-    """Return the task that labels define.
+    """Return the task that labels [n] or [n, T] define, all but those for testing.
 
-    All labels but those for testing say which classes there are; the scale of a regression comes
-    from the labels to train on alone.
-
-    Args:
-        name: ``classification`` or ``regression``.
-        y: All labels that are not for testing, [n] or [n, T].
-        trained: Indices of those to train on, or a slice.
-        names: What classes are called.
+    All of them say which classes there are; the scale of a regression comes from ``y[trained]``.
     """
     return TASKS[name].of(y if name == Classification.name else y[trained], names)
