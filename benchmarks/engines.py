@@ -266,7 +266,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-HEAD = "ports task           engine          ms    ratio  GFLOP/s product  first call     MB"
+HEAD = "ports task           engine         ms    ratio GFLOP/s product first call    MB"
 
 
 def line(cell: Cell, baseline: Cell | None, product: float) -> str:
@@ -276,10 +276,10 @@ def line(cell: Cell, baseline: Cell | None, product: float) -> str:
     first = [f"{s:.1f}" for s in (cell.first_call_s, cell.first_call_cached_s) if s is not None]
     columns = (
         f"{cell.ports:5} {cell.task:14} {cell.contender:9}",
-        f"{1e3 * cell.seconds:8.4g}{'*' if cell.extrapolated else ' '}",
+        f"{1e3 * cell.seconds:7.4g}{'*' if cell.extrapolated else ' '}",
         f"{baseline.seconds / cell.seconds:6.1f}x" if baseline else " " * 7,
-        f"{rate:8.1f} {rate / product:7.2f}" if counted else " " * 16,
-        f"{' / '.join(first):>11} {cell.peak_mb or 0:6.0f}" if first else "",
+        f"{rate:7.1f} {rate / product:7.2f}" if counted else " " * 15,
+        f"{' / '.join(first):>10} {cell.peak_mb or 0:5.0f}" if first else "",
     )
     return " ".join(columns).rstrip()
 
