@@ -12,11 +12,7 @@ from photonic_ffzero.cli.train import main
 
 
 def stop_with_parent() -> None:
-    """Send SIGTERM to this process when its parent has ended.
-
-    Standard input is a pipe whose other end the parent holds. It closes with the parent, even
-    when that is killed.
-    """
+    """Send SIGTERM to this process when its parent ends, which closes the pipe at stdin."""
     with suppress(OSError):
         os.read(sys.stdin.fileno(), 1)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, and its figures."""
+"""The run directory: history, checkpoint and figures of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,22 +27,18 @@ from photonic_ffzero.plots import (
     save_figure,
 )
 from photonic_ffzero.power import PowerBudget
-from photonic_ffzero.storage import save_checkpoint, write_csv
+from photonic_ffzero.storage import save_checkpoint, write_whole
 from photonic_ffzero.training.trainer import Observer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
 _PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "scipy", "numba")
+_COLUMNS = [field.name for field in fields(EpochRecord)]
 
 
 def check_new_directory(path: Path) -> None:
-    """Check that a run directory can be made without touching what is there.
-
-    Raises:
-        ValueError: the path is a file, or a folder that is not empty, or cannot be written.
-    """
+    """Check that a run directory can be made without touching existing files."""
     if path.is_dir() and any(path.iterdir()):
         raise ValueError(f"output must be a new or empty directory, found files in {path}")
     if path.exists() and not path.is_dir():
@@ -53,25 +49,22 @@ def check_new_directory(path: Path) -> None:
 
 
 class RunDirectory(Observer):
-    """A directory that fills as the run goes on.
+    """The directory of a run, which fills as the run goes on.
 
-    ``config.json`` at the start; ``history.csv`` and ``model.npz``, the checkpoint, after every
-    epoch, so that an interrupted run can go on; ``results.json`` and the figures at the end.
-
-    Args:
-        path: The directory; made with its parents.
-
-    Raises:
-        OSError: it cannot be made.
+    ``config.json`` is written at the start; ``history.csv`` and the checkpoint ``model.npz``
+    after every epoch, so that an interrupted run can go on; ``results.json`` and the figures at
+    the end.
     """
 
     def __init__(self, path: Path) -> None:
+        from pandas import DataFrame  # here, so that its import is no part of the training time
+
         path.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self._table = path, partial(DataFrame, columns=_COLUMNS)
 
     @property
     def checkpoint(self) -> Path:
-        """The file to resume from, and to load the model from."""
+        """The model with the state of its training."""
         return self.path / "model.npz"
 
     @property
@@ -80,36 +73,31 @@ class RunDirectory(Observer):
         return self.path / "results.json"
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
-        """Keep the history as a table, and the model with the state of its training."""
-        rows = [{k: _cell(v) for k, v in asdict(record).items()} for record in model.history]
-        columns = [field.name for field in fields(EpochRecord)]
-        write_csv(self.path / "history.csv", rows, columns)
+        """Write the history as a table, and the checkpoint."""
+        table = self._table(model.history)
+        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\r\n")
+        write_whole(self.path / "history.csv", lambda file: file.write(text.encode()))
         save_checkpoint(model, position, self.checkpoint)
 
     def read_history(self) -> list[EpochRecord]:
-        """The history as the table has it, to six digits.
-
-        Raises:
-            DataError: the table is damaged.
-            OSError: it cannot be read.
-        """
+        """The history from its table, where numbers have six digits."""
         table = self.path / "history.csv"
         try:
             with table.open(newline="", encoding="utf-8") as file:
-                return [_record(row) for row in csv.DictReader(file)]
+                return [_parse_record(row) for row in csv.DictReader(file)]
         except (TypeError, ValueError, csv.Error) as error:
             raise DataError(f"{table}: is no table of a run's history ({error})") from None
 
     def write_curves(
         self, histories: Sequence[Sequence[EpochRecord]], config: Config, title: str
     ) -> None:
-        """Write ``training_curves.png``, of one run or of several that differ in the seed."""
+        """Write ``training_curves.png`` of one run, or of several with different seeds."""
 
         def curves(loss: Axes, quality: Axes) -> None:
             plot_loss(loss, *histories, layer=config.layer_name)
             plot_quality(quality, *histories, layer=config.layer_name, task=config.task)
 
-        if any(histories):  # a run of no epochs has none
+        if any(histories):
             save_figure(self.path / "training_curves.png", curves, panels=2, title=title)
 
     def write_figures(
@@ -141,18 +129,14 @@ class RunDirectory(Observer):
         save_figure(self.path / "power_budget.png", draw, title="power of training images")
 
 
-def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def _record(row: dict[str, str]) -> EpochRecord:
-    mesh, may_lack = row.pop("mesh", ""), ("validation_accuracy", "epsilon")
-    values: dict[str, Any] = {
-        name: None if name in may_lack and text == "" else float(text) for name, text in row.items()
+def _parse_record(row: dict[str, str]) -> EpochRecord:
+    mesh, optional = row.pop("mesh", ""), ("validation_accuracy", "epsilon")
+    numbers: dict[str, Any] = {
+        name: None if name in optional and text == "" else float(text) for name, text in row.items()
     }
-    return EpochRecord(mesh, **values)
+    return EpochRecord(mesh, **numbers)
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that figures depend on."""
+    """Versions of Python and of the packages that the results depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}

@@ -1,4 +1,4 @@
-"""A job: one configuration on one data set for some seeds, from arrays to a run directory."""
+"""A job: train and test one configuration on one data set for some seeds."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from photonic_ffzero.training.trainer import Observer, Trainer
 
 @dataclass(frozen=True)
 class Job:
-    """A plan with its data, and where to put the results.
+    """A plan with its data and the directory for the results.
 
     Attributes:
-        plan: What to train on what.
+        plan: What to train on which data.
         dataset: The data.
-        encoder: How its images become inputs; None if they are no images.
-        train: All training images, encoded.
-        test: All test images, encoded.
+        encoder: How images become inputs; None if the inputs are no images.
+        train: All training samples, encoded.
+        test: All test samples, encoded.
         output: The run directory; with several seeds it holds one for each.
         quiet: Whether to print the final result only.
-        device: The device to train on; None if there is none, or one is simulated for each seed.
+        device: The device to train on; None if there is none, or each seed simulates one.
     """
 
     plan: Plan
@@ -59,17 +59,12 @@ class Job:
 
     @classmethod
     def load(cls, plan: Plan, data_dir: Path | None, output: Path, quiet: bool) -> Job:
-        """Load and encode the data of a plan; write nothing.
-
-        Raises:
-            TypeError, ValueError: the data are missing or damaged, or do not fit the plan.
-            DeviceError: the device does not answer.
-        """
+        """Load and encode the data of a plan, and build its network once; write nothing."""
         dataset = load_dataset(plan.dataset, data_dir, plan.image_size)
         count = len(dataset.train_labels)
         held_out = min(5000, count // 10) if plan.validation is None else plan.validation
-        found = dataset.name if plan.dataset == "auto" else plan.dataset
-        plan = replace(plan, dataset=found, validation=held_out)
+        name = dataset.name if plan.dataset == "auto" else plan.dataset
+        plan = replace(plan, dataset=name, validation=held_out)
         encoder = None
         if dataset.train_images.ndim == 3:
             height, width = dataset.train_images.shape[1:]
@@ -85,21 +80,14 @@ class Job:
         job = cls(plan, dataset, encoder, train, test, output, quiet)
         if plan.config.device and not plan.config.simulates_device:
             job = replace(job, device=open_device(plan.config, train.x.shape[-1]))
-        job._trainer(plan.config.seed)  # raises now what would be raised later
+        job._trainer(plan.config.seed)  # so that errors surface before anything is written
         return job
 
     def run(self, observers: tuple[Observer, ...] = ()) -> list[dict[str, Any]]:
-        """Train and test every seed, going on from what is there; return the results.
+        """Train and test every seed, continuing what was begun; return the results.
 
         Args:
-            observers: Told of every step, epoch and checkpoint, besides the run directory.
-
-        Raises:
-            NonFiniteLossError: training met a loss that is not finite.
-            StoppedError: an observer stopped the run.
-            DataError: a checkpoint is damaged or belongs to another run.
-            DeviceError: the device failed.
-            OSError: a file could not be written.
+            observers: Told of every step, epoch and checkpoint, as the run directory is.
         """
         console = Console(stderr=True, quiet=self.quiet, highlight=False)
         console.print(self._description())
@@ -112,35 +100,34 @@ class Job:
             directories.append(directory)
             done = read_json(directory.results)
             results.append(done or self._run_seed(seed, directory, console, observers))
-            print(_one_line(results[-1]), flush=True)
+            print(_result_line(results[-1]), flush=True)
         if count > 1:
-            write_json(root.path / "summary.json", _summary(results))
-            print(_mean_line(results))
+            write_json(root.path / "summary.json", _seed_statistics(results))
+            print(line := _mean_line(results))
             histories = [directory.read_history() for directory in directories]
-            title = f"{_mean_line(results)}; bands: range"
-            root.write_curves(histories, self.plan.config, title)
+            root.write_curves(histories, self.plan.config, f"{line}; bands: range")
         console.print(f"results in {self.output}")
         return results
 
-    def _written_plan(self) -> dict[str, Any]:
-        crc = zlib.crc32(self.train.y.tobytes(), zlib.crc32(self.train.x.tobytes()))
-        return self.plan.as_json() | {"source": self.dataset.source, "training_data_crc32": crc}
-
     def check_same(self, written: dict[str, Any]) -> None:
-        """Check that the data are those of a run to resume.
+        """Check that the training data are those of a run to resume, by their checksum.
 
-        Raises:
-            DataError: they are others.
+        Args:
+            written: Content of the run's config.json; a run that has not begun has no checksum.
         """
         mine, theirs = (plan.get("training_data_crc32") for plan in (self._written_plan(), written))
-        if theirs is not None and mine != theirs:  # a run that has not begun has none
+        if theirs is not None and mine != theirs:
             raise DataError(
                 f"{self.output / 'config.json'}: the training data must have the checksum "
                 f"{theirs}, found {mine} in {self.dataset.source}"
             )
 
+    def _written_plan(self) -> dict[str, Any]:
+        crc = zlib.crc32(self.train.y.tobytes(), zlib.crc32(self.train.x.tobytes()))
+        return self.plan.as_json() | {"source": self.dataset.source, "training_data_crc32": crc}
+
     def _description(self) -> str:
-        """Say in a few lines what is going to happen."""
+        """The data, the method and the network, in four lines."""
         config, data, held_out = self.plan.config, self.dataset, self.plan.validation or 0
         kept = min(len(self.train.y) - held_out, self.plan.limit or len(self.train.y))
         steps = f", K = {config.directions}, {config.perturb}" if config.directions else ""
@@ -148,33 +135,29 @@ class Job:
             f"{data.name} ({data.source})\n"
             f"{kept} training, {held_out} validation, {len(self.test.y)} test samples\n"
             f"{config.method}, recipe {config.recipe}{steps}, {config.epochs} epochs\n"
-            f"{_network(config, self.train.x.shape[-1])}"
+            f"{_network_line(config, self.train.x.shape[-1])}"
         )
 
     def _trainer(self, seed: int, checkpoint: Path | None = None) -> Trainer:
-        """Hold out the validation images; build the network of one seed, or load it."""
+        """Split off the validation samples; build the network of a seed, or load it."""
         config = replace(self.plan.config, seed=seed)
         kept, held_out = split(len(self.train.y), self.plan.validation or 0, seed)
         kept = kept[: self.plan.limit]
         train = Samples(self.train.x[kept], self.train.y[kept])
         validation = Samples(self.train.x[held_out], self.train.y[held_out])
-        position = Position()
+        units, position = train.x.shape[-1], Position()
+        device = open_device(config, units) if config.simulates_device else self.device
         if checkpoint is not None and checkpoint.exists():
-            model, position = load_checkpoint(checkpoint, device=self._device(config))
-            model.config = replace(model.config, device=config.device)  # it may have moved
+            model, position = load_checkpoint(checkpoint, device=device)
+            model.config = replace(model.config, device=config.device)  # its address may differ
             if model.config != config:
                 raise DataError(f"{checkpoint}: is a checkpoint of another run than config.json")
         else:
             task = task_of(config.task, self.train.y, kept, self.dataset.class_names)
-            model = Model(config, train.x.shape[-1], task, self.encoder, self._device(config))
+            model = Model(config, units, task, self.encoder, device)
             if self.plan.start_from is not None:
-                model.take_over(load_model(_trained(self.output / self.plan.start_from, seed)))
+                model.take_over(load_model(_model_path(self.output / self.plan.start_from, seed)))
         return Trainer(model, train, validation if len(held_out) else None, (), position)
-
-    def _device(self, config: Config) -> Device | None:
-        """The device of one seed."""
-        units = self.train.x.shape[-1]
-        return open_device(config, units) if config.simulates_device else self.device
 
     def _run_seed(
         self,
@@ -185,34 +168,34 @@ class Job:
     ) -> dict[str, Any]:
         trainer = self._trainer(seed, directory.checkpoint)
         sample = trainer.train.x[:SAMPLE]
-        dark = self._warned_of(trainer.model, sample)
+        dark = self._warn_of_darkness(trainer.model, sample)
         label = f"seed {seed}, " if self.plan.seeds > 1 else ""
         label += trainer.config.layer_name
-        write = partial(_figure, task=trainer.config.task)
-        with LiveProgress(console, trainer.steps, trainer.steps_done, label, write) as progress:
+        quality = partial(_quality, task=trainer.config.task)
+        with LiveProgress(console, trainer.steps, trainer.steps_done, label, quality) as progress:
             trainer.observers = (progress, directory, *observers)
             model = trainer.run()
         scores = model.scores(self.test.x)
-        outcome = score(model.task, scores, self.test.y, model.config.rule)
-        results = self._results(model, outcome) | {"power": None}
+        evaluation = score(model.task, scores, self.test.y, model.config.rule)
+        results = self._results(model, evaluation) | {"power": None}
         if model.config.network == "photonic" and not model.config.device:
-            self._warned_of(model, sample, dark)
+            self._warn_of_darkness(model, sample, dark)
             budget = power_budget(model, sample)
             results["power"] = budget.as_json(self._unit_power)
             directory.write_power_budget(budget, self._unit_power, self.plan.detector_floor)
         predicted = model.task.predictions(decide(scores, model.config.rule))
-        directory.write_figures(model, self.test.y, predicted, _one_line(results))
-        write_json(directory.results, results)
+        directory.write_figures(model, self.test.y, predicted, _result_line(results))
+        write_json(directory.results, results)  # last, as it marks a finished run
         return results
 
     @property
     def _unit_power(self) -> float:
         return self.plan.unit_power or UNIT_POWER
 
-    def _warned_of(
+    def _warn_of_darkness(
         self, model: Model, sample: np.ndarray, known: Collection[str] = ()
     ) -> Collection[str]:
-        """Say which detectors see too little light, unless it was said before."""
+        """Print where detectors see less light than they need, except at the known stages."""
         floor, unit = self.plan.detector_floor, self._unit_power
         dark = power_budget(model, sample).below(floor / unit) if floor else {}
         for stage in (stage for stage in dark if stage not in known):
@@ -223,9 +206,9 @@ class Job:
             )
         return dark
 
-    def _results(self, model: Model, outcome: Evaluation) -> dict[str, Any]:
+    def _results(self, model: Model, evaluation: Evaluation) -> dict[str, Any]:
         config, classes = model.config, model.config.task == "classification"
-        rates = self.plan.rates
+        rates, last = self.plan.rates, model.history[-1] if model.history else None
         return {
             "dataset": self.dataset.name,
             **{name: getattr(config, name) for name in _REPORTED},
@@ -234,15 +217,13 @@ class Job:
             "ports": model.units,
             "columns": (config.columns or model.units) if config.meshes else None,
             "engine": resolve_engine(config.engine) if config.engine else None,
-            "test_accuracy": outcome.quality if classes else None,
-            "test_r2": None if classes else outcome.quality,
-            "vote_accuracy": outcome.vote_accuracy,
-            "goodness_sum_accuracy": outcome.goodness_sum_accuracy,
-            "layer_test_accuracy": outcome.layer_quality if classes else None,
-            "layer_test_r2": None if classes else outcome.layer_quality,
-            "last_validation_accuracy": (
-                model.history[-1].validation_accuracy if model.history else None
-            ),
+            "test_accuracy": evaluation.quality if classes else None,
+            "test_r2": None if classes else evaluation.quality,
+            "vote_accuracy": evaluation.vote_accuracy,
+            "goodness_sum_accuracy": evaluation.goodness_sum_accuracy,
+            "layer_test_accuracy": evaluation.layer_quality if classes else None,
+            "layer_test_r2": None if classes else evaluation.layer_quality,
+            "last_validation_accuracy": last.validation_accuracy if last else None,
             **asdict(model.usage),
             "chip_seconds": rates.seconds(model.usage) if rates else None,
             "chip_joules": rates.joules(model.usage) if rates else None,
@@ -251,20 +232,23 @@ class Job:
         }
 
 
-def _trained(path: Path, seed: int) -> Path:
-    """The model that a path stands for: a file, that of a run, or that of one of its seeds."""
+# Fields of the configuration that results.json repeats.
+_REPORTED = (
+    *("method", "recipe", "task", "network", "meshes", "depth", "width", "channels", "groups"),
+    *("estimator", "perturb", "directions", "epochs", "seed", "rule", "device"),
+)
+
+
+def _model_path(path: Path, seed: int) -> Path:
+    """The model in a run directory, or in that of the seed; a file stands for itself."""
     if not path.is_dir():
         return path
-    own = path / f"seed-{seed}"
-    return (own if own.is_dir() else path) / "model.npz"
+    folder = path / f"seed-{seed}"
+    return (folder if folder.is_dir() else path) / "model.npz"
 
 
 def _labels(y: np.ndarray, task: str) -> np.ndarray:
-    """Labels as the task takes them: for a regression, classes are numbers.
-
-    Raises:
-        ValueError: the labels are no classes, but the task needs some.
-    """
+    """Labels as the task takes them; a regression takes classes as numbers."""
     if task == "regression":
         return y.astype(np.float64)
     if y.dtype.kind != "i":
@@ -272,14 +256,12 @@ def _labels(y: np.ndarray, task: str) -> np.ndarray:
     return y
 
 
-_REPORTED = (
-    *("method", "recipe", "task", "network", "meshes", "depth", "width", "channels", "groups"),
-    *("estimator", "perturb", "directions", "epochs", "seed", "rule", "device"),
-)
+# --- what is printed ------------------------------------------------------------------------------
+
+_QUALITY = {"classification": ("accuracy", "test_accuracy"), "regression": ("R^2", "test_r2")}
 
 
-def _network(config: Config, inputs: int) -> str:
-    """Say in a line what the network is."""
+def _network_line(config: Config, inputs: int) -> str:
     if config.network == "photonic":
         columns = config.columns or inputs
         where = config.device or f"{resolve_engine(config.engine or 'auto')} engine"
@@ -289,60 +271,45 @@ def _network(config: Config, inputs: int) -> str:
     return f"CNN of {config.depth} layers, {inputs} pixels, {config.channels} channels"
 
 
-def _figure(quality: float, task: str) -> str:
+def _quality(quality: float, task: str) -> str:
     """An accuracy in per cent, or an R^2."""
-    if task == "classification":
-        return f"{100 * quality:.2f} %"
-    return f"{quality:.4f}"
+    return f"{100 * quality:.2f} %" if task == "classification" else f"{quality:.4f}"
 
 
-def _one_line(result: dict[str, Any]) -> str:
+def _result_line(result: dict[str, Any]) -> str:
     task = result["task"]
-    what, key = _NAMES[task]
-    alone = ", ".join(_figure(quality, task) for quality in result[f"layer_{key}"])
+    what, key = _QUALITY[task]
+    alone = ", ".join(_quality(quality, task) for quality in result[f"layer_{key}"])
     rule = f" by {result['rule']} (readouts alone: {alone})" if result["rule"] else ""
-    return (
+    line = (
         f"{result['dataset']}, {result['method']}, seed {result['seed']}: test {what} "
-        f"{_figure(result[key], task)}{rule}, {result['train_seconds']:.1f} s{_on_chip(result)}"
+        f"{_quality(result[key], task)}{rule}, {result['train_seconds']:.1f} s"
     )
+    if result["chip_seconds"] is not None:
+        line += f", on the chip {result['chip_seconds']:.3g} s"
+    return line if result["chip_joules"] is None else f"{line} and {result['chip_joules']:.3g} J"
 
 
-def _on_chip(result: dict[str, Any]) -> str:
-    """What the training takes on the chip, where that is known."""
-    seconds, joules = result["chip_seconds"], result["chip_joules"]
-    if seconds is None:
-        return ""
-    return f", on the chip {seconds:.3g} s" + ("" if joules is None else f" and {joules:.3g} J")
+_AVERAGED = ["test_accuracy", "test_r2", "vote_accuracy", "goodness_sum_accuracy", "train_seconds"]
 
 
-_NAMES = {"classification": ("accuracy", "test_accuracy"), "regression": ("R^2", "test_r2")}
-
-
-def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+def _seed_statistics(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over the seeds (n - 1 in the denominator)."""
-    names = (
-        *("test_accuracy", "test_r2", "vote_accuracy", "goodness_sum_accuracy"),
-        "train_seconds",
-    )
-    columns = {name: [result[name] for result in results] for name in names}
+    from pandas import DataFrame
+
+    table = DataFrame(results)[_AVERAGED].astype(float)
     return {"seeds": [result["seed"] for result in results]} | {
-        name: None if None in values else {"mean": float(np.mean(values)), "sd": _sd(values)}
-        for name, values in columns.items()
+        str(name): None if values.isna().any() else {"mean": values.mean(), "sd": values.std()}
+        for name, values in table.items()
     }
-
-
-def _sd(values: list[float]) -> float:
-    return float(np.std(values, ddof=1))
 
 
 def _mean_line(results: list[dict[str, Any]]) -> str:
     task = results[0]["task"]
-    what, key = _NAMES[task]
+    what, key = _QUALITY[task]
     values = [result[key] for result in results]
-    mean, sd, low, high = (
-        _figure(figure, task)
-        for figure in (float(np.mean(values)), _sd(values), min(values), max(values))
-    )
+    figures = (*_seed_statistics(results)[key].values(), min(values), max(values))
+    mean, sd, low, high = (_quality(figure, task) for figure in figures)
     return (
         f"mean of {len(values)} seeds: test {what} {mean} "
         f"(standard deviation {sd}, from {low} to {high})"
