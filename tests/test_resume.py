@@ -1,4 +1,4 @@
-"""Runs that stop and go on: exactly the figures of a run that never stopped."""
+"""A run that stops and goes on ends with exactly the results of one that never stopped."""
 
 import errno
 import itertools
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 
@@ -22,6 +23,8 @@ from meshes._tensorflow import tf
 from photonic_ffzero import DataError, Model, Observer, Trainer, configure, storage
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.model import EpochRecord, Position
+from photonic_ffzero.runs import RunDirectory, check_new_directory
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
 from photonic_ffzero.training import step as steps
 from photonic_ffzero.training.trainer import StoppedError
@@ -31,25 +34,25 @@ RUN = ["--dataset", "digits", "--size", "4", "--limit", "200", "--batch-size", "
 RUN += ["--directions", "2", "--epochs", "3", "--quiet"]
 CNN = ["--recipe", "digital", "--network", "cnn", "--depth", "2", "--channels", "2"]
 CNN += ["--kernel-size", "3"]
-KILLS = int(os.environ.get("PHOTONIC_FFZERO_KILLS", "3"))  # the long form: 200
+KILLS = int(os.environ.get("PHOTONIC_FFZERO_KILLS", "20"))
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(steps, "MOST_STEPS", 2)  # so that an epoch of 5 has an inside
+    monkeypatch.setattr(steps, "MOST_STEPS", 2)  # so that runs can stop within an epoch of 5
 
 
 @pytest.fixture
 def eager(flags):
-    """Digital runs without compiling, which would take longer than their few steps."""
+    """Digital runs are not compiled, which would take longer than their few steps."""
     tf.config.run_functions_eagerly("--recipe" in flags)
     yield
     tf.config.run_functions_eagerly(False)
 
 
 def figures(folder):
-    """All of a run's results but its time."""
+    """The results of a run without its time."""
     found = json.loads((Path(folder) / "results.json").read_text())
     del found["train_seconds"]
     return found
@@ -113,7 +116,7 @@ _WHOLE: dict[tuple, Path] = {}
 
 
 def whole_run(factory, arguments):
-    """The uninterrupted run, once for all steps."""
+    """The uninterrupted run, trained once for all steps."""
     key = tuple(arguments)
     if key not in _WHOLE:
         folder = factory.mktemp("whole") / "run"
@@ -162,19 +165,16 @@ FORKS.set_forkserver_preload(["tensorflow", "neurophox", "numba"])
 
 
 def run_in_fork(*arguments):
-    """A run in a process that has loaded its libraries and compiles nothing: it lasts a second.
-
-    The command line in a process of its own takes ten times as long and is no more than this,
-    once it has begun to write.
-    """
+    """A run in a process that has its libraries already and compiles nothing: it takes a second."""
     with open("log.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
         tf.config.run_functions_eagerly(True)
         steps.MOST_STEPS = 2
         raise SystemExit(main([*arguments]))
 
 
-def test_killed_at_any_moment_a_run_goes_on_to_the_same_figures():
-    """SIGKILL at a random time of a run; PHOTONIC_FFZERO_KILLS sets how often."""
+@pytest.mark.long
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_results():
+    """SIGKILL at random times of runs; PHOTONIC_FFZERO_KILLS sets how often."""
     for _ in range(2):  # the first one also starts the server of the forks
         rmtree("whole", ignore_errors=True)
         begun = time.perf_counter()
@@ -199,7 +199,7 @@ def start(output, resume=False):
 
 
 def killed_after(process, seconds):
-    """Kill a process if it still runs then; whatever it left must load."""
+    """Kill a process if it still runs then; its checkpoint must load."""
     process.join(seconds)
     if process.exitcode is not None:
         return False
@@ -211,7 +211,7 @@ def killed_after(process, seconds):
 
 
 def ended(process, output):
-    """Whether a run ended well, in the figures of the whole one."""
+    """Whether a run ended with the results of the whole one."""
     process.join(300)
     assert process.exitcode == 0, Path("log.txt").read_text()
     return figures(output) == figures("whole") and history(output) == history("whole")
@@ -219,7 +219,7 @@ def ended(process, output):
 
 @contextmanager
 def small_disk(monkeypatch):
-    """A limit of the operating system's on every file, below a checkpoint and above all else."""
+    """The operating system limits files to less than a checkpoint needs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
@@ -230,7 +230,7 @@ def small_disk(monkeypatch):
 
 @contextmanager
 def full_disk(monkeypatch):
-    """A disk that takes two files more, and what it takes of a third it cannot keep."""
+    """The disk is full after two more files."""
     sync, calls = os.fsync, itertools.count()
 
     def sync_two(descriptor):
@@ -245,7 +245,7 @@ def full_disk(monkeypatch):
 
 @contextmanager
 def read_only(monkeypatch):
-    """A file system that has become read-only; for root no permission does that."""
+    """The file system is read-only; for root, no permission has that effect."""
 
     def refuse(path, mode):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
@@ -255,7 +255,7 @@ def read_only(monkeypatch):
         yield
 
 
-def test_a_disk_that_takes_no_more_costs_nothing_that_was_saved(
+def test_a_full_or_read_only_disk_costs_nothing_that_was_saved(
     monkeypatch, tmp_path_factory, capsys
 ):
     whole = whole_run(tmp_path_factory, RUN)
@@ -277,13 +277,36 @@ def test_a_disk_that_takes_no_more_costs_nothing_that_was_saved(
     assert figures("run") == figures(whole)
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_training(monkeypatch, capsys):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(SystemExit) as stop:
-        main([*RUN, "--output", "run"])
-    assert stop.value.code == 2
-    assert "argument --output must be a place that can be written" in capsys.readouterr().err
-    assert not Path("run").exists()
+class TestNewDirectory:
+    def test_a_read_only_place_a_file_and_a_full_folder_are_refused(self, monkeypatch, tmp_path):
+        (tmp_path / "file").touch()
+        for path, reason in ((tmp_path / "file", "found a file"), (tmp_path, "found files")):
+            with pytest.raises(ValueError, match=f"output .* {reason}"):
+                check_new_directory(path)
+        check_new_directory(tmp_path / "new" / "run")
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(ValueError, match=r"output .* read-only"):
+            check_new_directory(tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+class TestHistoryTable:
+    HEAD = "mesh,epoch,loss,train_accuracy,validation_accuracy,forward_passes,phase_writes"
+
+    def test_it_is_written_with_six_digits_and_read_again(self, tmp_path):
+        model = Model(configure(), 16, Classification(10))
+        model.history = [EpochRecord("1-2", 1, 1 / 3, 0.25, None, 640, 5, 0.01, 1.5)]
+        directory = RunDirectory(tmp_path)
+        directory.on_checkpoint(model, Position())
+        table = f"{self.HEAD},epsilon,seconds\r\n1-2,1,0.333333,0.25,,640,5,0.01,1.5\r\n"
+        assert (tmp_path / "history.csv").read_bytes() == table.encode()
+        assert directory.read_history() == [replace(model.history[0], loss=0.333333)]
+
+    @pytest.mark.parametrize("row", ["1,one,0.5,0.25,,640,5,0.01,1.5", "1,1", "1" + 9 * ",1"])
+    def test_a_damaged_one_is_named(self, tmp_path, row):
+        (tmp_path / "history.csv").write_text(f"{self.HEAD},epsilon,seconds\n{row}\n")
+        with pytest.raises(DataError, match=r"history\.csv: is no table"):
+            RunDirectory(tmp_path).read_history()
 
 
 class TestRefused:
