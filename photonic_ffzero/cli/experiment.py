@@ -86,8 +86,8 @@ def grid_of(
     """A grid with a run for each point and seed; all points come before the next seed.
 
     Args:
-        options: What the user asked for, instead of the preset's seeds, limit and epochs.
-        points: Labels and settings of the runs. Settings are ``dataset`` and fields of `Config`.
+        options: What the user asked for; it overrides the preset's seeds, limit and epochs.
+        points: Labels and settings of the runs: ``dataset`` and fields of `Config`.
         seeds: How many seeds the preset has.
         limit: Training images of a run in the preset.
         **figure: Other fields of `Grid`.
@@ -113,16 +113,16 @@ def sweep(
     limit: int | None = None,
     **settings: Any,
 ) -> Grid:
-    """A grid over all combinations of some labels.
+    """A grid over all combinations of some labels; see `grid_of`.
 
     Args:
         options: What the user asked for.
         axes: The values of each label; those of the last one vary fastest.
         figure: Other fields of `Grid`.
         seeds: How many seeds the preset has.
-        settings_of: The settings that labels stand for, where they are no settings themselves.
-        by_method: Settings of single methods.
-        dataset: The preset's data set, if it is no label. Follows the title.
+        settings_of: The settings that labels stand for; by default labels are settings.
+        by_method: Further settings of single methods.
+        dataset: The preset's data set, if it is no label; the title names it.
         limit: Training images of a run in the preset.
         **settings: Settings of all runs.
     """

@@ -45,9 +45,7 @@ def check_platform() -> None:
 
 def available_cores() -> int:
     """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_limits(children: int, cores: int) -> dict[str, str]:
@@ -59,16 +57,12 @@ def thread_limits(children: int, cores: int) -> dict[str, str]:
     limits = {}
     for name in THREAD_VARIABLES:
         limit = os.environ.get(name, "")
-        limits[name] = str(min(share, int(limit)) if limit.isdigit() and int(limit) else share)
+        limits[name] = str(min(share, int(limit) or share) if limit.isdigit() else share)
     return limits
 
 
 def training_command(data_dir: Path | None) -> Callable[[Path], list[str]]:
-    """A function from a run directory to the command that trains the run in it.
-
-    Args:
-        data_dir: Folder with the data sets, or None for the usual places.
-    """
+    """A function from a run directory to the command that trains the run in it."""
     flags = [] if data_dir is None else ["--data-dir", str(data_dir)]
     start = [sys.executable, "-m", "photonic_ffzero.cli.worker", "--quiet", *flags]
     return lambda directory: [*start, "--resume", str(directory)]
@@ -126,11 +120,11 @@ class Pool:
         BlockingIOError if another process works in the directory.
         """
         progress = GridProgress(self._console, len(self._runs), len(self._in_state("done")))
-        with _locked(self._directory.path) as lock, self._receiving(), _pipe() as stdin, progress:
+        with _locked(self._directory.path) as lock, self._receiving(), progress:
             try:
                 while self._goes_on():
                     self._pass_signals_on()
-                    self._start_ready(stdin, lock)
+                    self._start_ready(lock)
                     self._collect(progress)
                     self._fail_dependent(progress)
                     self._show_running(progress)
@@ -142,20 +136,20 @@ class Pool:
     def _goes_on(self) -> bool:
         return bool(self._in_state("running", *([] if self._signals else ["waiting"])))
 
-    def _start_ready(self, stdin: int, lock: int) -> None:
+    def _start_ready(self, lock: int) -> None:
         """Start waiting runs that depend on no other or on one that is done."""
         done = {"", *(run.cell.slug for run in self._in_state("done"))}
         ready = [run for run in self._in_state("waiting") if run.cell.after in done]
         free = self._children - len(self._in_state("running"))
         for run in [] if self._signals else ready[:free]:
-            self._start(run, stdin, lock)
+            self._start(run, lock)
 
-    def _start(self, run: _Run, stdin: int, lock: int) -> None:
+    def _start(self, run: _Run, lock: int) -> None:
         folder = self._directory.prepare(run.cell)
         with open(folder / "log.txt", "ab") as log:
             run.process = subprocess.Popen(
                 self._command(folder),
-                stdin=stdin,
+                stdin=subprocess.PIPE,  # closes with this process, which tells the child to end
                 stdout=log,
                 stderr=log,
                 env=self._environment,
@@ -169,6 +163,7 @@ class Pool:
         for run in self._in_state("running"):
             if run.process is None or (code := run.process.poll()) is None:
                 continue
+            run.process.communicate()  # closes the pipe
             outcome = self._directory.outcome(run.cell)
             run.process, run.state, figures = None, outcome.state, ""
             if outcome.state == "done":  # results.json comes last; an error after it is none
@@ -232,7 +227,7 @@ class Pool:
         for run in self._in_state("running"):
             if run.process is not None:
                 run.process.kill()
-                run.process.wait()
+                run.process.communicate()
 
 
 def epochs_done(grid: Grid, cell: Cell, folder: Path) -> tuple[float, str]:
@@ -263,17 +258,6 @@ def _reason(code: int, log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").split("\n") if line.strip()]
     last = textwrap.shorten(lines[-1], _LONGEST_MESSAGE, placeholder=" ...") if lines else ""
     return last or f"ended with exit code {code} and no results.json"
-
-
-@contextmanager
-def _pipe() -> Iterator[int]:
-    """The reading end of a pipe, which closes when this process ends."""
-    reading, writing = os.pipe()
-    try:
-        yield reading
-    finally:
-        os.close(reading)
-        os.close(writing)
 
 
 @contextmanager

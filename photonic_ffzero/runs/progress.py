@@ -43,8 +43,8 @@ class LiveProgress(Observer):
     Args:
         console: Where to write.
         steps: Steps of the whole run.
-        done: How many of them were taken before.
-        label: What is in training; ends in ``mesh`` or ``layer``.
+        done: Steps taken before.
+        label: What is trained; a mesh's number follows.
         quality: Formats an accuracy or R^2.
     """
 
@@ -95,13 +95,7 @@ class LiveProgress(Observer):
 
 
 class GridProgress:
-    """One line for each cell that ends; on a terminal also a bar for each cell that runs.
-
-    Args:
-        console: Where to write.
-        cells: How many cells the grid has.
-        done: How many of them were done before.
-    """
+    """One line for each cell that ends; on a terminal also a bar for each cell that runs."""
 
     def __init__(self, console: Console, cells: int, done: int) -> None:
         self._console, self._cells, self._ended, self._failed = console, cells, done, 0
@@ -118,13 +112,7 @@ class GridProgress:
         self._bars.stop()
 
     def show(self, cell: str, completed: float, figures: str) -> None:
-        """Show a cell that runs.
-
-        Args:
-            cell: Its name.
-            completed: The share of its epochs that are done.
-            figures: Where it stands, in words.
-        """
+        """Show a cell that runs: its name, the share of its epochs that are done, and figures."""
         if cell not in self._running:
             self._running[cell] = self._bars.add_task(cell, total=1.0, figures="")
         self._bars.update(self._running[cell], completed=completed, figures=figures)
