@@ -88,14 +88,14 @@ def gradient_error(config: Config, x: np.ndarray, y: np.ndarray, draws: int = 8)
     errors = []
     for _ in range(draws):
         drawn = draw(config.law, config.epsilon or 1.0, config.directions, moved, rng)
-        found = estimate(ESTIMATORS[config.estimator](), objective, drawn).gradient
-        apart = tf.nest.map_structure(tf.subtract, found, exact)
-        errors.append(_norm(apart) / _norm(exact))
+        estimated = estimate(ESTIMATORS[config.estimator](), objective, drawn).gradient
+        error = tf.nest.map_structure(tf.subtract, estimated, exact)
+        errors.append(_norm(error) / _norm(exact))
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def _norm(gradient: Any) -> float:
-    """Of all its arrays together."""
+    """The Euclidean norm of all arrays together."""
     return float(tf.linalg.global_norm(tf.nest.flatten(gradient)))
 
 

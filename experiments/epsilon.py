@@ -24,9 +24,9 @@ from photonic_ffzero.training.step import BlockTraining, Samples, losses_along
 DESCRIPTION = """
 How long must the step of the differences be? Accuracy of FF+DD over epsilon, for some
 noises of the detectors (read_noise, a share of the rms intensity; 0.1 is 20 dB). Short
-steps drown in the noise, long ones see the curvature. A second figure, error.png, takes
-the error of single slopes at the start of training apart into noise and curvature, and
-shows what --epsilon auto chooses there.
+steps drown in the noise, long ones see the curvature. A second figure, error.png, splits
+the error of single slopes at the start of training into noise and curvature, and shows
+what --epsilon auto chooses there.
 """
 
 STEPS = np.geomspace(1e-3, 1.0, 13)  # rad
@@ -40,8 +40,8 @@ def slope_errors(config: Config, samples: Samples) -> tuple[np.ndarray, np.ndarr
         Errors [steps] with noise and without, both rms, and the step that `auto` chooses.
     """
     quiet, noisy = (
-        Model(replace(config, imperfections=made), samples.x.shape[-1], Classification(10))
-        for made in ("", config.imperfections)
+        Model(replace(config, imperfections=noise), samples.x.shape[-1], Classification(10))
+        for noise in ("", config.imperfections)
     )
     block, params = quiet.blocks[0], tf.nest.map_structure(tf.constant, quiet.params[0])
     rng = generator(config.seed, "slopes")
@@ -54,8 +54,8 @@ def slope_errors(config: Config, samples: Samples) -> tuple[np.ndarray, np.ndarr
         for u, g in zip(tf.nest.flatten(v), map(np.asarray, tf.nest.flatten(gradient)), strict=True)
     )
     errors = []
-    for own in (noisy.blocks[0], block):
-        losses = losses_along(v, config, own, params, samples, rng)
+    for measured in (noisy.blocks[0], block):
+        losses = losses_along(v, config, measured, params, samples, rng)
         slopes = np.array([(losses(h, 1) - losses(h, -1)) / (2 * h) for h in STEPS])
         errors.append(np.sqrt(np.mean((slopes - exact) ** 2, axis=1) / np.mean(exact**2)))
     auto = replace(config, epsilon="auto")
@@ -70,28 +70,27 @@ def write_errors(directory: GridDirectory, data_dir: Path | None) -> None:
     data = load_dataset(plan.dataset, data_dir)
     x = encode(data.train_images, plan.encoding, plan.size)[: plan.config.batch_size]
     y = Classification(10).targets(data.train_labels[: len(x)])
-    found = {
-        noise: slope_errors(cells[noise].plan.config, Samples(x, y)) for noise in sorted(cells)
-    }
+    samples = Samples(x, y)
+    errors = {noise: slope_errors(cells[noise].plan.config, samples) for noise in sorted(cells)}
     columns = ("read_noise", "epsilon_rad", "error", "error_without_noise", "auto_epsilon_rad")
     rows = [
         dict(zip(columns, (noise, *row, auto), strict=True))
-        for noise, (error, curvature, auto) in found.items()
+        for noise, (error, curvature, auto) in errors.items()
         for row in zip(STEPS, error, curvature, strict=True)
     ]
     write_csv(directory.path / "error.csv", rows)
-    save_figure(directory.path / "error.png", lambda axes: _plot(axes, found), title=_TITLE)
+    save_figure(directory.path / "error.png", lambda axes: _plot(axes, errors), title=_TITLE)
 
 
 _TITLE = "Error of a slope: noise on the left, curvature on the right"
 
 
-def _plot(axes: Any, found: dict[Any, tuple[np.ndarray, np.ndarray, float]]) -> None:
-    for index, (noise, (error, _, auto)) in enumerate(found.items()):
+def _plot(axes: Any, errors: dict[Any, tuple[np.ndarray, np.ndarray, float]]) -> None:
+    for index, (noise, (error, _, auto)) in enumerate(errors.items()):
         style = curve_style(index)
         axes.loglog(STEPS, error, label=f"read_noise {noise:g}", markersize=4, **style)
         axes.axvline(auto, color=style["color"], linestyle="--", linewidth=1)
-    _, quiet, _ = next(iter(found.values()))
+    _, quiet, _ = next(iter(errors.values()))
     axes.loglog(STEPS, quiet, ":", color="gray", label="without noise")
     axes.axvline(np.nan, color="gray", linestyle="--", linewidth=1, label="--epsilon auto")
     axes.set(xlabel="step of the differences epsilon (rad)", ylabel="rms error / rms slope")

@@ -3,8 +3,8 @@
     python experiments/figures.py                      all of them
     python experiments/figures.py mlp_depth ablation   some of them
 
-What was finished before is not run again; delete results/figures to start
-anew. The report tells of runs that failed; the others go on without them.
+Finished runs are not run again; delete results/figures to start anew. If runs
+fail, the others go on, and the report lists the failures.
 """
 
 import argparse
@@ -54,14 +54,14 @@ def main() -> int:
 
 
 def _run(name: str, folder: Path) -> int:
-    """Be an experiment, here and not in a child, so that signals reach it alone and once."""
+    """Run an experiment in this process, so that it receives each signal once."""
     flag = "--resume" if (folder / "grid.json").exists() else "--output"
     sys.argv = [f"{name}.py", flag, str(folder)]
     try:
         runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
     except SystemExit as end:
         return int(end.code or 0)
-    except KeyboardInterrupt:  # before it was ready to save
+    except KeyboardInterrupt:  # while nothing could be saved yet
         return 130
     return 0
 

@@ -134,7 +134,7 @@ def write_convergence(directory: GridDirectory, data_dir: Path | None) -> None:
 
 
 def _history(folder: Path) -> np.ndarray:
-    """Forward passes and accuracy on held-out images behind every epoch [epochs, 2]."""
+    """Forward passes and accuracy on held-out images after every epoch [epochs, 2]."""
     rows = RunDirectory(folder).read_history()
     return np.array([(row.forward_passes, row.validation_accuracy) for row in rows], float)
 
