@@ -817,6 +817,7 @@ def twins(options: Options) -> Grid:
 
 
 @needs_proc
+@pytest.mark.long
 def test_a_real_run_saves_when_the_grid_is_killed_and_ends_as_its_twin(monkeypatch):
     """SIGKILL the grid; its child saves and ends; the twin runs without a stop."""
     monkeypatch.setattr(pool, "_LOCK_TIMEOUT", 120.0)  # for busy machines
@@ -826,7 +827,7 @@ def test_a_real_run_saves_when_the_grid_is_killed_and_ends_as_its_twin(monkeypat
     flags = ["--output", "grid", "--jobs", "1"]
     process = subprocess.Popen([sys.executable, "driver.py", *flags], stderr=subprocess.DEVNULL)
     stopped, other = (Path(f"grid/cells/twin-{name}_seed-0") for name in ("a", "b"))
-    assert wait_until((stopped / "model.npz").exists)
+    assert wait_until((stopped / "model.npz").exists, 600)
     process.kill()
     process.wait()
     flags = ["--resume", "grid", "--quiet", "--jobs", "2"]
