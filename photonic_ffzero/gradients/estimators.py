@@ -61,11 +61,7 @@ def estimate(
 ) -> Any:
     """Estimate an objective's gradient; return ``then`` of the estimate.
 
-    Args:
-        estimator: The estimator.
-        objective: The objective.
-        directions: K directions, or None where the estimator needs none.
-        then: Compiled together with the estimator's last step.
+    ``then`` is compiled together with the estimator's last step.
     """
     points = fused(lambda: estimator.points(objective, directions))
     evaluated = estimator.evaluate(objective, points)

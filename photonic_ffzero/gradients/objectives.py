@@ -59,9 +59,7 @@ def combine(slopes: Any, directions: Directions) -> Any:
 
     .. math:: g = \frac{1}{K \epsilon} \sum_k s_k v_k
 
-    Args:
-        slopes: [K, ...]; the axes after K are the leading ones of every array, or 1.
-        directions: K directions.
+    The axes of the slopes [K, ...] after K are the leading ones of every array, or 1.
     """
 
     def gradient(v: Any, step: Any) -> Any:

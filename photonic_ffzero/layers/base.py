@@ -80,23 +80,14 @@ class Layer(ABC):
     def draw_noise(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, age: int
     ) -> Any:
-        """Draw random numbers for some steps, each of P evaluations of a batch.
+        """Draw random numbers [steps, ...] for P = ``sets`` evaluations of a batch in each step.
 
-        Args:
-            rng: Source of the numbers.
-            steps: Leading axis of every array.
-            sets: Parameter sets evaluated side by side, P.
-            batch: Samples B.
-            age: Age of the chip, in epochs of training.
+        ``age`` is that of the chip, in epochs of training.
         """
         return ()
 
     def pullback(self, params: Any, x: Any, g_z: Any) -> Any:
-        """The gradient of one parameter set, from that of its tapped values [B, taps].
-
-        Raises:
-            ValueError: the layer has none.
-        """
+        """The gradient of one parameter set, from that of its tapped values [B, taps]."""
         raise ValueError(
             f"perturb must be weights for a {self.name}: there is no way back from the gradient "
             "of its tapped values to its parameters"
@@ -118,12 +109,9 @@ def one_set(params: Any) -> Any:
 
 
 def in_chunks(function: Callable[[np.ndarray], Any], x: np.ndarray, *, pad: bool) -> np.ndarray:
-    """Apply a function to a data set [n, ...], some samples at a time.
+    """Apply a function of tensors to a data set [n, ...], some samples at a time.
 
-    Args:
-        function: From a chunk to a tensor with the same first axis.
-        x: The data set.
-        pad: Whether to fill the last chunk with zeros, so that the function is compiled once.
+    ``pad`` fills the last chunk with zeros, so that the function is compiled once.
     """
     outputs = []
     for start in range(0, len(x), CHUNK):

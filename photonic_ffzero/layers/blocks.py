@@ -118,11 +118,7 @@ class Block:
         return zip(self.all_layers, every, noise or [()] * len(every), strict=True)
 
     def pullback(self, params: Sequence[Any], x: Any, g_z: Any) -> tuple[Any, ...]:
-        """The parameters' gradient from that of the tapped values [B, taps].
-
-        Raises:
-            ValueError: the block has several layers, or its layer has no pullback.
-        """
+        """The parameters' gradient from that of the tapped values [B, taps]."""
         if len(self.layers) > 1:
             raise ValueError(
                 "perturb must be weights for bp: the gradient of the last layer's activations "
@@ -174,11 +170,11 @@ class Block:
 
     @cached_property
     def _measure(self) -> Callable[..., Any]:
-        return self._compiled(lambda block, *arguments: block.measure(*arguments)[0])
+        return self._compiled(lambda block, *inputs: block.measure(*inputs)[0])
 
     @cached_property
     def _transmit(self) -> Callable[..., Any]:
-        return self._compiled(lambda block, *arguments: block.transmit(*arguments)[0])
+        return self._compiled(lambda block, *inputs: block.transmit(*inputs)[0])
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Compile a function of the block, a stack of one parameter set, inputs and noise."""

@@ -71,11 +71,7 @@ class Conv(Layer):
     def map_shape(
         shape: tuple[int, int, int], kernel_size: int, padding: int, pool: int
     ) -> tuple[int, int]:
-        """Rows and columns of the map before it is pooled.
-
-        Raises:
-            ValueError: the kernel is larger than the padded image, or a pool than the map.
-        """
+        """Rows and columns of the map before it is pooled."""
         rows, columns = (size + 2 * padding - kernel_size + 1 for size in shape[:2])
         if min(rows, columns) < 1:
             raise ValueError(
@@ -134,20 +130,22 @@ class Conv(Layer):
         maps = self._convolved(params.kernel, x)
         factor, offset = (value[:, tf.newaxis, tf.newaxis] for value in self._norm(params, maps))
         taps_of_ones = tf.reduce_sum(self.projection, axis=0)[:, tf.newaxis]
-        z = (
-            factor * self._tapped(maps) + offset * taps_of_ones
-        )  # [S, B, n, Q]: normalises taps, not whole maps
-        shared, batch, n, _ = z.shape
-        if shared == params.scale.shape[0]:  # each set has its own inputs, or there is one set
+        sets, batch, rows, columns, channels = maps.shape
+        flat = tf.reshape(maps, [sets, batch, rows * columns, channels])
+        tapped = tf.matmul(self.projection, flat, transpose_a=True)
+        z = factor * tapped + offset * taps_of_ones  # [S, B, n, Q]: normalises taps, not maps
+        if sets == params.scale.shape[0]:  # each set has its own inputs, or there is one set
             return merge_last_axes(tf.transpose(z, [0, 1, 3, 2]))
-        z = tf.reshape(z, [batch, n, -1, self.channels])
+        z = tf.reshape(z, [batch, z.shape[2], -1, self.channels])
         return merge_last_axes(tf.transpose(z, [2, 0, 3, 1]))
 
     def transmit(self, params: ConvParams, x: Any, noise: Any = ()) -> Any:
         """The next layer's inputs [P, B, H'' W'' C]."""
         maps = self._convolved(params.kernel, x)
-        maps = self.activation(self._affine(*self._norm(params, maps), maps))
         sets, batch, rows, columns, channels = maps.shape
+        lead = [sets, 1, 1, 1, channels]
+        factor, offset = (tf.reshape(value, lead) for value in self._norm(params, maps))
+        maps = self.activation(factor * maps + offset)
         images = tf.reshape(maps, [-1, rows, columns, channels])
         pooled = tf.nn.max_pool2d(images, self.pool, self.pool, "VALID")
         rows, columns = pooled.shape[1:3]
@@ -203,11 +201,6 @@ class Conv(Layer):
         ]
         return tf.reshape(tf.stack(products, axis=1), [self.channels, size, size, self.shape[2]])
 
-    @property
-    def _geometry(self) -> dict[str, Any]:
-        pad = [0, 0, self.padding, self.padding, self.padding, self.padding, 0, 0]
-        return {"strides": [1, 1, 1, 1], "padding": "EXPLICIT", "explicit_paddings": pad}
-
     def _images(self, x: Any) -> Any:
         return tf.reshape(x, [-1, *self.shape])
 
@@ -222,7 +215,13 @@ class Conv(Layer):
         filters = tf.reshape(
             tf.transpose(kernel, [2, 3, 4, 0, 1]), [*kernel.shape[2:], math.prod(kernel.shape[:2])]
         )
-        return tf.raw_ops.Conv2D(input=self._images(x), filter=filters, **self._geometry)
+        return tf.raw_ops.Conv2D(
+            input=self._images(x),
+            filter=filters,
+            strides=[1, 1, 1, 1],
+            padding="EXPLICIT",
+            explicit_paddings=[0, 0, *[self.padding] * 4, 0, 0],
+        )
 
     def _moments(self, maps: Any) -> tuple[Any, Any]:
         """Mean and variance of every map [S, Q]."""
@@ -239,15 +238,6 @@ class Conv(Layer):
             mean, variance = tf.reshape(params.mean, lead), tf.reshape(params.variance, lead)
         factor = tf.reshape(params.scale, lead) * tf.math.rsqrt(variance + _EPSILON)
         return factor, tf.reshape(params.shift, lead) - factor * mean
-
-    def _affine(self, factor: Any, offset: Any, maps: Any) -> Any:
-        lead = [maps.shape[0], 1, 1, 1, maps.shape[4]]
-        return tf.reshape(factor, lead) * maps + tf.reshape(offset, lead)
-
-    def _tapped(self, maps: Any) -> Any:
-        sets, batch, rows, columns, channels = maps.shape
-        flat = tf.reshape(maps, [sets, batch, rows * columns, channels])
-        return tf.matmul(self.projection, flat, transpose_a=True)
 
 
 _EPSILON = 1e-5  # batch norm's guard against constant maps

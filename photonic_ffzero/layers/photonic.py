@@ -78,7 +78,6 @@ class Photonic(PhaseLayer):
     def draw_noise(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, age: int
     ) -> Any:
-        """Draw the chip's noise, see `meshes.Chip.draw`."""
         return self.chip.draw(rng, steps, sets, batch, age) if self.chip else ()
 
     def measure(self, params: Phases, x: Any, noise: Any = ()) -> Any:
@@ -175,13 +174,8 @@ def fabricated_meshes(
 ) -> Iterator[tuple[RectangularMesh, Chip | None]]:
     """Yield the meshes of a chip in the order of the light, each with its chip unless it is ideal.
 
-    Args:
-        count: Number of meshes.
-        units: Ports N.
-        columns: Columns of a mesh L; N if None.
-        imperfections: How far from ideal the meshes are.
-        seed: Which chip was fabricated.
-        reads: Readings that are averaged into one.
+    Every mesh has N = ``units`` ports and L = ``columns`` columns (None: N); ``seed`` says which
+    chip was fabricated, and ``reads`` how many readings are averaged into one.
     """
     for index in range(count):
         if imperfections == Imperfections():
