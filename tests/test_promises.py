@@ -68,5 +68,4 @@ def test_a_former_run_loads_resumes_and_ends_in_its_figures(tmp_path):
     expected = json.loads((HERE / "former_results.json").read_text())
     assert set(PROMISES["results_keys"]) <= set(results)
     for name, value in expected.items():
-        if name not in ("train_seconds", "versions", "power"):
-            assert results[name] == pytest.approx(value, abs=0.02), name
+        assert results[name] == pytest.approx(value, abs=0.02), name  # other machines round apart
