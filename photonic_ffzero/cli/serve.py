@@ -1,4 +1,4 @@
-"""Serve a device to other processes: ``python -m photonic_ffzero.cli.serve --units 64 --port 5025``."""
+"""Serve a device: ``python -m photonic_ffzero.cli.serve --units 64 --port 5025``."""
 
 from __future__ import annotations
 
