@@ -11,10 +11,9 @@ from meshes._tensorflow import tf
 
 @dataclass(frozen=True)
 class Activation(ABC):
-    """A real function that XLA compiles and TensorFlow differentiates."""
+    """A real function that XLA compiles."""
 
     compilable: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, z: Any) -> Any:

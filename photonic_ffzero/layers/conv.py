@@ -90,12 +90,6 @@ class Conv(Layer):
         return self.map_shape(self.shape, self.kernel_size, self.padding, self.pool)
 
     @property
-    def output_shape(self) -> tuple[int, int, int]:
-        """Rows, columns and channels after pooling."""
-        rows, columns = self._map
-        return rows // self.pool, columns // self.pool, self.channels
-
-    @property
     def taps(self) -> int:
         return self.channels * self.projection.shape[1]
 
