@@ -40,23 +40,15 @@ class TestEveryEncoding:
 
     @pytest.mark.parametrize("encoding", ENCODINGS)
     @pytest.mark.parametrize("scale", [1e-40, 255.0, 1e30])
-    def test_brightness_does_not_matter(self, encoding, scale):
+    def test_brightness_and_the_other_images_do_not_matter(self, encoding, scale):
         images = random_images(9, 9)
+        scaled = images * np.array([scale, 0, 1]).reshape(3, 1, 1)
+        first, dark, last = encode(scaled, encoding, 4)
+        expected = encode(images, encoding, 4)
         tolerance = 2e-4 if scale < 1e-38 else 1e-5  # the dimmest pixels have few digits
-        np.testing.assert_allclose(
-            encode(scale * images.astype(np.float64), encoding, 4),
-            encode(images, encoding, 4),
-            atol=tolerance,
-        )
-
-    @pytest.mark.parametrize("encoding", ENCODINGS)
-    def test_a_dark_image_stays_dark_and_leaves_the_others_alone(self, encoding):
-        images = random_images(8, 8)
-        alone = encode(images, encoding, 4)
-        images[1] = 0
-        fields = encode(images, encoding, 4)
-        assert not fields[1].any()
-        np.testing.assert_array_equal(fields[[0, 2]], alone[[0, 2]])
+        np.testing.assert_allclose(first, expected[0], atol=tolerance)
+        np.testing.assert_array_equal(last, expected[2])
+        assert not dark.any()
 
     @pytest.mark.parametrize("encoding", ["average", "crop"])
     @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
@@ -67,23 +59,13 @@ class TestEveryEncoding:
         np.testing.assert_allclose(encode(images, encoding, 8), expected, rtol=1e-6)
 
 
-class TestAverage:
-    @EXAMPLES
-    @given(case=images_and_size())
-    def test_conserves_the_mean_and_stays_within_the_range(self, case):
-        images, size = case
-        averaged = average(images, size)
-        np.testing.assert_allclose(averaged.mean((1, 2)), images.mean((1, 2)), atol=1e-5)
-        assert averaged.min() >= images.min() - 1e-6
-        assert averaged.max() <= images.max() + 1e-6
-
-    @pytest.mark.parametrize(("shape", "size"), [((16, 8), 4), ((28, 28), 8), ((3, 5), 2)])
-    def test_is_a_fine_grid_averaged_in_blocks(self, shape, size):
-        """Also where the border between two areas cuts a pixel."""
-        images = random_images(*shape)
-        fine = np.kron(images, np.ones((1, size, size)))
-        blocks = fine.reshape(3, size, shape[0], size, shape[1]).mean(axis=(2, 4))
-        np.testing.assert_allclose(average(images, size), blocks, rtol=1e-5)
+@pytest.mark.parametrize(("shape", "size"), [((16, 8), 4), ((28, 28), 8), ((3, 5), 2)])
+def test_average_is_a_fine_grid_averaged_in_blocks(shape, size):
+    """Also where the border between two areas cuts a pixel."""
+    images = random_images(*shape)
+    fine = np.kron(images, np.ones((1, size, size)))
+    blocks = fine.reshape(3, size, shape[0], size, shape[1]).mean(axis=(2, 4))
+    np.testing.assert_allclose(average(images, size), blocks, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -98,22 +80,11 @@ def test_crop_takes_the_rows_that_the_paper_takes(length, size, start):
     assert (start, start + size - 1) == (centre - half, centre + half + extra - 1)
 
 
-class TestFourier:
-    @pytest.mark.parametrize("size", [1, 4, 5, 8])
-    def test_is_the_centre_of_the_orthonormal_transform(self, size):
-        images = random_images(9, 8)
-        spectrum = np.fft.fftshift(np.fft.fft2(images, norm="ortho"), axes=(1, 2))
-        np.testing.assert_allclose(fourier(images, size), crop(spectrum, size), atol=1e-5)
-
-    @EXAMPLES
-    @given(case=images_and_size())
-    def test_energy_is_conserved_at_full_size_and_never_gained(self, case):
-        images, size = case
-        power = np.square(images, dtype=np.float64).sum(axis=(1, 2))
-        kept = np.square(np.abs(fourier(images, size))).sum(axis=(1, 2))
-        assert (kept <= power + 1e-4).all()
-        if size == images.shape[1] == images.shape[2]:
-            np.testing.assert_allclose(kept, power, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("size", [1, 4, 5, 8])
+def test_fourier_is_the_centre_of_the_orthonormal_transform(size):
+    images = random_images(9, 8)
+    spectrum = np.fft.fftshift(np.fft.fft2(images, norm="ortho"), axes=(1, 2))
+    np.testing.assert_allclose(fourier(images, size), crop(spectrum, size), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +93,9 @@ class TestFourier:
         ({"encoding": "wavelet"}, ValueError, "one of average, crop, fourier; got 'wavelet'"),
         ({"size": 9}, ValueError, r"size must be at most .*\(8, 8\), got 9"),
         ({"size": 0}, ValueError, "size must be at least 1, got 0"),
-        ({"size": 2.5}, TypeError, "size must be a whole number, got 2.5"),
         ({"images": np.ones((8, 8))}, ValueError, r"shape \[n, H, W\].* got float64 .*\(8, 8\)"),
         ({"images": np.ones((0, 8, 8))}, ValueError, "not empty"),
         ({"images": np.ones((1, 8, 8), complex)}, ValueError, "images must be real numbers"),
-        ({"images": np.full((1, 8, 8), np.nan)}, ValueError, "images must be finite, got nan at"),
         ({"images": np.full((1, 8, 8), 1e300)}, ValueError, "images must be finite, got inf"),
     ],
 )

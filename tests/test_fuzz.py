@@ -90,8 +90,7 @@ def read_or_refused(read, path):
         return read(path)
     except DataError as error:
         message = str(error)
-    assert str(path) in message
-    assert len(message) > len(str(path)) + 10
+    assert re.search(rf"{re.escape(str(path))}.{{10}}", message)
     return None
 
 
@@ -107,33 +106,29 @@ def mutated(draw, *originals):
     return bytes(content)
 
 
-def are_numbers(arrays):
-    return all(array.dtype.kind in "uifc" for array in arrays)
+NPZ = [npz_bytes(packed, x=IMAGES, y=np.arange(2)) for packed in (False, True)]
+NPY_HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"
 
 
-@fuzz(content=mutated(idx_bytes(IMAGES), gzip.compress(idx_bytes(IMAGES))))
-def test_idx_files(file, content):
-    array = read_or_refused(lambda path: read_idx(path, 3), file(content))
-    assert array is None or are_numbers([array])
-
-
-@fuzz(content=mutated(*(npz_bytes(packed, x=IMAGES, y=np.arange(2)) for packed in (False, True))))
-def test_npz_files(file, content):
-    arrays = read_or_refused(lambda path: read_npz(path, ["x", "y"]), file(content))
-    assert arrays is None or are_numbers(arrays.values())
-
-
-@fuzz(header=mutated(b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"))
-def test_npy_headers(file, header):
-    content = npy_member_bytes(header, bytes(24))
-    arrays = read_or_refused(lambda path: read_npz(path, ["x"]), file(content))
-    assert arrays is None or are_numbers(arrays.values())
-
-
-@fuzz(content=mutated(png_bytes(IMAGES[0])))
-def test_image_files(file, content):
-    image = read_or_refused(read_image, file(content))
-    assert image is None or are_numbers([image])
+@fuzz(data=st.data())
+@pytest.mark.parametrize(
+    ("read", "originals", "pack"),
+    [
+        (lambda path: read_idx(path, 3), [idx_bytes(IMAGES)], bytes),
+        (lambda path: read_idx(path, 3), [gzip.compress(idx_bytes(IMAGES))], bytes),
+        (lambda path: read_npz(path, ["x"])["x"], NPZ, bytes),
+        (
+            lambda path: read_npz(path, ["x"])["x"],
+            [NPY_HEADER],
+            lambda header: npy_member_bytes(header, bytes(24)),
+        ),
+        (read_image, [png_bytes(IMAGES[0])], bytes),
+    ],
+    ids=["idx", "idx.gz", "npz", "npy", "png"],
+)
+def test_files(file, read, originals, pack, data):
+    array = read_or_refused(read, file(pack(data.draw(mutated(*originals)))))
+    assert array is None or array.dtype.kind in "uifc"
 
 
 # --- files whose parts are what they should not be --------------------------------------------
@@ -161,7 +156,7 @@ def strange_arrays(draw):
 @st.composite
 def strange_archives(draw, arrays):
     """The arrays of an archive, some replaced, lacking or too many."""
-    arrays = dict(arrays)
+    arrays = arrays.copy()
     for _ in range(draw(st.integers(1, 3))):
         name = draw(st.sampled_from([*arrays, "more"]))
         if draw(st.booleans()):
@@ -218,36 +213,28 @@ def test_data_sets(file, arrays):
         assert dataset.train_labels.max() < dataset.num_classes
 
 
-def new_checkpoint(path):
-    """A checkpoint in the middle of its training, with all that one may hold."""
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The arrays of a checkpoint in the middle of its training, with all that one may hold."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model.npz"
     model = Model(configure(columns=2, optimizer="adam"), 6, Classification(3, ("a", "b", "c")))
     model.history = [EpochRecord("1", 1, 1.5, 0.5, 0.5, 100, 10, 0.01, 1.5)]
     state = tf.nest.flatten(OPTIMIZERS["adam"]().init(model.params[0]))
-    position = Position(0, 1, [1.5, 1.2], state, epsilon=0.01)
-    save_checkpoint(model, position, path)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "model.npz"
-    new_checkpoint(path)
+    save_checkpoint(model, Position(0, 1, [1.5, 1.2], state, epsilon=0.01), path)
     load_checkpoint(path)
     with np.load(path) as arrays:
-        return path.read_bytes(), dict(arrays)
+        return dict(arrays)
 
 
 @fuzz(data=st.data())
 def test_checkpoints(file, checkpoint, data):
-    content, arrays = checkpoint
-    kind = data.draw(st.sampled_from(["bytes", "arrays", "description", "training"]))
-    if kind == "bytes":
-        content = data.draw(mutated(content))
-    elif kind == "arrays":
-        content = archive(data.draw(strange_archives(arrays)))
+    kind = data.draw(st.sampled_from(["arrays", "description", "training"]))
+    if kind == "arrays":
+        arrays = data.draw(strange_archives(checkpoint))
     else:
-        text = data.draw(strange_json(arrays[kind].tobytes()))
-        content = archive(arrays | {kind: np.frombuffer(text.encode(), np.uint8)})
-    loaded = read_or_refused(load_checkpoint, file(content, "model.npz"))
+        text = data.draw(strange_json(checkpoint[kind].tobytes()))
+        arrays = checkpoint | {kind: np.frombuffer(text.encode(), np.uint8)}
+    loaded = read_or_refused(load_checkpoint, file(archive(arrays), "model.npz"))
     if loaded is not None:
         model, position = loaded
         assert all(np.isfinite(leaf).all() for _, params in model.layers for leaf in params)
