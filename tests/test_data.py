@@ -217,14 +217,12 @@ class TestDownload:
 @pytest.mark.parametrize(
     ("name", "array", "value"),
     [
-        ("x_train", np.full((20, 6, 6), np.nan), "finite, got nan"),
         ("x_test", np.full((10, 6, 6), 7.5), "got 7.5"),
         ("x_test", np.full((10, 6, 6), -0.5), "got -0.5"),
         ("x_test", np.zeros((10, 6, 6), int), "got int64"),
         ("x_test", np.zeros((10, 6), np.uint8), r"\(10, 6\)"),
         ("x_test", np.zeros((10, 6, 5)), r"\(6, 5\)"),
         ("y_test", np.arange(10) + 1, "10 at index 9"),
-        ("y_train", np.array([{}] * 20), "unpickled"),
     ],
 )
 def test_damaged_arrays_are_named(tmp_path, name, array, value):
@@ -305,7 +303,6 @@ class TestChecks:
         [
             (check_arrays, [[1], [np.nan]], [0, 1], None, r"x must be finite, got nan .* \(1, 0\)"),
             (check_arrays, [[1, 2], [3, 1e300]], [0, 1], None, "x must be finite, got inf"),
-            (check_arrays, [[1, 2], [3, 1j * np.inf]], [0, 1], None, "x must be finite"),
             (check_arrays, np.ones(2), [0, 1], None, r"x must be images .* got \(2,\)"),
             (check_arrays, np.ones((0, 3)), [], None, "not empty"),
             (check_arrays, np.ones((2, 2, 2), complex), [0, 1], None, "real, got complex128"),
@@ -313,13 +310,11 @@ class TestChecks:
             (check_arrays, [[1], [2, 3]], [0, 1], None, "x must be an array, got list"),
             (check_arrays, TWO, [0.0, 1.0], None, "y must be integers .* got float64"),
             (check_arrays, TWO, [[0], [1]], None, r"y must be integers .* \(2, 1\)"),
-            (check_arrays, TWO, 0, None, "equal lengths"),
             (check_arrays, TWO, [0, 1, 1], None, r"equal lengths, got .*\(2, 2\) and \(3,\)"),
             (check_arrays, TWO, [0, 10**9], None, r"every label .* got \[0, 1000000000\]"),
             (check_arrays, TWO, [-1, 0], None, r"every label .* got \[-1, 0\]"),
             (check_arrays, TWO, [0, 0], None, r"at least 2, got \[0\]"),
             (check_arrays, TWO, [0, 2], 2, r"y must be labels in 0\.\.1, got 2 at index 1"),
-            (check_arrays, TWO, [0, -1], 2, r"y must be labels in 0\.\.1, got -1 at index 1"),
             (check_numbers, TWO, [0.0, np.nan], None, "y must be finite, got nan at index"),
             (check_numbers, TWO, [True, False], None, "y must be numbers .*, got bool"),
             (check_numbers, TWO, np.ones((2, 0)), None, "y must be numbers of shape"),

@@ -12,18 +12,19 @@ import pickle
 import re
 import resource
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_readers import IMAGES, idx_bytes, npy_member_bytes, npz_bytes, png_bytes
+from test_readers import IMAGES, idx_bytes, npy_member_bytes, npz_bytes, png_bytes, read_x
 
 from meshes._tensorflow import tf
 from photonic_ffzero import DataError, Model, configure, load_dataset
 from photonic_ffzero.cli.train import build_parser, main
-from photonic_ffzero.data.readers import read_idx, read_image, read_npz
+from photonic_ffzero.data.readers import read_idx, read_image
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import EpochRecord, Position
 from photonic_ffzero.optimizers import OPTIMIZERS
@@ -106,7 +107,6 @@ def mutated(draw, *originals):
     return bytes(content)
 
 
-NPZ = [npz_bytes(packed, x=IMAGES, y=np.arange(2)) for packed in (False, True)]
 NPY_HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"
 
 
@@ -114,14 +114,10 @@ NPY_HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"
 @pytest.mark.parametrize(
     ("read", "originals", "pack"),
     [
-        (lambda path: read_idx(path, 3), [idx_bytes(IMAGES)], bytes),
-        (lambda path: read_idx(path, 3), [gzip.compress(idx_bytes(IMAGES))], bytes),
-        (lambda path: read_npz(path, ["x"])["x"], NPZ, bytes),
-        (
-            lambda path: read_npz(path, ["x"])["x"],
-            [NPY_HEADER],
-            lambda header: npy_member_bytes(header, bytes(24)),
-        ),
+        (partial(read_idx, dimensions=3), [idx_bytes(IMAGES)], bytes),
+        (partial(read_idx, dimensions=3), [gzip.compress(idx_bytes(IMAGES))], bytes),
+        (read_x, [npz_bytes(x=IMAGES), npz_bytes(compressed=True, x=IMAGES)], bytes),
+        (read_x, [NPY_HEADER], partial(npy_member_bytes, payload=bytes(24))),
         (read_image, [png_bytes(IMAGES[0])], bytes),
     ],
     ids=["idx", "idx.gz", "npz", "npy", "png"],
@@ -166,24 +162,26 @@ def strange_archives(draw, arrays):
     return arrays
 
 
+def places(content):
+    """Every place in a JSON value: the list or dictionary that has it, and its index or key."""
+    if isinstance(content, (list, dict)):
+        for key in range(len(content)) if isinstance(content, list) else content:
+            yield content, key
+            yield from places(content[key])
+
+
 @st.composite
 def strange_json(draw, text):
     """A JSON text with a few of its values replaced, lacking or too many."""
     content = json.loads(text)
     for _ in range(draw(st.integers(1, 3))):
-        place, key, value = None, None, content
-        while isinstance(value, (dict, list)) and value and (place is None or draw(st.booleans())):
-            place = value
-            key = draw(
-                st.sampled_from(list(place) if isinstance(place, dict) else range(len(place)))
-            )
-            value = place[key]
+        parent, key = draw(st.sampled_from([*places(content)]))
         change = draw(st.sampled_from(["replace"] * 3 + ["delete", "add"]))
-        if change == "delete" and isinstance(place, dict):
-            del place[key]
-        elif place is not None:
-            key = "more" if change == "add" and isinstance(place, dict) else key
-            place[key] = copy.deepcopy(draw(VALUES))  # else a later change would alter VALUES
+        if change == "delete":
+            del parent[key]
+        else:
+            key = "more" if change == "add" and isinstance(parent, dict) else key
+            parent[key] = copy.deepcopy(draw(VALUES))  # else a later change would alter VALUES
     return json.dumps(content)
 
 

@@ -69,7 +69,7 @@ def read_images(path):
 
 
 def read_x(path):
-    return read_npz(path, ["x"])
+    return read_npz(path, ["x"])["x"]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])

@@ -22,11 +22,8 @@ def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
 
     Args:
         images: [n, H, W], real and finite, in any unit.
-        encoding: a name in :data:`ENCODINGS`.
+        encoding: a name in :data:`ENCODINGS`; "fourier" returns complex64, the others float32.
         size: rows and columns of the encoded image; at most H and W.
-
-    Returns:
-        Fields [n, size * size]: float32 amplitudes in phase, or complex64 for "fourier".
     """
     choice("encoding", encoding, ENCODINGS)
     images = _checked_images(images)
@@ -65,13 +62,9 @@ class Encoder:
 
 
 def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
-    r"""Resize images [n, H', W'] to [n, H, W], float32, by averaging over equal areas.
+    """Resize images [n, H', W'] to [n, H, W], float32, by averaging over equal areas.
 
-    .. math::
-        A = R X C^T, \qquad
-        R_{ij} = \frac{H}{H'} \left| [i, i + 1) \frac{H'}{H} \cap [j, j + 1) \right|
-
-    and C likewise: the mean over the areas is the mean over the pixels. Proportions are not kept.
+    A = R X C^T, where R_ij is the share that pixel row j has in area row i, and C likewise.
     """
     return _areas(_checked_images(images), *shape)
 
