@@ -24,7 +24,7 @@ from photonic_ffzero.settings import (
     POSITIVE,
     SWITCH,
     TEXT,
-    Kind,
+    ValueKind,
     check_settings,
     defaults_of,
     matches,
@@ -84,15 +84,15 @@ def _check_nonlinearity(name: str, value: Any) -> None:
         TEXT.check(name, value)
 
 
-_NONLINEARITY = Kind(
+_NONLINEARITY = ValueKind(
     _check_nonlinearity, "NAME, NAME:key=value,... or a function", metavar="NAME:key=value,..."
 )
-_DEVICE = Kind(
+_DEVICE = ValueKind(
     _check_device,
     f"{SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or module:factory",
     metavar="NAME",
 )
-_EPSILON = Kind(
+_EPSILON = ValueKind(
     lambda name, value: value == AUTO or number(name, value, above=0),
     f"a number above 0, or {AUTO}",
     lambda text: text if text == AUTO else float(text),

@@ -32,7 +32,7 @@ def _as_tuple(allowed: Any) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ValueKind:
     """The values that a setting can have.
 
     Attributes:
@@ -50,25 +50,25 @@ class Kind:
     metavar: str | None = None
 
 
-def one_of(options: Collection[str]) -> Kind:
+def one_of(options: Collection[str]) -> ValueKind:
     """A name from a registry, as the registry is when the setting is checked."""
-    return Kind(partial(choice, options=options), "", options=options)
+    return ValueKind(partial(choice, options=options), "", options=options)
 
 
-def whole(minimum: int) -> Kind:
+def whole(minimum: int) -> ValueKind:
     """A whole number, ``minimum`` at least."""
-    return Kind(
+    return ValueKind(
         partial(integer, minimum=minimum), f"a whole number from {minimum}", int, metavar="N"
     )
 
 
-def spec_of(registry: Mapping[str, Callable[..., Any]]) -> Kind:
+def spec_of(registry: Mapping[str, Callable[..., Any]]) -> ValueKind:
     """``NAME`` or ``NAME:key=value,...``, see `meshes.validation.from_spec`."""
     form = "NAME:key=value,..."
-    return Kind(partial(from_spec, registry=registry), f"NAME or {form}", metavar=form)
+    return ValueKind(partial(from_spec, registry=registry), f"NAME or {form}", metavar=form)
 
 
-def values_of(cls: type) -> Kind:
+def values_of(cls: type) -> ValueKind:
     """``key=value,...`` for the fields of a dataclass; or nothing."""
     form = "key=value,..."
 
@@ -76,7 +76,7 @@ def values_of(cls: type) -> Kind:
         if text != "":
             with_values(name, "", text, cls)
 
-    return Kind(check, f"{form} or empty", metavar=form)
+    return ValueKind(check, f"{form} or empty", metavar=form)
 
 
 def _check_switch(name: str, value: Any) -> None:
@@ -89,10 +89,10 @@ def _check_text(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a text, got {value!r}")
 
 
-POSITIVE = Kind(partial(number, above=0), "a number above 0", float, metavar="X")
-NOT_NEGATIVE = Kind(partial(number, minimum=0), "a number from 0", float, metavar="X")
-SWITCH = Kind(_check_switch, "True or False")
-TEXT = Kind(_check_text, "a text")
+POSITIVE = ValueKind(partial(number, above=0), "a number above 0", float, metavar="X")
+NOT_NEGATIVE = ValueKind(partial(number, minimum=0), "a number from 0", float, metavar="X")
+SWITCH = ValueKind(_check_switch, "True or False")
+TEXT = ValueKind(_check_text, "a text")
 
 
 VARIES: Any = object()  # the default of a setting that recipes decide
@@ -114,7 +114,7 @@ class Setting:
         shown: The default in words, if its value does not say enough.
     """
 
-    kind: Kind
+    kind: ValueKind
     help: str
     group: str
     metavar: str | None = None
@@ -139,7 +139,7 @@ class Setting:
         return words.get(str(self.default), str(self.default))
 
 
-def setting(kind: Kind, help: str, group: str, **rest: Any) -> Any:
+def setting(kind: ValueKind, help: str, group: str, **rest: Any) -> Any:
     """A dataclass field with a `Setting`; the arguments are the setting's."""
     return field(metadata={"setting": Setting(kind, help, group, **rest)})
 

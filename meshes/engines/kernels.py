@@ -89,7 +89,7 @@ def _kernel(function):
         return _jit(nogil=True)(function)
 
 
-class Job(NamedTuple):
+class Dimensions(NamedTuple):
     """Sizes of a kernel's task, whose arrays are flat, in the order of the axes stated here.
 
     theta, phi [P, L, M]; gamma [P, N]; fields [1 or P, B, N]; edges [L, 2], the amplitudes that the
@@ -192,13 +192,13 @@ def _preparation(kind, coefficients_of):
     """Compute the coefficients and screens of all sets, shared among threads; wait for them all."""
 
     @_of_kind(kind)
-    def prepare(counters, job, theta, phi, gamma, couplers, scratch):
-        N, L, M = job.ports, job.columns, job.ports // 2
+    def prepare(counters, dims, theta, phi, gamma, couplers, scratch):
+        N, L, M = dims.ports, dims.columns, dims.ports // 2
         S, T = _padded(M), _padded(N)
         coefficients = next_cache_line(scratch)
-        screens = advance(coefficients, job.sets * L * job.rows * S)
+        screens = advance(coefficients, dims.sets * L * dims.rows * S)
         blocks = (L + _COLUMNS_A_TASK - 1) // _COLUMNS_A_TASK
-        tasks = job.sets * blocks
+        tasks = dims.sets * blocks
         rows = np.zeros(2 * T + LANES, np.float32)  # of phases, padded with zeros
         angles = next_cache_line(pointer(rows))
         while True:
@@ -213,7 +213,7 @@ def _preparation(kind, coefficients_of):
                 at = p * L + column
                 _copy_row(theta, at * M, M, angles, 0)
                 _copy_row(phi, at * M, M, angles, S)
-                to = at * job.rows * S
+                to = at * dims.rows * S
                 coefficients_of(angles, S, couplers, column * S, L * S, coefficients, to)
             add_to_counter(counters, 1)
         keep_alive(rows)
@@ -397,24 +397,24 @@ def _forward(kind, prepare, all_columns):
     """Fields or intensities [P, B, N] at the mesh's output."""
 
     @_of_kind(kind)
-    def run_forward(counters, job, theta, phi, gamma, couplers, edges, fields, scratch, out):
+    def run_forward(counters, dims, theta, phi, gamma, couplers, edges, fields, scratch, out):
         before = flush_denormals()
-        c, screens = prepare(counters, job, theta, phi, gamma, couplers, scratch)
-        N, B, L = job.ports, job.samples, job.columns
+        c, screens = prepare(counters, dims, theta, phi, gamma, couplers, scratch)
+        N, B, L = dims.ports, dims.samples, dims.columns
         chunks = (B + LANES - 1) // LANES
-        width_in, width_out = (1 if job.real else 2) * N, (1 if job.power else 2) * N
+        width_in, width_out = (1 if dims.real else 2) * N, (1 if dims.power else 2) * N
         buffer = np.empty(N * _PORT + LANES, np.float32)
         tile = next_cache_line(pointer(buffer))
         while True:
             task = add_to_counter(counters, 2)
-            if task >= job.sets * chunks:
+            if task >= dims.sets * chunks:
                 break
             p, first = task // chunks, task % chunks * LANES
             samples = min(LANES, B - first)
-            start = ((p if job.batches > 1 else 0) * B + first) * width_in
-            _enter(fields, start, job.real, samples, N, screens, p * 2 * _padded(N), tile)
-            all_columns(tile, c, p * L * job.rows * _padded(N // 2), job.rows, edges, N, L)
-            if job.power:
+            start = ((p if dims.batches > 1 else 0) * B + first) * width_in
+            _enter(fields, start, dims.real, samples, N, screens, p * 2 * _padded(N), tile)
+            all_columns(tile, c, p * L * dims.rows * _padded(N // 2), dims.rows, edges, N, L)
+            if dims.power:
                 _detect(tile, N)
             _write(tile, width_out, samples, out, (p * B + first) * width_out)
         keep_alive(buffer)
@@ -428,15 +428,15 @@ _forward_general = _forward("general", _prepare_general, _all_general_columns)
 
 
 @_kernel
-def forward_ideal(counters, job, *arrays):
+def forward_ideal(counters, dims, *arrays):
     """Light through an ideal mesh: theta, phi, gamma, couplers, edges, fields, scratch, out."""
-    _forward_ideal(pointer(counters), job, *pointers(arrays))
+    _forward_ideal(pointer(counters), dims, *pointers(arrays))
 
 
 @_kernel
-def forward_general(counters, job, *arrays):
+def forward_general(counters, dims, *arrays):
     """As :func:`forward_ideal`, through a mesh with splitter errors or loss."""
-    _forward_general(pointer(counters), job, *pointers(arrays))
+    _forward_general(pointer(counters), dims, *pointers(arrays))
 
 
 # --- Backwards ------------------------------------------------------------------------------
@@ -537,11 +537,11 @@ def _retracing(kind, undo, all_columns):
             _undo_unpaired_port(g, (N - 1) * _PORT, N)
 
     @_of_kind(kind)
-    def retrace(job, x, g, c, k, couplers, _loss, edges, upstream, start, samples, slopes, to):
+    def retrace(dims, x, g, c, k, couplers, _loss, edges, upstream, start, samples, slopes, to):
         """From input fields to input adjoints; returns where the input fields are in x."""
-        N, L, size = job.ports, job.columns, job.rows * _padded(job.ports // 2)
-        all_columns(x, c, k, job.rows, edges, N, L)
-        _receive(upstream, start, job.power, samples, N, x, g)
+        N, L, size = dims.ports, dims.columns, dims.rows * _padded(dims.ports // 2)
+        all_columns(x, c, k, dims.rows, edges, N, L)
+        _receive(upstream, start, dims.power, samples, N, x, g)
         for column in range(L - 1, -1, -1):
             undo_column(x, 0, g, c, k + column * size, couplers, column, N, L, slopes, to)
         return 0
@@ -574,13 +574,13 @@ def _span(L):
 
 
 @_inlined
-def _retrace_lossy(job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to):
+def _retrace_lossy(dims, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to):
     """As ``retrace``, in a mesh with loss.
 
     Tiles of x: the running one; one before every span of columns; one after the interferometers
     (but before the loss) of every column of the span in work.
     """
-    N, L, size = job.ports, job.columns, job.rows * _padded(job.ports // 2)
+    N, L, size = dims.ports, dims.columns, dims.rows * _padded(dims.ports // 2)
     span, tile = _span(L), N * _PORT
     trail = (1 + (L + span - 1) // span) * tile
     for column in range(L):
@@ -588,7 +588,7 @@ def _retrace_lossy(job, x, g, c, k, couplers, loss, edges, upstream, start, samp
             _copy(x, 0, (1 + column // span) * tile, tile)
         _one_general_column(x, c, k + column * size, edges, column, N)
         _attenuate(x, loss, column * N, N)
-    _receive(upstream, start, job.power, samples, N, x, g)
+    _receive(upstream, start, dims.power, samples, N, x, g)
     for first in range((L - 1) // span * span, -1, -span):
         last = min(first + span, L)
         _copy(x, (1 + first // span) * tile, 0, tile)
@@ -605,10 +605,10 @@ def _retrace_lossy(job, x, g, c, k, couplers, loss, edges, upstream, start, samp
 
 
 @_inlined
-def _retrace_general(job, *arguments):
-    if job.lossy:
-        return _retrace_lossy(job, *arguments)
-    return _retrace_lossless(job, *arguments)
+def _retrace_general(dims, *arguments):
+    if dims.lossy:
+        return _retrace_lossy(dims, *arguments)
+    return _retrace_lossless(dims, *arguments)
 
 
 @_inlined
@@ -636,35 +636,35 @@ def _backward(kind, prepare, retrace):
 
     @_of_kind(kind)
     def run_backward(
-        counters, job, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch, slopes,
+        counters, dims, theta, phi, gamma, couplers, loss, edges, fields, upstream, scratch, slopes,
         out,
     ):  # fmt: skip
         before = flush_denormals()
-        c, screens = prepare(counters, job, theta, phi, gamma, couplers, scratch)
-        N, B, L = job.ports, job.samples, job.columns
+        c, screens = prepare(counters, dims, theta, phi, gamma, couplers, scratch)
+        N, B, L = dims.ports, dims.samples, dims.columns
         D = 2 * L * (N // 2) + N
-        width, width_up = (1 if job.real else 2) * N, (1 if job.power else 2) * N
-        tiles = 2 + (_span(L) + (L + _span(L) - 1) // _span(L) if job.lossy else 0)
+        width, width_up = (1 if dims.real else 2) * N, (1 if dims.power else 2) * N
+        tiles = 2 + (_span(L) + (L + _span(L) - 1) // _span(L) if dims.lossy else 0)
         buffer = np.empty(tiles * N * _PORT + LANES, np.float32)
         g = next_cache_line(pointer(buffer))
         x = advance(g, N * _PORT)
         while True:
             task = add_to_counter(counters, 2)
-            if task >= job.sets * job.groups:
+            if task >= dims.sets * dims.groups:
                 break
-            p, group = task // job.groups, task % job.groups
-            k = p * L * job.rows * _padded(N // 2)
-            for first in range(group * LANES, B, job.groups * LANES):
+            p, group = task // dims.groups, task % dims.groups
+            k = p * L * dims.rows * _padded(N // 2)
+            for first in range(group * LANES, B, dims.groups * LANES):
                 samples = min(LANES, B - first)
-                start = ((p if job.batches > 1 else 0) * B + first) * width
-                _enter(fields, start, job.real, samples, N, screens, p * 2 * _padded(N), x)
+                start = ((p if dims.batches > 1 else 0) * B + first) * width
+                _enter(fields, start, dims.real, samples, N, screens, p * 2 * _padded(N), x)
                 start = (p * B + first) * width_up
                 at = retrace(
-                    job, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes,
+                    dims, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes,
                     task * D,
                 )  # fmt: skip
                 to = (task + 1) * D - N
-                _leave(x, at, g, job.real, N, screens, p * 2 * _padded(N), slopes, to)
+                _leave(x, at, g, dims.real, N, screens, p * 2 * _padded(N), slopes, to)
                 _write(g, width, samples, out, (p * B + first) * width)
         keep_alive(buffer)
         restore_denormals(before)
@@ -677,12 +677,12 @@ _backward_general = _backward("general", _prepare_general, _retrace_general)
 
 
 @_kernel
-def backward_ideal(counters, job, *arrays):
+def backward_ideal(counters, dims, *arrays):
     """Gradients of an ideal mesh, with the arrays of ``run_backward`` from theta to out."""
-    _backward_ideal(pointer(counters), job, *pointers(arrays))
+    _backward_ideal(pointer(counters), dims, *pointers(arrays))
 
 
 @_kernel
-def backward_general(counters, job, *arrays):
+def backward_general(counters, dims, *arrays):
     """As :func:`backward_ideal`, of a mesh with splitter errors or loss."""
-    _backward_general(pointer(counters), job, *pointers(arrays))
+    _backward_general(pointer(counters), dims, *pointers(arrays))

@@ -64,10 +64,10 @@ def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndar
     out = _aligned_empty((P, B, N), np.float32 if detect else np.complex64)
     kernel = kernels.forward_ideal if fabrication.ideal else kernels.forward_general
     for sets in _blocks(P, fabrication.rows * arrays[0][:1].nbytes):
-        job = _job(mesh, fabrication.rows, arrays, detect, sets)
+        dims = _dimensions(mesh, fabrication.rows, arrays, detect, sets)
         *phases, fields = (_flat(_of_sets(x, sets)) for x in arrays)
         inputs = (*phases, fabrication.couplers, fabrication.edges, fields)
-        _launch(kernel, job, inputs, [_flat_out(out[sets])])
+        _launch(kernel, dims, inputs, [_flat_out(out[sets])])
     return out
 
 
@@ -82,11 +82,11 @@ def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[
     for sets in _blocks(
         len(theta), fabrication.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes
     ):
-        job = _job(mesh, fabrication.rows, arrays, detect, sets)
+        dims = _dimensions(mesh, fabrication.rows, arrays, detect, sets)
         *phases, light, upstream = (_flat(_of_sets(x, sets)) for x in arrays)
         inputs = (*phases, *fabrication.backward_tables, light, upstream)
-        slopes = np.zeros((job.sets, _GROUPS, sum(sizes)), np.float32)
-        _launch(kernel, job, inputs, [slopes.reshape(-1), _flat_out(out[sets])])
+        slopes = np.zeros((dims.sets, _GROUPS, sum(sizes)), np.float32)
+        _launch(kernel, dims, inputs, [slopes.reshape(-1), _flat_out(out[sets])])
         slopes.sum(axis=1, out=gradients[sets])
     parts = np.split(gradients, np.cumsum(sizes)[:-1], axis=1)
     shaped = [part.reshape(x.shape) for part, x in zip(parts, arrays, strict=False)]
@@ -94,7 +94,7 @@ def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[
 
 
 class _Fabrication(NamedTuple):
-    """What a mesh's fabrication sets, in the form that the kernels take: see `kernels.Job`."""
+    """A mesh's fabrication in the form that the kernels take, see `kernels.Dimensions`."""
 
     ideal: bool
     rows: int  # of coefficients
@@ -132,11 +132,11 @@ def _passed(mesh: FabricatedMesh) -> np.ndarray:
     return np.take_along_axis(mesh.transmission[None], pair, axis=2)
 
 
-def _job(
+def _dimensions(
     mesh: FabricatedMesh, rows: int, arrays: tuple[np.ndarray, ...], detect: bool, sets: slice
-) -> kernels.Job:
+) -> kernels.Dimensions:
     fields = arrays[3]
-    return kernels.Job(
+    return kernels.Dimensions(
         sets=sets.stop - sets.start,
         batches=1 if len(fields) == 1 else sets.stop - sets.start,
         samples=fields.shape[1],
@@ -158,15 +158,18 @@ def _blocks(P: int, bytes_per_set: int) -> Iterator[slice]:
 
 
 def _launch(
-    kernel: Any, job: kernels.Job, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+    kernel: Any,
+    dims: kernels.Dimensions,
+    inputs: Sequence[np.ndarray],
+    outputs: Sequence[np.ndarray],
 ) -> None:
     """Run a kernel on all threads, or on this one if the work is small."""
-    operations = 9 * job.sets * job.samples * job.ports * job.columns
+    operations = 9 * dims.sets * dims.samples * dims.ports * dims.columns
     count = threads() if operations > _SMALL_WORK else 1
     counters = np.zeros(3, np.int64)
-    coefficients = job.columns * job.rows * kernels.padded(job.ports // 2)
-    screen = 2 * kernels.padded(job.ports)
-    items = job.sets * (coefficients + screen) + kernels.LANES
+    coefficients = dims.columns * dims.rows * kernels.padded(dims.ports // 2)
+    screen = 2 * kernels.padded(dims.ports)
+    items = dims.sets * (coefficients + screen) + kernels.LANES
     try:
         scratch = _kept_scratch.pop()
     except IndexError:
@@ -174,7 +177,7 @@ def _launch(
     if scratch.size < items:
         scratch = np.empty(items, np.float32)
     arrays = (*inputs, scratch[:items], *outputs)
-    run_on_threads(lambda: kernel(counters, job, *arrays), count)
+    run_on_threads(lambda: kernel(counters, dims, *arrays), count)
     _kept_scratch.append(scratch)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from meshes.validation import closest
 from photonic_ffzero.data.published import DATA_VARIABLE
-from photonic_ffzero.settings import SWITCH, Kind, settings_of
+from photonic_ffzero.settings import SWITCH, ValueKind, settings_of
 
 
 class LineParser(argparse.ArgumentParser):
@@ -53,7 +53,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _reader(kind: Kind) -> Callable[[str], Any]:
+def _reader(kind: ValueKind) -> Callable[[str], Any]:
     """An argparse type that reads a value of a setting, but leaves the check to its class."""
 
     def read(text: str) -> Any:

@@ -49,7 +49,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The cell in words: ``mnist, meshes 2, ff-dd, seed 0``."""
-        return in_words({**self.labels, "seed": self.seed})
+        return label_text({**self.labels, "seed": self.seed})
 
     @property
     def slug(self) -> str:
@@ -66,7 +66,7 @@ class Cell:
         return f"{clean}_seed-{self.seed}"
 
 
-def in_words(labels: Mapping[str, Label]) -> str:
+def label_text(labels: Mapping[str, Label]) -> str:
     """Labels as a list of words; a number is preceded by its name."""
     return ", ".join(v if isinstance(v, str) else f"{name} {v}" for name, v in labels.items())
 

@@ -19,7 +19,7 @@ from photonic_ffzero.settings import (
     NOT_NEGATIVE,
     POSITIVE,
     TEXT,
-    Kind,
+    ValueKind,
     check_settings,
     defaults_of,
     setting,
@@ -43,15 +43,15 @@ def _existing(text: str) -> str:
     return path
 
 
-_DATASET = Kind(
+_DATASET = ValueKind(
     TEXT.check,
     f"one of {', '.join(DATASETS)}, or an existing folder of images or .npz file",
     lambda text: text if text in DATASETS else _existing(text),
     DATASETS,
     "NAME|PATH",
 )
-_ENCODING = Kind(_check_encoding, "", options=ENCODINGS)
-_TRAINED = Kind(TEXT.check, "a run's directory or a model", _existing, metavar="DIR|FILE")
+_ENCODING = ValueKind(_check_encoding, "", options=ENCODINGS)
+_TRAINED = ValueKind(TEXT.check, "a run's directory or a model", _existing, metavar="DIR|FILE")
 
 _data = partial(setting, group="data")
 _light = partial(setting, POSITIVE, group="light", metavar="W", unit="W", default=None)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from photonic_ffzero import plots
-from photonic_ffzero.runs.grid import Grid, GridDirectory, Label, Outcome, in_words
+from photonic_ffzero.runs.grid import Grid, GridDirectory, Label, Outcome, label_text
 from photonic_ffzero.storage import write_csv, write_whole
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def plot_grid(axes: Axes, grid: Grid, runs: DataFrame) -> None:
 
 
 def _curve_name(grid: Grid, labels: Mapping[Any, Label]) -> str:
-    return in_words({name: labels[name] for name in grid.curves})
+    return label_text({name: labels[name] for name in grid.curves})
 
 
 def _plot_curve(
