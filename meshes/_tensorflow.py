@@ -1,8 +1,7 @@
 """TensorFlow, imported at its first use and without its start-up messages.
 
-Importing TensorFlow takes seconds and prints messages that no setting silences. Every module takes
-``tf`` from here, so that ``--help`` answers at once and the terminal stays clean. If the import
-fails, the messages are shown.
+Importing it takes seconds and prints messages that no setting silences. Every module takes ``tf``
+from here, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ else:
 def fused(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of tensors; inside a graph, XLA compiles it as one operation.
 
-    XLA cannot compile a graph that calls the native engine, and many small operations around the
-    engine would take longer than the propagation.
+    Around the native engine, which XLA cannot compile, single operations would take too long.
     """
     if tf.executing_eagerly():
         return function(*arguments)
@@ -70,8 +68,7 @@ _kept_errors: ContextVar[list[Exception] | None] = ContextVar("kept_errors", def
 def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
     """Compile a function of tensors, with XLA or without.
 
-    TensorFlow turns an exception raised inside a graph into a text. A call of the compiled function
-    raises the exception itself, if `from_python` met it.
+    A call raises the exception that `from_python` met itself, not TensorFlow's text of it.
     """
     kept_errors: list[Exception] = []
 
@@ -98,10 +95,7 @@ def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
 
 
 def from_python(function: Callable[..., Any], arguments: Any, dtype: Any) -> Any:
-    """Call a function of arrays with tensors, also inside a graph.
-
-    TensorFlow calls it every time, since an instrument may answer differently to equal arguments.
-    """
+    """Call a function of arrays with tensors, also inside a graph, and every time."""
     if tf.executing_eagerly():
         return tf.convert_to_tensor(function(*(x.numpy() for x in arguments)), dtype)
     kept_errors = _kept_errors.get()

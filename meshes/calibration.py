@@ -26,21 +26,13 @@ _ROUNDING = 1e-9  # rad: a phase less than this below the lowest counts as the l
 
 
 class Shifter(NamedTuple):
-    """The position of a phase shifter on a chip.
+    """The position of a phase shifter on a chip."""
 
-    Fields:
-        mesh: number of the mesh, from 1.
-        column: number of the column, from 0; None for gamma, which stands before all columns.
-        interferometer: number of the interferometer in its column, from 0; None for gamma.
-        shifter: "theta", "phi" or "gamma".
-        ports: the interferometer's ports "u-v", from 0 (phi is on u); for gamma its port.
-    """
-
-    mesh: int
-    column: int | None
-    interferometer: int | None
-    shifter: str
-    ports: str
+    mesh: int  # from 1
+    column: int | None  # from 0; None for gamma, which stands before all columns
+    interferometer: int | None  # in its column, from 0; None for gamma
+    shifter: str  # theta, phi or gamma
+    ports: str  # u-v, from 0, with phi on u; for gamma its port
 
     def __str__(self) -> str:
         place = "" if self.column is None else f" in column {self.column}"
@@ -48,10 +40,7 @@ class Shifter(NamedTuple):
 
 
 def shifters(mesh: RectangularMesh, number: int = 1) -> list[Shifter]:
-    """The phase shifters of the mesh with this number on its chip, in the order of `values`.
-
-    Idle interferometers and unpaired ports have none.
-    """
+    """The phase shifters of the mesh with this number on its chip, in the order of `values`."""
     places = [
         (column, index, f"{2 * index + column % 2}-{2 * index + column % 2 + 1}")
         for column, index in np.argwhere(mesh.mask).tolist()
@@ -94,15 +83,10 @@ def within_a_turn(
     (Crosstalk depends on the phases themselves, so it differs afterwards.)
 
     Args:
-        mesh: a mesh of N ports and L columns.
-        phases: theta, phi [L, M] and gamma [N], rad.
+        mesh, phases: a mesh and its phases, rad.
         lowest: the lowest phase of all shifters, or of each in the order of `values`, rad.
-        arms: where theta shifters are: in ``both`` arms with opposite signs (Neurophox's
+        arms: where theta shifters will be: in ``both`` arms with opposite signs (Neurophox's
             convention) or in the ``upper`` arm only.
-
-    Returns:
-        Phases of float64 arrays, rad; pi at idle interferometers. On a mesh with theta shifters in
-        these arms they give the matrix that ``phases`` give on ``mesh``.
     """
     choice("arms", arms, ARMS)
     listed = values(mesh, phases)
@@ -141,11 +125,7 @@ class Curve(ABC):
         """The voltages for phases within `reach`."""
 
     def voltage(self, phase: Any) -> np.ndarray:
-        """The lowest voltages, V, for phases of any shape, rad, modulo 2 pi.
-
-        Raises:
-            ValueError: a phase is not finite or cannot be reached.
-        """
+        """The lowest voltages, V, for phases of any shape, rad, modulo 2 pi."""
         low, high = self.reach
         phase = np.asarray(phase, np.float64)
         if not np.isfinite(phase).all():
@@ -162,14 +142,9 @@ class Curve(ABC):
 
 @dataclass(frozen=True)
 class HeaterLaw(Curve):
-    r"""A heater whose phase is proportional to the electrical power V^2 / R.
+    r"""A heater: its phase (rad) grows with the electrical power V^2 / R up to max_voltage (V).
 
     .. math:: \phi = \phi_0 + \pi (V / V_\pi)^2
-
-    Args:
-        v_pi: voltage that adds a phase of pi, V, above 0.
-        phase_0: phase without a voltage, rad.
-        max_voltage: highest voltage of the drive, V, above 0; None for no limit.
 
     Reference: Harris et al., "Efficient, compact and low loss thermo-optic phase shifter in
     silicon", Opt. Express 22 (2014) 10487.
@@ -201,11 +176,7 @@ class HeaterLaw(Curve):
 
 @dataclass(frozen=True, eq=False)
 class MeasuredCurve(Curve):
-    """Measured pairs of voltage and phase, interpolated by a monotone cubic (PCHIP).
-
-    Args:
-        voltages: K voltages, V, increasing.
-        phases: K phases, rad, unwrapped and increasing.
+    """Measured voltages [K], V, and unwrapped phases [K], rad; a monotone cubic between (PCHIP).
 
     Reference: Fritsch and Butland, "A method for constructing local monotone piecewise cubic
     interpolants", SIAM J. Sci. Stat. Comput. 5 (1984) 300.
@@ -217,11 +188,9 @@ class MeasuredCurve(Curve):
     def __post_init__(self) -> None:
         for name in ("voltages", "phases"):
             object.__setattr__(self, name, _increasing(name, getattr(self, name)))
+        counts = f"{len(self.voltages)} and {len(self.phases)}"
         if len(self.voltages) != len(self.phases):
-            raise ValueError(
-                f"voltages and phases must be equally many, got {len(self.voltages)} and "
-                f"{len(self.phases)}"
-            )
+            raise ValueError(f"voltages and phases must be equally many, got {counts}")
 
     @property
     def reach(self) -> tuple[float, float]:
@@ -240,10 +209,9 @@ class MeasuredCurve(Curve):
     def _inverse(self, phase: np.ndarray) -> np.ndarray:
         from scipy.optimize.elementwise import find_root
 
-        curve = self._interpolant
+        curve, voltages = self._interpolant, np.asarray(self.voltages)
         # The two measured points around each phase bracket its voltage.
-        right = np.clip(np.searchsorted(self.phases, phase), 1, len(self.phases) - 1)
-        voltages = np.asarray(self.voltages)
+        right = np.clip(np.searchsorted(self.phases, phase), 1, len(voltages) - 1)
         bracket = (voltages[right - 1], voltages[right])
         return find_root(lambda v, target: curve(v) - target, bracket, args=(phase,)).x
 
@@ -262,11 +230,9 @@ def _increasing(name: str, values: Any) -> np.ndarray:
 
 def _within(name: str, values: Any, low: float, high: float) -> np.ndarray:
     values = np.asarray(values, np.float64)
-    if not ((low <= values) & (values <= high)).all():
-        raise ValueError(
-            f"{name} must be from {low:g} to {high:g}, got a range from {values.min():g} to "
-            f"{values.max():g}"
-        )
+    outside = values[~((low <= values) & (values <= high))]
+    if outside.size:
+        raise ValueError(f"{name} must be from {low:g} to {high:g}, got {outside[0]:g}")
     return values
 
 
@@ -279,11 +245,7 @@ def lowest_phases(calibration: Calibration, names: Sequence[Shifter]) -> np.ndar
 
 
 def voltages(calibration: Calibration, names: Sequence[Shifter], phases: np.ndarray) -> np.ndarray:
-    """The lowest voltages, V, that set these shifters to these phases, rad, modulo 2 pi.
-
-    Raises:
-        ValueError: a shifter has no curve, or its phase cannot be reached.
-    """
+    """The lowest voltages, V, that set these shifters to these phases, rad, modulo 2 pi."""
     if isinstance(calibration, Curve):
         return calibration.voltage(phases)
     result = np.empty(len(names))
@@ -316,14 +278,8 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     The columns ``voltage_V, phase_rad`` are a measured curve; ``v_pi_V, phase_0_rad`` a heater law.
     If the file also has the columns ``mesh, column, interferometer, shifter, ports`` of an exported
     phases.csv, each shifter has its own curve; a measured one takes several rows.
-
-    Returns:
-        One curve for all shifters, or one for each.
-
-    Raises:
-        ValueError: the file cannot be read, lacks a column, or holds values that make no curve.
     """
-    curves: dict[Shifter | None, Curve] = {}
+    curves: dict[Any, Curve] = {}
     points: dict[Shifter | None, list[list[float]]] = defaultdict(list)
     with (
         _located(f"calibration {os.fspath(path)}"),
@@ -338,7 +294,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         for name, rows in points.items():
             with _located(name):
                 curves[name] = _curve_from(columns, rows)
-    return curves[None] if None in curves else {k: v for k, v in curves.items() if k is not None}
+    return curves.get(None, curves)
 
 
 _MEASURED, _HEATER_LAW = ("voltage_V", "phase_rad"), ("v_pi_V", "phase_0_rad")
@@ -346,19 +302,17 @@ _MEASURED, _HEATER_LAW = ("voltage_V", "phase_rad"), ("v_pi_V", "phase_0_rad")
 
 def _columns(header: Sequence[str]) -> tuple[str, str]:
     """The two columns that hold the curves."""
-    complete = [names for names in (_MEASURED, _HEATER_LAW) if set(names) <= set(header)]
-    if not complete:
-        raise ValueError(
-            "must have the columns voltage_V and phase_rad, or v_pi_V and phase_0_rad, found "
-            f"{', '.join(header) or 'none'}"
-        )
     named = [name for name in Shifter._fields if name in header]
     if named and len(named) < len(Shifter._fields):
-        raise ValueError(
-            f"must have all columns {', '.join(Shifter._fields)} or none of them, found "
-            f"{', '.join(named)}"
-        )
-    return complete[0]
+        every = ", ".join(Shifter._fields)
+        raise ValueError(f"must have all columns {every} or none, found {', '.join(named)}")
+    for names in (_MEASURED, _HEATER_LAW):
+        if set(names) <= set(header):
+            return names
+    raise ValueError(
+        "must have the columns voltage_V and phase_rad, or v_pi_V and phase_0_rad, found "
+        f"{', '.join(header) or 'none'}"
+    )
 
 
 def _curve_from(columns: tuple[str, str], rows: list[list[float]]) -> Curve:

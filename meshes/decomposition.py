@@ -11,24 +11,16 @@ import numpy as np
 
 from meshes.mesh import Phases, RectangularMesh
 
-_TOLERANCE = 1e-10  # of the entries of U U^H - 1
-_TOLERANCE_SINGLE = 1e-4  # the same for a matrix in single precision
-
 
 def decompose(unitary: Any) -> tuple[RectangularMesh, Phases]:
     r"""Program a square mesh with a unitary matrix.
 
     .. math:: U(\theta, \phi, \gamma) = \mathrm{unitary}, \qquad E_{out} = E_{in} U
 
-    Interferometers that a sparse matrix does not need are set to the bar state, theta = pi.
-
-    Args:
-        unitary: real or complex matrix [N, N] with N at least 2. Each entry of U U^H must equal
-            that of the identity within 1e-10, or 1e-4 for an array in single precision.
-
-    Returns:
-        The mesh, of N ports and N columns, and its float64 phases: theta [N, M] in [0, pi], phi
-        [N, M] and gamma [N] in [0, 2 pi), rad; pi at idle interferometers.
+    The matrix [N, N] with N at least 2 is real or complex; each entry of U U^H must equal that of
+    the identity within 1e-10, or 1e-4 for an array in single precision. The mesh has N columns; its
+    float64 phases are theta in [0, pi], phi and gamma in [0, 2 pi). Interferometers that a sparse
+    matrix does not need are set to the bar state, theta = pi.
 
     Reference: Clements et al., "Optimal design for universal multiport interferometers", Optica 3
     (2016) 1460.
@@ -81,8 +73,7 @@ def _null_lower_triangle(
 def _null(pair: np.ndarray, arm: int, index: int) -> tuple[float, float]:
     """Undo the interferometer that makes ``pair[arm, index]`` zero, in place, for ``pair`` [2, N].
 
-    Returns:
-        Its theta, and the phase of its upper arm on the side that is undone first.
+    Return its theta, and the phase of its upper arm on the side that is undone first.
     """
     upper, lower = complex(pair[0, index]), complex(pair[1, index])
     null, keep = (upper, lower) if arm == 0 else (lower, upper)
@@ -123,11 +114,8 @@ class SVDMeshes:
 
     .. math:: A = U \, \mathrm{diag}(gains) \, V
 
-    Fields:
-        shape: of the matrix A, K input ports and N output ports.
-        input_mesh, input_phases: U, of K ports (2 if K = 1, the second one dark).
-        gains: real amplitudes [min(K, N)], not negative, in falling order; above 1 they amplify.
-        output_mesh, output_phases: V, of N ports (2 if N = 1, the second one unused).
+    The gains [min(K, N)] are amplitudes in falling order; above 1 they amplify. A mesh for a single
+    port (K = 1 or N = 1) has a second one, which stays dark or unused.
     """
 
     shape: tuple[int, int]
@@ -143,9 +131,13 @@ class SVDMeshes:
         inputs, outputs = self.shape
         if fields.ndim != 2 or fields.shape[1] != inputs:
             raise ValueError(f"fields must be [B, {inputs}], got shape {fields.shape}")
-        x = _with_ports(fields, self.input_mesh.units)
+
+        def with_ports(x: np.ndarray, ports: int) -> np.ndarray:
+            return np.pad(x, ((0, 0), (0, ports - x.shape[1])))
+
+        x = with_ports(fields, self.input_mesh.units)
         x = self.input_mesh.propagate(x, self.input_phases)
-        x = _with_ports(x[:, : len(self.gains)] * self.gains, self.output_mesh.units)
+        x = with_ports(x[:, : len(self.gains)] * self.gains, self.output_mesh.units)
         return self.output_mesh.propagate(x, self.output_phases)[:, :outputs]
 
     def matrix(self) -> np.ndarray:
@@ -154,12 +146,9 @@ class SVDMeshes:
 
 
 def svd_decompose(matrix: Any) -> SVDMeshes:
-    r"""Program two meshes and the gains between them with any matrix.
+    r"""Program two meshes and the gains between them with any matrix [K, N], real or complex.
 
     .. math:: A = U \, \mathrm{diag}(gains) \, V, \qquad E_{out} = E_{in} A
-
-    Args:
-        matrix: real or complex matrix [K, N], K and N at least 1.
 
     Reference: Miller, "Self-configuring universal linear optical component", Photonics Research 1
     (2013) 1.
@@ -174,17 +163,11 @@ def svd_decompose(matrix: Any) -> SVDMeshes:
     return SVDMeshes((inputs, outputs), *decompose(u), gains, *decompose(v))
 
 
-def _with_ports(fields: np.ndarray, ports: int) -> np.ndarray:
-    """Fields [B, ports], padded with dark ports."""
-    return np.pad(fields, ((0, 0), (0, ports - fields.shape[1])))
-
-
 def _checked_unitary(unitary: Any) -> np.ndarray:
     array = _finite("unitary", unitary)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) < 2:
         raise ValueError(f"unitary must be [N, N] with N at least 2, got shape {array.shape}")
-    single = array.dtype in (np.float16, np.float32, np.complex64)
-    tolerance = _TOLERANCE_SINGLE if single else _TOLERANCE
+    tolerance = 1e-4 if array.dtype in (np.float16, np.float32, np.complex64) else 1e-10
     array = array.astype(np.complex128)
     with np.errstate(over="ignore", invalid="ignore"):
         deviation = np.max(np.abs(array @ array.conj().T - np.eye(len(array))))

@@ -10,11 +10,9 @@ A chip changes the phases that are written to it in this order:
 The light passes a source whose amplitude fluctuates, couplers that deviate from 50:50, and
 interferometers that absorb. Detectors add noise, and a converter rounds their readings.
 
-Phases are never taken modulo 2 pi: theta shifts the arms of an interferometer by theta / 2 and
--theta / 2 (Neurophox's differential convention), so theta and theta + 2 pi differ by a sign.
-
-Offsets, couplers and losses are drawn once, from the chip's seed. All other noise is drawn anew for
-each evaluation, outside of compiled code, as a `Noise`.
+Phases are never taken modulo 2 pi, as theta and theta + 2 pi differ by a sign. Offsets, couplers
+and losses are drawn once, from the chip's seed. All other noise is drawn anew for each evaluation,
+outside of compiled code, as a `Noise`.
 """
 
 from __future__ import annotations
@@ -40,16 +38,15 @@ class Imperfections:
     r"""How far a chip is from an ideal mesh. Zero always means ideal.
 
     Args:
-        splitter_error: Deviation of the couplers' angles from pi / 4, rad (standard deviation
-            over the chip). 0.05 rad moves 5 % of the power to the other output.
-        phase_offset: Offset of every phase shifter, rad (standard deviation over the chip).
+        splitter_error: Standard deviation of the couplers' angles from pi / 4, rad. 0.05 rad moves
+            5 % of the power to the other output.
+        phase_offset: Standard deviation of the phase shifters' offsets, rad.
         insertion_loss_db: Power loss of an interferometer, dB.
         loss_imbalance_db: Mean additional loss of a path through an interferometer, dB;
             exponentially distributed over the chip, so that no path gains power.
-        drive_bits: Resolution of the drive over 0 .. 2 pi, bits; at most 24.
+        drive_bits: Resolution of the drive over 0 .. 2 pi, bits.
         write_noise: Noise of a phase at every write, rad.
-        crosstalk: Share of a shifter's phase that its neighbours in the column also get, at
-            most 0.5.
+        crosstalk: Share of a shifter's phase that its neighbours in the column also get.
         drift: Random walk of the offsets, rad per square root of an hour of chip time.
         epoch_hours: Chip time per training epoch, hours; needs a drift.
         source_noise: Relative noise of each port's amplitude.
@@ -90,10 +87,7 @@ class Imperfections:
             object.__setattr__(self, name, integer(name, value))
         check_fields(self)
         if not self.drift and self.epoch_hours != type(self).epoch_hours:
-            raise ValueError(
-                "epoch_hours must be left out without drift, as nothing else depends on it, got "
-                f"{self.epoch_hours:g}"
-            )
+            raise ValueError(f"epoch_hours must come with drift, got {self.epoch_hours:g} alone")
 
     @property
     def drive_step(self) -> float:
@@ -108,14 +102,11 @@ class Imperfections:
     @property
     def fabricated(self) -> bool:
         """Whether chips differ from each other, so that the seed matters."""
-        return bool(
-            self.splitter_error or self.phase_offset or self.loss_imbalance_db or self.drift
-        )
+        return any((self.splitter_error, self.phase_offset, self.loss_imbalance_db, self.drift))
 
     @property
     def noisy_readings(self) -> bool:
-        """Whether detectors add noise."""
-        return bool(self.shot_noise or self.thermal_noise or self.read_noise)
+        return any((self.shot_noise, self.thermal_noise, self.read_noise))
 
     @property
     def differentiable(self) -> bool:
@@ -129,14 +120,8 @@ class Imperfections:
 
         The seed determines couplers, losses, offsets and drift; detectors average ``reads`` times.
         """
-        mesh = RectangularMesh(
-            units,
-            num_columns,
-            self.splitter_error,
-            seed,
-            insertion_loss_db=self.insertion_loss_db,
-            loss_imbalance_db=self.loss_imbalance_db,
-        )
+        losses = {name: getattr(self, name) for name in ("insertion_loss_db", "loss_imbalance_db")}
+        mesh = RectangularMesh(units, num_columns, self.splitter_error, seed, **losses)
         return Chip(mesh, self, seed, reads)
 
 
@@ -162,18 +147,12 @@ class Noise(NamedTuple):
     """Random numbers for P evaluations of a batch; fields that a chip does not need are empty.
 
     All have unit variance but ``walk``.
-
-    Attributes:
-        writes: For each shifter, `Phases` of [P, ...].
-        walk: The offsets' drift, `Phases` of [1, ...], rad.
-        source: For each input amplitude, [P, B, N].
-        readings: For each of R readings, [R, P, B, N].
     """
 
-    writes: Any = ()
-    walk: Any = ()
-    source: Any = ()
-    readings: Any = ()
+    writes: Any = ()  # Phases of [P, ...], for each shifter
+    walk: Any = ()  # Phases of [1, ...], the offsets' drift, rad
+    source: Any = ()  # [P, B, N], for each input amplitude
+    readings: Any = ()  # [R, P, B, N], for each of R readings
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,9 +180,12 @@ class Chip:
         """
         strength, light = self.imperfections, (steps, sets, batch, self.mesh.units)
         readings = (steps, self.reads, *light[1:])
+        walk: Any = ()
+        if strength.drift:
+            walk = Phases(*(np.broadcast_to(x, (steps, 1, *x.shape)) for x in _walk(self, epochs)))
         return Noise(
             _per_shifter(self.mesh, rng, (steps, sets)) if strength.write_noise else (),
-            _repeated(_walk(self, epochs), steps) if strength.drift else (),
+            walk,
             normals(rng, light) if strength.source_noise else (),
             normals(rng, readings) if strength.noisy_readings else (),
         )
@@ -216,7 +198,8 @@ class Chip:
         if strength.write_noise:
             phases = _sum(phases, noise.writes, strength.write_noise)
         if strength.crosstalk:
-            heat = (mask * w for mask, w in zip(self._shifters, phases, strict=True))
+            mask = self.mesh.mask.astype(np.float32)  # an idle interferometer has no heaters
+            heat = (mask * phases[0], mask * phases[1], phases[2])
             phases = _sum(phases, map(_neighbour_sum, heat), strength.crosstalk)
         if strength.phase_offset:
             phases = _sum(phases, self.offsets)
@@ -250,10 +233,7 @@ class Chip:
         return tf.reduce_mean(readings, axis=0)
 
     def walk(self, epochs: int) -> Phases:
-        """The drift of the offsets after some epochs, rad.
-
-        The walk is computed from the seed, so that an epoch can be repeated by itself.
-        """
+        """The drift of the offsets after some epochs, rad; each epoch has its random stream."""
         scale = self.imperfections.drift * math.sqrt(self.imperfections.epoch_hours)
         total = Phases(*map(np.zeros_like, self.offsets))
         for epoch in range(epochs):
@@ -261,18 +241,11 @@ class Chip:
             total = Phases(*map(np.add, total, _per_shifter(self.mesh, rng)))
         return _scaled(scale, total)
 
-    @functools.cached_property
-    def _shifters(self) -> Phases:
-        """1 where there is a shifter, 0 where an interferometer is idle."""
-        mask = self.mesh.mask.astype(np.float32)
-        return Phases(mask, mask, np.ones(self.mesh.units, np.float32))
-
 
 def normals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers, float32, drawn from 65,536 equally likely quantiles.
+    """Standard normal numbers, float32, drawn from 65,536 equally likely quantiles up to 4.3.
 
-    This is five times as fast as exact draws. The largest number is 4.3, and no probability is off
-    by more than 2^-17.
+    This is five times as fast as exact draws; no probability is off by more than 2^-17.
     """
     codes = np.frombuffer(rng.bytes(2 * math.prod(shape)), np.uint16)
     return _quantiles().take(codes).reshape(shape)
@@ -285,10 +258,6 @@ def _quantiles() -> np.ndarray:
 
 
 _walk = functools.lru_cache(maxsize=8)(Chip.walk)  # every draw of an epoch needs the same walk
-
-
-def _repeated(phases: Phases, steps: int) -> Phases:
-    return Phases(*(np.broadcast_to(x, (steps, 1, *x.shape)) for x in phases))
 
 
 def _per_shifter(

@@ -1,18 +1,15 @@
-"""A mesh as a Keras 3 layer, which Keras trains, summarises, saves and restores.
+"""A mesh as a Keras 3 layer. Keras must run on TensorFlow, its default. ::
 
-Import this module by itself, ``from meshes.keras import MeshLayer``: it loads Keras and TensorFlow
-at once. Keras must run on TensorFlow, its default. ::
-
-    layers = [
-        keras.Input([16]),
-        MeshLayer(16),  # fields at the output ports, complex
-        Intensities(),  # |E|^2, what detectors see
-        keras.layers.Dense(3, activation="softmax"),
-    ]
-    model = keras.Sequential(layers)
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x, y, epochs=5)
-    model.save("model.keras")
+layers = [
+    keras.Input([16]),
+    MeshLayer(16),  # fields at the output ports, complex
+    Intensities(),  # |E|^2, what detectors see
+    keras.layers.Dense(3, activation="softmax"),
+]
+model = keras.Sequential(layers)
+model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+model.fit(x, y, epochs=5)
+model.save("model.keras")
 """
 
 from __future__ import annotations
@@ -35,16 +32,9 @@ class MeshLayer(keras.layers.Layer):
 
     Inputs are real or complex fields [B, N], outputs complex fields [B, N]. The weights are the
     phases theta and phi [L, M] and gamma [N], rad, which start Haar-random. Idle interferometers
-    have weights, too, but without influence.
-
-    Args:
-        units: number of ports N, at least 2.
-        num_columns: columns of interferometers L; None means N.
-        splitter_error: standard deviation of the couplers' angles, rad.
-        insertion_loss_db: loss of power in every column, dB.
-        seed: seed of the couplers' errors and of the first phases.
-        engine: "native", "xla" or "auto".
-        **kwargs: for the Keras layer, such as ``name``.
+    have weights, too, but without influence. The arguments are those of
+    :class:`meshes.RectangularMesh` and :func:`meshes.propagate`, and of a Keras layer; the seed is
+    that of the first phases, too.
     """
 
     def __init__(
@@ -85,10 +75,9 @@ class MeshLayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         names = ("units", "splitter_error", "insertion_loss_db", "seed")
-        config = {name: getattr(self.mesh, name) for name in names}
-        return (
-            super().get_config() | config | {"num_columns": self.num_columns, "engine": self.engine}
-        )
+        config = {"num_columns": self.num_columns, "engine": self.engine}
+        config |= {name: getattr(self.mesh, name) for name in names}
+        return super().get_config() | config
 
 
 @keras.saving.register_keras_serializable(package="meshes")

@@ -1,22 +1,14 @@
-"""The rectangular mesh: its layout, fabrication and phases.
-
-This is the only module that imports Neurophox, whose ``RectangularMeshModel`` defines which
-interferometers exist and how the phases of a Haar-random unitary are distributed.
-"""
+"""The rectangular mesh: its layout, fabrication and phases. Only this module imports Neurophox."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from meshes import propagation
 from meshes._tensorflow import tf
 from meshes.validation import integer, number
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
 
 _PATHS = 1  # with the seed, the stream of the paths' losses; coupler errors use the seed alone
 
@@ -56,7 +48,7 @@ class RectangularMesh:
         num_columns: number of columns L, at least 1; N if None.
         splitter_error: standard deviation of the coupler angles' errors, rad, drawn once for each
             of the two couplers of every interferometer.
-        seed: seed of that draw.
+        seed: seed of all draws.
         insertion_loss_db: loss of power in each interferometer, dB. Ports that a column does not
             couple lose as much, so that all paths are balanced.
         loss_imbalance_db: mean of a further loss of each port in each column, dB, drawn once from
@@ -67,10 +59,8 @@ class RectangularMesh:
         splitter_errors: delta, float32 [2, L, M], rad, first coupler then second; or None.
         transmission: amplitude that a column passes at each port, float32 [L, N]; or None.
 
-    References:
-        Clements et al., "Optimal design for universal multiport interferometers", Optica 3
-        (2016) 1460; Pai et al., "Matrix optimization on universal unitary photonic devices",
-        Phys. Rev. Applied 11 (2019) 064044 (Neurophox).
+    Reference: Pai et al., "Matrix optimization on universal unitary photonic devices", Phys. Rev.
+    Applied 11 (2019) 064044 (Neurophox).
     """
 
     def __init__(
@@ -106,10 +96,7 @@ class RectangularMesh:
         The power cos^2(theta/2) that crosses over in an interferometer of Haar exponent alpha
         follows P(cos^2(theta/2) <= r) = r^alpha; phi and gamma are uniform in [0, 2 pi). Russell et
         al., "Direct dialling of Haar random unitary matrices", New J. Phys. 19 (2017) 033007, as in
-        Neurophox's ``haar_rect``.
-
-        Returns:
-            Phases of float32 arrays: theta [L, M], phi [L, M], gamma [N], rad.
+        Neurophox's ``haar_rect``. The phases are float32.
         """
         rng = np.random.default_rng(integer("seed", seed, minimum=0))
         shape = self.mask.shape
@@ -172,7 +159,7 @@ class RectangularMesh:
         return alpha
 
 
-def _neurophox() -> ModuleType:
+def _neurophox() -> Any:
     """Neurophox, imported at its first use and after TensorFlow, whose messages it would show."""
     tf.float32  # noqa: B018 (imports TensorFlow without its messages)
     import neurophox.helpers

@@ -1,8 +1,7 @@
 r"""Nonlinear elements between meshes, and amplifiers: complex fields to complex fields.
 
-A nonlinearity is a frozen dataclass whose fields are numbers. To add one, write a class here and
-enter it in NONLINEARITIES. Powers are in units of \|E\|^2. `BlackBox` wraps any function of arrays;
-it has no entry there, as a function cannot be named in text.
+To add a nonlinearity, write a frozen dataclass of numbers and enter it in NONLINEARITIES.
+Powers are in units of \|E\|^2.
 """
 
 from __future__ import annotations
@@ -20,15 +19,10 @@ from meshes.validation import check_fields, number, number_field
 
 
 class Nonlinearity(ABC):
-    """An element that acts on the field of each port separately.
+    """An element that acts on the field of each port separately."""
 
-    Attributes:
-        passive: no field leaves with more power than it enters with.
-        compilable: XLA can compile it.
-    """
-
-    passive: ClassVar[bool] = True
-    compilable: ClassVar[bool] = True
+    passive: ClassVar[bool] = True  # no field leaves with more power than it enters with
+    compilable: ClassVar[bool] = True  # by XLA
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -54,14 +48,9 @@ class ElectroOptic(Nonlinearity):
         f(E) = \sqrt{1 - \alpha} \, e^{-i \psi} \cos(\psi) \, E, \qquad
         \psi = \frac{g |E|^2 + \phi_b}{2}
 
-    A tap sends the power share alpha to a detector. The amplified signal and a bias set the phase
-    between the arms of an interferometer, which the remaining light passes. The paper's global
-    factor i is left out, as no intensity depends on it.
-
-    Args:
-        alpha: power share of the tap, in [0, 1].
-        g: modulator phase per unit of input intensity, rad.
-        phi_b: bias phase, rad. At pi the element is dark at low power.
+    A tap sends the power share alpha to a detector. Its signal g \|E\|^2 and a bias phi_b (rad) set
+    the phase between the arms of an interferometer, which the remaining light passes; at a bias of
+    pi it is dark at low power. The paper's global factor i is left out.
 
     Reference: Williamson et al., "Reprogrammable electro-optic nonlinear activation functions for
     optical neural networks", IEEE J. Sel. Top. Quantum Electron. 26 (2020), arXiv 1903.04579.
@@ -83,6 +72,11 @@ class ElectroOptic(Nonlinearity):
         unit_power_w: float,
     ) -> ElectroOptic:
         """The modulator with these `ModulatorParts`, whose units the arguments name."""
+        number("responsivity_a_per_w", responsivity_a_per_w, minimum=0.0)
+        number("gain_ohm", gain_ohm)
+        number("v_pi_v", v_pi_v, above=0.0)
+        number("bias_v", bias_v)
+        number("unit_power_w", unit_power_w, above=0.0)
         parts = ModulatorParts(tap, responsivity_a_per_w, gain_ohm, v_pi_v, bias_v)
         return parts.at(unit_power_w)
 
@@ -103,12 +97,8 @@ class ModulatorParts:
         g = \frac{\pi \, \alpha \, R \, G \, P_1}{V_\pi}, \qquad
         \phi_b = \frac{\pi V_b}{V_\pi}
 
-    Args:
-        tap: power share of the tap alpha, in [0, 1].
-        responsivity: current of the detector per optical power R, A/W.
-        gain: voltage of the transimpedance amplifier per current G, ohm; negative if it inverts.
-        v_pi: voltage for a phase of pi in the modulator V_pi, V.
-        bias: bias voltage V_b, V.
+    The tap takes the power share alpha; the detector has the responsivity R (A/W), its amplifier
+    the gain G (ohm, negative if it inverts); V_pi (V) makes a phase of pi; the bias is V_b (V).
 
     Reference: Williamson et al., arXiv 1903.04579, equations 5 and 7, with a gain per watt.
     """
@@ -126,23 +116,15 @@ class ModulatorParts:
         r"""The modulator where a field with \|E\|^2 = 1 has the power P_1, ``unit_power``, W."""
         number("unit_power", unit_power, above=0.0)
         drive_v = self.tap * unit_power * self.responsivity * self.gain
-        return ElectroOptic(
-            self.tap, math.pi * drive_v / self.v_pi, math.pi * self.bias / self.v_pi
-        )
+        g, phi_b = (math.pi * voltage / self.v_pi for voltage in (drive_v, self.bias))
+        return ElectroOptic(self.tap, g, phi_b)
 
 
 def electro_optic(fields: Any, tap: Any, g: Any, phi_b: Any) -> Any:
-    r"""Apply `ElectroOptic` with settings that may differ from port to port.
+    """Apply `ElectroOptic` to complex fields [..., N].
 
-    .. math:: f(E) = \cos(t) \, e^{-i \psi} \cos(\psi) \, E, \qquad
-        \psi = \tfrac{1}{2} (g |E|^2 + \varphi_b)
-
-    Args:
-        fields: complex fields [..., N].
-        tap: angle t of the coupler that taps the power share sin^2(t), rad. Like ``g`` and
-            ``phi_b``, a number or a tensor that broadcasts with the fields.
-        g: modulator phase per unit of input intensity, rad.
-        phi_b: bias phase, rad.
+    Its settings are numbers, or tensors that broadcast with the fields; ``tap`` is the angle of the
+    coupler that taps the power share alpha = sin^2(tap), rad.
     """
     xp, real, imag = quadratures(fields)
     trigonometry: Any = tf if tf.is_tensor(phi_b) else math
@@ -163,11 +145,8 @@ class SaturableAbsorber(Nonlinearity):
 
     .. math:: f(E) = \sqrt{1 - l - \frac{d}{1 + |E|^2 / I_s}} \; E
 
-    Args:
-        modulation_depth: d, power share that only dim light loses, in [0, 1).
-        nonsaturable_loss: l, power share that all light loses, in [0, 1); l + d is below 1.
-        saturation_intensity: I_s, at which half of the modulation depth is left, in units of
-            \|E\|^2, above 0.
+    Dim light alone loses the power share d, the modulation depth, all light the share l, and
+    l + d < 1. At the saturation intensity I_s half of d is left.
 
     References: Bao et al., "Atomic-layer graphene as a saturable absorber for ultrafast pulsed
     lasers", Adv. Funct. Mater. 19 (2009) 3077, arXiv 0910.5820 (the law); Shen et al., "Deep
@@ -199,9 +178,8 @@ class Kerr(Nonlinearity):
 
     .. math:: f(E) = e^{i \phi_{nl} |E|^2} E
 
-    Args:
-        phi_nl: phase per unit of intensity, rad: the waveguide's gamma (rad / (W m)) times its
-            length (m) times the power of a field with \|E\|^2 = 1 (W).
+    The phase per unit of intensity, phi_nl, is the waveguide's gamma (rad / (W m)) times its length
+    (m) times the power of a field with \|E\|^2 = 1 (W).
 
     Reference: Agrawal, "Nonlinear Fiber Optics", Academic Press, chapter "Self-phase modulation".
     """
@@ -220,9 +198,7 @@ class ModReLU(Nonlinearity):
 
     .. math:: f(E) = \max(|E| + b, 0) \, \frac{E}{|E|}
 
-    Args:
-        bias: b, minus the radius of the dead zone, in units of \|E\|, at most 0. (A positive bias
-            would be a gain, with a jump at E = 0.)
+    The bias b is minus the zone's radius. (A positive one would be a gain, with a jump at E = 0.)
 
     Reference: Arjovsky et al., "Unitary evolution recurrent neural networks", arXiv 1511.06464.
     """
@@ -242,7 +218,6 @@ class ModReLU(Nonlinearity):
 class ZReLU(Nonlinearity):
     """Passes the first quadrant only: f(E) = E if Re E >= 0 and Im E >= 0, else 0.
 
-    It depends on the phase of the light, not only on its power.
     Reference: Guberman, "On complex valued convolutional neural networks", arXiv 1602.09046.
     """
 
@@ -256,7 +231,6 @@ class ZReLU(Nonlinearity):
 class CReLU(Nonlinearity):
     """Rectifies both quadratures: f(E) = max(Re E, 0) + i max(Im E, 0).
 
-    It depends on the phase of the light, not only on its power.
     Reference: Trabelsi et al., "Deep complex networks", ICLR 2018, arXiv 1705.09792.
     """
 
@@ -281,7 +255,7 @@ class Modulus(Nonlinearity):
 class SquareLaw(Nonlinearity):
     r"""A detector whose signal sets the amplitude of new light: :math:`f(E) = |E|^2`.
 
-    The phase is discarded. A field of amplitude 1 keeps its power, a brighter one gains power.
+    Fields of an amplitude above 1 gain power.
     Reference: Saleh and Teich, "Fundamentals of Photonics", Wiley, chapter on photodetectors.
     """
 
@@ -294,15 +268,11 @@ class SquareLaw(Nonlinearity):
 
 @dataclass(frozen=True)
 class BlackBox(Nonlinearity):
-    """Any function of NumPy arrays, such as a measured table or an instrument.
+    """Any function of NumPy arrays [..., N] that keeps their shape, such as an instrument.
 
     As nothing is known about the function, it counts as active, has no gradient, and XLA cannot
-    compile it.
-
-    Args:
-        function: maps fields [..., N] to an array of the same shape. Its result is cast to complex
-            for complex fields. Real values (in a digital layer) stay real; only outside of
-            TensorFlow may the function make complex fields of them.
+    compile it. Real values (in a digital layer) stay real; only outside of TensorFlow may the
+    function make complex fields of them.
     """
 
     function: Callable[[np.ndarray], Any]
@@ -314,9 +284,9 @@ class BlackBox(Nonlinearity):
             raise TypeError(f"function must be callable, got {self.function!r}")
 
     def __call__(self, fields: Any) -> Any:
-        return self._through_tensorflow(fields) if tf.is_tensor(fields) else self._evaluate(fields)
+        if not tf.is_tensor(fields):
+            return self._evaluate(fields)
 
-    def _through_tensorflow(self, fields: Any) -> Any:
         @tf.custom_gradient
         def apply(x: Any) -> tuple[Any, Callable[..., Any]]:
             y = tf.ensure_shape(tf.numpy_function(self._evaluate_same_type, [x], x.dtype), x.shape)
@@ -382,14 +352,9 @@ class Amplifier:
     .. math:: f(E) = \sqrt{G} \, E, \qquad \text{or} \quad
         f(E) = \sqrt{\frac{P}{\sum_p |E_p|^2}} \; E
 
-    A fixed gain keeps the ratio of bright and dim samples. A level is an automatic gain control: it
-    brings the total power of every sample to the same value; dark samples stay dark. Spontaneous
-    emission is not modelled, so an amplifier adds no noise.
-
-    Args:
-        gain: G, output power per input power, above 0; below 1 it attenuates.
-        level: P, total output power of every sample, in units of \|E\|^2, above 0. Set either a
-            gain or a level.
+    Set either a gain G of power or a level P. A level is an automatic gain control: it brings the
+    total power of every sample to P; dark samples stay dark. Spontaneous emission is not modelled,
+    so an amplifier adds no noise.
 
     Reference: Agrawal, "Fiber-Optic Communication Systems", Wiley, chapter "Optical amplifiers".
     """

@@ -1,12 +1,8 @@
 """Pictures of meshes, of the light in them and of nonlinearities.
 
-Each function draws on the axes that it gets and returns them. A mesh has N ports and L columns; its
-phases are theta, phi [L, M] and gamma [N] in rad. To write one picture of each kind, run
-``python -m meshes.plotting --output pictures``.
-
-Colours suit the colour-blind and remain distinct in grey (except that x and 2 pi - x look alike on
-the cyclic scale of phi and gamma). Lines take the colour of the axes' labels, so that they fit
-light and dark styles. Matplotlib is imported when the first picture is drawn.
+Each function draws on the axes that it gets and returns them. ``python -m meshes.plotting --output
+pictures`` writes one picture of each kind. Colours suit the colour-blind, and lines take the colour
+of the axes' labels. Matplotlib is imported when the first picture is drawn.
 """
 
 from __future__ import annotations
@@ -56,8 +52,15 @@ def plot_phases(axes: Axes, mesh: RectangularMesh, phases: Phases, which: str = 
         screen = _boxes(np.full(mesh.units, first), np.arange(mesh.units), 0.66, 0.66)
         boxes = np.concatenate([boxes, screen])
         values = np.concatenate([values, _active(phases, mesh, "gamma")])
-    _draw_phases(axes, boxes, values, _limits(which, values), colours, label)
-    _draw_waveguides(axes, mesh, first)
+    _draw_boxes(axes, boxes, label, array=values, clim=_limits(which, values), cmap=colours)
+    ink, start, end = _ink(axes), first - 0.5, mesh.num_columns - 0.5
+    axes.hlines(range(mesh.units), start, end, colors=ink, linewidths=0.5, zorder=1)
+    idle = np.flatnonzero(~mesh.mask[:, -1])
+    x, y = np.tile(idle, 2), np.repeat([0, mesh.units - 1], len(idle))
+    axes.plot(x, y, "x", color=ink, markersize=min(5.0, 80 / mesh.units))
+    axes.set(xlim=(start, end), ylim=(mesh.units - 0.4, -0.6))
+    _label_grid(axes, "column (×: idle pair)" if len(idle) else "column", "port")
+    axes.xaxis.set_major_formatter(lambda value, _: "γ" if value == -1 else f"{value:g}")
     return axes
 
 
@@ -80,41 +83,19 @@ def _boxes(x: np.ndarray, y: np.ndarray, width: Any, height: Any) -> np.ndarray:
     return np.stack([left, top, right, top, right, bottom, left, bottom], axis=-1).reshape(-1, 4, 2)
 
 
-def _draw_phases(
-    axes: Axes,
-    boxes: np.ndarray,
-    phases: np.ndarray,
-    limits: tuple[float, float],
-    colours: str,
-    label: str,
-) -> None:
-    """Draw boxes [K, 4, 2] in the colours of their phases [K], and the colour bar."""
+def _draw_boxes(axes: Axes, boxes: np.ndarray, label: str, **colours: Any) -> None:
+    """Draw boxes [K, 4, 2] in the colours of their phases, and the colour bar."""
     from matplotlib.collections import PolyCollection
 
     edge = min(0.5, 6 / np.sqrt(len(boxes)))
-    drawn = PolyCollection(list(boxes), array=phases, cmap=colours, clim=limits)
+    drawn = PolyCollection(list(boxes), **colours)
     drawn.set(edgecolor=_ink(axes), linewidth=edge, zorder=2)
     axes.add_collection(drawn)
     _label_in_pi(axes.figure.colorbar(drawn, ax=axes, label=label).ax.yaxis)
 
 
-def _draw_waveguides(axes: Axes, mesh: RectangularMesh, first_column: int) -> None:
-    """Draw lines along the ports, crosses at idle pairs, and the labelled grid."""
-    ink, start, end = _ink(axes), first_column - 0.5, mesh.num_columns - 0.5
-    axes.hlines(range(mesh.units), start, end, colors=ink, linewidths=0.5, zorder=1)
-    idle = np.flatnonzero(~mesh.mask[:, -1])
-    x, y = np.tile(idle, 2), np.repeat([0, mesh.units - 1], len(idle))
-    axes.plot(x, y, "x", color=ink, markersize=min(5.0, 80 / mesh.units))
-    axes.set(xlim=(start, end), ylim=(mesh.units - 0.4, -0.6))
-    _label_grid(axes, "column (×: idle pair)" if len(idle) else "column", "port")
-    axes.xaxis.set_major_formatter(lambda value, _: "γ" if value == -1 else f"{value:g}")
-
-
 def plot_light(axes: Axes, mesh: RectangularMesh, phases: Phases, fields: Any) -> Axes:
-    r"""Draw the mean intensity of fields [B, N] or [N] before and after each column of a mesh.
-
-    .. math:: I_l = \frac{1}{B} \sum_b |E_{l,b}|^2
-    """
+    """Draw the mean intensity of fields [B, N] or [N] before and after each column of a mesh."""
     places = fields_by_column(mesh, phases, np.atleast_2d(fields))
     intensity = np.mean(np.abs(places) ** 2, axis=1)
     _draw_image(axes, intensity.T, "intensity |E|² (arb. units)", aspect="auto")
@@ -151,7 +132,7 @@ def _draw_squares(axes: Axes, matrix: np.ndarray) -> None:
     magnitude, phase = np.abs(matrix).ravel(), np.mod(np.angle(matrix), _TURN).ravel()
     side = 0.95 * magnitude / max(magnitude.max(), np.finfo(float).tiny)
     boxes, label = _boxes(columns, rows, side, side), "phase arg U (rad); side: |U|"
-    _draw_phases(axes, boxes, phase, (0, _TURN), _CYCLIC, label)
+    _draw_boxes(axes, boxes, label, array=phase, clim=(0, _TURN), cmap=_CYCLIC)
     height, width = matrix.shape
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal")
 
@@ -159,10 +140,7 @@ def _draw_squares(axes: Axes, matrix: np.ndarray) -> None:
 def plot_phase_distribution(
     axes: Axes, before: Phases, after: Phases, mesh: RectangularMesh, which: str = "theta"
 ) -> Axes:
-    """Draw histograms of the phases before and after training, without those of idle pairs.
-
-    ``which`` is "theta"; or "phi" or "gamma", modulo 2 pi.
-    """
+    """Draw histograms of theta, or of phi or gamma modulo 2 pi, before and after training."""
     choice("which", which, _SYMBOLS)
     old, new = (
         _active(Phases(*one_set(name, phases, mesh)), mesh, which)
@@ -179,15 +157,16 @@ def plot_phase_distribution(
 
 
 def plot_transfer(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> Axes:
-    r"""Draw a nonlinearity's output intensity and phase over the input intensity.
-
-    .. math:: |f(E)|^2 \text{ and } \arg(f(E) / E) \text{ over } |E|^2
+    r"""Draw a nonlinearity's output intensity \|f(E)\|^2 and phase arg f(E) / E over \|E\|^2.
 
     The curves are for E > 0. If the input phase matters, a band spans the output intensities over
     all input phases. The phase has its ordinate on the right (twin axes) and is not drawn where no
     light leaves. The nonlinearity maps complex fields [..., N] to fields; its name is the title.
     """
-    power, out = _transfer(nonlinearity)
+    power = np.logspace(-3, 2, 1001)
+    turns = np.exp(1j * np.linspace(0, _TURN, 16, endpoint=False))
+    fields = np.sqrt(power)[:, None, None] * turns[:, None]  # each field is a sample of one port
+    out = np.asarray(nonlinearity(fields))[..., 0]  # [1001, 16]
     intensity, dark = np.abs(out) ** 2, out[:, 0] == 0.0
     axes.set(xscale="log", yscale="log", xlabel="input intensity |E|² (arb. units)", title=name)
     axes.set_ylabel("output intensity |f(E)|² (arb. units)")
@@ -201,14 +180,6 @@ def plot_transfer(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> 
         handles["any input phase"] = _plot_band(axes, power, intensity)
     axes.legend(handles.values(), handles.keys())
     return axes
-
-
-def _transfer(nonlinearity: Callable[[Any], Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Input intensities [K], and output fields [K, 16] for 16 input phases from 0."""
-    power = np.logspace(-3, 2, 1001)
-    turns = np.exp(1j * np.linspace(0, _TURN, 16, endpoint=False))
-    fields = np.sqrt(power)[:, None, None] * turns[:, None]  # each field is a sample of one port
-    return power, np.asarray(nonlinearity(fields))[..., 0]
 
 
 def _plot_band(axes: Axes, x: np.ndarray, values: np.ndarray) -> Any:
@@ -234,9 +205,8 @@ def _plot_unwrapped(axes: Axes, x: np.ndarray, phase: np.ndarray, hidden: np.nda
 class Knob:
     """A picture with a slider, for the last line of a notebook cell.
 
-    ``draw`` fills a figure, of ``figsize`` inches, for a value of the slider. The slider goes from
-    ``low`` to ``high`` and starts at ``value``; its label has the unit. Without ipywidgets, or
-    where the page is only read, the picture is that of ``value``.
+    ``draw`` fills a figure for a value of the slider. Without ipywidgets, or where the page is only
+    read, the picture is that of the initial ``value``.
     """
 
     draw: Callable[[Figure, float], Any]
@@ -291,38 +261,16 @@ def _label_grid(axes: Axes, across: str, down: str) -> None:
 
 def _label_in_pi(axis: Axis) -> None:
     """Put ticks at multiples of pi / 2."""
-    from matplotlib.ticker import FuncFormatter, MultipleLocator
+    from matplotlib.ticker import MultipleLocator
+
+    def label(value: float, _: Any) -> str:
+        halves = round(2 * value / np.pi)
+        count, unit = (halves // 2, "π") if halves % 2 == 0 else (halves, "π/2")
+        number = {1: "", -1: "−"}.get(count, f"{count}".replace("-", "−"))
+        return number + unit if count else "0"
 
     axis.set_major_locator(MultipleLocator(np.pi / 2))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _in_pi(round(2 * value / np.pi))))
-
-
-def _in_pi(halves: int) -> str:
-    """The tick label of halves * pi / 2."""
-    count, unit = (halves // 2, "π") if halves % 2 == 0 else (halves, "π/2")
-    if count == 0:
-        return "0"
-    return {1: "", -1: "−"}.get(count, f"{count}".replace("-", "−")) + unit
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m meshes.plotting",
-        description="Write one picture of each kind as PNG: a small mesh with random phases, the "
-        "light in it, its matrix, and the transfer curves of all nonlinearities.",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="directory for the pictures")
-    help_ports = "ports of the mesh, 2 to 128 (default: 8)"
-    add("--ports", type=_port_count, default=8, metavar="N", help=help_ports)
-    add("--dark", action="store_true", help="draw on a dark background")
-    return parser
-
-
-def _port_count(text: str) -> int:
-    if not (text.isdecimal() and 2 <= int(text) <= 128):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 2 to 128, got {text!r}")
-    return int(text)
+    axis.set_major_formatter(label)
 
 
 def _pictures(ports: int) -> dict[str, Callable[[Axes], Axes]]:
@@ -346,8 +294,19 @@ def _pictures(ports: int) -> dict[str, Callable[[Axes], Axes]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the pictures that the command line asks for; exit with status 2 on an error."""
-    parser = _parser()
+    parser = argparse.ArgumentParser(
+        prog="python -m meshes.plotting",
+        description="Write one picture of each kind as PNG: a small mesh with random phases, the "
+        "light in it, its matrix, and the transfer curves of all nonlinearities.",
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="directory for the pictures")
+    ports_help = "ports of the mesh, 2 to 128 (default: 8)"
+    add("--ports", type=int, default=8, metavar="N", help=ports_help)
+    add("--dark", action="store_true", help="draw on a dark background")
     options = parser.parse_args(arguments)
+    if not 2 <= options.ports <= 128:
+        parser.error(f"--ports must be from 2 to 128, got {options.ports}")
     from matplotlib import style
     from matplotlib.figure import Figure
 

@@ -30,20 +30,17 @@ def propagate(
 
     .. math:: E_{out} = E_{in} \, U(\theta, \phi, \gamma)
 
-    Differentiable in the phases and the fields.
+    Differentiable in the phases and the fields. The result, complex, is a tensor if any argument is
+    one, else a NumPy array.
 
     Args:
-        mesh: the mesh, of N ports, L columns and M = N // 2 interferometers a column.
+        mesh: a mesh of N ports, L columns and M = N // 2 interferometers a column.
         phases: theta, phi [L, M] and gamma [N], rad; or P sets of them, with a leading axis P.
             They set the precision: float64 phases give complex128 fields.
         fields: real or complex amplitudes [B, N], or [P, B, N] for one batch per set of phases,
             or [1, B, N].
         engine: "native" (compiled for the CPU, float32), "xla" (TensorFlow, any device) or
             "auto": native, but XLA where TensorFlow sees a GPU and for float64 phases.
-
-    Returns:
-        Complex fields [B, N], or [P, B, N] if the phases or the fields have a leading axis: a
-        tensor if any argument is one, else a NumPy array.
     """
     return _run(mesh, phases, fields, engine, detect=False)
 
@@ -51,12 +48,9 @@ def propagate(
 def intensities(
     mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any, engine: str = "auto"
 ) -> Any:
-    r"""Propagate fields through a mesh and detect real intensities [B, N] or [P, B, N].
+    r"""Propagate fields as :func:`propagate` does and detect real intensities.
 
     .. math:: I = |E_{in} \, U(\theta, \phi, \gamma)|^2
-
-    The arguments are those of :func:`propagate`. The native engine squares before it writes, which
-    saves a pass over the fields.
     """
     return _run(mesh, phases, fields, engine, detect=True)
 
@@ -80,28 +74,22 @@ def _sees_gpu() -> bool:
 def _run(
     mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any, engine: str, detect: bool
 ) -> Any:
-    """Bring the arguments to the engines' form, run one, and restore the caller's axes."""
     symbolic = any(_is_tensor(x) for x in (*phases, fields))
     theta, phi, gamma, fields = _one_precision(phases, fields, symbolic)
     _check_shapes(mesh, theta, phi, gamma, fields)
     stacked = len(theta.shape) == 3 or len(fields.shape) == 3
     theta, phi, fields = (x if len(x.shape) == 3 else x[None] for x in (theta, phi, fields))
     gamma = gamma if len(gamma.shape) == 2 else gamma[None]
-    function = functools.partial(_ENGINES[resolve_engine(engine, _dtype(theta))], detect=detect)
-    result = _broadcast(function, mesh, theta, phi, gamma, fields)
+    function = _ENGINES[resolve_engine(engine, _dtype(theta))]
+    if theta.shape[0] == 1 and fields.shape[0] != 1:  # join the batches of one set of phases
+        batch = (tf if symbolic else np).reshape(fields, (1, -1, mesh.units))
+        result = function(mesh, theta, phi, gamma, batch, detect=detect)
+        xp = tf if _is_tensor(result) else np
+        result = xp.reshape(result, xp.shape(fields))
+    else:
+        result = function(mesh, theta, phi, gamma, fields, detect=detect)
     result = result if stacked else result[0]
     return result if symbolic else np.asarray(result)
-
-
-def _broadcast(function: Callable[..., Any], mesh: FabricatedMesh, *arguments: Any) -> Any:
-    """Propagate several batches through one set of phases as one large batch."""
-    theta, phi, gamma, fields = arguments
-    if theta.shape[0] != 1 or fields.shape[0] == 1:
-        return function(mesh, theta, phi, gamma, fields)
-    xp = tf if _is_tensor(fields) else np
-    result = function(mesh, theta, phi, gamma, xp.reshape(fields, (1, -1, mesh.units)))
-    xp = tf if _is_tensor(result) else np
-    return xp.reshape(result, xp.shape(fields))
 
 
 def _one_precision(phases: tuple[Any, Any, Any], fields: Any, symbolic: bool) -> list[Any]:
@@ -127,14 +115,14 @@ def _dtype(x: Any) -> np.dtype:
 def _check_shapes(mesh: FabricatedMesh, theta: Any, phi: Any, gamma: Any, fields: Any) -> None:
     L, M, N = mesh.num_columns, mesh.num_interferometers, mesh.units
     sets = [
-        _leading_axes("phases.theta", theta, (L, M), "[L, M] or [P, L, M]", 0),
-        _leading_axes("phases.phi", phi, (L, M), "[L, M] or [P, L, M]", 0),
-        _leading_axes("phases.gamma", gamma, (N,), "[N] or [P, N]", 0),
+        _leading_axes("phases.theta", theta, "L, M", (L, M)),
+        _leading_axes("phases.phi", phi, "L, M", (L, M)),
+        _leading_axes("phases.gamma", gamma, "N", (N,)),
     ]
     if any(x != sets[0] for x in sets):
         shapes = ", ".join(str(tuple(x.shape)) for x in (theta, phi, gamma))
         raise ValueError(f"phases must all lead with the same axis P or with none, got {shapes}")
-    batches = _leading_axes("fields", fields, (N,), "[B, N] or [P, B, N]", 1)[:-1]
+    batches = _leading_axes("fields", fields, "B, N", (None, N))
     if len({*batches, *sets[0]} - {1, None}) > 1:
         raise ValueError(
             f"fields must lead with 1 or as many batches as there are sets of phases,"
@@ -143,15 +131,15 @@ def _check_shapes(mesh: FabricatedMesh, theta: Any, phi: Any, gamma: Any, fields
 
 
 def _leading_axes(
-    name: str, value: Any, last: tuple[int, ...], form: str, required: int
+    name: str, value: Any, form: str, last: tuple[int | None, ...]
 ) -> tuple[int | None, ...]:
-    """The ``required`` axes before ``last``, or one more; a length of None fits any."""
+    """The axis P before ``last``, if there is one; a length of None fits any."""
     shape = tuple(value.shape)
     lead = len(shape) - len(last)
-    fits = lead in (required, required + 1) and all(
-        length in (None, expected) for length, expected in zip(shape[lead:], last, strict=True)
+    fits = lead in (0, 1) and all(
+        size == expected or None in (size, expected)
+        for size, expected in zip(shape[lead:], last, strict=True)
     )
     if not fits:
-        sizes = ", ".join(map(str, last))
-        raise ValueError(f"{name} must be {form}, ending in ({sizes}) here, got shape {shape}")
+        raise ValueError(f"{name} must be [{form}] or [P, {form}], here {last}, got shape {shape}")
     return shape[:lead]

@@ -50,11 +50,9 @@ def number(
 
 
 def number_field(default: Any = MISSING, **limits: float) -> Any:
-    """Declare a dataclass field that `check_fields` requires to be a number within limits.
+    """Declare a dataclass field that `check_fields` requires to pass `number` with these limits.
 
-    Args:
-        default: Default value; without one, the field is required. None makes it optional.
-        limits: ``minimum``, ``maximum``, ``above`` or ``below``, see `number`.
+    Without a default the field is required; a default of None makes it optional.
     """
     return field(default=default, metadata={"limits": limits})
 
@@ -84,9 +82,9 @@ def closest(value: Any, options: Iterable[str]) -> str:
 
 
 def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any]]) -> Any:
-    """Build one of the registry's dataclasses from ``"name"`` or ``"name:key=value,..."``.
+    """Build one of the registry's dataclasses, whose fields are numbers, from its specification.
 
-    Errors name the ``argument`` that the text stands for. The dataclasses' fields are numbers.
+    The text is ``"name"`` or ``"name:key=value,..."``. Errors name the ``argument`` it stands for.
     """
     if not isinstance(text, str):
         raise TypeError(f"{argument} must be written NAME or NAME:key=value,...; got {text!r}")

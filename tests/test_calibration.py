@@ -62,11 +62,8 @@ class TestTurns:
         np.testing.assert_allclose(listed, values(mesh, phases), atol=1e-6)
         rounding = from_values(mesh, np.full(len(listed), -1e-20))
         assert (values(mesh, within_a_turn(mesh, rounding)) == 0).all()
-
-    def test_arms_are_both_or_the_upper(self):
-        mesh = RectangularMesh(2)
         with pytest.raises(ValueError, match="arms must be one of both, upper; got 'lower'"):
-            within_a_turn(mesh, mesh.initial_phases(), arms="lower")
+            within_a_turn(mesh, phases, arms="lower")
 
 
 def upper_arm_matrix(mesh, phases):
@@ -141,14 +138,11 @@ class TestRoundTrips:
         assert curve.phase(lower) < curve.phase(voltage)
         assert curve.phase(voltage) - curve.phases[0] < TURN
 
-    def test_arrays_of_any_shape(self):
+    def test_a_measured_heater_is_close_to_its_law(self):
         phases = np.random.default_rng(0).uniform(0, TURN, (3, 4, 5)).astype(np.float32)
         law = HeaterLaw(5, phase_0=1)
         table = MeasuredCurve(np.linspace(0, 9, 40), law.phase(np.linspace(0, 9, 40)))
-        for curve in (law, table):
-            assert curve.voltage(phases).shape == (3, 4, 5)
-            assert apart(curve.phase(curve.voltage(phases)), phases).max() < 1e-6
-        # Twenty measured points a turn come as close to the law they were taken from.
+        assert table.voltage(phases).shape == (3, 4, 5)
         np.testing.assert_allclose(table.voltage(phases), law.voltage(phases), atol=0.05)
 
 
@@ -159,41 +153,30 @@ class TestCurves:
         np.testing.assert_allclose(law.voltage([0.3, 0.3 + np.pi]), [0, 5])
         np.testing.assert_allclose(law.phase(-5), law.phase(5))
 
-    def test_phases_below_the_first_take_the_turn_above(self):
-        law = HeaterLaw(5.0, phase_0=1.0)
-        assert law.voltage(0.0) == pytest.approx(5 * np.sqrt((TURN - 1) / np.pi))
-
     def test_rounding_does_not_cost_a_turn(self):
         assert HeaterLaw(5.0, phase_0=1.0).voltage(np.float64(1) - 1e-12) == 0
         assert HeaterLaw(5.0, max_voltage=5.0).voltage(np.pi + 1e-12) == 5.0
 
-    def test_beyond_the_drive(self):
-        law = HeaterLaw(5.0, max_voltage=6.0)
-        with pytest.raises(ValueError, match=r"phase .* got 5"):
-            law.voltage([1.0, 5.0])
-        with pytest.raises(ValueError, match="voltage must be from -6 to 6"):
-            law.phase(7.0)
-        with pytest.raises(ValueError, match="phase must be finite"):
-            law.voltage([0.0, np.nan])
-
-    def test_beyond_the_measured_points(self):
-        curve = MeasuredCurve([0, 1, 2], [0.5, 1, 3])
-        with pytest.raises(ValueError, match=r"from 0\.5 to 3 rad modulo 2 pi.*got 4"):
-            curve.voltage(4.0)
-        with pytest.raises(ValueError, match="voltage must be from 0 to 2"):
-            curve.phase(2.5)
+    def test_refuses_what_it_cannot_reach(self):
+        law, curve = HeaterLaw(5.0, max_voltage=6.0), MeasuredCurve([0, 1, 2], [0.5, 1, 3])
+        for function, value, message in [
+            (law.voltage, [1.0, 5.0], "phase .* got 5"),
+            (law.voltage, [0.0, np.nan], "phase must be finite"),
+            (law.phase, 7.0, "voltage must be from -6 to 6, got 7"),
+            (curve.voltage, 4.0, r"from 0\.5 to 3 rad modulo 2 pi.*got 4"),
+            (curve.phase, 2.5, "voltage must be from 0 to 2, got 2.5"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                function(value)
 
     @pytest.mark.parametrize(
         ("curve", "settings", "error"),
         [
             (HeaterLaw, (0,), "v_pi must be greater than 0"),
-            (HeaterLaw, (5, np.inf), "phase_0 must be finite"),
             (HeaterLaw, (5, 0, -1), "max_voltage must be greater than 0"),
-            (MeasuredCurve, ([0, 1, 2], [0, 3, 3]), "phases must increase, got 3 after 3"),
             (MeasuredCurve, ([0, 1, 1], [0, 3, 6]), "voltages must increase, got 1 after 1"),
             (MeasuredCurve, ([0, 1], [0, 3, 6]), "voltages and phases .*got 2 and 3"),
             (MeasuredCurve, ([0], [0]), r"voltages must be \[K\] with K of at least 2"),
-            (MeasuredCurve, ([[0, 1]], [0, 1]), r"voltages must be \[K\]"),
             (MeasuredCurve, ([0, np.nan], [0, 1]), "voltages must be finite"),
         ],
     )

@@ -69,11 +69,6 @@ def readings(chip, engine="native", seed=0, phase_seed=3):
     return np.asarray(chip.read(chip.mesh.intensities(emitted, driven, engine), noise))
 
 
-def test_every_imperfection_is_tested_here():
-    names = {field.name for field in fields(Imperfections)}
-    assert names == STRENGTHS.keys() | {"epoch_hours"}  # which has a meaning with drift alone
-
-
 class TestStrength:
     @pytest.mark.parametrize("engine", ["native", "xla"])
     def test_none_is_an_ideal_mesh_to_the_bit(self, engine):
@@ -91,20 +86,15 @@ class TestStrength:
         np.testing.assert_allclose(native, xla, rtol=1e-5, atol=tolerance)
 
     @few
-    @given(st.integers(0, 2**31), st.sampled_from(["write_noise", "drift", "crosstalk"]))
-    def test_phases_change_no_energy(self, seed, name):
-        chip = Imperfections(**{name: 0.3}).fabricate(N, seed=seed)
-        total = np.sum(readings(chip, seed=seed), axis=-1)[0]
-        np.testing.assert_allclose(total, np.sum(light(seed) ** 2, axis=-1), rtol=1e-5)
-
-    @few
-    @given(st.integers(0, 2**31), st.floats(0, 3), st.floats(0, 3))
+    @given(st.integers(0, 2**31), st.floats(0, 3), st.just(0.0) | st.floats(0, 3))
     def test_energy_never_grows(self, seed, loss, imbalance):
         losses = {"insertion_loss_db": loss, "loss_imbalance_db": imbalance}
-        made = Imperfections(splitter_error=0.1, **losses)
+        made = Imperfections(splitter_error=0.1, write_noise=0.3, crosstalk=0.3, **losses)
         total = np.sum(readings(made.fabricate(N, seed=seed), seed=seed), axis=-1)[0]
         limit = np.sum(light(seed) ** 2, axis=-1) * 10 ** (-N * loss / 10)
         assert (total <= limit * (1 + 1e-5)).all()
+        if imbalance == 0:
+            np.testing.assert_allclose(total, limit, rtol=1e-5)
 
 
 class TestPhases:
@@ -186,8 +176,7 @@ class TestReadings:
         np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
         assert levels.max() == pytest.approx(2**bits - 1)
 
-    def test_the_dark_is_read_as_dark(self):
-        assert not self.read(np.zeros(N), adc_bits=4, shot_noise=0.1, read_noise=0.1).any()
+        assert not self.read(np.zeros(N), adc_bits=bits, shot_noise=0.1, read_noise=0.1).any()
 
     def test_photons_counted(self):
         """A microwatt at 1550 nm is 7,803 photons a nanosecond."""
@@ -209,22 +198,20 @@ class TestDraws:
             first, second = np.ravel(array[0, 0]), np.ravel(array[0, 1])
             assert abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(first.size)
 
-    def test_only_what_is_needed_is_drawn(self):
+    def test_light_is_steady_unless_something_fresh_acts_on_it(self):
+        names = {field.name for field in fields(Imperfections)}
+        assert names == STRENGTHS.keys() | {"epoch_hours"}  # which has a meaning with drift alone
+        unsteady = {
+            name for name in STRENGTHS if not Imperfections(**{name: STRENGTHS[name]}).steady
+        }
+        assert unsteady == {"write_noise", "source_noise", "drift"}
         chip = Imperfections(splitter_error=0.1, drive_bits=8).fabricate(N)
         assert chip.draw(np.random.default_rng(0), 1, 2, B) == QUIET
-
-    @pytest.mark.parametrize("name", STRENGTHS)
-    def test_light_is_steady_unless_something_fresh_acts_on_it(self, name):
-        made = Imperfections(**{name: STRENGTHS[name]})
-        assert made.steady == (name not in {"write_noise", "source_noise", "drift"})
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        *(("drive_bits", 2.5), ("drive_bits", 25), ("adc_bits", -1)),
-        *(("crosstalk", 0.6), ("phase_offset", -1), ("epoch_hours", 3)),
-    ],
+    [("drive_bits", 2.5), ("adc_bits", 25), ("crosstalk", 0.6), ("epoch_hours", 3)],
 )
 def test_refuses_impossible_strengths(name, value):
     with pytest.raises((ValueError, TypeError), match=f"{name} must .*got {value}"):
@@ -295,7 +282,7 @@ class TestTraining:
 
 class TestStepSize:
     def test_the_best_step_is_where_noise_and_curvature_are_balanced(self):
-        """On a cubic with known noise: the closed form, and no other step does better."""
+        """On a cubic with known noise: the closed form, the minimum of the squared error."""
         rng = np.random.default_rng(0)
         count, noise = 20_000, 1e-6
         a, b = rng.normal(2, 1, count), rng.normal(0, 10, count)
@@ -306,27 +293,18 @@ class TestStepSize:
         straight = 2.0 * LADDER[:, None] * np.ones(64)
         assert best_step(LADDER, straight, 1e-4) == pytest.approx(LADDER.max())
 
-        def error(step):
-            return 100 * step**4 + noise / (2 * step**2)
-
-        assert error(expected) <= min(error(0.9 * expected), error(1.1 * expected))
-
     def test_a_digital_drive_gets_a_multiple_of_its_step(self):
         quantum = 2 * math.pi / 2**6
         step = probe_step(lambda step, sign: np.full(64, 1.0 + sign * step), quantum)
         assert step == pytest.approx(quantum)
 
-    def test_more_noise_makes_a_longer_step(self):
-        steps = [
+    def test_more_noise_makes_a_longer_step_which_survives_a_checkpoint(self, tmp_path):
+        models = [
             trained(imperfections=f"read_noise={noise}", epsilon="auto", meshes=1, epochs=1)
-            .history[0]
-            .epsilon
             for noise in (0.01, 0.3)
         ]
+        steps = [model.history[0].epsilon for model in models]
         assert 1e-3 <= steps[0] < steps[1] <= LADDER.max()
-
-    def test_the_step_survives_a_checkpoint(self, tmp_path):
-        model = trained(epsilon="auto", meshes=1, epochs=1)
-        position = Position(block=0, epoch=1, epsilon=model.history[0].epsilon)
-        save_checkpoint(model, position, tmp_path / "c.npz")
+        position = Position(block=0, epoch=1, epsilon=steps[1])
+        save_checkpoint(models[1], position, tmp_path / "c.npz")
         assert load_checkpoint(tmp_path / "c.npz")[1].epsilon == position.epsilon

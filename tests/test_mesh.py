@@ -91,12 +91,6 @@ class TestConventions:
         assert_every_engine_gives(mesh, bar, np.diag([1j, -1j, 1j, -1j]))
         assert_every_engine_gives(mesh, cross, 1j * np.eye(4)[[1, 0, 3, 2]])
 
-    @pytest.mark.parametrize("units", [4, 5])
-    def test_cross_states_carry_light_down_one_port_a_column(self, units):
-        mesh = RectangularMesh(units, units - 1)
-        power = np.abs(mesh.matrix(equal_phases(mesh, 0.0, 0.0))) ** 2
-        assert power[0, units - 1] == pytest.approx(1.0, abs=1e-6)
-
     def test_idle_pair_at_even_units(self):
         """Ports N - 1 and 0 are multiplied by -i in odd columns and do not mix."""
         mesh = RectangularMesh(6, 2)
@@ -174,13 +168,16 @@ class TestAxes:
             alone = mesh.propagate(batch, Phases(*(x[p] for x in phases)), engine="xla")
             np.testing.assert_allclose(out[p], alone, atol=1e-6)
 
-    @pytest.mark.parametrize("tensors", [False, True])
-    def test_one_set_of_phases_serves_several_batches(self, tensors):
-        """Fields are row vectors: out = in @ U."""
+    def test_one_set_of_phases_serves_several_batches(self):
+        """Fields are row vectors, out = in @ U; one tensor makes the result a tensor."""
         mesh = RectangularMesh(6)
         fields, phases = random_fields(2, 4, 6), mesh.initial_phases()
-        out = mesh.propagate(tf.constant(fields) if tensors else fields, phases)
-        np.testing.assert_allclose(out, fields @ reference_matrix(mesh, phases), atol=1e-5)
+        variables = Phases(*(tf.Variable(x) for x in phases))
+        symbolic = [(tf.constant(fields), phases), (fields, variables)]
+        for index, arguments in enumerate([(fields, phases), *symbolic]):
+            out = mesh.propagate(*arguments)
+            assert tf.is_tensor(out) == (index > 0)
+            np.testing.assert_allclose(out, fields @ reference_matrix(mesh, phases), atol=1e-5)
 
     def test_float64_phases_give_complex128(self):
         mesh = RectangularMesh(8)
@@ -190,13 +187,6 @@ class TestAxes:
         np.testing.assert_allclose(matrix, reference_matrix(mesh, phases), atol=1e-13)
         with pytest.raises(ValueError, match=r"engine must be xla or auto for float64.*native"):
             mesh.matrix(phases, "native")
-
-    def test_a_tensor_among_the_arguments_makes_the_result_one(self):
-        mesh = RectangularMesh(4)
-        fields, phases = random_fields(2, 4), mesh.initial_phases()
-        assert isinstance(mesh.propagate(fields, phases), np.ndarray)
-        assert tf.is_tensor(mesh.propagate(tf.constant(fields), phases))
-        assert tf.is_tensor(mesh.propagate(fields, Phases(*(tf.Variable(x) for x in phases))))
 
 
 def test_can_be_part_of_a_compiled_function():
@@ -260,12 +250,13 @@ class TestRandomness:
             np.testing.assert_array_equal(old, new)
 
     def test_same_seed_same_draw(self):
-        one, two, other = (RectangularMesh(6, 6, 0.1, seed=seed) for seed in (1, 1, 2))
-        np.testing.assert_array_equal(one.splitter_errors, two.splitter_errors)
-        assert np.any(one.splitter_errors != other.splitter_errors)
-        for a, b, c in zip(*(one.initial_phases(s) for s in (1, 1, 2)), strict=True):
-            np.testing.assert_array_equal(a, b)
-            assert np.any(a != c)
+        def draw(seed):
+            mesh = RectangularMesh(6, 6, 0.1, seed=seed, loss_imbalance_db=0.1)
+            return mesh.splitter_errors, mesh.transmission, *mesh.initial_phases(seed)
+
+        for one, two, other in zip(*map(draw, (1, 1, 2)), strict=True):
+            np.testing.assert_array_equal(one, two)
+            assert np.any(one != other)
 
     def test_splitter_errors_have_the_spread_asked_for(self):
         mesh = RectangularMesh(100, splitter_error=0.05)
@@ -297,10 +288,9 @@ class TestErrors:
         ("arguments", "message"),
         [
             ({"units": 1}, "units .* 2, got 1"),
-            ({"units": 4.0}, "units .* got 4.0"),
             ({"units": 4, "num_columns": 0}, "num_columns .* 1, got 0"),
             ({"units": 4, "splitter_error": -1}, "splitter_error .* 0.0, got -1"),
-            ({"units": 4, "insertion_loss_db": np.nan}, "insertion_loss_db .* finite"),
+            ({"units": 4, "insertion_loss_db": -1}, "insertion_loss_db .* 0.0, got -1"),
         ],
     )
     def test_of_the_mesh(self, arguments, message):
@@ -312,10 +302,8 @@ class TestErrors:
         [
             ({"theta": np.zeros((4, 3))}, r"phases.theta .*\[L, M\].* \(4, 3\)"),
             ({"phi": np.zeros((2, 4, 2))}, "phases .* axis P"),
-            ({"gamma": np.zeros((3, 4))}, "phases .* axis P"),
             ({"gamma": np.zeros(())}, r"phases.gamma .*\[N\] or \[P, N\]"),
-            ({"fields": np.zeros(4)}, r"fields .*\[B, N\].* \(4,\)"),
-            ({"fields": np.zeros((3, 5))}, r"\(4\) here, got shape \(3, 5\)"),
+            ({"fields": np.zeros((3, 5))}, r"fields .* \(None, 4\), got shape \(3, 5\)"),
             ({"engine": "gpu"}, "engine .* auto, native, xla; got 'gpu'"),
         ],
     )
@@ -325,8 +313,5 @@ class TestErrors:
         *phases, fields, engine = (arguments | change).values()
         with pytest.raises(ValueError, match=message):
             mesh.propagate(fields, Phases(*phases), engine)
-
-    def test_of_batches_that_do_not_fit_the_sets(self):
-        mesh = RectangularMesh(4)
         with pytest.raises(ValueError, match=r"fields .*3, got \(2, 5, 4\)"):
             mesh.propagate(np.zeros((2, 5, 4)), stacked_phases(mesh, 3))

@@ -5,53 +5,29 @@ import math
 import numpy as np
 import pytest
 
-from meshes import (
-    NONLINEARITIES,
-    Amplifier,
-    BlackBox,
-    ElectroOptic,
-    ModReLU,
-    Modulus,
-    SaturableAbsorber,
-)
+from meshes import NONLINEARITIES, Amplifier, BlackBox, ElectroOptic, Modulus
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
 
 
-def electro_optic(E, alpha=0.1, g=0.05 * np.pi, phi_b=np.pi):
+def electro_optic(E, alpha, g, phi_b):
     """The paper's interferometer: the mean of its two arms."""
     arms = (1 + np.exp(-1j * (g * np.abs(E) ** 2 + phi_b))) / 2
     return np.sqrt(1 - alpha) * arms * E
 
 
-def saturable_absorber(E, modulation_depth=0.9, nonsaturable_loss=0.0, saturation_intensity=1.0):
+def saturable_absorber(E, modulation_depth, nonsaturable_loss, saturation_intensity):
     bleaching = 1 + np.abs(E) ** 2 / saturation_intensity
     return np.sqrt(1 - nonsaturable_loss - modulation_depth / bleaching) * E
-
-
-def kerr(E, phi_nl=1.0):
-    return np.abs(E) * np.exp(1j * (np.angle(E) + phi_nl * np.abs(E) ** 2))
-
-
-def modrelu(E, bias=-0.1):
-    return np.where(np.abs(E) > -bias, np.abs(E) + bias, 0) * np.exp(1j * np.angle(E))
-
-
-def zrelu(E):
-    return E * ((np.angle(E) >= 0) & (np.angle(E) <= np.pi / 2))
-
-
-def crelu(E):
-    return E.real * (E.real > 0) + 1j * E.imag * (E.imag > 0)
 
 
 EQUATIONS = {
     "electro-optic": electro_optic,
     "saturable-absorber": saturable_absorber,
-    "kerr": kerr,
-    "modrelu": modrelu,
-    "zrelu": zrelu,
-    "crelu": crelu,
+    "kerr": lambda E, phi_nl: E * np.exp(1j * phi_nl * np.abs(E) ** 2),
+    "modrelu": lambda E, bias: np.maximum(np.abs(E) + bias, 0) * np.exp(1j * np.angle(E)),
+    "zrelu": lambda E: E * ((np.angle(E) >= 0) & (np.angle(E) <= np.pi / 2)),
+    "crelu": lambda E: E.real * (E.real > 0) + 1j * E.imag * (E.imag > 0),
     "modulus": lambda E: np.sqrt(E * E.conj()),
     "square-law": lambda E: E * E.conj(),
     "linear": lambda E: E,
@@ -98,18 +74,12 @@ class TestEveryNonlinearity:
         expected = EQUATIONS[spec.partition(":")[0]](E, **vars(f))
         np.testing.assert_allclose(f(E), expected, rtol=1e-9, atol=1e-15)
 
-    def test_takes_any_leading_axes_and_keeps_the_type(self, f):
-        for shape in [(6,), (5, 6), (2, 5, 6)]:
-            for dtype in (np.complex64, np.complex128):
-                fields = random_fields(shape, dtype=dtype)
-                for out in (f(fields), f(tf.constant(fields)).numpy()):
-                    assert out.shape == shape
-                    assert out.dtype == dtype
-
-    def test_arrays_tensors_and_compiled_functions_agree(self, f):
-        fields = random_fields()
-        for result in (f(tf.constant(fields)), compiled(f)(tf.constant(fields))):
-            np.testing.assert_allclose(result, f(fields), rtol=1e-5, atol=1e-6)
+    def test_arrays_tensors_and_compiled_functions_agree_and_keep_the_type(self, f):
+        for shape, dtype in [((6,), np.complex128), ((2, 5, 6), np.complex64)]:
+            fields = random_fields(shape, dtype=dtype)
+            for result in (f(tf.constant(fields)), compiled(f)(tf.constant(fields))):
+                assert f(fields).dtype == result.numpy().dtype == dtype
+                np.testing.assert_allclose(result, f(fields), rtol=1e-5, atol=1e-6)
 
     def test_is_passive_if_it_says_so(self, f):
         E = random_fields()
@@ -140,14 +110,8 @@ class TestEveryNonlinearity:
             assert np.all(np.abs(f(E)) <= np.abs(E) * (1 + 1e-6))
 
 
-PHYSICAL = {
-    "tap": 0.1,
-    "responsivity_a_per_w": 1.0,
-    "gain_ohm": 5000.0,
-    "v_pi_v": 10.0,
-    "bias_v": 10.0,
-    "unit_power_w": 1e-3,
-}
+PARTS = {"tap": 0.1, "responsivity_a_per_w": 1.0, "gain_ohm": 5000.0, "v_pi_v": 10.0}
+PARTS |= {"bias_v": 10.0, "unit_power_w": 1e-3}
 
 
 class TestElectroOptic:
@@ -160,48 +124,29 @@ class TestElectroOptic:
 
     def test_physical_parameters_of_the_paper(self):
         """Its 10 % tap, 1 A/W and V_pi = 10 V: 5 kilo-ohm give its g at 1 mW per unit."""
-        f = ElectroOptic.from_physical(**PHYSICAL)
+        f = ElectroOptic.from_physical(**PARTS)
         assert (f.alpha, f.phi_b) == (0.1, math.pi)
         assert f.g == pytest.approx(0.05 * math.pi, rel=1e-12)
 
     def test_power_in_watts_is_all_that_counts(self):
         """Light of 4 mW leaves with the same power in every unit."""
         for unit_power_w in (1e-3, 1e-6, 2.0):
-            f = ElectroOptic.from_physical(**{**PHYSICAL, "unit_power_w": unit_power_w})
+            f = ElectroOptic.from_physical(**PARTS | {"unit_power_w": unit_power_w})
             power_w = abs(f(np.array([np.sqrt(4e-3 / unit_power_w)])))[0] ** 2 * unit_power_w
             voltage = 0.1 * 4e-3 * 1.0 * 5000.0 + 10.0
             expected_w = 0.9 * 4e-3 * np.cos(np.pi / 2 * voltage / 10.0) ** 2
             assert power_w == pytest.approx(expected_w, rel=1e-9)
 
     @pytest.mark.parametrize(
-        ("argument", "quantity", "value"),
+        ("argument", "value"),
         [
-            ("tap", "tap", 1.1),
-            ("responsivity_a_per_w", "responsivity", -1),
-            ("gain_ohm", "gain", math.inf),
-            ("v_pi_v", "v_pi", 0.0),
-            ("bias_v", "bias", math.nan),
-            ("unit_power_w", "unit_power", 0.0),
+            *(("tap", 1.1), ("responsivity_a_per_w", -1), ("gain_ohm", math.inf)),
+            *(("v_pi_v", 0.0), ("bias_v", math.nan), ("unit_power_w", 0.0)),
         ],
     )
-    def test_refuses_impossible_parts(self, argument, quantity, value):
-        with pytest.raises(ValueError, match=f"{quantity} must .*got {value}"):
-            ElectroOptic.from_physical(**{**PHYSICAL, argument: value})
-
-
-class TestSaturableAbsorber:
-    """d = 0.5, l = 0.2 and I_s = 4: 30 % pass in the dark, 80 % in the brightest light."""
-
-    f = SaturableAbsorber(modulation_depth=0.5, nonsaturable_loss=0.2, saturation_intensity=4.0)
-
-    @pytest.mark.parametrize(("power", "passes"), [(1e-12, 0.3), (4.0, 0.55), (1e12, 0.8)])
-    def test_limits(self, power, passes):
-        assert abs(self.f(np.sqrt([power + 0j]))[0]) ** 2 / power == pytest.approx(passes, rel=1e-9)
-
-
-def test_modrelu_opens_at_its_radius():
-    E = np.array([0.0, 0.0999, 0.1001, 1e6]) * np.exp(2j)
-    np.testing.assert_allclose(abs(ModReLU(bias=-0.1)(E)), [0, 0, 1e-4, 1e6 - 0.1], atol=1e-9)
+    def test_refuses_impossible_parts(self, argument, value):
+        with pytest.raises(ValueError, match=f"{argument} must .*got {value}"):
+            ElectroOptic.from_physical(**PARTS | {argument: value})
 
 
 def test_the_modulus_of_dim_light_does_not_underflow():
@@ -212,20 +157,12 @@ def test_the_modulus_of_dim_light_does_not_underflow():
 
 
 class TestBlackBox:
-    @staticmethod
-    def twice(fields):
-        return 2 * fields.astype(np.complex128)
-
     @pytest.fixture
     def f(self):
-        return BlackBox(self.twice)
+        def twice(fields):
+            return 2 * fields.astype(np.complex128)
 
-    def test_is_the_function_for_arrays_tensors_and_graphs(self, f):
-        fields = random_fields()
-        graph = tf.function(f, autograph=False)
-        for result in (f(fields), f(tf.constant(fields)), graph(tf.constant(fields))):
-            assert result.dtype == np.complex64
-            np.testing.assert_array_equal(result, 2 * fields)
+        return BlackBox(twice)
 
     def test_keeps_the_static_shape(self, f):
         shape = tf.TensorSpec([None, 6], tf.complex64)
@@ -274,24 +211,18 @@ class TestBlackBox:
                 ask(tf.ones(3))
             assert isinstance(caught.value, (TypeError, tf.errors.InvalidArgumentError))
 
-    def test_must_keep_the_shape(self):
-        f = BlackBox(lambda fields: fields[0])
-        with pytest.raises(ValueError, match=r"\(5, 6\) .*got \(6,\)"):
-            f(random_fields())
-
-    def test_must_be_callable(self):
+    def test_must_be_callable_and_keep_the_shape(self):
         with pytest.raises(TypeError, match=r"function .*got 3"):
             BlackBox(3)
+        with pytest.raises(ValueError, match=r"\(5, 6\) .*got \(6,\)"):
+            BlackBox(lambda fields: fields[0])(random_fields())
 
 
 @pytest.mark.parametrize(
     ("text", "name", "value"),
     [
-        ("relu", "nonlinearity", "'relu'"),
-        ("electro-optic:h=1", "alpha, g, phi_b", "'h'"),
         ("electro-optic:alpha=1.5", "alpha", 1.5),
         ("modrelu:bias=0.1", "bias", 0.1),
-        ("kerr:phi_nl=inf", "phi_nl", "'inf'"),
         ("saturable-absorber:modulation_depth=-1", "modulation_depth", -1.0),
         ("saturable-absorber:nonsaturable_loss=-1", "nonsaturable_loss", -1.0),
         ("saturable-absorber:nonsaturable_loss=0.1", "modulation_depth", 1.0),  # and 0.9
@@ -324,12 +255,10 @@ class TestAmplifier:
         np.testing.assert_allclose(power(fields), 7.0, rtol=1e-5)
         np.testing.assert_allclose(np.angle(fields), np.angle(light(scale)), atol=1e-6)
 
-    def test_a_level_leaves_the_dark_dark_and_its_gradient_finite(self):
+    def test_the_gradient_of_a_level_is_that_of_its_differences(self):
         dark = tf.constant(np.zeros((2, 8), np.complex64))
         assert np.all(Amplifier(level=7.0)(dark) == 0)
         assert np.isfinite(gradient(Amplifier(level=7.0), dark)).all()
-
-    def test_the_gradient_of_a_level_is_that_of_its_differences(self):
         amplifier, E = Amplifier(level=3.0), light().astype(complex)
         step = 1e-6 * random_fields(E.shape, dtype=complex)[:, ::-1]
 
@@ -346,7 +275,6 @@ class TestAmplifier:
             ({"gain": 1.0, "level": 1.0}, "gain or a level, got {'gain': 1.0, 'level': 1.0}"),
             ({"gain": 0.0}, "amplifier gain .*got 0.0"),
             ({"level": -1.0}, "amplifier level .*got -1.0"),
-            ({"level": math.nan}, "amplifier level .*got nan"),
         ],
     )
     def test_takes_one_positive_number(self, settings, message):

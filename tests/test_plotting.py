@@ -1,5 +1,6 @@
 """What the pictures show is what the mesh computes."""
 
+import re
 import subprocess
 import sys
 from base64 import b64decode
@@ -48,14 +49,6 @@ def random_fields(shape):
 
 
 class TestFieldsByColumn:
-    @pytest.mark.parametrize("settings", [{}, {"splitter_error": 0.2, "insertion_loss_db": 0.5}])
-    @pytest.mark.parametrize("units", [2, 5, 6])
-    def test_ends_in_what_the_mesh_propagates(self, units, settings):
-        mesh = RectangularMesh(units, 5, **settings)
-        phases, fields = mesh.initial_phases(2), random_fields((3, units))
-        expected = mesh.propagate(fields, phases)
-        np.testing.assert_allclose(fields_by_column(mesh, phases, fields)[-1], expected, atol=1e-5)
-
     def test_every_place_is_the_end_of_a_shorter_mesh(self):
         mesh = RectangularMesh(5, 4)
         phases, fields = mesh.initial_phases(), random_fields((2, 5))
@@ -77,20 +70,15 @@ class TestFieldsByColumn:
             fields_by_column(mesh, stacked, np.eye(4))
 
 
-class TestLight:
-    def test_shows_the_intensity_behind_every_column(self, axes, mesh):
-        phases, fields = mesh.initial_phases(), random_fields((3, mesh.units))
-        assert plot_light(axes, mesh, phases, fields) is axes
-        shown = axes.images[0].get_array()
-        assert shown.shape == (mesh.units, mesh.num_columns + 1)
-        np.testing.assert_allclose(shown[:, 0], np.mean(np.abs(fields) ** 2, axis=0), rtol=1e-6)
-        out = mesh.intensities(fields, phases)
-        np.testing.assert_allclose(shown[:, -1], np.mean(out, axis=0), rtol=1e-4)
-        np.testing.assert_allclose(shown.sum(axis=0), shown[:, 0].sum(), rtol=1e-6)  # no loss
+def test_light_is_the_mean_intensity_after_every_column(axes, mesh):
+    phases, fields = mesh.initial_phases(), random_fields((3, mesh.units))
+    assert plot_light(axes, mesh, phases, fields) is axes
+    expected = np.mean(np.abs(fields_by_column(mesh, phases, fields)) ** 2, axis=1)
+    np.testing.assert_array_equal(axes.images[0].get_array(), expected.T)
 
 
 class TestPhases:
-    def test_every_interferometer_is_at_its_place(self, axes, mesh):
+    def test_interferometers_are_at_their_places_and_idle_pairs_crossed_out(self, axes, mesh):
         phases = mesh.initial_phases()
         assert plot_phases(axes, mesh, phases) is axes
         boxes = axes.collections[0]
@@ -100,9 +88,6 @@ class TestPhases:
         }
         shown = dict(zip(map(tuple, centres(boxes).round(6)), boxes.get_array(), strict=True))
         assert shown == pytest.approx(places)
-
-    def test_idle_pairs_are_crossed_out(self, axes, mesh):
-        plot_phases(axes, mesh, mesh.initial_phases())
         crosses = axes.lines[0].get_xydata().tolist()
         even = [[1, 0], [3, 0], [1, 5], [3, 5]]  # odd columns, first and last port
         assert crosses == (even if mesh.units == 6 else [])
@@ -132,18 +117,13 @@ class TestPhases:
     def test_errors(self, axes, mesh):
         with pytest.raises(ValueError, match=r"which .* got 'psi'"):
             plot_phases(axes, mesh, mesh.initial_phases(), "psi")
-        with pytest.raises(ValueError, match="phases must be one set"):
-            plot_phases(axes, mesh, RectangularMesh(8).initial_phases())
 
 
 class TestMatrix:
-    def test_magnitudes(self, axes):
+    def test_image_of_magnitudes_or_squares_with_phases(self, axes):
         matrix = random_fields((3, 5))
         assert plot_matrix(axes, matrix) is axes
         np.testing.assert_array_equal(axes.images[0].get_array(), np.abs(matrix))
-
-    def test_squares_show_magnitude_and_phase(self, axes):
-        matrix = random_fields((3, 5))
         plot_matrix(axes, matrix, show_phase=True)
         squares = axes.collections[0]
         np.testing.assert_allclose(
@@ -171,13 +151,8 @@ class TestPhaseDistribution:
         assert sum(bar.get_height() for bar in axes.containers[0]) == count
         outline = axes.patches[-1].get_xy()
         assert outline[1:-1:2, 1].sum() == count
-
-    def test_errors_name_the_argument(self, axes, mesh):
-        other = RectangularMesh(8).initial_phases()
         with pytest.raises(ValueError, match="after must be one set"):
-            plot_phase_distribution(axes, mesh.initial_phases(), other, mesh)
-        with pytest.raises(ValueError, match=r"which .* got 'x'"):
-            plot_phase_distribution(axes, other, other, mesh, "x")
+            plot_phase_distribution(axes, before, RectangularMesh(8).initial_phases(), mesh)
 
 
 class TestTransfer:
@@ -201,10 +176,6 @@ class TestTransfer:
         assert heights.max() == pytest.approx(100.0)
         assert heights.min() == axes.get_ylim()[0] > 0
 
-    def test_darkness_can_be_drawn(self, axes):
-        plot_transfer(axes, np.zeros_like, "nothing")
-        axes.figure.canvas.draw()
-
 
 class TestCommandLine:
     def test_writes_a_picture_of_each(self, tmp_path, monkeypatch):
@@ -215,18 +186,15 @@ class TestCommandLine:
             *("phase_distribution", "transfer_kerr"),
         }
 
-    @pytest.mark.parametrize("ports", ["1", "129", "x", "-3", "2.5"])
-    def test_bad_ports_are_an_error(self, tmp_path, capsys, ports):
-        with pytest.raises(SystemExit, match="2"):
-            main(["--output", str(tmp_path), "--ports", ports])
-        assert "--ports" in (error := capsys.readouterr().err)
-        assert f"got '{ports}'" in error
-
-    def test_a_file_in_the_way_is_an_error(self, tmp_path, capsys):
+    @pytest.mark.parametrize(
+        ("ports", "message"),
+        [("129", "--ports .* 128, got 129"), ("x", "--ports: .*'x'"), ("8", "--output .*/file: ")],
+    )
+    def test_errors(self, tmp_path, capsys, ports, message):
         (tmp_path / "file").touch()
         with pytest.raises(SystemExit, match="2"):
-            main(["--output", str(tmp_path / "file")])
-        assert f"--output {tmp_path / 'file'}: File exists" in capsys.readouterr().err
+            main(["--output", str(tmp_path / "file"), "--ports", ports])
+        assert re.search(message, capsys.readouterr().err)
 
     def test_matplotlib_is_loaded_on_demand(self):
         code = "import sys, meshes.plotting; print(*sys.modules)"
@@ -245,11 +213,9 @@ class TestKnob:
         slider.value = 2
         assert image.value == self.knob.picture(2) != self.knob.picture(1)
 
-    def test_shows_a_picture_to_those_who_cannot_show_a_slider(self):
+    def test_shows_a_picture_where_there_is_no_slider(self, monkeypatch):
         shown = self.knob._repr_mimebundle_()
         assert b64decode(shown["image/png"]) == self.knob.picture(1)
         assert "application/vnd.jupyter.widget-view+json" in shown
-
-    def test_does_without_ipywidgets(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "ipywidgets", None)
         assert set(self.knob._repr_mimebundle_()) == {"image/png", "text/plain"}

@@ -12,10 +12,7 @@ from meshes.engines import FabricatedMesh
 def fields_by_column(mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any) -> np.ndarray:
     """Complex fields [L + 1, B, N]: after the phase screen gamma, then after every column.
 
-    Args:
-        mesh: a mesh of N ports and L columns, with its splitter errors and losses.
-        phases: theta, phi [L, M] and gamma [N], rad.
-        fields: real or complex amplitudes [B, N] at the input.
+    The fields [B, N] at the input are real or complex, and there is one set of phases.
     """
     theta, phi, gamma = one_set("phases", phases, mesh)
     fields = np.asarray(fields)

@@ -26,15 +26,11 @@ def set_threads(count: int | None) -> None:
 
 
 def run_on_threads(work: Callable[[], None], count: int) -> None:
-    """Call ``work`` here and in up to ``count - 1`` other threads; return when all are done.
-
-    ``work`` takes tasks until none is left. When the calling thread returns, a helper that has not
-    started yet would find none and is cancelled.
-    """
+    """Call ``work``, which takes tasks until none is left, on ``count`` threads with this one."""
     helpers = [_helpers(count - 1).submit(work) for _ in range(count - 1)]
     try:
         work()
-    finally:
+    finally:  # no task is left for helpers that have not started
         pending = [helper for helper in helpers if not helper.cancel()]
     for helper in pending:
         helper.result()

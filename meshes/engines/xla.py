@@ -1,12 +1,9 @@
-"""Propagation in TensorFlow: one compiled loop over pairs of columns, on CPU and GPU.
-
-Compilation takes as long at any number of columns. Untested on GPU hardware.
-"""
+"""Propagation in TensorFlow: one compiled loop over pairs of columns. Untested on a GPU."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -50,15 +47,6 @@ def _compiled(*_shapes: Any) -> list[Any]:
     ]
 
 
-class _Coefficients(NamedTuple):
-    """The columns' 2 x 2 matrices: u' = uu u + uv v, v' = vu u + vv v; each [P, L, M, 1]."""
-
-    uu: Any
-    uv: Any
-    vu: Any
-    vv: Any
-
-
 def _through_columns(
     theta: Any, phi: Any, gamma: Any, fields: Any, mask: Any, delta: Any, transmission: Any
 ) -> Any:
@@ -66,7 +54,7 @@ def _through_columns(
     L = theta.shape[1]
 
     def column(x: Any, index: Any, parity: int) -> Any:
-        at = _Coefficients(*(c[:, index] for c in coefficients))
+        at = [c[:, index] for c in coefficients]
         x = _odd_column(x, at) if parity else _couple(x, at)
         return x if transmission is None else x * tf.cast(transmission[index], x.dtype)[:, None]
 
@@ -87,8 +75,7 @@ def _through_columns(
 def _gradients(*arguments: Any) -> Any:
     """Gradients by TensorFlow's tape over a second forward.
 
-    The tape stores a list of tensors, one per column, which cannot leave a compiled function. So
-    the forward and the backward loop are compiled together.
+    The tape's tensors, one per column, cannot leave a compiled function, so both loops are in one.
     """
     *arguments, upstream = arguments  # type: ignore[assignment]
     differentiable = arguments[:4]
@@ -98,10 +85,11 @@ def _gradients(*arguments: Any) -> Any:
     return tape.gradient(out, differentiable, upstream)
 
 
-def _coefficients(theta: Any, phi: Any, mask: Any, delta: Any) -> _Coefficients:
-    """The interferometers' matrices; idle ones are in the bar state, theta = phi = pi.
+def _coefficients(theta: Any, phi: Any, mask: Any, delta: Any) -> list[Any]:
+    """The coefficients of u' = uu u + uv v and v' = vu u + vv v, each [P, L, M, 1].
 
-    With coupler errors a, b: uu, vv = cos(theta/2) sin(a + b) +- i sin(theta/2) cos(a - b) and
+    Idle interferometers are in the bar state, theta = phi = pi. With coupler errors a, b:
+    uu, vv = cos(theta/2) sin(a + b) +- i sin(theta/2) cos(a - b) and
     uv, vu = i cos(theta/2) cos(a + b) +- sin(theta/2) sin(a - b), uu and uv times e^{i phi}.
     """
     theta, phi = (tf.where(mask > 0, x, tf.constant(np.pi, x.dtype)) for x in (theta, phi))
@@ -115,21 +103,21 @@ def _coefficients(theta: Any, phi: Any, mask: Any, delta: Any) -> _Coefficients:
         skew, bar = sine * tf.sin(difference), sine * tf.cos(difference)
         uu, uv, vu, vv = ((leak, bar), (skew, cross), (-skew, cross), (leak, -bar))
     matrix = (phase * tf.complex(*uu), phase * tf.complex(*uv), tf.complex(*vu), tf.complex(*vv))
-    return _Coefficients(*(c[..., None] for c in matrix))
+    return [c[..., None] for c in matrix]
 
 
-def _couple(x: Any, at: _Coefficients) -> Any:
+def _couple(x: Any, coefficients: list[Any]) -> Any:
     """Couple neighbours (0, 1), (2, 3), ... of [P, N, B]; an unpaired last port is unchanged."""
     M = x.shape[1] // 2
     pairs = tf.reshape(x[:, : 2 * M], (tf.shape(x)[0], M, 2, -1))
     u, v = pairs[:, :, 0], pairs[:, :, 1]
-    coupled = tf.stack((at.uu * u + at.uv * v, at.vu * u + at.vv * v), axis=2)
+    uu, uv, vu, vv = coefficients
+    coupled = tf.stack((uu * u + uv * v, vu * u + vv * v), axis=2)
     coupled = tf.reshape(coupled, (tf.shape(x)[0], 2 * M, -1))
     return tf.concat((coupled, x[:, 2 * M :]), axis=1)
 
 
-def _odd_column(x: Any, at: _Coefficients) -> Any:
+def _odd_column(x: Any, coefficients: list[Any]) -> Any:
     """Couple (1, 2), (3, 4), ...; at even N the idle pair (N - 1, 0) comes last."""
-    rotated = tf.concat((x[:, 1:], x[:, :1]), axis=1)
-    rotated = _couple(rotated, at)
+    rotated = _couple(tf.concat((x[:, 1:], x[:, :1]), axis=1), coefficients)
     return tf.concat((rotated[:, -1:], rotated[:, :-1]), axis=1)
