@@ -1,15 +1,17 @@
-"""A mesh as a Keras 3 layer. Keras must run on TensorFlow, its default. ::
+"""A mesh as a Keras 3 layer.
 
-layers = [
-    keras.Input([16]),
-    MeshLayer(16),  # fields at the output ports, complex
-    Intensities(),  # |E|^2, what detectors see
-    keras.layers.Dense(3, activation="softmax"),
-]
-model = keras.Sequential(layers)
-model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-model.fit(x, y, epochs=5)
-model.save("model.keras")
+Keras must run on TensorFlow, its default. ::
+
+    layers = [
+        keras.Input([16]),
+        MeshLayer(16),  # fields at the output ports, complex
+        Intensities(),  # |E|^2, what detectors see
+        keras.layers.Dense(3, activation="softmax"),
+    ]
+    model = keras.Sequential(layers)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x, y, epochs=5)
+    model.save("model.keras")
 """
 
 from __future__ import annotations

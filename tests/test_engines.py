@@ -7,7 +7,6 @@ import textwrap
 import timeit
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,9 +58,9 @@ def uncompiled_xla(*arguments):
         tf.config.run_functions_eagerly(False)
 
 
-cases = st.builds(
-    SimpleNamespace,
-    mesh=st.tuples(st.integers(2, 20), st.integers(1, 12)),
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(2, 20), st.integers(1, 12)),
     sets=st.sampled_from([1, 3]),
     samples=st.sampled_from([1, 15, 16, 17, 200]),
     splitter_error=st.sampled_from([0.0, 0.1]),
@@ -71,22 +70,19 @@ cases = st.builds(
     shared=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-
-
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(case=cases)
-def test_outputs_and_gradients_equal_the_xla_engine(case):
-    mesh = RectangularMesh(*case.mesh, case.splitter_error, insertion_loss_db=case.loss)
-    phases = stacked_phases(mesh, case.sets)
-    batches = 1 if case.shared else case.sets
-    fields = random_fields(batches, case.samples, mesh.units, seed=case.seed, real=case.real)
-    shape = (case.sets, case.samples, mesh.units)
-    weights = random_fields(*shape, seed=case.seed + 1, real=case.detect)
-    arguments = mesh, phases, fields, weights
+def test_outputs_and_gradients_equal_the_xla_engine(
+    shape, sets, samples, splitter_error, loss, real, detect, shared, seed
+):
+    mesh = RectangularMesh(*shape, splitter_error, insertion_loss_db=loss)
+    batches = 1 if shared else sets
+    fields = random_fields(batches, samples, mesh.units, seed=seed, real=real)
+    weights = random_fields(sets, samples, mesh.units, seed=seed + 1, real=detect)
+    arguments = mesh, stacked_phases(mesh, sets), fields, weights
     found, expected = outputs_and_gradients(*arguments, NATIVE), uncompiled_xla(*arguments)
     for one, two in zip(found, expected, strict=True):
         assert one.dtype == two.dtype
-        np.testing.assert_allclose(one, two, atol=1e-4 * max(np.abs(two).max(), 1e-2))
+        # Gradients are sums of up to 4,000 terms of order 1, which may cancel.
+        np.testing.assert_allclose(one, two, atol=1e-4 * max(np.abs(two).max(), 0.1))
 
 
 def test_a_large_mesh_stays_close_to_double_precision():
@@ -119,13 +115,13 @@ class TestIndependence:
         yield mesh, phases, random_fields(1, 150, 33), random_fields(5, 150, 33)
         threads.set_threads(None)
 
-    def test_of_the_number_of_threads(self, case):
-        results = []
-        for count in (1, 2, 5):
+    def test_of_the_number_of_threads(self, case, monkeypatch):
+        monkeypatch.setattr(native, "_SMALL_WORK", 0)  # wake threads for it
+        threads.set_threads(1)
+        alone = outputs_and_gradients(*case, NATIVE)
+        for count in (2, 5):
             threads.set_threads(count)
-            results.append(outputs_and_gradients(*case, NATIVE))
-        assert_equal(results[1], results[0])
-        assert_equal(results[2], results[0])
+            assert_equal(outputs_and_gradients(*case, NATIVE), alone)
 
     def test_of_the_chunks_of_sets(self, case, monkeypatch):
         whole = outputs_and_gradients(*case, NATIVE)
