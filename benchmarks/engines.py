@@ -6,15 +6,10 @@
 
 Each contender does each task at each size: one forward pass, or a whole
 training step. The contenders of a task take turns and every figure is a median,
-so that a busy machine slows all of them alike; trust the ratios. First calls
-and peak memory are measured in processes that do nothing else.
-
-ratio: how many times faster than Neurophox. GFLOP/s: 9 operations a port, column
-and sample, also relative to a matrix product on this machine. first call:
-with compilation / with compiled code on the disk. *: 17/3 of the K = 1 step.
+so that a busy machine slows all of them alike; trust the ratios. The column
+cached has the first call of a process that finds compiled code on the disk.
+docs/benchmarks.md explains the others.
 """
-
-from __future__ import annotations
 
 import argparse
 import contextlib
@@ -26,9 +21,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +35,7 @@ from timing import BATCH, CLASSES, Task
 from meshes import RectangularMesh, propagate
 from meshes._tensorflow import tf
 from photonic_ffzero import Trainer, configure
+from photonic_ffzero.cli.arguments import count
 
 SIZES = (64, 100, 196, 784)
 UNROLLED_COLUMNS = 3000  # Neurophox's graphs beyond this take minutes to trace
@@ -52,7 +47,7 @@ class Work(NamedTuple):
 
     method: str | None
     directions: int | None
-    forwards: int  # of the baseline, which evaluates the loss on its own in a DD step
+    forwards: int  # of the baseline, which evaluates the loss once more in a DD step
     counted: int  # forwards in the rate; an AD step has no agreed count
 
 
@@ -62,23 +57,7 @@ TASKS = {
     "DD step, K = 8": Work("ff-dd", 8, forwards=17, counted=16),
     "AD step": Work("ff-ad", None, forwards=3, counted=0),
 }
-
-
-@dataclass
-class Cell:
-    """One contender, one task, one size: a line of the table."""
-
-    contender: str
-    ports: int
-    task: str
-    seconds: float  # median
-    extrapolated: bool = False
-    first_call_s: float | None = None  # compilation included
-    first_call_cached_s: float | None = None  # with compiled code on the disk (native only)
-    peak_mb: float | None = None  # of a process that does nothing else (Linux only)
-
-
-# --- the contenders -----------------------------------------------------------------------------
+NUMBERS = ("ports", "ms", "ratio", "GFLOP/s", "product", "first s", "cached s")
 
 
 def ours(engine: str, ports: int, work: Work) -> Task:
@@ -155,12 +134,24 @@ def _batch(ports: int) -> tuple[Any, Any]:
     return tf.constant(images.x + 0j, tf.complex64), tf.one_hot(images.y, CLASSES)
 
 
+def matrix_product(ports: int, work: Work) -> Task:
+    """2048^3 in single precision, whatever the work: what the machine can do."""
+    rng = np.random.default_rng(0)
+    a = rng.random((MATRIX, MATRIX), dtype=np.float32)
+    out = np.empty_like(a)
+    return lambda: np.matmul(a, a, out=out)
+
+
 Builder = Callable[[int, Work], Task]
 CONTENDERS: dict[str, Builder] = {
     "native": partial(ours, "native"),
     "xla": partial(ours, "xla"),
     "neurophox": baseline,
+    "product": matrix_product,
 }
+# The columns for first calls in one process after another.
+FIRST_CALLS = dict.fromkeys(("xla", "neurophox", "published"), ("first s",))
+FIRST_CALLS |= {"native": ("first s", "cached s")}
 
 
 def takes_part(contender: str, ports: int, work: Work) -> bool:
@@ -170,43 +161,22 @@ def takes_part(contender: str, ports: int, work: Work) -> bool:
     return contender != "neurophox" or work.forwards * ports <= UNROLLED_COLUMNS
 
 
-# --- measuring ----------------------------------------------------------------------------------
+def first_calls(build: Builder, ports: int, work: Work, columns: tuple[str, ...]) -> timing.Row:
+    """Seconds of the first call in fresh processes, which share a cache of compiled code."""
+    spawn, row = multiprocessing.get_context("spawn"), {}
+    with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, NUMBA_CACHE_DIR=cache):
+        for column in columns:
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                row[column] = pool.submit(first_call, build, ports, work).result()
+    return row
 
 
-def matrix_product() -> Task:
-    """2048^3 in single precision: what the machine can do."""
-    rng = np.random.default_rng(0)
-    a = rng.random((MATRIX, MATRIX), dtype=np.float32)
-    b, out = a.T.copy(), np.empty_like(a)
-    return lambda: np.matmul(a, b, out=out)
-
-
-def measure_alone(cell: Cell, build: Builder) -> None:
-    """First call and peak memory of a cell, in fresh processes (native: without, with cache)."""
-    spawn = multiprocessing.get_context("spawn")
-
-    def in_child() -> tuple[float, float | None]:
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            return pool.submit(first_call, build, cell.ports, TASKS[cell.task]).result()
-
-    with (
-        tempfile.TemporaryDirectory() as cache,
-        patch.dict(os.environ, NUMBA_CACHE_DIR=cache),
-    ):
-        cell.first_call_s, cell.peak_mb = in_child()
-        if cell.contender == "native":
-            cell.first_call_cached_s, _ = in_child()
-
-
-def first_call(build: Builder, ports: int, work: Work) -> tuple[float, float | None]:
-    """Seconds of building and the first call, and the peak memory of this process in MB."""
+def first_call(build: Builder, ports: int, work: Work) -> float:
+    """Seconds of building a task and doing it once."""
     tf.constant(0.0)  # TensorFlow's start is not a mesh's
     start = time.perf_counter()
     build(ports, work)()
-    seconds, status = time.perf_counter() - start, Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    peaks = [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
-    return seconds, peaks[0] if peaks else None
+    return time.perf_counter() - start
 
 
 def whole_run_step(ports: int = 64) -> float:
@@ -217,77 +187,44 @@ def whole_run_step(ports: int = 64) -> float:
     return (second.seconds - first.seconds) / trainer.steps_per_epoch
 
 
-def measure_task(
-    ports: int, task: str, contenders: dict[str, Builder], budget: float
-) -> tuple[list[Cell], float]:
-    """The cells of one task at one size, and the rate of the matrix product meanwhile, GFLOP/s."""
-    tasks = {
-        name: build(ports, TASKS[task])
-        for name, build in contenders.items()
-        if takes_part(name, ports, TASKS[task])
-    }
-    seconds = timing.median_seconds(tasks | {"product": matrix_product()}, budget)
-    rate = 2 * MATRIX**3 / seconds.pop("product") / 1e9
-    return [Cell(name, ports, task, value) for name, value in seconds.items()], rate
-
-
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure all cells; print one line each."""
-    if min(arguments.ports) < CLASSES:
-        raise SystemExit(f"--ports must be at least {CLASSES}, got {min(arguments.ports)}")
+def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
+    """Every contender at every task and size, and the step of a whole training run."""
     contenders = dict(CONTENDERS)
     if arguments.reference:
         contenders["published"] = partial(published, arguments.reference)
-    cells: dict[tuple[str, int, str], Cell] = {}
-    products: dict[int, list[float]] = {ports: [] for ports in arguments.ports}
-    print(HEAD)
-    for ports, task in itertools.product(arguments.ports, TASKS):
-        row, product = measure_task(ports, task, contenders, arguments.seconds)
-        products[ports].append(product)
-        for cell in row:
-            if not arguments.no_children:
-                measure_alone(cell, contenders[cell.contender])
-        cells |= {(cell.contender, ports, task): cell for cell in row}
-        baseline, single = (cells.get(("neurophox", ports, t)) for t in (task, "DD step, K = 1"))
-        if task == "DD step, K = 8" and single and not baseline:
-            seconds = TASKS[task].forwards / 3 * single.seconds
-            baseline = Cell("neurophox", ports, task, seconds, extrapolated=True)
-            cells["neurophox", ports, task] = baseline
-            row.append(baseline)
-        print(*(line(cell, baseline, product) for cell in row), sep="\n", flush=True)
-    step = whole_run_step()
-    rates = {ports: float(np.median(values)) for ports, values in products.items()}
-    print(f"matrix product: {np.median(list(rates.values())):.0f} GFLOP/s")
-    print(f"a whole training run, 64 ports, K = 8: {1e3 * step:.3g} ms a step")
-    return {
-        "cells": [vars(cell) for cell in cells.values()],
-        "matrix_product_gflops": rates,
-        "trainer_step_s": step,
-    }
+    one_direction: dict[int, float] = {}  # Neurophox's K = 1 step, by ports
+    for ports, (task, work) in itertools.product(arguments.ports, TASKS.items()):
+        builders = {name: b for name, b in contenders.items() if takes_part(name, ports, work)}
+        tasks = {name: build(ports, work) for name, build in builders.items()}
+        seconds = timing.median_seconds(tasks, arguments.seconds)
+        baseline = seconds.get("neurophox")
+        if baseline and work.directions == 1:
+            one_direction[ports] = baseline
+        elif work.directions and ports in one_direction and not baseline:
+            baseline = seconds["neurophox*"] = work.forwards / 3 * one_direction[ports]
+        for name, value in seconds.items():
+            row = {"ports": ports, "task": task, "engine": name, "ms": 1e3 * value}
+            if baseline and name != "product":
+                row["ratio"] = baseline / value
+            if count := operations(name, ports, work):
+                row["GFLOP/s"] = count / value / 1e9
+                row["product"] = count / value / (2 * MATRIX**3 / seconds["product"])
+            if not arguments.no_children and name in FIRST_CALLS:
+                row |= first_calls(builders[name], ports, work, FIRST_CALLS[name])
+            yield row
+    step = {"task": "whole run, K = 8", "engine": "native", "ms": 1e3 * whole_run_step()}
+    yield {"ports": 64, **step}
 
 
-HEAD = "ports task           engine         ms    ratio GFLOP/s product first call    MB"
-
-
-def line(cell: Cell, baseline: Cell | None, product: float) -> str:
-    """A cell as a line of the table."""
-    counted = TASKS[cell.task].counted
-    rate = 9 * counted * BATCH * cell.ports**2 / cell.seconds / 1e9
-    first = [f"{s:.1f}" for s in (cell.first_call_s, cell.first_call_cached_s) if s is not None]
-    columns = (
-        f"{cell.ports:5} {cell.task:14} {cell.contender:9}",
-        f"{1e3 * cell.seconds:7.4g}{'*' if cell.extrapolated else ' '}",
-        f"{baseline.seconds / cell.seconds:6.1f}x" if baseline else " " * 7,
-        f"{rate:7.1f} {rate / product:7.2f}" if counted else " " * 15,
-        f"{' / '.join(first):>10} {cell.peak_mb or 0:5.0f}" if first else "",
-    )
-    return " ".join(columns).rstrip()
+def operations(contender: str, ports: int, work: Work) -> int:
+    """Floating-point operations of a task that count: 9 for a port, column and sample."""
+    return 2 * MATRIX**3 if contender == "product" else 9 * work.counted * BATCH * ports**2
 
 
 if __name__ == "__main__":
     parser = timing.command_line(__doc__, seconds=5)
-    parser.add_argument("--ports", type=int, nargs="+", default=SIZES, metavar="N", help="sizes")
+    parser.add_argument("--ports", type=count(CLASSES), nargs="+", default=SIZES, metavar="N")
     text = "a copy of the published implementation"
     parser.add_argument("--reference", type=Path, metavar="DIR", help=text)
-    parser.add_argument("--no-children", action="store_true", help="no first calls, no memory")
-    timing.run(parser, measure)
+    parser.add_argument("--no-children", action="store_true", help="no first calls")
+    timing.run(parser, measure, {"task": 17, "engine": 10}, NUMBERS)

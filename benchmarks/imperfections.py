@@ -3,12 +3,13 @@
     python benchmarks/imperfections.py                    64 ports, K = 8
     python benchmarks/imperfections.py --directions 1 32
 
-Every chip takes turns with the ideal one on the native engine; every figure is
-the ratio of two medians.
+Every chip takes turns with the ideal one on the native engine; the time is the
+ratio of two medians.
 """
 
 import argparse
-from typing import Any
+from collections.abc import Iterator
+from itertools import product
 
 import timing
 
@@ -34,25 +35,19 @@ CHIPS = {
 }
 
 
-def step_ratio(ports: int, directions: int, imperfections: str, budget: float) -> float:
-    """Time of a step on a chip, relative to a step on the ideal chip."""
-    common = {"directions": directions, "epsilon": 0.05, "meshes": 1}
-    configs = configure(**common), configure(**common, imperfections=imperfections)
-    images = timing.random_images(ports)
-    ideal, chip = (timing.training_steps(config, images) for config in configs)
-    seconds = timing.median_seconds({"ideal": ideal, "chip": chip}, budget)
-    return seconds["chip"] / seconds["ideal"]
-
-
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure all chips; print one line each."""
-    ratios: dict[int, dict[str, float]] = {count: {} for count in arguments.directions}
-    print(f"{'step time':28}", *(f"K = {count:<4}" for count in ratios))
-    for name, imperfections in CHIPS.items():
-        for count, column in ratios.items():
-            column[name] = step_ratio(arguments.ports, count, imperfections, arguments.seconds)
-        print(f"{name:28}", *(f"{column[name]:7.2f}x" for column in ratios.values()), flush=True)
-    return {"ports": arguments.ports, "ratios": ratios}
+def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
+    """The time of a step on every chip relative to the ideal one, for every K."""
+    images = timing.random_images(arguments.ports)
+    for (name, chip), count in product(CHIPS.items(), arguments.directions):
+        tasks = {
+            imperfections: timing.training_steps(
+                configure(directions=count, epsilon=0.05, meshes=1, imperfections=imperfections),
+                images,
+            )
+            for imperfections in ("", chip)
+        }
+        seconds = timing.median_seconds(tasks, arguments.seconds)
+        yield {"chip": name, "K": count, "time": seconds[chip] / seconds[""]}
 
 
 if __name__ == "__main__":
@@ -60,4 +55,4 @@ if __name__ == "__main__":
     parser.add_argument("--ports", type=int, default=64, metavar="N", help="(default: 64)")
     text = "(default: 8)"
     parser.add_argument("--directions", type=int, nargs="+", default=[8], metavar="K", help=text)
-    timing.run(parser, measure)
+    timing.run(parser, measure, {"chip": 28}, ("K", "time"))

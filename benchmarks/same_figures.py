@@ -11,14 +11,11 @@ besides is ignored. One line a run says "equal" or names the first difference;
 the exit status is 0 only if all are equal.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json
 import os
 import runpy
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,26 +61,23 @@ def command(name: str) -> list[str]:
     return [script, *COMMON, *flags]
 
 
-# --- training -------------------------------------------------------------------------------
-
-
 def train_missing(checkout: Path, names: list[str], keep: Path) -> dict[str, Path]:
     """Train the runs of a commit that are not in `keep` yet; return every run's directory."""
-    commit = _git(checkout, "rev-parse", "HEAD")
+    folder = keep / _git(checkout, "rev-parse", "HEAD")
+    folder.mkdir(parents=True, exist_ok=True)
     if _git(checkout, "status", "--porcelain"):
-        commit += f"-changed-{os.getpid()}"  # never used again
+        folder = Path(tempfile.mkdtemp(prefix="changed-", dir=folder))  # never used again
     version = {name: f"{zlib.crc32(' '.join(command(name)).encode()):08x}" for name in names}
-    runs = {name: keep / commit / f"{name}-{version[name]}" for name in names}
+    runs = {name: folder / f"{name}-{version[name]}" for name in names}
     if missing := [name for name in names if not runs[name].exists()]:
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory(dir=keep) as temporary:
             worker = [sys.executable, __file__, checkout, "--train", temporary, "--only", *missing]
             environment = os.environ | {"PYTHONPATH": str(checkout)}
             subprocess.run(worker, cwd=checkout, env=environment, stdout=sys.stderr, check=True)
             for name in missing:
-                finished = Path(temporary) / name
+                finished = Path(temporary, name)
                 if (finished / "results.json").exists() and not runs[name].exists():
-                    partial = runs[name].with_suffix(f".{os.getpid()}")
-                    shutil.copytree(finished, partial).rename(runs[name])
+                    finished.rename(runs[name])
     return runs
 
 
@@ -100,35 +94,33 @@ def train(checkout: Path, names: list[str], output: Path) -> None:
         sys.argv = [script, *flags, "--output", str(output / name)]
         try:
             runpy.run_path(str(checkout / "experiments" / script), run_name="__main__")
-        except SystemExit:  # the script has told what is wrong; the run lacks its results
+        except SystemExit:  # the script has said what is wrong; the run lacks its results
             pass
         except Exception:
             traceback.print_exc()
 
 
-# --- comparing ------------------------------------------------------------------------------
-
-
 def figures(run: Path) -> dict[str, Any]:
     """Everything in the files of a run but times and versions, by file and key."""
-    values: dict[str, Any] = {}
-    for name in ("results.json", "config.json"):
-        values |= _flat(name, json.loads((run / name).read_text(encoding="utf-8")))
+    content: dict[str, Any] = {
+        name: json.loads((run / name).read_text(encoding="utf-8"))
+        for name in ("results.json", "config.json")
+    }
     with (run / "history.csv").open(newline="", encoding="utf-8") as file:
-        values |= _flat("history.csv", list(csv.DictReader(file)))
+        content["history.csv"] = list(csv.DictReader(file))
     with np.load(run / "model.npz") as arrays:
-        for key, array in arrays.items():  # arrays of bytes hold JSON
-            content = json.loads(array.tobytes()) if array.dtype == np.uint8 else array
-            values |= _flat(f"model.npz {key}", content)
-    return values
+        content["model.npz"] = {  # arrays of bytes hold JSON
+            key: json.loads(array.tobytes()) if array.dtype == np.uint8 else array
+            for key, array in arrays.items()
+        }
+    return dict(_flat("", content))
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for name, item in items:
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
             if name not in TIMES_AND_VERSIONS:
-                yield from _flat(f"{key} {name}", item)
+                yield from _flat(f"{key} {name}".strip(), item)
     else:
         yield key, value
 
@@ -169,18 +161,18 @@ def main() -> int:
         train(arguments.old, arguments.only, arguments.train)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
-        runs = [
+        old, new = (
             train_missing(
                 checkout.resolve(),
                 arguments.only,
                 (arguments.keep or Path(temporary, side)).resolve(),
             )
             for side, checkout in (("old", arguments.old), ("new", arguments.new))
-        ]
-        found = {name: difference(runs[0][name], runs[1][name]) for name in arguments.only}
-    for name, text in found.items():
+        )
+        differences = {name: difference(old[name], new[name]) for name in arguments.only}
+    for name, text in differences.items():
         print(f"{name:20} {text or 'equal'}")
-    return int(any(found.values()))
+    return int(any(differences.values()))
 
 
 if __name__ == "__main__":

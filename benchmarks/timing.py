@@ -1,19 +1,17 @@
-"""What the benchmarks share: the trainer's own steps, fair timing, and the results file."""
-
-from __future__ import annotations
+"""What the benchmarks share: the trainer's own steps, fair timing, one table and its file."""
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from photonic_ffzero import Config, Model, Samples
-from photonic_ffzero.data.tasks import Classification
-from photonic_ffzero.runs.directory import check_new_directory, versions
+from photonic_ffzero.data import Classification
+from photonic_ffzero.runs import check_new_directory, versions
 from photonic_ffzero.storage import write_json
 from photonic_ffzero.training.step import BlockTraining
 
@@ -21,6 +19,7 @@ BATCH, CLASSES = 128, 10
 FOREVER = 10**6  # epochs of a training that is only timed
 
 Task = Callable[[], object]  # an integer that it returns says how often it was done
+Row = dict[str, str | int | float]
 
 
 def random_images(pixels: int, count: int = 64 * BATCH) -> Samples:
@@ -42,31 +41,23 @@ def training_steps(config: Config, images: Samples, index: int = 0) -> Task:
         inputs = block.all_outputs(params, inputs)
     samples = Samples(inputs, model.task.targets(images.y))
     training = BlockTraining(config, model.blocks[index], index, model.params[index], samples)
-    losses = _endless(training)
+    losses = chain.from_iterable(map(training.epoch, range(FOREVER)))
     return lambda: len(next(losses))
 
 
-def _endless(training: BlockTraining) -> Iterator[list[float]]:
-    for epoch in range(FOREVER):
-        yield from training.epoch(epoch)
-
-
 def median_seconds(tasks: dict[str, Task], budget: float) -> dict[str, float]:
-    """Median time of each task; they take turns for `budget` seconds, and five times at least.
-
-    Where five turns would take four times the budget, three are enough.
-    """
+    """Median time of each task; they take turns for `budget` seconds, and five times at least."""
     for task in tasks.values():
         task()  # compiles
     calls = {name: max(1, int(0.1 / _seconds(task))) for name, task in tasks.items()}
     times: dict[str, list[float]] = {name: [] for name in tasks}
-    started, turns, spent = time.perf_counter(), 0, 0.0
-    while turns < 3 or spent < budget or (turns < 5 and spent < 4 * budget):
+    started, turns = time.perf_counter(), 0
+    while turns < 5 or time.perf_counter() - started < budget:
         for name, task in tasks.items():
             time.sleep(0.2)  # threads of the task before still spin, waiting for work
             task()
             times[name].append(_seconds(task, calls[name]))
-        turns, spent = turns + 1, time.perf_counter() - started
+        turns += 1
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
@@ -90,14 +81,26 @@ def command_line(description: str | None, seconds: float) -> argparse.ArgumentPa
 
 
 def run(
-    parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], dict[str, Any]]
+    parser: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace], Iterable[Row]],
+    texts: dict[str, int],
+    numbers: Iterable[str],
 ) -> None:
-    """Measure, and write what `measure(arguments)` returns, with all versions, to bench.json."""
+    """Print each row of `measure(arguments)` as it comes; write all with versions to bench.json.
+
+    The table has columns of texts, with their widths, and of numbers; a row may lack some.
+    """
+    layouts = {name: f"<{width}" for name, width in texts.items()} | dict.fromkeys(numbers, ">8")
     arguments = parser.parse_args()
     name = f"bench-{Path(parser.prog).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     output = arguments.output or Path("results") / name
     check_new_directory(output)
-    content = measure(arguments)
+    print(*(format(name, layout) for name, layout in layouts.items()))
+    rows = []
+    for row in measure(arguments):
+        rows.append(row)
+        cells = {key: f"{v:.4g}" if isinstance(v, float) else str(v) for key, v in row.items()}
+        print(*(format(cells.get(key, ""), layout) for key, layout in layouts.items()), flush=True)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "bench.json", content | {"versions": versions()})
+    write_json(output / "bench.json", {"rows": rows, "versions": versions()})
     print(f"results in {output}")

@@ -1,17 +1,16 @@
-"""What each ingredient of local learning brings: leave one out at a time."""
+"""What each ingredient of local learning brings: leave one out at a time.
+
+Train the photonic network with one ingredient changed at a time: one global loss
+instead of a local one for each mesh, prototypes drawn at random instead of a simplex,
+raw instead of balanced detection, pools of 8 ports that are normalised on their own
+instead of one cosine, and each loss.
+"""
 
 import sys
 from functools import partial
 from typing import Any
 
 from photonic_ffzero.cli.experiment import run_experiment, sweep
-
-DESCRIPTION = """
-Train the photonic network with one ingredient changed at a time: one global loss
-instead of a local one for each mesh, prototypes drawn at random instead of a simplex,
-raw instead of balanced detection, pools of 8 ports that are normalised on their own
-instead of one cosine, and each loss.
-"""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -35,4 +34,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run_experiment("ablation", DESCRIPTION, PRESETS))
+    sys.exit(run_experiment("ablation", __doc__, PRESETS))

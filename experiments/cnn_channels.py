@@ -1,18 +1,17 @@
-"""Accuracy of CNNs over the channels of their convolutions (the paper's figure 5)."""
+"""Accuracy of CNNs over the channels of their convolutions (the paper's figure 5).
 
-import sys
-from functools import partial
-
-from photonic_ffzero import METHODS
-from photonic_ffzero.cli.experiment import run_experiment, sweep
-
-DESCRIPTION = """
 Train two convolutions and a dense layer with the four methods, for some numbers of
 channels. Under a local loss (ff) every channel has prototypes and a loss of its own, so
 that one pair of forward passes serves all of them; the paper shows this in figure 5.
 The small preset takes ff-dd's directions among the activations: its images are too few
 to find a way among the weights, where bp-dd and the paper grid take them.
 """
+
+import sys
+from functools import partial
+
+from photonic_ffzero import METHODS
+from photonic_ffzero.cli.experiment import run_experiment, sweep
 
 channels = partial(
     sweep,
@@ -49,4 +48,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run_experiment("cnn_channels", DESCRIPTION, PRESETS))
+    sys.exit(run_experiment("cnn_channels", __doc__, PRESETS))

@@ -1,4 +1,13 @@
-"""Accuracy and gradient error over directions, laws, spaces and estimators (supplement 3)."""
+"""Accuracy and gradient error over directions, laws, spaces and estimators (supplement 3).
+
+Train an MLP from directional derivatives at equal numbers of evaluated losses, which
+are forward passes where directions lie among the weights (among activations, one pass
+serves them all): the more directions a step takes, the fewer epochs it gets. Curves
+tell apart where directions lie, their law, and the estimator; each place has its
+recipe's optimizer and rate, whatever K. A second figure, error.png, shows the relative
+error of one step's gradient against automatic differentiation. --epochs gives all runs
+as many, and fewer evaluations to those of few directions.
+"""
 
 import sys
 from collections.abc import Iterable
@@ -8,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pandas import DataFrame
 
 from meshes._tensorflow import tf
 from meshes.validation import from_spec
@@ -20,16 +30,6 @@ from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs import Grid, GridDirectory, add_legend
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.storage import write_csv
-
-DESCRIPTION = """
-Train an MLP from directional derivatives at equal numbers of evaluated losses, which
-are forward passes where directions lie among the weights (among activations, one pass
-serves them all): the more directions a step takes, the fewer epochs it gets. Curves
-tell apart where directions lie, their law, and the estimator; each place has its
-recipe's optimizer and rate, whatever K. A second figure, error.png, shows the relative
-error of one step's gradient against automatic differentiation. --epochs gives all runs
-as many, and fewer evaluations to those of few directions.
-"""
 
 # What is compared: space, law, estimator.
 VARIANTS = (
@@ -79,9 +79,8 @@ def gradient_error(config: Config, x: np.ndarray, y: np.ndarray, draws: int = 8)
     params = tf.nest.map_structure(tf.constant, model.params[0])
     batch = slice(config.batch_size)
     inputs = tf.constant(x[batch]), tf.constant(model.task.targets(y[batch]))
-    exact = estimate(
-        ESTIMATORS["autodiff"](), Weights(shortcut=False)(block, loss, params, *inputs), None
-    ).gradient
+    reference = Weights(shortcut=False)(block, loss, params, *inputs)
+    exact = tf.nest.flatten(estimate(ESTIMATORS["autodiff"](), reference, None).gradient)
     perturbation, rng = PERTURBATIONS[config.perturb](), generator(config.seed, "gradient error")
     objective = perturbation(block, loss, params, *inputs)
     moved = perturbation.trainable(block, len(inputs[0]))
@@ -89,45 +88,42 @@ def gradient_error(config: Config, x: np.ndarray, y: np.ndarray, draws: int = 8)
     for _ in range(draws):
         drawn = draw(config.law, config.epsilon or 1.0, config.directions, moved, rng)
         estimated = estimate(ESTIMATORS[config.estimator](), objective, drawn).gradient
-        error = tf.nest.map_structure(tf.subtract, estimated, exact)
-        errors.append(_norm(error) / _norm(exact))
+        difference = list(map(tf.subtract, tf.nest.flatten(estimated), exact))
+        errors.append(
+            float(tf.linalg.global_norm(difference)) / float(tf.linalg.global_norm(exact))
+        )
     return float(np.sqrt(np.mean(np.square(errors))))
-
-
-def _norm(gradient: Any) -> float:
-    """The Euclidean norm of all arrays together."""
-    return float(tf.linalg.global_norm(tf.nest.flatten(gradient)))
 
 
 def write_errors(directory: GridDirectory, data_dir: Path | None) -> None:
     """Measure the gradient error of every variant; write error.csv and error.png."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    cells = directory.grid.cells
-    data = load_dataset(cells[0].plan.dataset, data_dir)
-    x = encode(data.train_images, cells[0].plan.encoding, min(data.train_images.shape[1:]))
-    for cell in cells:
-        if cell.seed == cells[0].seed:
-            name = " ".join(str(cell.labels[key]) for key in directory.grid.curves)
-            error = gradient_error(cell.plan.config, x, data.train_labels)
-            curves.setdefault(name, []).append((int(cell.labels["K"]), error))
+    plan = directory.grid.cells[0].plan
+    data = load_dataset(plan.dataset, data_dir)
+    x = encode(data.train_images, plan.encoding, min(data.train_images.shape[1:]))
     rows = [
-        {"variant": name, "directions": count, "relative_error": error}
-        for name, points in curves.items()
-        for count, error in points
+        {
+            "variant": " ".join(str(cell.labels[key]) for key in directory.grid.curves),
+            "directions": cell.labels["K"],
+            "relative_error": gradient_error(cell.plan.config, x, data.train_labels),
+        }
+        for cell in directory.grid.cells
+        if cell.seed == plan.config.seed
     ]
     write_csv(directory.path / "error.csv", rows)
-    save_figure(directory.path / "error.png", lambda axes: _plot(axes, curves))
 
+    def draw_errors(axes: Any) -> None:
+        table = DataFrame(rows)
+        for index, (name, curve) in enumerate(table.groupby("variant", sort=False)):
+            points = curve["directions"], curve["relative_error"]
+            axes.loglog(*points, ms=4, label=name, **curve_style(index))
+        counts = sorted(set(table["directions"]))
+        axes.set_xticks(counts, counts)
+        axes.xaxis.minorticks_off()
+        axes.set(xlabel="directions a step K", ylabel="relative error of the gradient")
+        axes.grid(alpha=0.3, which="both")
+        add_legend([axes])
 
-def _plot(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
-    for index, (name, points) in enumerate(curves.items()):
-        axes.loglog(*zip(*points, strict=True), ms=4, label=name, **curve_style(index))
-    counts = sorted({count for points in curves.values() for count, _ in points})
-    axes.set_xticks(counts, counts)
-    axes.xaxis.minorticks_off()
-    axes.set(xlabel="directions a step K", ylabel="relative error of the gradient")
-    axes.grid(alpha=0.3, which="both")
-    add_legend([axes])
+    save_figure(directory.path / "error.png", draw_errors)
 
 
 PRESETS = {
@@ -145,4 +141,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run_experiment("directions", DESCRIPTION, PRESETS, finish=write_errors))
+    sys.exit(run_experiment("directions", __doc__, PRESETS, finish=write_errors))

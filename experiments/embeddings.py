@@ -1,4 +1,10 @@
-"""Embeddings behind every mesh and their prototypes (the paper's supplement 4)."""
+"""Embeddings behind every mesh and their prototypes (the paper's supplement 4).
+
+Train photonic networks with local losses and look at what every mesh does to the test
+images: embeddings.png shows the detected intensities in the plane of their two first
+principal components with the class prototypes, and how goodness is distributed for the
+true class and the others; alignment.csv has the mean goodness of both, mesh by mesh.
+"""
 
 import sys
 from functools import partial
@@ -14,13 +20,6 @@ from photonic_ffzero.plots import plot_alignment, plot_embeddings, save_figure
 from photonic_ffzero.runs import GridDirectory
 from photonic_ffzero.storage import write_csv
 
-DESCRIPTION = """
-Train photonic networks with local losses and look at what every mesh does to the test
-images: embeddings.png shows the detected intensities in the plane of their two first
-principal components with the class prototypes, and how goodness is distributed for the
-true class and the others; alignment.csv has the mean goodness of both, mesh by mesh.
-"""
-
 SHOWN = 400  # test images in a scatter plot; more would hide each other
 
 
@@ -30,24 +29,24 @@ def write_embeddings(directory: GridDirectory, data_dir: Path | None) -> None:
     plan = cells[0].plan
     data = load_dataset(plan.dataset, data_dir)
     x = encode(data.test_images, plan.encoding, plan.size or 1)
-    rows = []
+    true = np.eye(10, dtype=bool)[data.test_labels]
     models = [load_model(directory.cell_path(cell) / "model.npz") for cell in cells]
-    for cell, model in zip(cells, models, strict=True):
-        for mesh, scores in enumerate(model.scores(x), start=1):
-            about = {"method": cell.labels["method"], "seed": cell.seed, "mesh": mesh}
-            rows.append(about | _alignment(scores, data.test_labels))
+    rows = [
+        {
+            "method": cell.labels["method"],
+            "seed": cell.seed,
+            "mesh": mesh,
+            "true_class": f"{scores[true].mean():.4f}",
+            "other_classes": f"{scores[~true].mean():.4f}",
+        }
+        for cell, model in zip(cells, models, strict=True)
+        for mesh, scores in enumerate(model.scores(x), start=1)
+    ]
     write_csv(directory.path / "alignment.csv", rows)
     draw = partial(_draw, model=models[0], x=x, labels=data.test_labels)
     title = f"{cells[0].name}, test images"
     panels = 2 * len(models[0].blocks)
     save_figure(directory.path / "embeddings.png", draw, panels=panels, title=title)
-
-
-def _alignment(scores: np.ndarray, labels: np.ndarray) -> dict[str, str]:
-    """Mean goodness of the true class and of the others."""
-    true = np.eye(scores.shape[-1], dtype=bool)[labels]
-    parts = {"true_class": scores[true], "other_classes": scores[~true]}
-    return {name: f"{part.mean():.4f}" for name, part in parts.items()}
 
 
 def _draw(*axes: Any, model: Model, x: np.ndarray, labels: np.ndarray) -> None:
@@ -83,4 +82,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run_experiment("embeddings", DESCRIPTION, PRESETS, finish=write_embeddings))
+    sys.exit(run_experiment("embeddings", __doc__, PRESETS, finish=write_embeddings))

@@ -1,4 +1,11 @@
-"""Accuracy and slope error over the step of the differences, for noises of the detectors."""
+"""Accuracy and slope error over the step of the differences, for noises of the detectors.
+
+How long must the step of the differences be? Accuracy of FF+DD over epsilon, for some
+noises of the detectors (read_noise, a share of the rms intensity; 0.1 is 20 dB). Short
+steps drown in the noise, long ones see the curvature. A second figure, error.png, splits
+the error of single slopes at the start of training into noise and curvature, and shows
+what --epsilon auto chooses there.
+"""
 
 import sys
 from dataclasses import replace
@@ -21,23 +28,14 @@ from photonic_ffzero.seeds import generator
 from photonic_ffzero.storage import write_csv
 from photonic_ffzero.training.step import BlockTraining, Samples, losses_along
 
-DESCRIPTION = """
-How long must the step of the differences be? Accuracy of FF+DD over epsilon, for some
-noises of the detectors (read_noise, a share of the rms intensity; 0.1 is 20 dB). Short
-steps drown in the noise, long ones see the curvature. A second figure, error.png, splits
-the error of single slopes at the start of training into noise and curvature, and shows
-what --epsilon auto chooses there.
-"""
-
 STEPS = np.geomspace(1e-3, 1.0, 13)  # rad
 DIRECTIONS = 256
 
 
 def slope_errors(config: Config, samples: Samples) -> tuple[np.ndarray, np.ndarray, float]:
-    """Errors of slopes along random directions at the first mesh, relative to their rms.
+    """The rms errors [steps] of slopes at the first mesh, with noise and without; auto's step.
 
-    Returns:
-        Errors [steps] with noise and without, both rms, and the step that `auto` chooses.
+    Errors are relative to the rms slope along the random directions.
     """
     quiet, noisy = (
         Model(replace(config, imperfections=noise), samples.x.shape[-1], Classification(10))
@@ -59,19 +57,18 @@ def slope_errors(config: Config, samples: Samples) -> tuple[np.ndarray, np.ndarr
         slopes = np.array([(losses(h, 1) - losses(h, -1)) / (2 * h) for h in STEPS])
         errors.append(np.sqrt(np.mean((slopes - exact) ** 2, axis=1) / np.mean(exact**2)))
     auto = replace(config, epsilon="auto")
-    chosen = BlockTraining(auto, noisy.blocks[0], 0, noisy.params[0], samples).epsilon
-    return errors[0], errors[1], chosen or 0.0
+    training = BlockTraining(auto, noisy.blocks[0], 0, noisy.params[0], samples)
+    return errors[0], errors[1], training.epsilon or 0.0
 
 
 def write_errors(directory: GridDirectory, data_dir: Path | None) -> None:
     """Measure the error of slopes at every noise; write error.csv and error.png."""
-    cells = {cell.labels["noise"]: cell for cell in reversed(directory.grid.cells)}
+    configs = {cell.labels["noise"]: cell.plan.config for cell in reversed(directory.grid.cells)}
     plan = directory.grid.cells[0].plan
     data = load_dataset(plan.dataset, data_dir)
     x = encode(data.train_images, plan.encoding, plan.size)[: plan.config.batch_size]
-    y = Classification(10).targets(data.train_labels[: len(x)])
-    samples = Samples(x, y)
-    errors = {noise: slope_errors(cells[noise].plan.config, samples) for noise in sorted(cells)}
+    samples = Samples(x, Classification(10).targets(data.train_labels[: len(x)]))
+    errors = {noise: slope_errors(configs[noise], samples) for noise in sorted(configs)}
     columns = ("read_noise", "epsilon_rad", "error", "error_without_noise", "auto_epsilon_rad")
     rows = [
         dict(zip(columns, (noise, *row, auto), strict=True))
@@ -79,26 +76,25 @@ def write_errors(directory: GridDirectory, data_dir: Path | None) -> None:
         for row in zip(STEPS, error, curvature, strict=True)
     ]
     write_csv(directory.path / "error.csv", rows)
-    save_figure(directory.path / "error.png", lambda axes: _plot(axes, errors), title=_TITLE)
 
+    def draw_errors(axes: Any) -> None:
+        for index, (noise, (error, _, auto)) in enumerate(errors.items()):
+            style = curve_style(index)
+            axes.loglog(STEPS, error, label=f"read_noise {noise:g}", markersize=4, **style)
+            axes.axvline(auto, color=style["color"], linestyle="--", linewidth=1)
+        _, quiet, _ = next(iter(errors.values()))
+        axes.loglog(STEPS, quiet, ":", color="gray", label="without noise")
+        axes.axvline(np.nan, color="gray", linestyle="--", linewidth=1, label="--epsilon auto")
+        axes.set(xlabel="step of the differences epsilon (rad)", ylabel="rms error / rms slope")
+        axes.grid(alpha=0.3, which="both")
+        add_legend([axes])
 
-_TITLE = "Error of a slope: noise on the left, curvature on the right"
-
-
-def _plot(axes: Any, errors: dict[Any, tuple[np.ndarray, np.ndarray, float]]) -> None:
-    for index, (noise, (error, _, auto)) in enumerate(errors.items()):
-        style = curve_style(index)
-        axes.loglog(STEPS, error, label=f"read_noise {noise:g}", markersize=4, **style)
-        axes.axvline(auto, color=style["color"], linestyle="--", linewidth=1)
-    _, quiet, _ = next(iter(errors.values()))
-    axes.loglog(STEPS, quiet, ":", color="gray", label="without noise")
-    axes.axvline(np.nan, color="gray", linestyle="--", linewidth=1, label="--epsilon auto")
-    axes.set(xlabel="step of the differences epsilon (rad)", ylabel="rms error / rms slope")
-    axes.grid(alpha=0.3, which="both")
-    add_legend([axes])
+    title = "Error of a slope: noise on the left, curvature on the right"
+    save_figure(directory.path / "error.png", draw_errors, title=title)
 
 
 def settings_of(labels: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a noise and a step stand for."""
     noise = labels["noise"]
     return {
         "epsilon": labels["epsilon"],
@@ -137,4 +133,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run_experiment("epsilon", DESCRIPTION, PRESETS, finish=write_errors))
+    sys.exit(run_experiment("epsilon", __doc__, PRESETS, finish=write_errors))

@@ -1,17 +1,16 @@
-"""Accuracy of MLPs over depth and width with the four methods (the paper's figure 4)."""
+"""Accuracy of MLPs over depth and width with the four methods (the paper's figure 4).
+
+Train multilayer perceptrons of growing depth with the four methods. With directional
+derivatives (dd) one global loss (bp) perturbs all layers at once, a local one (ff) each
+layer alone, which is what the paper's figure 4 is about: does accuracy survive depth?
+Preset deep is that question alone: ff-dd and bp-dd, 2 to 10 layers of width 100, MNIST.
+"""
 
 import sys
 from functools import partial
 
 from photonic_ffzero import METHODS
 from photonic_ffzero.cli.experiment import run_experiment, sweep
-
-DESCRIPTION = """
-Train multilayer perceptrons of growing depth with the four methods. With directional
-derivatives (dd) one global loss (bp) perturbs all layers at once, a local one (ff) each
-layer alone, which is what the paper's figure 4 is about: does accuracy survive depth?
-Preset deep is that question alone: ff-dd and bp-dd, 2 to 10 layers of width 100, MNIST.
-"""
 
 depths = partial(
     sweep,
@@ -61,4 +60,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run_experiment("mlp_depth", DESCRIPTION, PRESETS))
+    sys.exit(run_experiment("mlp_depth", __doc__, PRESETS))

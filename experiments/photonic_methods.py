@@ -1,17 +1,16 @@
-"""The four methods on the photonic network, over data sets and depths (the paper's figure 7b)."""
+"""The four methods on the photonic network, over data sets and depths (the paper's figure 7b).
+
+Compare the four methods on the photonic network, depth by depth: every mesh has its
+own loss (ff) or all share the last one's (bp), and gradients come from directional
+derivatives, that is from forward passes alone (dd), or from automatic differentiation
+(ad). ff-dd is FFzero. The paper shows this in figure 7b.
+"""
 
 import sys
 from functools import partial
 
 from photonic_ffzero import METHODS
 from photonic_ffzero.cli.experiment import run_experiment, sweep
-
-DESCRIPTION = """
-Compare the four methods on the photonic network, depth by depth: every mesh has its
-own loss (ff) or all share the last one's (bp), and gradients come from directional
-derivatives, that is from forward passes alone (dd), or from automatic differentiation
-(ad). ff-dd is FFzero. The paper shows this in figure 7b.
-"""
 
 methods = partial(
     sweep,
@@ -40,4 +39,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run_experiment("photonic_methods", DESCRIPTION, PRESETS))
+    sys.exit(run_experiment("photonic_methods", __doc__, PRESETS))
