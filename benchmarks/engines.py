@@ -12,9 +12,7 @@ docs/benchmarks.md explains the others.
 """
 
 import argparse
-import contextlib
 import importlib
-import io
 import itertools
 import multiprocessing
 import os
@@ -37,7 +35,6 @@ from meshes._tensorflow import tf
 from photonic_ffzero import Trainer, configure
 from photonic_ffzero.cli.arguments import count
 
-SIZES = (64, 100, 196, 784)
 UNROLLED_COLUMNS = 3000  # Neurophox's graphs beyond this take minutes to trace
 MATRIX = 2048
 
@@ -119,8 +116,7 @@ def baseline(ports: int, work: Work) -> Task:
 def published(folder: Path, ports: int, work: Work) -> Task:
     """The DD step of the published implementation, imported from the user's copy."""
     sys.path.insert(0, str(folder))
-    with contextlib.redirect_stdout(io.StringIO()):
-        core = importlib.import_module("core.core_onn")
+    core = importlib.import_module("core.core_onn")
     model = core.Photonicmodel(ports, CLASSES, 1)
     prototypes = core.get_simplex_references(ports, CLASSES, np.random.RandomState(0))
     x, y = _batch(ports)
@@ -149,9 +145,6 @@ CONTENDERS: dict[str, Builder] = {
     "neurophox": baseline,
     "product": matrix_product,
 }
-# The columns for first calls in one process after another.
-FIRST_CALLS = dict.fromkeys(("xla", "neurophox", "published"), ("first s",))
-FIRST_CALLS |= {"native": ("first s", "cached s")}
 
 
 def takes_part(contender: str, ports: int, work: Work) -> bool:
@@ -206,11 +199,12 @@ def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
             row = {"ports": ports, "task": task, "engine": name, "ms": 1e3 * value}
             if baseline and name != "product":
                 row["ratio"] = baseline / value
-            if count := operations(name, ports, work):
-                row["GFLOP/s"] = count / value / 1e9
-                row["product"] = count / value / (2 * MATRIX**3 / seconds["product"])
-            if not arguments.no_children and name in FIRST_CALLS:
-                row |= first_calls(builders[name], ports, work, FIRST_CALLS[name])
+            if counted := operations(name, ports, work):
+                row["GFLOP/s"] = counted / value / 1e9
+                row["product"] = counted / value / (2 * MATRIX**3 / seconds["product"])
+            if not arguments.no_children and name not in ("product", "neurophox*"):
+                columns = ("first s", "cached s") if name == "native" else ("first s",)
+                row |= first_calls(builders[name], ports, work, columns)
             yield row
     step = {"task": "whole run, K = 8", "engine": "native", "ms": 1e3 * whole_run_step()}
     yield {"ports": 64, **step}
@@ -223,7 +217,7 @@ def operations(contender: str, ports: int, work: Work) -> int:
 
 if __name__ == "__main__":
     parser = timing.command_line(__doc__, seconds=5)
-    parser.add_argument("--ports", type=count(CLASSES), nargs="+", default=SIZES, metavar="N")
+    parser.add_argument("--ports", type=count(CLASSES), nargs="+", default=(64, 100, 196, 784))
     text = "a copy of the published implementation"
     parser.add_argument("--reference", type=Path, metavar="DIR", help=text)
     parser.add_argument("--no-children", action="store_true", help="no first calls")
