@@ -190,15 +190,15 @@ def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
         builders = {name: b for name, b in contenders.items() if takes_part(name, ports, work)}
         tasks = {name: build(ports, work) for name, build in builders.items()}
         seconds = timing.median_seconds(tasks, arguments.seconds)
-        baseline = seconds.get("neurophox")
-        if baseline and work.directions == 1:
-            one_direction[ports] = baseline
-        elif work.directions and ports in one_direction and not baseline:
-            baseline = seconds["neurophox*"] = work.forwards / 3 * one_direction[ports]
+        reference = seconds.get("neurophox")
+        if reference and work.directions == 1:
+            one_direction[ports] = reference
+        elif work.directions and ports in one_direction and not reference:
+            reference = seconds["neurophox*"] = work.forwards / 3 * one_direction[ports]
         for name, value in seconds.items():
             row = {"ports": ports, "task": task, "engine": name, "ms": 1e3 * value}
-            if baseline and name != "product":
-                row["ratio"] = baseline / value
+            if reference and name != "product":
+                row["ratio"] = reference / value
             if counted := operations(name, ports, work):
                 row["GFLOP/s"] = counted / value / 1e9
                 row["product"] = counted / value / (2 * MATRIX**3 / seconds["product"])
