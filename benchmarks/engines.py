@@ -37,6 +37,7 @@ from photonic_ffzero.cli.arguments import count
 
 UNROLLED_COLUMNS = 3000  # Neurophox's graphs beyond this take minutes to trace
 MATRIX = 2048
+PRODUCT = 2 * MATRIX**3  # operations of a product of matrices
 
 
 class Work(NamedTuple):
@@ -139,19 +140,16 @@ def matrix_product(ports: int, work: Work) -> Task:
 
 
 Builder = Callable[[int, Work], Task]
-CONTENDERS: dict[str, Builder] = {
-    "native": partial(ours, "native"),
-    "xla": partial(ours, "xla"),
-    "neurophox": baseline,
-    "product": matrix_product,
-}
 
 
-def takes_part(contender: str, ports: int, work: Work) -> bool:
-    """Whether the contender has the task, and its graph can be traced in good time."""
-    if contender == "published":
-        return work.method == "ff-dd"
-    return contender != "neurophox" or work.forwards * ports <= UNROLLED_COLUMNS
+def contenders(ports: int, work: Work, reference: Path | None) -> dict[str, Builder]:
+    """Those that have the task and whose graph can be traced in good time."""
+    builders: dict[str, Builder] = {"native": partial(ours, "native"), "xla": partial(ours, "xla")}
+    if work.forwards * ports <= UNROLLED_COLUMNS:
+        builders["neurophox"] = baseline
+    if reference and work.method == "ff-dd":
+        builders["published"] = partial(published, reference)
+    return builders | {"product": matrix_product}
 
 
 def first_calls(build: Builder, ports: int, work: Work, columns: tuple[str, ...]) -> timing.Row:
@@ -182,12 +180,9 @@ def whole_run_step(ports: int = 64) -> float:
 
 def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
     """Every contender at every task and size, and the step of a whole training run."""
-    contenders = dict(CONTENDERS)
-    if arguments.reference:
-        contenders["published"] = partial(published, arguments.reference)
     one_direction: dict[int, float] = {}  # Neurophox's K = 1 step, by ports
     for ports, (task, work) in itertools.product(arguments.ports, TASKS.items()):
-        builders = {name: b for name, b in contenders.items() if takes_part(name, ports, work)}
+        builders = contenders(ports, work, arguments.reference)
         tasks = {name: build(ports, work) for name, build in builders.items()}
         seconds = timing.median_seconds(tasks, arguments.seconds)
         reference = seconds.get("neurophox")
@@ -195,24 +190,20 @@ def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
             one_direction[ports] = reference
         elif work.directions and ports in one_direction and not reference:
             reference = seconds["neurophox*"] = work.forwards / 3 * one_direction[ports]
+        in_mesh = 9 * work.counted * BATCH * ports**2  # operations
         for name, value in seconds.items():
             row = {"ports": ports, "task": task, "engine": name, "ms": 1e3 * value}
             if reference and name != "product":
                 row["ratio"] = reference / value
-            if counted := operations(name, ports, work):
-                row["GFLOP/s"] = counted / value / 1e9
-                row["product"] = counted / value / (2 * MATRIX**3 / seconds["product"])
+            if operations := PRODUCT if name == "product" else in_mesh:
+                rate, best = operations / value, PRODUCT / seconds["product"]
+                row |= {"GFLOP/s": rate / 1e9, "product": rate / best}
             if not arguments.no_children and name not in ("product", "neurophox*"):
                 columns = ("first s", "cached s") if name == "native" else ("first s",)
                 row |= first_calls(builders[name], ports, work, columns)
             yield row
     step = {"task": "whole run, K = 8", "engine": "native", "ms": 1e3 * whole_run_step()}
     yield {"ports": 64, **step}
-
-
-def operations(contender: str, ports: int, work: Work) -> int:
-    """Floating-point operations of a task that count: 9 for a port, column and sample."""
-    return 2 * MATRIX**3 if contender == "product" else 9 * work.counted * BATCH * ports**2
 
 
 if __name__ == "__main__":
