@@ -71,15 +71,11 @@ def robustness(
     settings = options.settings_over(settings)
     tuning = {"epochs": options.epochs or tuning_epochs}
     ways = WAYS | {"fine-tuned on chip": WAYS["fine-tuned on chip"] | tuning}
-    chips = [("none", "ideal", {})] + [
-        (
-            f"{name} ({STRENGTHS[name][0]})",
-            value,
-            {"imperfections": f"{name}={value:g}", "epsilon": "auto"},
-        )
-        for name, values in strengths.items()
-        for value in values
-    ]
+    chips = [("none", "ideal", {})]
+    for name, values in strengths.items():
+        label = f"{name} ({STRENGTHS[name][0]})"
+        for value in values:
+            chips.append((label, value, {"imperfections": f"{name}={value:g}", "epsilon": "auto"}))
     cells: list[Cell] = []
     silico: dict[int, str] = {}  # slug of the run in silico, by seed
     for seed, chip, way in product(options.seeds_or(seeds), chips, ways):
