@@ -15,13 +15,13 @@ STEPS, RATE = 6, 0.05
 GRADIENTS = np.random.default_rng(0).normal(size=(STEPS, 3)).astype(np.float32)
 
 
-def path(optimizer, gradients=GRADIENTS, rate=RATE):
+def path(optimizer, gradients=GRADIENTS):
     """The parameters after each step, from 1 on."""
     w = tf.ones(gradients.shape[1:])
     state, seen = optimizer.init(w), []
     for gradient in gradients:
         direction, state = optimizer.update(tf.constant(gradient), state)
-        w = descend(w, direction, np.float32(rate))
+        w = descend(w, direction, np.float32(RATE))
         seen.append(w.numpy())
     return np.array(seen)
 
@@ -75,12 +75,9 @@ class TestEveryOptimizer:
         again, after_again = optimizer.update(gradient, state)
         tf.nest.assert_same_structure(first, params)
         tf.nest.assert_same_structure(after_first, state)
-        for one, other in zip(
-            tf.nest.flatten((first, after_first)),
-            tf.nest.flatten((again, after_again)),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(one, other)
+        tf.nest.map_structure(
+            np.testing.assert_array_equal, (first, after_first), (again, after_again)
+        )
 
     def test_moves_nothing_where_the_gradient_is_always_zero(self, name):
         """Idle interferometers keep their phases."""
@@ -88,18 +85,11 @@ class TestEveryOptimizer:
         np.testing.assert_array_equal(path(OPTIMIZERS[name](), gradients)[:, 1], 1)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: momentum(1.0), "decay must be less than 1, got 1.0"),
-        (lambda: momentum(-0.1), "decay must be at least 0, got -0.1"),
-        (lambda: adam(b1=1.0), "b1 must be less than 1, got 1.0"),
-        (lambda: adam(b2=math.nan), "b2 must be finite, got nan"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+@pytest.mark.parametrize("make", [momentum, adam, lambda b: adam(b2=b)])
+@pytest.mark.parametrize("value", [1.0, -0.1, math.nan])
+def test_decays_out_of_range_are_refused(make, value):
+    with pytest.raises(ValueError, match=f"(decay|b1|b2) must be .*, got {value}"):
+        make(value)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
