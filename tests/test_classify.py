@@ -96,34 +96,30 @@ def test_goodness_is_the_mean_and_margin_the_lead(model):
     np.testing.assert_allclose(margins, ordered[:, -1] - ordered[:, -2], rtol=1e-5)
 
 
-class TestRefused:
-    def refusal(self, capsys, *arguments):
+def test_refuses_in_one_line(run, images, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    bare = Model(configure(), 9, Classification(3))
+    numbers = Model(configure(task="regression"), 9, Regression((0.0,), (1.0,)), ENCODER)
+    save_model(bare, tmp_path / "bare.npz")
+    save_model(numbers, tmp_path / "numbers.npz")
+    for name in ("a.png", "a-idx3-ubyte", "a.txt"):
+        (tmp_path / name).write_bytes(b"no image")
+    for arguments, culprit in (
+        ((run, tmp_path / "a.png"), "a.png"),
+        ((run, tmp_path / "a-idx3-ubyte"), "a-idx3-ubyte"),
+        ((run, tmp_path / "a.txt"), "a.txt"),
+        ((run, tmp_path / "missing.png"), "missing.png"),
+        ((run, tmp_path / "empty"), "empty"),
+        ((run, images, "--csv", tmp_path / "no/such/file"), "no/such"),
+        ((tmp_path / "model.npz", images), "model.npz"),
+        ((tmp_path, images), str(tmp_path)),
+        ((tmp_path / "bare.npz", images), "no image"),
+        ((tmp_path / "numbers.npz", images), "regression"),
+    ):
         with pytest.raises(SystemExit, match="2"):
             main([str(argument) for argument in arguments])
         out, error = capsys.readouterr()
         assert out == ""
         assert error.startswith("predict.py: error: ")
-        assert len(error.splitlines()) == 1
-        return error
-
-    @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a-idx3-ubyte", "a.txt"])
-    def test_a_file_that_is_no_image(self, run, tmp_path, name, capsys):
-        (tmp_path / name).write_bytes(b"no image")
-        assert name in self.refusal(capsys, run, tmp_path / name)
-        assert "missing" in self.refusal(capsys, run, tmp_path / f"missing-{name}")
-
-    def test_places_without_a_model_or_an_image_or_a_way_to_write(
-        self, run, images, tmp_path, capsys
-    ):
-        (tmp_path / "empty").mkdir()
-        assert "model.npz" in self.refusal(capsys, tmp_path / "model.npz", images)
-        assert str(tmp_path) in self.refusal(capsys, tmp_path, images)
-        assert "empty" in self.refusal(capsys, run, tmp_path / "empty")
-        assert "no/such" in self.refusal(capsys, run, images, "--csv", tmp_path / "no/such/file")
-
-    def test_a_model_of_no_images_or_no_classes(self, tmp_path, images, capsys):
-        bare = Model(configure(), 9, Classification(3))
-        numbers = Model(configure(task="regression"), 9, Regression((0.0,), (1.0,)), ENCODER)
-        for model, what in ((bare, "no image"), (numbers, "regression")):
-            save_model(model, tmp_path / "other.npz")
-            assert what in self.refusal(capsys, tmp_path / "other.npz", images)
+        assert error.count("\n") == 1
+        assert culprit in error

@@ -68,15 +68,13 @@ class TestCurves:
         assert axes.get_ylabel().startswith("R²")
 
     def test_several_runs_are_their_mean_in_a_band_that_spans_them(self, axes):
-        halved = [replace(record, loss=record.loss / 2) for record in history()]
+        """They end with the shortest."""
+        halved = [replace(record, loss=record.loss / 2) for record in history()[:-1]]
         plot_loss(axes, history(), halved)
         np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.75, 0.375, 0.25])
+        assert len(axes.lines[1].get_xdata()) == 1
         band = axes.collections[0].get_paths()[0].vertices
         assert set(band[band[:, 0] == 2][:, 1]) == {0.25, 0.5}
-
-    def test_several_runs_end_with_the_shortest(self, axes):
-        plot_quality(axes, history(), history()[:-1])
-        assert [len(line.get_xdata()) for line in axes.lines] == [3, 3, 1, 1]
 
     def test_power_budgets(self, axes):
         powers = np.array([1.0, 0.1])[:, None] * np.linspace(0, 1, 101)
@@ -140,20 +138,17 @@ def test_embeddings_show_every_sample_and_prototypes_however_far_they_lie(axes):
     assert ((low < prototypes) & (prototypes < high)).all()
 
 
-class TestAlignment:
-    def test_shares_of_true_and_other_classes(self, axes):
-        plot_alignment(axes, SCORES, LABELS)
-        others, true = (patch.get_data() for patch in axes.patches)
-        cosines = SCORES[np.arange(6), LABELS]
-        expected, edges = np.histogram(cosines, bins=40, range=(-1, 1))
-        np.testing.assert_allclose(true.values, 100 * expected / 6)
-        np.testing.assert_allclose(true.edges, edges)
-        assert others.values.sum() == pytest.approx(100)
-
-    def test_the_ideal_is_marked_and_rounding_beyond_it_is_counted(self, axes):
-        plot_alignment(axes, np.where(np.eye(3)[LABELS] == 1, 1.0000002, -0.5), LABELS)
-        assert [line.get_xdata()[0] for line in axes.lines] == [1, -0.5]
-        assert axes.patches[1].get_data().values[-1] == 100
+def test_alignment_has_the_shares_of_true_and_other_classes_and_the_ideal(axes):
+    """Rounding beyond the ideal is counted."""
+    scores = np.where(np.eye(3)[LABELS] == 1, 1.0000002, SCORES)
+    plot_alignment(axes, scores, LABELS)
+    others, true = (patch.get_data() for patch in axes.patches)
+    wrong = scores[np.eye(3)[LABELS] == 0]
+    expected, edges = np.histogram(wrong, bins=40, range=(-1, 1))
+    np.testing.assert_allclose(others.values, 100 * expected / wrong.size)
+    np.testing.assert_allclose(others.edges, edges)
+    assert true.values[-1] == 100
+    assert [line.get_xdata()[0] for line in axes.lines] == [1, -0.5]
 
 
 def test_a_figure_is_saved_with_all_its_panels(tmp_path):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from meshes import NONLINEARITIES, ElectroOptic, ModulatorParts
-from meshes._tensorflow import tf
 from meshes.validation import from_spec
 from photonic_ffzero import Model, Samples, Trainer, configure
 from photonic_ffzero.cli.train import main
@@ -19,6 +18,7 @@ from photonic_ffzero.power import ChipRates, PowerBudget, in_units, power_budget
 from photonic_ffzero.runs import plan_for
 
 PORTS = 8
+STATIC = "insertion_loss_db=0.1,splitter_error=0.05"
 PASSIVE = sorted(name for name, cls in NONLINEARITIES.items() if cls.passive)
 
 
@@ -31,25 +31,15 @@ def network(**settings):
     return Model(configure(seed=1, columns=4, **settings), PORTS, Classification(3))
 
 
-@pytest.fixture
-def eager():
-    """Do not compile, which would take longer than a few steps."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 class TestBudget:
-    @pytest.mark.parametrize("engine", ["native", "xla"])
     @pytest.mark.parametrize("nonlinearity", PASSIVE)
-    def test_energy_never_grows_without_gain(self, nonlinearity, engine, eager):
-        for imperfections in ("", "insertion_loss_db=0.1,splitter_error=0.05"):
+    def test_energy_never_grows_without_gain(self, nonlinearity, eager):
+        for engine, imperfections in (("native", ""), ("xla", STATIC)):
             chosen = {"nonlinearity": nonlinearity, "imperfections": imperfections}
             powers = power_budget(network(engine=engine, meshes=3, **chosen), light()).powers
             assert np.all(powers[1:] <= powers[:-1] * (1 + 1e-5))
 
-    @pytest.mark.parametrize("train_nonlinearity", [False, True])
-    @pytest.mark.parametrize("method", ["ff-dd", "bp-ad"])
+    @pytest.mark.parametrize(("method", "train_nonlinearity"), [("ff-dd", False), ("bp-ad", True)])
     def test_an_amplifier_follows_every_nonlinearity(self, method, train_nonlinearity):
         chosen = {"method": method, "train_nonlinearity": train_nonlinearity}
         budget = power_budget(network(meshes=3, amplifier="level=5", **chosen), light())
@@ -100,18 +90,6 @@ class TestAmplifiers:
         losses = [[record.loss for record in model.history] for model in (off, one, level)]
         assert losses[0] == losses[1] != losses[2]
 
-    def test_ten_meshes_stay_bright(self):
-        dim, bright = (
-            power_budget(network(meshes=10, amplifier=amplifier), light()).powers[-1]
-            for amplifier in ("", "level=4")
-        )
-        assert np.median(dim) < 1e-30
-        np.testing.assert_allclose(bright, 4, rtol=1e-4)
-
-    def test_one_mesh_has_nothing_between(self):
-        with pytest.raises(ValueError, match=r"^amplifier .*got 1"):
-            configure(amplifier="gain=2", meshes=1)
-
 
 class TestParts:
     def test_the_defaults_make_the_published_modulator(self):
@@ -119,11 +97,11 @@ class TestParts:
         for name in ("alpha", "g", "phi_b"):
             assert getattr(made, name) == pytest.approx(getattr(published, name))
 
-    @pytest.mark.parametrize("text", ["kerr", "electro-optic", "electro-optic:g=1", "x:tap=1"])
+    @pytest.mark.parametrize("text", ["electro-optic:g=1", "x:tap=1"])
     def test_other_texts_stay_as_they_are(self, text):
         assert in_units(text, 0.5) == text
 
-    @pytest.mark.parametrize("rest", ["tap=2", "gain=x", "tap=0.1,g=1", "v_pi=0", "bias"])
+    @pytest.mark.parametrize("rest", ["tap=2", "gain=x", "g=1"])
     def test_parts_that_make_no_modulator_are_refused(self, rest):
         with pytest.raises(ValueError, match=r"nonlinearity|tap|v_pi"):
             in_units(f"electro-optic:tap=0.1,{rest}", 1e-3)
@@ -138,23 +116,22 @@ class TestRates:
         assert replace(rates, chip_power=None).joules(usage) is None
 
     @pytest.mark.parametrize(
-        ("rates", "error"),
+        ("recipe", "rates", "error"),
         [
-            ({"symbol_rate": 0, "write_time": 0}, "symbol_rate must be greater than 0"),
-            ({"symbol_rate": 1, "write_time": -1}, "write_time must be at least 0"),
-            ({"symbol_rate": 1, "write_time": 1, "chip_power": -1}, "chip_power must be at least"),
-            ({"symbol_rate": 1}, "write_time must be set with symbol_rate"),
-            ({"chip_power": 1, "write_time": 1}, "symbol_rate must be set with write_time"),
+            ("balanced", (0, 0, None), "symbol_rate must be greater than 0"),
+            ("balanced", (1, -1, None), "write_time must be at least 0"),
+            ("balanced", (1, 1, -1), "chip_power must be at least 0"),
+            ("balanced", (1, None, None), "write_time must be set with symbol_rate"),
+            ("balanced", (None, 1, 1), "symbol_rate must be set with write_time"),
+            ("digital", (1, 1, None), "symbol_rate does not apply to mlp"),
         ],
         ids=str,
     )
-    def test_a_plan_refuses(self, rates, error):
+    def test_a_plan_refuses(self, recipe, rates, error):
+        names = ("symbol_rate", "write_time", "chip_power")
+        chosen = {name: rate for name, rate in zip(names, rates, strict=True) if rate is not None}
         with pytest.raises(ValueError, match=error):
-            plan_for("digits", configure(), **rates)
-
-    def test_a_digital_network_is_on_no_chip(self):
-        with pytest.raises(ValueError, match="symbol_rate does not apply to mlp"):
-            plan_for("digits", configure("digital"), symbol_rate=1.0, write_time=1.0)
+            plan_for("digits", configure(recipe), **chosen)
 
 
 @pytest.mark.usefixtures("eager")
@@ -168,12 +145,6 @@ class TestRun:
     def results(self, *flags):
         assert main([*self.QUICK, "--quiet", "--output", "run", *flags]) == 0
         return json.loads(Path("run/results.json").read_text())
-
-    def refusal(self, capsys, *flags):
-        with pytest.raises(SystemExit, match="2"):
-            main([*self.QUICK, "--quiet", "--output", "run", *flags])
-        assert not Path("run").exists()
-        return capsys.readouterr().err
 
     def test_records_relative_power_and_is_silent_above_the_floor(self, capsys):
         results = self.results("--detector-floor", "1e-5", "--amplifier", "level=5")
@@ -211,7 +182,7 @@ class TestRun:
         assert (config["symbol_rate"], config["chip_power"]) == (1e6, 2)
 
     def test_refusals_name_the_flag(self, capsys):
-        assert "--symbol-rate must be set with" in self.refusal(capsys, "--chip-power", "1")
-        for flag in ("--unit-power", "--detector-floor"):
-            error = self.refusal(capsys, flag, "1e-3", "--network", "mlp")
-            assert f"argument {flag} does not apply to mlp" in error
+        with pytest.raises(SystemExit, match="2"):
+            main([*self.QUICK, "--quiet", "--output", "run", "--chip-power", "1"])
+        assert not Path("run").exists()
+        assert "--symbol-rate must be set with" in capsys.readouterr().err

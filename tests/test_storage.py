@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from photonic_ffzero import DataError, Model, configure, load_model, predict, save_model
+from photonic_ffzero import DataError, Model, configure, load_model, save_model
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.storage import read_json, write_csv, write_json, write_whole
 
@@ -47,7 +47,6 @@ def test_a_loaded_model_predicts_exactly_as_the_saved_one(model, saved):
     x = np.random.default_rng(0).random((20, PORTS), dtype=np.float32)
     loaded = load_model(saved)
     np.testing.assert_array_equal(model.scores(x), loaded.scores(x))
-    np.testing.assert_array_equal(predict(model, x), predict(loaded, x))
     assert loaded.config == model.config
 
 
@@ -58,18 +57,12 @@ def test_prototypes_come_from_the_file_not_from_the_seed(saved):
     np.testing.assert_array_equal(load_model(saved).blocks[1].readout.prototypes, other)
 
 
-@pytest.mark.parametrize("method", ["bp-ad", "bp-dd"])
 @pytest.mark.parametrize("readout", ["ports", "goodness"])
-def test_global_networks_too(tmp_path, method, readout):
-    model = Model(configure(method=method, readout=readout), PORTS, TASK)
+def test_global_networks_too(tmp_path, readout):
+    model = Model(configure(method="bp-ad", readout=readout), PORTS, TASK)
     save_model(model, tmp_path / "m.npz")
     x = np.ones((2, PORTS), np.float32)
     np.testing.assert_array_equal(load_model(tmp_path / "m.npz").scores(x), model.scores(x))
-
-
-def test_nothing_is_pickled(saved):
-    with np.load(saved, allow_pickle=False) as file:
-        assert all(array.dtype.kind in "fu" for array in file.values())
 
 
 class TestRefused:
@@ -104,20 +97,23 @@ class TestRefused:
             with pytest.raises(DataError, match=name):
                 load_model(tmp_path / name)
 
-    def test_a_description_that_lies_about_the_size_costs_nothing(self, saved):
-        change_description(saved, lambda about: about.update(units=10**9))
-        with pytest.raises(DataError, match="must have shape"):
-            load_model(saved)
-
-    @pytest.mark.parametrize("kernel", [1, 5])
-    def test_nor_does_one_that_lies_about_the_depth(self, tmp_path, kernel):
-        """Padded images keep their size, so no depth would ever be too much."""
-        settings = {"depth": 2, "channels": 2, "kernel_size": kernel}
-        model, path = Model(configure("digital", network="cnn", **settings), 64, TASK), tmp_path
-        save_model(model, path / "model.npz")
-        change_description(path / "model.npz", lambda about: about["config"].update(depth=10**9))
+    @pytest.mark.parametrize(
+        ("settings", "lie"),
+        [
+            ({}, lambda about: about.update(units=10**9)),
+            # Padded images keep their size, so no depth would ever be too much.
+            ({"kernel_size": 1}, lambda about: about["config"].update(depth=10**9)),
+            ({"kernel_size": 5}, lambda about: about["config"].update(depth=10**9)),
+        ],
+        ids=["units", "depth", "depth of a large kernel"],
+    )
+    def test_a_description_that_lies_about_the_size_costs_nothing(self, tmp_path, settings, lie):
+        cnn = {"recipe": "digital", "network": "cnn", "depth": 2, "channels": 2} | settings
+        path = tmp_path / "model.npz"
+        save_model(Model(configure(**(cnn if settings else {})), 64, TASK), path)
+        change_description(path, lie)
         with pytest.raises(DataError, match=r"model\.npz"):
-            load_model(path / "model.npz")
+            load_model(path)
 
     @pytest.mark.parametrize(
         "task", [7, {}, {"classes": 3, "low": [0]}, {"classes": 10**9}, {"low": [0], "high": [1]}]
