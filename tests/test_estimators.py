@@ -134,26 +134,6 @@ class TestEveryEstimator:
         # The mean over w +- eps v differs by eps^2 |v|^2 / 2 times the curvature.
         np.testing.assert_allclose(self.estimated(name, smooth).loss, here, atol=1e-4)
 
-    def test_groups_are_as_good_as_estimates_of_their_own(self, name):
-        """Losses [P, G] that share no parameters: one pair of evaluations serves all."""
-        groups, scale = 3, np.array([1.0, -2.0, 0.5])
-        params = {"u": np.random.default_rng(3).normal(size=(groups, 4))}
-        trainable = {"u": np.ones((groups, 4), bool)}
-
-        def function(p, scale=scale):
-            return scale * tf.reduce_sum(tf.sin(p["u"]), axis=-1)
-
-        estimator, along = ESTIMATORS[name](), along_some(name, trainable, 5)
-        together = estimated(estimator, function, tensors(params), along)
-        losses = []
-        for g in range(groups):
-            own = tensors({"u": params["u"][[g]]})
-            part = along and Directions({"u": along.v["u"][:, [g]]}, along.step)
-            alone = estimated(estimator, lambda p, g=g: function(p, scale[[g]]), own, part)
-            np.testing.assert_allclose(together.gradient["u"][g], alone.gradient["u"][0])
-            losses.append(alone.loss)
-        np.testing.assert_allclose(together.loss, sum(losses))
-
     def test_compiled_it_gives_the_same(self, name):
         eager = self.estimated(name, smooth)
 
@@ -170,25 +150,6 @@ def test_a_forward_gradient_has_no_step_error():
     for epsilon in (1e-3, 1.0, 30.0):
         gradient = estimated(ForwardGradient(), smooth, POINT, along_all(epsilon)).gradient
         np.testing.assert_allclose(joined(gradient), GRADIENT, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_where_the_function_is_cut_in_two_makes_no_difference(name):
-    """Measured whole, measured not at all, or joined by the measurement and judged behind it."""
-    whole = objective(smooth, tensors(POINT))
-    behind = whole._replace(measure=lambda points: points, losses=smooth)
-
-    def judged(w):
-        return smooth({"a": tf.reshape(w[:, :6], [-1, 2, 3]), "b": w[:, 6:]})
-
-    between = whole._replace(measure=joined, losses=judged)
-    along = along_some(name)
-    expected, *others = (
-        joined(estimate(ESTIMATORS[name](), own, along).gradient)
-        for own in (whole, behind, between)
-    )
-    for found in others:
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_autodiff_is_exact_also_where_a_parameter_does_not_enter():

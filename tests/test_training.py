@@ -22,7 +22,7 @@ from photonic_ffzero.config import METHODS
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.gradients.directions import LAWS
 from photonic_ffzero.optimizers import SCHEDULES
-from photonic_ffzero.training import step as steps
+from photonic_ffzero.training import step as training_step
 from photonic_ffzero.training import trainer as training
 
 PORTS = 16
@@ -74,43 +74,35 @@ class TestEveryMethod:
         assert without_time(first.history) != without_time(other.history)
 
 
-class TestAccounting:
-    def expected(self, meshes_a_block, blocks, sets, frozen):
-        """Passes and writes of one epoch of 8 batches of 50, 400 and 200 images monitored."""
-        passes = blocks * meshes_a_block * (8 * 50 * sets + 400 + 200) + frozen * (400 + 200)
-        writes = blocks * meshes_a_block * (8 * sets + 1)  # what is written stays
-        return passes, writes
+@pytest.mark.parametrize(
+    ("method", "estimator", "meshes_a_block", "blocks", "sets", "frozen"),
+    [
+        ("ff-dd", "central", 1, 2, 2 * 8, 1),
+        ("ff-dd", "forward", 1, 2, 8 + 1, 1),
+        ("bp-dd", "central", 2, 1, 2 * 8, 0),
+        ("ff-ad", None, 1, 2, 1, 1),
+        ("bp-ad", None, 2, 1, 1, 0),
+    ],
+)
+def test_every_mesh_that_light_crosses_and_every_write_counts(
+    digits, method, estimator, meshes_a_block, blocks, sets, frozen
+):
+    """In one epoch of 8 batches of 50, with 400 and 200 images monitored."""
+    given = settings(epochs=1, estimator=estimator)
+    if estimator is None:
+        del given["directions"], given["learning_rate"]
+    model = fit(*digits[0], validation=digits[1], method=method, **given)
+    passes = blocks * meshes_a_block * (8 * 50 * sets + 400 + 200) + frozen * (400 + 200)
+    assert model.usage.forward_passes == model.history[-1].forward_passes == passes
+    assert model.usage.phase_writes == blocks * meshes_a_block * (8 * sets + 1)
 
-    @pytest.mark.parametrize(
-        ("method", "estimator", "counts"),
-        [
-            ("ff-dd", "central", (1, 2, 2 * 8, 1)),
-            ("ff-dd", "forward", (1, 2, 8 + 1, 1)),
-            ("bp-dd", "central", (2, 1, 2 * 8, 0)),
-            ("ff-ad", None, (1, 2, 1, 1)),
-            ("bp-ad", None, (2, 1, 1, 0)),
-        ],
-    )
-    def test_every_mesh_that_light_crosses_and_every_write_counts(
-        self, digits, method, estimator, counts
-    ):
-        given = settings(epochs=1, estimator=estimator)
-        if estimator is None:
-            del given["directions"], given["learning_rate"]
-        model = fit(*digits[0], validation=digits[1], method=method, **given)
-        expected = self.expected(*counts)
-        assert (model.usage.forward_passes, model.usage.phase_writes) == expected
-        assert model.history[-1].forward_passes == expected[0]
 
-    @pytest.mark.parametrize(("count", "batch", "expected"), [(400, 150, 2), (30, 50, 1)])
-    def test_only_full_batches_count_but_a_batch_is_at_most_all(
-        self, digits, count, batch, expected
-    ):
-        train = Samples(*(array[:count] for array in digits[0]))
-        trainer = new_trainer(train, batch_size=batch, epochs=1, meshes=1)
-        assert trainer.steps == expected
-        usage = trainer.run().usage
-        assert usage.phase_writes == expected * 16 + 1
+@pytest.mark.parametrize(("count", "batch", "steps"), [(400, 150, 2), (30, 50, 1)])
+def test_only_full_batches_count_but_a_batch_is_at_most_all(digits, count, batch, steps):
+    train = Samples(*(array[:count] for array in digits[0]))
+    trainer = new_trainer(train, batch_size=batch, epochs=1, meshes=1)
+    assert trainer.steps == steps
+    assert trainer.run().usage.phase_writes == steps * 16 + 1
 
 
 class TestLocalLearning:
@@ -179,7 +171,7 @@ def test_fit_refuses_what_it_cannot_do_by_name(digits, change, message):
 def test_a_slow_epoch_is_kept_by_time(digits, monkeypatch):
     """With no time allowed between them: after every call, and at the ends of epoch and block."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(steps, "MOST_STEPS", 3)
+    monkeypatch.setattr(training_step, "MOST_STEPS", 3)
     positions = []
 
     class Keep(Observer):
@@ -196,7 +188,7 @@ def test_a_slow_epoch_is_kept_by_time(digits, monkeypatch):
 def test_results_do_not_depend_on_how_many_steps_a_call_takes(digits, monkeypatch, law):
     scores = []
     for most in (1, 3, 16):
-        monkeypatch.setattr(steps, "MOST_STEPS", most)
+        monkeypatch.setattr(training_step, "MOST_STEPS", most)
         trainer = new_trainer(digits[0], epochs=1, meshes=1, directions=3, law=law)
         scores.append(trainer.run().scores(digits[1].x))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
