@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meshes._tensorflow import tf
 from photonic_ffzero.cli.train import build_parser, main
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, Trainer
 
@@ -26,14 +25,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PHOTONIC_FFZERO_DATA", raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def eager():
-    """Without compiling, which would take longer than the few steps taken here."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def results(folder):
