@@ -184,7 +184,10 @@ def test_a_slow_epoch_is_kept_by_time(digits, monkeypatch):
     assert positions == [(0, 3), (0, 6), (0, 8), (1, 0), (0, 0)]
 
 
-@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize(
+    "law",
+    [pytest.param(law, marks=[pytest.mark.long] * (law != "rademacher")) for law in sorted(LAWS)],
+)
 def test_results_do_not_depend_on_how_many_steps_a_call_takes(digits, monkeypatch, law):
     scores = []
     for most in (1, 3, 16):
