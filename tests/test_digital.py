@@ -84,9 +84,9 @@ def test_every_way_to_a_gradient_learns(eager, network, method, estimator, pertu
     ("network", "given"),
     [
         ("mlp", {"perturb": "activations", "estimator": "jvp"}),
-        ("cnn", {"perturb": "weights"}),
         ("cnn", {"perturb": "activations", "estimator": "forward"}),
-        ("cnn", {"method": "bp-ad"}),
+        pytest.param("cnn", {"perturb": "weights"}, marks=pytest.mark.long),
+        pytest.param("cnn", {"method": "bp-ad"}, marks=pytest.mark.long),
     ],
 )
 def test_compiled_it_is_the_same(network, given, request):

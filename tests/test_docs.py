@@ -39,7 +39,9 @@ def links(page):
 
 
 @pytest.mark.parametrize("page", EXAMPLES)
-def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys):
+def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys, request):
+    if page == "extending.md":  # eight trainings of a few steps
+        request.getfixturevalue("eager")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     with ExitStack() as stack:
@@ -99,6 +101,7 @@ def test_the_reference_lists_every_public_name(package):
     assert not set(package.__all__) - listed
 
 
+@pytest.mark.long
 def test_it_builds_without_a_warning_and_needs_no_network(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", tmp_path]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -640,7 +640,14 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no
 
 @needs_proc
 @pytest.mark.parametrize(
-    ("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+    ("which", "code"),
+    [
+        (signal.SIGINT, 130),
+        *[
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in ((signal.SIGTERM, 143), (signal.SIGKILL, -9))
+        ],
+    ],
 )
 def test_an_interrupted_grid_goes_on_to_the_same_csv(which, code, whole, capsys):
     process = start("--output", "grid", "--jobs", "2", steps=20)

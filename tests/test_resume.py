@@ -91,8 +91,6 @@ def stopped_at(monkeypatch, step, arguments, output):
         (["--recipe", "digital", "--width", "12", "--optimizer", "adam"], 7),
         ([*CNN, "--method", "bp-ad"], 7),
         *[([], step) for step in (7, 15)],
-        (["--optimizer", "adam"], 23),
-        (["--method", "bp-ad"], 5),
         *[
             pytest.param(flags, step, marks=pytest.mark.long)
             for flags, step in (
@@ -100,8 +98,8 @@ def stopped_at(monkeypatch, step, arguments, output):
                 (CNN, 7),
                 (["--task", "regression"], 16),
                 *[([], step) for step in (1, 5, 16, 23)],
-                (["--optimizer", "adam"], 7),
-                (["--method", "bp-ad"], 7),
+                *[(["--optimizer", "adam"], step) for step in (7, 23)],
+                *[(["--method", "bp-ad"], step) for step in (5, 7)],
             )
         ],
     ],
@@ -133,6 +131,7 @@ def whole_run(factory, arguments):
     return _WHOLE[key]
 
 
+@pytest.mark.long
 def test_several_seeds_go_on_where_they_stopped(monkeypatch, tmp_path_factory):
     arguments = [*RUN, "--seeds", "2"]
     whole = tmp_path_factory.mktemp("whole") / "run"
@@ -156,7 +155,10 @@ def wait_for(path, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("which", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 def test_signals_finish_the_step_and_say_how_to_go_on(which, code):
     command = [sys.executable, str(SCRIPT), *RUN, "--epochs", "4000", "--output", "run"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -65,7 +65,7 @@ class TestEveryMethod:
             assert losses[-1] < losses[0]
         assert evaluate(model, *digits[1]).accuracy > 0.3  # guessing: 0.1
 
-    def test_same_seed_same_figures_other_seed_others(self, method, digits):
+    def test_same_seed_same_figures_other_seed_others(self, eager, method, digits):
         first, again, other = (
             self.trained(method, digits, epochs=1, seed=seed) for seed in (0, 0, 1)
         )
