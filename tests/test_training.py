@@ -85,7 +85,7 @@ class TestEveryMethod:
     ],
 )
 def test_every_mesh_that_light_crosses_and_every_write_counts(
-    digits, method, estimator, meshes_a_block, blocks, sets, frozen
+    eager, digits, method, estimator, meshes_a_block, blocks, sets, frozen
 ):
     """In one epoch of 8 batches of 50, with 400 and 200 images monitored."""
     given = settings(epochs=1, estimator=estimator)
