@@ -36,7 +36,7 @@ def matrix(mesh, phases):
 
 
 class TestTurns:
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.integers(2, 7), st.integers(1, 8), st.integers(0, 99), st.sampled_from([0, 0.2]))
     def test_a_turn_less_changes_no_matrix(self, units, columns, seed, error):
         mesh = RectangularMesh(units, columns, error, insertion_loss_db=error)
@@ -47,7 +47,7 @@ class TestTurns:
         listed = values(mesh, turned)
         assert ((lowest <= listed) & (listed < lowest + TURN)).all()
 
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     @given(st.integers(2, 6), st.integers(1, 6), st.integers(0, 99))
     def test_a_shifter_in_the_upper_arm_alone_makes_the_matrix_of_both(self, units, columns, seed):
         mesh = RectangularMesh(units, columns)
@@ -115,13 +115,11 @@ def measured_curves(draw):
 
 
 class TestRoundTrips:
-    @settings(deadline=None)
     @given(st.floats(0.1, 50), ANY_PHASE, ANY_PHASE)
     def test_heaters(self, v_pi, phase_0, phase):
         law = HeaterLaw(v_pi, phase_0)
         assert apart(law.phase(law.voltage(phase)), phase) < 1e-6
 
-    @settings(deadline=None)
     @given(measured_curves(), ANY_PHASE)
     def test_measured_curves(self, curve, phase):
         assert apart(curve.phase(curve.voltage(phase)), phase) < 1e-6
@@ -129,7 +127,6 @@ class TestRoundTrips:
         np.testing.assert_allclose(curve.voltage(inner), curve.voltages[:-1], atol=1e-6)
         np.testing.assert_allclose(curve.phase(curve.voltages), curve.phases, atol=1e-12)
 
-    @settings(deadline=None)
     @given(measured_curves(), ANY_PHASE, st.floats(0, 1))
     def test_no_lower_voltage_makes_the_phase(self, curve, phase, share):
         voltage = curve.voltage(phase)

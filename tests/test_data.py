@@ -260,7 +260,7 @@ def test_the_real_data_set(name, mean):
 
 
 class TestSplit:
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     @given(count=st.integers(1, 200), seed=st.integers(0, 2**32), part=st.floats(0, 1))
     def test_is_a_partition_that_depends_on_the_seed(self, count, seed, part):
         validation = int(part * (count - 1))

@@ -583,7 +583,6 @@ def told(server, message):
 class TestServer:
     @settings(
         max_examples=40,
-        deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )

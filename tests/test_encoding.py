@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from photonic_ffzero.data.encoding import ENCODINGS, Encoder, average, crop, encode, fourier, resize
 
 RNG = np.random.default_rng(0)
-EXAMPLES = settings(deadline=None, max_examples=40)
+EXAMPLES = settings(max_examples=40)
 
 
 def random_images(height: int, width: int, count: int = 3) -> np.ndarray:

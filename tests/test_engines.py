@@ -63,7 +63,7 @@ def assert_relative(one, other, tolerance):
     np.testing.assert_allclose(one, other, atol=tolerance * max(np.abs(other).max(), 1e-3))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     shape=st.tuples(st.integers(2, 20), st.integers(1, 24)),
     sets=st.sampled_from([1, 3]),
@@ -107,7 +107,7 @@ def test_a_large_mesh_stays_close_to_double_precision():
     np.testing.assert_allclose(mesh.matrix(phases, NATIVE), exact, atol=5e-6)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(angle=st.floats(-2000.0, 2000.0, width=32), small=st.floats(-(2**-10), 2**-10, width=32))
 def test_sines_and_cosines(angle, small):
     """Two ports, one interferometer: its matrix shows every sine and cosine."""

@@ -41,7 +41,6 @@ def fuzz(**strategies):
         def with_examples(count):
             options = settings(
                 max_examples=count,
-                deadline=None,
                 derandomize=True,
                 database=None,
                 suppress_health_check=list(HealthCheck),

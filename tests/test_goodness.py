@@ -50,7 +50,7 @@ def gradient(function, z):
 
 
 @given(TAPS, st.integers(2, N + 2))
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 def test_is_the_sum_of_the_cosines_of_all_pools(z, size):
     """Also where values are left over; a pool of all values is the textbook cosine."""
     found = cosine(tf.constant(z), PROTOTYPES, size)
@@ -93,7 +93,7 @@ def test_a_dark_pool_has_goodness_and_slope_zero_and_does_not_touch_the_others(s
 
 
 @given(TAPS, st.integers(0, C - 1), st.sampled_from(sorted(DETECTIONS)), st.sampled_from((0, 3)))
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 def test_gradient_is_the_derivative(z, c, detection, norm_size):
     readout = Goodness(PROTOTYPES[np.newaxis], detection, norm_size)
     detected = DETECTIONS[detection](tf.constant(z)).numpy()
@@ -108,7 +108,7 @@ def test_gradient_is_the_derivative(z, c, detection, norm_size):
 
 
 @given(TAPS, st.floats(-100, 100))
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(derandomize=True, max_examples=50)
 def test_balanced_detection_kills_constants(z, background):
     detected = balanced(tf.constant(z + background)).numpy()
     np.testing.assert_allclose(detected, balanced(tf.constant(z)), atol=1e-10)

@@ -36,7 +36,7 @@ STRENGTHS = {
     "read_noise": 0.1,
     "adc_bits": 3,
 }
-few = settings(deadline=None, max_examples=20)
+few = settings(max_examples=20)
 
 
 def light(seed=0):

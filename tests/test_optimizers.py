@@ -79,7 +79,7 @@ def test_decays_out_of_range_are_refused(make, value):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @given(one=st.floats(0, 1), other=st.floats(0, 1))
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 def test_every_schedule_starts_at_one_and_never_rises(name, one, other):
     schedule = SCHEDULES[name]
     assert schedule(0.0) == 1.0

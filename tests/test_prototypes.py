@@ -16,7 +16,7 @@ def rng(seed=0):
 
 
 @given(SIZES, st.booleans(), st.integers(0, 99))
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 def test_a_simplex_has_corners_as_far_apart_as_can_be(sizes, zero_mean, seed):
     prototypes = simplex(*sizes, rng(seed), zero_mean=zero_mean)
     expected = np.full((sizes[0], sizes[0]), -1 / (sizes[0] - 1))

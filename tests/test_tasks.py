@@ -14,7 +14,7 @@ from photonic_ffzero.seeds import generator
 
 N = 6
 NUMBERS = arrays(np.float64, (N, 2), elements=st.floats(-1e3, 1e3))
-EXAMPLES = settings(deadline=None, derandomize=True, max_examples=40)
+EXAMPLES = settings(derandomize=True, max_examples=40)
 LABELS = {
     "classification": np.array([0, 2, 1, 2, 0, 1]),
     "regression": np.array([0.5, -2.0, 7.0, 1.0, 0.0, 3.0]),

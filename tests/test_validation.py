@@ -38,7 +38,7 @@ def test_every_kind_of_number_becomes_a_float():
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(-1e9, 1e9))
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 def test_every_bound_is_the_inequality_it_is_named_for(value, bound):
     rules = {
         "minimum": value >= bound,
