@@ -1,7 +1,7 @@
 """Meshes of Mach-Zehnder interferometers: physics, usable alone."""
 
 from meshes._former_paths import redirect
-from meshes.decomposition import SVDMeshes, decompose, svd_decompose
+from meshes.decomposition import SVDMeshes, decompose, nearest_unitary, svd_decompose
 from meshes.imperfections import Chip, Imperfections, shot_noise
 from meshes.mesh import Phases, RectangularMesh
 from meshes.nonlinearities import (
@@ -45,6 +45,7 @@ __all__ = [
     "ZReLU",
     "decompose",
     "intensities",
+    "nearest_unitary",
     "propagate",
     "resolve_engine",
     "shot_noise",

@@ -105,7 +105,8 @@ def within_a_turn(
 
 def _in_turn_above(phases: np.ndarray, lowest: np.ndarray) -> np.ndarray:
     turns = np.floor((phases - lowest + _ROUNDING) / _TURN)
-    return np.maximum(phases - _TURN * turns, lowest)
+    rest = np.maximum(phases - _TURN * turns, lowest)
+    return np.where(rest < lowest + _TURN, rest, lowest)  # rounding may end a turn higher
 
 
 class Curve(ABC):

@@ -9,27 +9,50 @@ from typing import Any
 
 import numpy as np
 
-from meshes.mesh import Phases, RectangularMesh
+from meshes.mesh import Phases, RectangularMesh, wrapped
+from meshes.validation import number
 
 
-def decompose(unitary: Any) -> tuple[RectangularMesh, Phases]:
+def decompose(unitary: Any, tolerance: float | None = None) -> tuple[RectangularMesh, Phases]:
     r"""Program a square mesh with a unitary matrix.
 
     .. math:: U(\theta, \phi, \gamma) = \mathrm{unitary}, \qquad E_{out} = E_{in} U
 
     The matrix [N, N] with N at least 2 is real or complex; each entry of U U^H must equal that of
-    the identity within 1e-10, or 1e-4 for an array in single precision. The mesh has N columns; its
-    float64 phases are theta in [0, pi], phi and gamma in [0, 2 pi). Interferometers that a sparse
-    matrix does not need are set to the bar state, theta = pi.
+    the identity within 1e-10, or 1e-4 for an array in single precision. Rounded or measured
+    matrices need a larger ``tolerance``: then the mesh is that of their `nearest_unitary`.
+
+    The mesh has N columns; its float64 phases are theta in [0, pi], phi and gamma in [0, 2 pi).
+    Interferometers that a sparse matrix does not need are set to the bar state, theta = pi.
 
     Reference: Clements et al., "Optimal design for universal multiport interferometers", Optica 3
     (2016) 1460.
     """
-    work = _checked_unitary(unitary)
+    work = _checked_unitary(unitary, tolerance)
     mesh = RectangularMesh(len(work))
     theta, inner, outer = _null_lower_triangle(work, mesh)
     phi, gamma = _move_to_input(mesh, inner, outer, np.angle(np.diagonal(work)))
     return mesh, Phases(theta, phi, gamma)
+
+
+def nearest_unitary(matrix: Any) -> np.ndarray:
+    r"""The unitary matrix [N, N], complex128, with the least sum of squared differences.
+
+    .. math:: A = V \, \mathrm{diag}(s) \, W^H \; \mapsto \; V W^H
+
+    This is the polar factor of A [N, N], real or complex, whose singular values must exceed 0. It
+    takes away a loss that all paths share, and of rounding and noise what no unitary has.
+
+    Reference: Higham, "Computing the polar decomposition - with applications", SIAM J. Sci. Stat.
+    Comput. 7 (1986) 1160.
+    """
+    left, singular, right = np.linalg.svd(_square("matrix", matrix))
+    if not singular[-1] > len(singular) * np.finfo(np.float64).eps * singular[0]:
+        raise ValueError(
+            "matrix must have singular values above 0, or many unitary matrices are as near, got"
+            f" {singular[-1]:.3g} beside {singular[0]:.3g}"
+        )
+    return left @ right
 
 
 # With row vectors, an interferometer followed by the phase shifter in its upper output is
@@ -104,8 +127,7 @@ def _move_to_input(
         upper = np.arange(column % 2, N - 1, 2)
         phi[column, upper // 2] += screen[upper] - screen[upper + 1]
         screen[upper] = screen[upper + 1] + inner[column, upper // 2]
-    phi = np.where(mesh.mask, np.mod(phi, 2 * np.pi), np.pi)
-    return phi, np.mod(screen, 2 * np.pi)
+    return np.where(mesh.mask, wrapped(phi), np.pi), wrapped(screen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,20 +185,29 @@ def svd_decompose(matrix: Any) -> SVDMeshes:
     return SVDMeshes((inputs, outputs), *decompose(u), gains, *decompose(v))
 
 
-def _checked_unitary(unitary: Any) -> np.ndarray:
-    array = _finite("unitary", unitary)
-    if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) < 2:
-        raise ValueError(f"unitary must be [N, N] with N at least 2, got shape {array.shape}")
-    tolerance = 1e-4 if array.dtype in (np.float16, np.float32, np.complex64) else 1e-10
-    array = array.astype(np.complex128)
+def _checked_unitary(unitary: Any, tolerance: float | None) -> np.ndarray:
+    array = _square("unitary", unitary)
+    single = np.asarray(unitary).dtype in (np.float16, np.float32, np.complex64)
+    limit = 1e-4 if single else 1e-10
+    if tolerance is not None:
+        limit = number("tolerance", tolerance, minimum=0.0)
     with np.errstate(over="ignore", invalid="ignore"):
         deviation = np.max(np.abs(array @ array.conj().T - np.eye(len(array))))
-    if not deviation <= tolerance:  # nan if entries overflow
+    if not deviation <= limit:  # nan if entries overflow
+        enough = f"tolerance={2 * deviation:.1g} or " if np.isfinite(deviation) else ""
         raise ValueError(
-            f"unitary must satisfy U U^H = 1 within {tolerance:g}, got a deviation of"
-            f" {deviation:.3g}"
+            f"unitary must satisfy U U^H = 1 within {limit:g}, got a deviation of {deviation:.3g};"
+            f" {enough}nearest_unitary(...) takes the nearest matrix that does"
         )
-    return array
+    return array if tolerance is None else nearest_unitary(array)
+
+
+def _square(name: str, value: Any) -> np.ndarray:
+    """A new complex128 array [N, N]."""
+    array = _finite(name, value)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) < 2:
+        raise ValueError(f"{name} must be [N, N] with N at least 2, got shape {array.shape}")
+    return array.astype(np.complex128)
 
 
 def _finite(name: str, value: Any) -> np.ndarray:

@@ -106,7 +106,8 @@ class RectangularMesh:
         gamma = rng.uniform(0.0, 2.0 * np.pi, self.units)
         idle = ~self.mask
         theta[idle] = phi[idle] = np.pi
-        return Phases(*(x.astype(np.float32) for x in (theta, phi, gamma)))
+        single = [x.astype(np.float32) for x in (theta, phi, gamma)]
+        return Phases(single[0], wrapped(single[1]), wrapped(single[2]))
 
     def propagate(self, fields: Any, phases: Phases, engine: str = "auto") -> Any:
         """The fields at the output; see :func:`meshes.propagation.propagate`."""
@@ -157,6 +158,12 @@ class RectangularMesh:
             active = board[column % 2 :: 2, column]
             alpha[column, : active.size] = active
         return alpha
+
+
+def wrapped(phases: np.ndarray) -> np.ndarray:
+    """Phases in [0, 2 pi). The remainder alone rounds -1e-17, and to float32 more, up to 2 pi."""
+    rest = np.mod(phases, 2 * np.pi)
+    return np.where(rest < 2 * np.pi, rest, np.zeros_like(rest))
 
 
 def _neurophox() -> Any:

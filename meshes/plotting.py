@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meshes.engines.reference import fields_by_column, one_set
-from meshes.mesh import Phases, RectangularMesh
+from meshes.mesh import Phases, RectangularMesh, wrapped
 from meshes.nonlinearities import NONLINEARITIES
 from meshes.validation import choice
 
@@ -68,7 +68,7 @@ def _active(phases: Phases, mesh: RectangularMesh, which: str) -> np.ndarray:
     """The phases of one kind without those of idle pairs; phi and gamma modulo 2 pi."""
     values = getattr(phases, which)
     values = values if which == "gamma" else values[mesh.mask]
-    return values if which == "theta" else np.mod(values, _TURN)
+    return values if which == "theta" else wrapped(values)
 
 
 def _limits(which: str, *values: np.ndarray) -> tuple[float, float]:
@@ -129,7 +129,7 @@ def _draw_image(axes: Axes, values: np.ndarray, label: str, **settings: Any) -> 
 
 def _draw_squares(axes: Axes, matrix: np.ndarray) -> None:
     rows, columns = (index.ravel() for index in np.indices(matrix.shape))
-    magnitude, phase = np.abs(matrix).ravel(), np.mod(np.angle(matrix), _TURN).ravel()
+    magnitude, phase = np.abs(matrix).ravel(), wrapped(np.angle(matrix)).ravel()
     side = 0.95 * magnitude / max(magnitude.max(), np.finfo(float).tiny)
     boxes, label = _boxes(columns, rows, side, side), "phase arg U (rad); side: |U|"
     _draw_boxes(axes, boxes, label, array=phase, clim=(0, _TURN), cmap=_CYCLIC)

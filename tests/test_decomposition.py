@@ -1,13 +1,17 @@
 """Meshes programmed by decomposition: the matrix that light sees is the matrix asked for."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg import block_diag
+from scipy.linalg import block_diag, expm
 from scipy.stats import unitary_group
 
-from meshes import Phases, RectangularMesh, decompose, svd_decompose
+from meshes import Phases, RectangularMesh, decompose, nearest_unitary, svd_decompose
+from meshes.calibration import values, within_a_turn
+from meshes.mesh import wrapped
 
 
 def haar(units, rng):
@@ -56,12 +60,13 @@ def error_of(unitary):
     assert (mesh.units, mesh.num_columns) == unitary.shape
     assert all(x.dtype == np.float64 for x in phases)
     assert np.all((phases.theta >= 0) & (phases.theta <= np.pi))
+    assert all(np.all((x >= 0) & (x < 2 * np.pi)) for x in (phases.phi, phases.gamma))
     return np.max(np.abs(mesh.matrix(phases) - unitary))
 
 
 class TestDecompose:
     @pytest.mark.parametrize("family", FAMILIES)
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(units=st.integers(2, 9), seed=st.integers(0, 2**32 - 1))
     def test_programs_the_matrix(self, family, units, seed):
         assert error_of(family(units, np.random.default_rng(seed))) < 1e-13
@@ -113,6 +118,97 @@ class TestDecompose:
     def test_refuses_what_is_not_unitary(self, unitary, message):
         with pytest.raises(ValueError, match=f"unitary must .*{message}"):
             decompose(unitary)
+
+
+def noisy(unitary):
+    rng = np.random.default_rng(1)
+    return unitary + 0.01 * (rng.normal(size=unitary.shape) + 1j * rng.normal(size=unitary.shape))
+
+
+class TestNearlyUnitary:
+    """Matrices as people have them: (what becomes of a unitary, distance of the nearest one)."""
+
+    MATRICES = pytest.mark.parametrize(
+        ("spoil", "distance"),
+        [
+            (lambda u: np.round(u, 6), 1e-6),
+            (lambda u: np.round(u, 2), 1e-2),
+            (lambda u: u.astype(np.complex64).astype(np.complex128), 1e-7),
+            (lambda u: u.astype(np.complex64), 1e-7),
+            (noisy, 0.05),
+            (lambda u: 10 ** (-0.1 / 20) * u, 1e-12),  # 0.1 dB of loss
+            (lambda u: 10 ** (-64 * 0.1 / 20) * u, 1e-12),  # in each of 64 columns
+            (lambda u: 1e3 * u, 1e-12),
+        ],
+    )
+
+    @MATRICES
+    def test_the_nearest_unitary_is_programmed(self, spoil, distance):
+        unitary = haar(6, np.random.default_rng(0))
+        spoilt = spoil(unitary)
+        nearest = nearest_unitary(spoilt)
+        np.testing.assert_allclose(nearest @ nearest.conj().T, np.eye(6), atol=1e-14)
+        np.testing.assert_allclose(nearest, unitary, atol=distance)
+        assert error_of(nearest) < 1e-13
+        mesh, phases = decompose(spoilt, tolerance=1e7)
+        np.testing.assert_allclose(mesh.matrix(phases), nearest, atol=1e-13)
+
+    @MATRICES
+    def test_the_error_names_a_tolerance_that_works(self, spoil, distance):
+        spoilt = spoil(haar(6, np.random.default_rng(0)))
+        if spoilt.dtype == np.complex64:
+            spoilt = 1.001 * spoilt  # as it is, it is taken
+        with pytest.raises(ValueError, match=r"got a deviation of .*nearest_unitary") as refused:
+            decompose(spoilt)
+        enough = float(re.search(r"tolerance=(\S+)", str(refused.value))[1])
+        assert decompose(spoilt, tolerance=enough)
+        with pytest.raises(ValueError, match=r"got a deviation of"):
+            decompose(spoilt, tolerance=enough / 4)
+
+    def test_no_other_unitary_is_nearer(self):
+        rng = np.random.default_rng(0)
+        matrix = noisy(haar(5, rng))
+        nearest = nearest_unitary(matrix)
+        for _ in range(50):
+            generator = rng.normal(size=(5, 5)) + 1j * rng.normal(size=(5, 5))
+            other = nearest @ expm(1e-2 * (generator - generator.conj().T))
+            assert np.linalg.norm(matrix - other) > np.linalg.norm(matrix - nearest)
+
+    @pytest.mark.parametrize("matrix", [np.zeros((3, 3)), np.ones((3, 3)), np.diag([1, 0.0])])
+    def test_refuses_a_matrix_that_many_are_nearest_to(self, matrix):
+        with pytest.raises(ValueError, match=r"matrix must have singular values above 0"):
+            nearest_unitary(matrix)
+
+    @pytest.mark.parametrize("tolerance", [-1.0, np.nan, np.inf, "0.1", True])
+    def test_refuses_a_tolerance_that_is_no_size(self, tolerance):
+        with pytest.raises((ValueError, TypeError), match="tolerance must be"):
+            decompose(np.eye(2), tolerance=tolerance)
+
+
+class TestOneTurn:
+    """Phases lie in [0, 2 pi), in which 2 pi is not."""
+
+    @pytest.mark.parametrize("units", [2, 3, 4, 5, 8, 9])
+    @pytest.mark.parametrize("sign", [1, -1, 1j, -1j])
+    def test_of_flips_and_identities(self, units, sign):
+        for matrix in (np.eye(units), np.eye(units)[::-1], np.roll(np.eye(units), 1, axis=0)):
+            error_of(sign * matrix)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("turns", [-1e6, -2, -1, 0, 1, 2])
+    def test_wrapped(self, turns, dtype):
+        near = np.array([-1e-7, -1e-16, -1e-17, -5e-324, 0.0, 1e-17, 1e-16, 1e-7], dtype)
+        phases = wrapped(near + dtype(turns * 2 * np.pi))
+        assert phases.dtype == dtype
+        assert np.all((phases >= 0) & (phases < 2 * np.pi))
+
+    @pytest.mark.parametrize("lowest", [0.0, -np.pi, 1e-9, 0.3])
+    def test_within_a_turn(self, lowest):
+        mesh = RectangularMesh(4)
+        for shift in (-1e-8, -1e-10, -1e-17, 0.0, 1e-17, 2 * np.pi, 1e6 * np.pi, 1e10, -1e10):
+            phases = Phases(*(0 * x + (lowest + shift) for x in double(mesh.initial_phases())))
+            turned = values(mesh, within_a_turn(mesh, phases, lowest))
+            assert np.all((turned >= lowest) & (turned < lowest + 2 * np.pi))
 
 
 class TestSVD:
