@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import InitVar, asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from photonic_ffzero.data.tasks import Task
 from photonic_ffzero.devices.device import Device
 from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block, NoiseSource
-from photonic_ffzero.networks import build_blocks
+from photonic_ffzero.networks import Saved, build_blocks
 from photonic_ffzero.seeds import generator
 
 
@@ -115,6 +115,7 @@ class Model:
         encoder: How images become inputs; None for a network trained on inputs as they are.
         device: The device that the configuration names; None if it names none, or if the device is
             not at hand: then the model can be saved, but not evaluated.
+        saved: What a trained model is restored from; None draws new parameters and prototypes.
         blocks: The blocks, in the order of the light.
         params: The parameters of each block; random at first.
         history: One record an epoch; ``history.to_frame()`` makes a DataFrame.
@@ -127,20 +128,23 @@ class Model:
     task: Task
     encoder: Encoder | None = None
     device: Device | None = None
+    saved: InitVar[Saved | None] = None
     blocks: list[Block] = field(init=False)
     params: list[Any] = field(init=False)
     history: History = field(init=False, default_factory=History)
     usage: Usage = field(init=False, default_factory=Usage)
     seconds: float = field(init=False, default=0.0)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, saved: Saved | None) -> None:
         if self.device is not None and not self.config.device:
             raise ValueError(f"device does not apply to a configuration without, got {self.device}")
         if self.task.name != self.config.task:
             raise ValueError(f"task must be a {self.config.task}, got {self.task}")
         if self.encoder is not None and self.encoder.values != self.units:
             raise ValueError(f"encoder must give {self.units} values, got {self.encoder}")
-        self.blocks, self.params = build_blocks(self.config, self.units, self.task, self.device)
+        self.blocks, self.params = build_blocks(
+            self.config, self.units, self.task, self.device, saved
+        )
 
     @property
     def layers(self) -> Iterator[tuple[Layer, Any]]:

@@ -38,6 +38,14 @@ class Blueprint(NamedTuple):
     name: str
     shapes: Any  # a named tuple, as the layer's parameters
     build: Callable[[], Layer]  # to be called in the order of the layers, and once
+    fixed: int = 0  # numbers that it draws besides its parameters
+
+
+class Saved(NamedTuple):
+    """The numbers of a trained network: parameters of each layer, prototypes of each goodness."""
+
+    params: list[Any]
+    prototypes: list[np.ndarray]
 
 
 def photonic(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
@@ -104,7 +112,7 @@ def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
         rows, columns = Conv.map_shape(shape, size, PADDING, POOL)
         shapes = ConvParams((channels, size, size, shape[2]), *[(channels,)] * 4)
         build = partial(_conv, config, index, shape, rows * columns, between)
-        yield Blueprint(Conv.name, shapes, build)
+        yield Blueprint(Conv.name, shapes, build, fixed=rows * columns * CHANNEL_TAPS)
         shape = (rows // POOL, columns // POOL, channels)
     outputs, groups = task.outputs * config.groups, task.labels * config.groups
     yield _dense(math.prod(shape), outputs, groups, between)
@@ -114,7 +122,8 @@ def _conv(
     config: Config, index: int, shape: tuple[int, int, int], pixels: int, between: Any
 ) -> Layer:
     rng = generator(config.seed, "projection", index)
-    projection = rng.standard_normal((pixels, CHANNEL_TAPS), np.float32) / math.sqrt(pixels)
+    projection = rng.standard_normal((pixels, CHANNEL_TAPS), np.float32)
+    projection /= math.sqrt(pixels)
     size, channels = config.kernel_size or 0, config.channels or 0
     return Conv(shape, channels, projection, between, size, PADDING, POOL)
 
@@ -194,7 +203,11 @@ def parameter_shapes(config: Config, units: int, task: Task) -> Iterator[tuple[s
 
 
 def build_blocks(
-    config: Config, units: int, task: Task, device: Device | None = None
+    config: Config,
+    units: int,
+    task: Task,
+    device: Device | None = None,
+    saved: Saved | None = None,
 ) -> tuple[list[Block], list[Any]]:
     """Build the network that a configuration describes.
 
@@ -204,9 +217,10 @@ def build_blocks(
         task: What the network learns.
         device: The device that the configuration names. Without it the network cannot be used,
             but its parameters can.
+        saved: What to use instead of random parameters and prototypes, so that none are drawn.
 
     Returns:
-        The blocks in the order of the signal, and the initial parameters of each.
+        The blocks in the order of the signal, and the parameters of each.
 
     Raises:
         ValueError: layers, groups and prototypes do not fit each other, or the network is larger
@@ -217,18 +231,21 @@ def build_blocks(
         layers = list(on_device(config, units, device))
     else:
         layers = [blueprint.build() for blueprint in blueprints]
-    initial = [
-        layer.init(generator(config.seed, "parameters", index))
-        for index, layer in enumerate(layers)
-    ]
-    if not config.local:
-        whole = Block(tuple(layers), _readout(config, layers[-1], task, 0), task.labels)
-        return [whole], [tuple(initial)]
+    initial = (
+        saved.params
+        if saved
+        else [
+            layer.init(generator(config.seed, "parameters", index))
+            for index, layer in enumerate(layers)
+        ]
+    )
+    groups = [(layer,) for layer in layers] if config.local else [tuple(layers)]
+    prototypes = iter(saved.prototypes if saved else ())
     blocks = [
-        Block((layer,), _readout(config, layer, task, index), task.labels)
-        for index, layer in enumerate(layers)
+        Block(group, _readout(config, group[-1], task, index, prototypes), task.labels)
+        for index, group in enumerate(groups)
     ]
-    return blocks, [(params,) for params in initial]
+    return blocks, [(params,) for params in initial] if config.local else [tuple(initial)]
 
 
 def _checked_size(blueprints: Iterable[Blueprint], layers: int) -> list[Blueprint]:
@@ -236,7 +253,7 @@ def _checked_size(blueprints: Iterable[Blueprint], layers: int) -> list[Blueprin
     accepted, count = [], 0
     for blueprint in blueprints:
         accepted.append(blueprint)
-        count += sum(math.prod(shape) for shape in blueprint.shapes)
+        count += blueprint.fixed + sum(math.prod(shape) for shape in blueprint.shapes)
         if count > MOST_PARAMETERS:
             raise ValueError(
                 f"network must have at most {MOST_PARAMETERS} parameters, got {count} in the "
@@ -245,7 +262,10 @@ def _checked_size(blueprints: Iterable[Blueprint], layers: int) -> list[Blueprin
     return accepted
 
 
-def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:
+def _readout(
+    config: Config, layer: Layer, task: Task, index: int, saved: Iterator[np.ndarray]
+) -> Readout:
+    """The readout behind a layer, with the next of the saved prototypes, or with random ones."""
     groups = layer.groups if layer.groups > 1 else task.labels * config.groups
     if groups % task.labels:  # a convolution's, one a channel
         raise ValueError(
@@ -264,9 +284,19 @@ def _readout(config: Config, layer: Layer, task: Task, index: int) -> Readout:
         )
     if config.detection is None:
         return Ports(task.labels, task.classes)
+    prototypes = next(saved, None)
+    if prototypes is None:
+        prototypes = _draw_prototypes(config, groups, task, dimension, index)
+    if prototypes.shape != (shape := (groups, task.classes, dimension)):
+        raise ValueError(f"prototypes_{index + 1} must have shape {shape}, got {prototypes.shape}")
+    return Goodness(prototypes, config.detection, config.norm_size or 0)
+
+
+def _draw_prototypes(
+    config: Config, groups: int, task: Task, dimension: int, index: int
+) -> np.ndarray:
     rng = generator(config.seed, "prototypes", index)
     zero_mean = config.detection == "balanced"
     draw = PROTOTYPES[config.prototypes or ""]
     corners = [draw(task.corners, dimension, rng, zero_mean=zero_mean) for _ in range(groups)]
-    prototypes = np.stack(corners)[:, : task.classes]
-    return Goodness(prototypes, config.detection, config.norm_size or 0)
+    return np.stack(corners)[:, : task.classes]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from itertools import chain
+from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,15 +21,16 @@ from meshes.validation import integer, number
 from photonic_ffzero.config import BLACK_BOX, Config, device_name
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
-from photonic_ffzero.data.readers import DataError, read_npz
-from photonic_ffzero.data.tasks import TASKS
+from photonic_ffzero.data.readers import DataError, open_npz, read_npz
+from photonic_ffzero.data.tasks import TASKS, Task
 from photonic_ffzero.devices.device import Device
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
-from photonic_ffzero.networks import open_device, parameter_shapes
+from photonic_ffzero.networks import Saved, open_device, parameter_shapes
 from photonic_ffzero.optimizers import OPTIMIZERS
 
 _LONGEST_TEXT = 2**24  # bytes of JSON in a model; parsed, they take several times as many
+_INFLATION, _SMALL = 16, 2**22  # arrays may be so many times as large as their file, or so small
 
 PathLike = str | os.PathLike[str]
 
@@ -139,16 +141,12 @@ def load_model(
         units = integer("units", about["units"], minimum=1)
         task = TASKS[config.task](**_with_tuples(about["task"]))
         encoder = Encoder(**_with_tuples(about["encoder"])) if about.get("encoder") else None
-        # Read the arrays before a model is built that has the size which the text claims.
-        arrays: dict[str, np.ndarray] = {}
-        for index, (layer, shapes) in enumerate(parameter_shapes(config, units, task), start=1):
-            names = _array_names(layer, index, shapes)
-            arrays |= _read_arrays(path, zip(names, shapes, strict=True))
-        model = Model(config, units, task, encoder)
-        _restore(model, arrays, path)
-    if device is None:
-        return _on_device(model, config.device) if config.simulates_device else model
-    return _on_device(model, device)
+        # Memory is taken for a model only after the file was seen to hold the arrays of one.
+        saved = _read_saved(path, config, units, task)
+        model = Model(config, units, task, encoder, saved=saved)
+    if device is None and config.simulates_device:
+        device = config.device
+    return model if device is None else _on_device(model, device, saved)
 
 
 def load_checkpoint(
@@ -199,28 +197,26 @@ def _model_arrays(model: Model) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _restore(model: Model, arrays: dict[str, np.ndarray], path: PathLike) -> None:
-    """Replace the random parameters and prototypes of a model by the saved ones."""
-    saved = iter(arrays.values())
-    model.params = [
-        tuple(type(params)(*(next(saved) for _ in params)) for params in layers)
-        for layers in model.params
-    ]
-    for index, block in enumerate(model.blocks):
-        if isinstance(block.readout, Goodness):
-            name, shape = f"prototypes_{index + 1}", block.readout.prototypes.shape
-            prototypes = _read_arrays(path, [(name, shape)])[name]
-            model.blocks[index] = replace(
-                block, readout=replace(block.readout, prototypes=prototypes)
-            )
+def _read_saved(path: PathLike, config: Config, units: int, task: Task) -> Saved:
+    kinds: list[Any] = []  # a layer's named tuple of parameters
+
+    def expected() -> Iterator[tuple[str, tuple[int, ...] | None]]:
+        for index, (layer, shapes) in enumerate(parameter_shapes(config, units, task), start=1):
+            kinds.append(type(shapes))
+            yield from zip(_array_names(layer, index, shapes), shapes, strict=True)
+        if config.detection is not None:
+            for index in range(config.layers if config.local else 1):
+                yield f"prototypes_{index + 1}", None
+
+    arrays = iter(_read_arrays(path, expected()).values())
+    params = [kind(*islice(arrays, len(kind._fields))) for kind in kinds]
+    return Saved(params, list(arrays))
 
 
-def _on_device(model: Model, device: Any) -> Model:
+def _on_device(model: Model, device: Any, saved: Saved) -> Model:
     config = model.config.moved_to(device_name(device))
     opened = open_device(config, model.units) if isinstance(device, str) else device
-    moved = Model(config, model.units, model.task, model.encoder, opened)
-    moved.take_over(model)
-    return moved
+    return Model(config, model.units, model.task, model.encoder, opened, saved)
 
 
 def _with_nonlinearity(config: dict[str, Any], function: Any) -> dict[str, Any]:
@@ -283,15 +279,20 @@ def _described(path: PathLike, name: str, what: str) -> Iterator[dict[str, Any]]
 
 
 def _read_arrays(
-    path: PathLike, shapes: Iterable[tuple[str, tuple[int, ...]]]
+    path: PathLike, shapes: Iterable[tuple[str, tuple[int, ...] | None]]
 ) -> dict[str, np.ndarray]:
-    """Read arrays one by one, so that a false shape is an error before the others take memory."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, shape in shapes:
-        array = read_npz(path, [name])[name]
-        if array.shape != shape:
-            raise DataError(f"{path}: {name} must have shape {shape}, found {array.shape}")
-        if array.dtype.kind != "f":
-            raise DataError(f"{path}: {name} must hold real numbers, found {array.dtype}")
-        arrays[name] = to_single(f"{path}: {name}", array)
-    return arrays
+    """Read arrays, of any shape where None, in single precision; check all headers before."""
+    limit = _SMALL + _INFLATION * os.path.getsize(path)
+    with open_npz(path) as archive:
+        names, size = [], 0
+        for name, shape in shapes:
+            present, dtype = archive.header(name)
+            if shape not in (None, present):
+                raise DataError(f"{path}: {name} must have shape {shape}, found {present}")
+            if dtype.kind != "f":
+                raise DataError(f"{path}: {name} must hold real numbers, found {dtype}")
+            names.append(name)
+            size += math.prod(present) * dtype.itemsize
+            if size > limit:
+                raise DataError(f"{path}: must unpack to at most {limit} bytes, found {size}")
+        return {name: to_single(f"{path}: {name}", archive.read(name)) for name in names}

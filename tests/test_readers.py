@@ -116,7 +116,7 @@ NPZ_DAMAGE = [
     (b"", "not a zip file"),
     (pickle.dumps({"x": 1}), "not a zip file"),
     (npz_bytes(x=IMAGES)[:-30], "not a zip file"),
-    (npz_bytes(y=IMAGES), r"x\.npy"),
+    (npz_bytes(y=IMAGES), "array x"),
     (npz_bytes(x=np.array(["text"])), "<U4"),
     (npz_bytes(x=np.zeros(2, dtype=[("a", "f4")])), "'a', '<f4'"),
     (npy_member_bytes(b"__import__('os').abort()"), "array x"),

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from photonic_ffzero import DataError, Model, configure, load_model, save_model
+from photonic_ffzero import DataError, Model, configure, load_model, networks, save_model
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.storage import read_json, write_csv, write_json, write_whole
 
@@ -71,10 +71,12 @@ class TestRefused:
             ({"mesh_1_theta": np.zeros((4, 2), np.float32)}, r"mesh_1_theta .*\(4, 3\)"),
             ({"mesh_1_theta": np.zeros((4, 3), int)}, "mesh_1_theta .*int64"),
             ({"mesh_1_theta": np.full((4, 3), 1e300)}, "mesh_1_theta .*finite"),
-            ({"mesh_2_gamma": None}, "mesh_2_gamma"),
+            ({"mesh_2_gamma": None}, "must hold an array mesh_2_gamma, found none"),
+            ({"prototypes_2": None}, "must hold an array prototypes_2, found none"),
+            ({"prototypes_2": np.ones((1, 3, 5))}, r"prototypes_2 .*\(1, 3, 6\)"),
             ({"description": np.zeros(3)}, "description .*float64"),
         ],
-        ids=range(5),
+        ids=range(7),
     )
     def test_wrong_arrays(self, saved, arrays, message):
         change(saved, **arrays)
@@ -111,6 +113,41 @@ class TestRefused:
         change_description(path, lie)
         with pytest.raises(DataError, match=r"model\.npz"):
             load_model(path)
+
+    @pytest.mark.parametrize(
+        ("settings", "units", "message"),
+        [
+            ({"columns": 1}, 12000, "prototypes_1"),
+            ({"columns": 1, "method": "bp-dd"}, 12000, "prototypes_1"),
+            ({"columns": 1000}, 4000, "must unpack to at most"),
+            ({"recipe": "digital", "network": "cnn", "depth": 12}, 2**26, "at most 1342177"),
+            ({"recipe": "digital", "network": "mlp", "width": 300}, 10**5, "must unpack to at"),
+        ],
+        ids=["no prototypes", "bp", "zeros", "projections", "dense zeros"],
+    )
+    def test_a_small_file_of_a_large_network_draws_nothing(
+        self, tmp_path, monkeypatch, settings, units, message
+    ):
+        """Its compressed arrays have the announced shapes, and all of them are zero."""
+        config = configure(**({"meshes": 1} if "recipe" not in settings else {}), **settings)
+        shapes = enumerate(networks.parameter_shapes(config, units, TASK), start=1)
+        arrays = {
+            f"{layer}_{index}_{name}": np.broadcast_to(np.float32(0), shape)
+            for index, (layer, params) in shapes
+            for name, shape in params._asdict().items()
+        }
+        about = {"config": config.as_json(), "units": units, "task": {"classes": CLASSES}}
+        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        if "cnn" in str(settings):
+            arrays |= {f"prototypes_{i}": np.zeros((4, 3, 10), np.float32) for i in range(1, 13)}
+        np.savez_compressed(tmp_path / "model.npz", description=text, **arrays)
+        monkeypatch.setattr(networks, "generator", None)
+        with pytest.raises(DataError, match=rf"model\.npz.*{message}"):
+            load_model(tmp_path / "model.npz")
+
+    def test_a_model_is_loaded_without_a_draw(self, saved, model, monkeypatch):
+        monkeypatch.setattr(networks, "generator", None)
+        np.testing.assert_array_equal(load_model(saved).params[1][0].phi, model.params[1][0].phi)
 
     @pytest.mark.parametrize("task", [7, {"classes": 3, "low": [0]}, {"classes": 10**9}])
     def test_a_task_that_does_not_fit(self, saved, task):

@@ -12,6 +12,9 @@ from meshes.validation import choice, integer
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.readers import MAX_PIXELS
 
+MAX_SIDE = 2**14
+"""Largest height or width that a network resizes images to, in pixels."""
+
 
 def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
     r"""Encode images as the fields at N = size^2 ports, with peak normalisation per image.
@@ -46,8 +49,10 @@ class Encoder:
     def __post_init__(self) -> None:
         choice("encoding", self.encoding, ENCODINGS)
         height, width = (integer("shape", length, minimum=1) for length in self.shape)
-        if height * width > MAX_PIXELS:
-            raise ValueError(f"shape must mean at most {MAX_PIXELS} pixels, got {self.shape}")
+        if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
+            raise ValueError(
+                f"shape must mean at most {MAX_PIXELS} pixels, {MAX_SIDE} a side, got {self.shape}"
+            )
         _checked_size(self.size, self.shape)
 
     @property

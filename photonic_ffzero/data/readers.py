@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -61,9 +61,18 @@ def read_npz(
     path: str | os.PathLike[str], names: Iterable[str], max_bytes: int = MAX_BYTES
 ) -> dict[str, np.ndarray]:
     """Read the named arrays of numbers, each of at most ``max_bytes``, from a ``.npz`` archive."""
+    with open_npz(path, max_bytes) as archive:
+        return {name: archive.read(name) for name in names}
+
+
+@contextmanager
+def open_npz(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Iterator[Archive]:
+    """Open a ``.npz`` archive whose arrays have at most ``max_bytes`` each."""
     path = Path(path)
-    with _reading(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
-        return {name: _read_member(path, archive, name, max_bytes) for name in names}
+    with _reading(path, "an .npz archive"):
+        file = zipfile.ZipFile(path)
+    with file:
+        yield Archive(path, file, max_bytes)
 
 
 def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndarray:
@@ -159,21 +168,41 @@ def _check_size(
         )
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
-    """Read an array in NumPy's format 1.0; the headers of later formats have no limit of 64 KiB."""
-    where = f"{path}, array {name}"
-    with _reading(where, "numbers"), archive.open(f"{name}.npy") as stream:
-        member = archive.getinfo(f"{name}.npy")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(f"{where}: must be stored or deflated")
-        if (version := np.lib.format.read_magic(stream)) != (1, 0):
-            raise DataError(f"{where}: must be in NumPy's format 1.0, found {version}")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream, _MAX_NPY_HEADER)
-        if dtype.kind not in "iufc":
-            raise DataError(f"{where}: must hold numbers (nothing is unpickled), found {dtype}")
-        _check_size(where, shape, dtype, member.file_size - stream.tell(), max_bytes)
-        stream.seek(0)
-        return np.lib.format.read_array(stream, allow_pickle=False)
+class Archive(NamedTuple):
+    """An open ``.npz`` archive of numbers, in NumPy's format 1.0 (later headers have no limit)."""
+
+    path: Path
+    file: zipfile.ZipFile
+    max_bytes: int
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and type of an array, checked against the bytes that are there."""
+        with self._stream(name) as stream:
+            member = self.file.getinfo(f"{name}.npy")
+            where = f"{self.path}, array {name}"
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{where}: must be stored or deflated")
+            if (version := np.lib.format.read_magic(stream)) != (1, 0):
+                raise DataError(f"{where}: must be in NumPy's format 1.0, found {version}")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream, _MAX_NPY_HEADER)
+            if dtype.kind not in "iufc":
+                raise DataError(f"{where}: must hold numbers (nothing is unpickled), found {dtype}")
+            _check_size(where, shape, dtype, member.file_size - stream.tell(), self.max_bytes)
+        return shape, dtype
+
+    def read(self, name: str) -> np.ndarray:
+        """An array, after its header was checked."""
+        self.header(name)
+        with self._stream(name) as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+
+    @contextmanager
+    def _stream(self, name: str) -> Iterator[IO[bytes]]:
+        if f"{name}.npy" not in self.file.NameToInfo:
+            raise DataError(f"{self.path}: must hold an array {name}, found none")
+        where = f"{self.path}, array {name}"
+        with _reading(where, "numbers"), self.file.open(f"{name}.npy") as stream:
+            yield stream
 
 
 def _visible(folder: Path) -> list[Path]:
