@@ -27,7 +27,7 @@ from scipy.special import ndtri
 
 from meshes._tensorflow import tf
 from meshes.mesh import Phases, RectangularMesh
-from meshes.validation import check_fields, integer, number, number_field
+from meshes.validation import check_fields, integer, keep, number, number_field
 
 _PLANCK, _LIGHT = 6.62607015e-34, 299792458.0  # J s, m / s
 _OFFSETS, _WALK = 1, 2  # random streams of a chip's seed
@@ -81,10 +81,9 @@ class Imperfections:
 
     def __post_init__(self) -> None:
         for name in ("drive_bits", "adc_bits"):
-            value: Any = getattr(self, name)
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)  # numbers in text arrive as floats
-            object.__setattr__(self, name, integer(name, value))
+            bits = number(name, getattr(self, name))
+            whole = int(bits) if bits.is_integer() else bits  # numbers in text arrive as floats
+            keep(self, **{name: integer(name, whole)})
         check_fields(self)
         if not self.drift and self.epoch_hours != type(self).epoch_hours:
             raise ValueError(f"epoch_hours must come with drift, got {self.epoch_hours:g} alone")

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.validation import check_fields, number, number_field
+from meshes.validation import check_fields, keep, number, number_field
 
 
 class Nonlinearity(ABC):
@@ -369,7 +369,7 @@ class Amplifier:
                 f"amplifier must have either a gain or a level, got {settings or None}"
             )
         for name, value in settings.items():
-            number(f"amplifier {name}", value, above=0)
+            keep(self, **{name: number(f"amplifier {name}", value, above=0)})
 
     def __call__(self, fields: Any) -> Any:
         """Apply to complex fields [..., N]: an array returns an array, a tensor a tensor."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field, fields
+from decimal import Decimal
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
+
+_NO_NUMBERS = (bool, np.timedelta64)  # Python and NumPy count them among the numbers
 
 
 def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
-    """Return a whole number as an int. A bool is not a number here."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    """Return a whole number of Python, NumPy or TensorFlow as an int; a bool is none."""
+    scalar = _scalar(value)
+    if isinstance(scalar, _NO_NUMBERS) or not isinstance(scalar, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
-    value = operator.index(value)
+    value = int(scalar)
     if minimum is not None and value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
     return value
@@ -29,13 +35,17 @@ def number(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """Return a number as a finite float within ``[minimum, maximum]`` and ``(above, below)``."""
-    try:
-        result = float(value)
-    except (TypeError, ValueError):
-        result = None
-    if result is None or isinstance(value, (bool, str, bytes)):
+    """Return a number as a finite float within ``[minimum, maximum]`` and ``(above, below)``.
+
+    Numbers are those of Python, NumPy and TensorFlow, fractions and decimals too; a bool is none.
+    """
+    scalar = _scalar(value)
+    if isinstance(scalar, _NO_NUMBERS) or not isinstance(scalar, (Real, Decimal)):
         raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        result = float(scalar)
+    except (OverflowError, ValueError):  # 10**400, or a signalling NaN
+        result = math.nan
     rules = [
         (math.isfinite(result), "finite"),
         (minimum is None or result >= minimum, f"at least {minimum}"),
@@ -49,6 +59,35 @@ def number(
     return result
 
 
+def switch(name: str, value: Any) -> bool:
+    """Return True or False of Python, NumPy or TensorFlow as a bool."""
+    scalar = _scalar(value)
+    if not isinstance(scalar, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(scalar)
+
+
+def text(name: str, value: Any) -> str:
+    """Return a text of Python or NumPy as a str."""
+    scalar = _scalar(value)
+    if not isinstance(scalar, str):
+        raise TypeError(f"{name} must be a text, got {value!r}")
+    return str(scalar)
+
+
+def _scalar(value: Any) -> Any:
+    """What an array or a tensor without dimensions holds; anything else as it is."""
+    if not hasattr(value, "__array__") or np.ndim(value):
+        return value
+    return np.asarray(value)[()]
+
+
+def keep(instance: Any, **values: Any) -> None:
+    """Replace fields of a frozen dataclass by their checked values, in its ``__post_init__``."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
+
+
 def number_field(default: Any = MISSING, **limits: float) -> Any:
     """Declare a dataclass field that `check_fields` requires to pass `number` with these limits.
 
@@ -58,21 +97,26 @@ def number_field(default: Any = MISSING, **limits: float) -> Any:
 
 
 def check_fields(instance: Any) -> None:
-    """Check every `number_field` of a dataclass; call it in ``__post_init__``."""
+    """Check every `number_field` of a dataclass in its ``__post_init__``; keep Python's numbers.
+
+    An int stays one, so that the field prints as it was written.
+    """
     for item in fields(instance):
         value = getattr(instance, item.name)
         if "limits" in item.metadata and not (value is None and item.default is None):
-            number(item.name, value, **item.metadata["limits"])
+            checked = number(item.name, value, **item.metadata["limits"])
+            if type(value) is not int:
+                keep(instance, **{item.name: checked})
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``options``; else raise a ValueError that lists them."""
-    options = list(options)
-    if value not in options:
+    options, scalar = list(options), _scalar(value)
+    if not isinstance(scalar, str) or scalar not in options:
         raise ValueError(
             f"{name} must be one of {', '.join(options)}; got {value!r}{closest(value, options)}"
         )
-    return value
+    return str(scalar)
 
 
 def closest(value: Any, options: Iterable[str]) -> str:

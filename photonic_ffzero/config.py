@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 from meshes import NONLINEARITIES, Amplifier, Imperfections
 from meshes.nonlinearities import BlackBox
 from meshes.propagation import ENGINES
-from meshes.validation import choice, closest, from_spec, number, with_values
+from meshes.validation import closest, from_spec, number, with_values
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
 from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
@@ -25,8 +25,9 @@ from photonic_ffzero.settings import (
     SWITCH,
     TEXT,
     ValueKind,
-    check_settings,
+    check_scope,
     defaults_of,
+    keep_checked,
     matches,
     one_of,
     setting,
@@ -69,19 +70,24 @@ def _device_imperfections(device: str) -> Imperfections:
 _DEVICE_TEXT = re.compile(rf"[A-Za-z_][\w.]*:[A-Za-z_]\w*|{GIVEN_DEVICE}\w+")
 
 
-def _check_device(name: str, device: Any) -> None:
-    TEXT.check(name, device)
+def _check_device(name: str, device: Any) -> str:
+    device = TEXT.check(name, device)
     if device_kind(device) == SIMULATED:
         _device_imperfections(device)
     elif device.startswith(SCHEME):
         Address.of(device)
     elif not _DEVICE_TEXT.fullmatch(device):
         raise ValueError(f"{name} must be {_DEVICE.rule}, got {device!r}")
+    return device
 
 
-def _check_nonlinearity(name: str, value: Any) -> None:
-    if not callable(value):  # which names there are depends on the network
-        TEXT.check(name, value)
+def _check_nonlinearity(name: str, value: Any) -> Any:
+    # Which names there are depends on the network.
+    return value if callable(value) else TEXT.check(name, value)
+
+
+def _check_epsilon(name: str, value: Any) -> float | str:
+    return AUTO if isinstance(value, str) and value == AUTO else number(name, value, above=0)
 
 
 _NONLINEARITY = ValueKind(
@@ -93,7 +99,7 @@ _DEVICE = ValueKind(
     metavar="NAME",
 )
 _EPSILON = ValueKind(
-    lambda name, value: value == AUTO or number(name, value, above=0),
+    _check_epsilon,
     f"a number above 0, or {AUTO}",
     lambda text: text if text == AUTO else float(text),
     metavar="EPS",
@@ -226,7 +232,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        check_settings(self, facts(vars(self)), describe(vars(self)))
+        keep_checked(self)
+        check_scope(self, facts(vars(self)), describe(vars(self)))
         _ = self.layer_nonlinearity
         for rules in (_method_rules, _mesh_rules, _chip_rules):
             for broken, message in rules(self):
@@ -460,10 +467,10 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **settings: Any) 
     known = settings_of(Config)
     for name in settings.keys() - known.keys():
         raise TypeError(f"unknown setting {name}{closest(name, known)}")
-    chosen = {name: value for name, value in settings.items() if value is not None}
-    chosen |= {"recipe": recipe, "method": method}
+    settings |= {"recipe": recipe, "method": method}
+    chosen = {n: known[n].kind.check(n, v) for n, v in settings.items() if v is not None}
     values = defaults_of(Config)
-    for conditions, row in (*RECIPES[choice("recipe", recipe, RECIPES)], *COMMON):
+    for conditions, row in (*RECIPES[chosen["recipe"]], *COMMON):
         if matches(conditions, facts(values | chosen)):
             values |= row
     met = facts(values | chosen)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from meshes.validation import integer
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import Task
@@ -136,6 +137,7 @@ class Model:
     seconds: float = field(init=False, default=0.0)
 
     def __post_init__(self, saved: Saved | None) -> None:
+        self.units = integer("units", self.units, minimum=1)
         if self.device is not None and not self.config.device:
             raise ValueError(f"device does not apply to a configuration without, got {self.device}")
         if self.task.name != self.config.task:

@@ -10,7 +10,7 @@ import numpy as np
 
 from meshes import ModulatorParts
 from meshes._tensorflow import tf
-from meshes.validation import from_spec, number
+from meshes.validation import check_fields, from_spec, number_field
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model, Usage
@@ -115,15 +115,12 @@ class ChipRates:
         chip_power: Power P of laser, heaters and electronics together, W; None without an energy.
     """
 
-    symbol_rate: float
-    write_time: float
-    chip_power: float | None = None
+    symbol_rate: float = number_field(above=0)
+    write_time: float = number_field(minimum=0)
+    chip_power: float | None = number_field(None, minimum=0)
 
     def __post_init__(self) -> None:
-        number("symbol_rate", self.symbol_rate, above=0)
-        number("write_time", self.write_time, minimum=0)
-        if self.chip_power is not None:
-            number("chip_power", self.chip_power, minimum=0)
+        check_fields(self)
 
     def seconds(self, usage: Usage) -> float:
         return usage.forward_passes / self.symbol_rate + usage.phase_writes * self.write_time

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from meshes.validation import choice, from_spec, integer, number, with_values
+from meshes.validation import (
+    choice,
+    from_spec,
+    integer,
+    keep,
+    number,
+    switch,
+    text,
+    with_values,
+)
 
 Conditions = Mapping[str, Any]
 """Names of facts, each with the value, or the tuple of values, that it may have."""
@@ -36,7 +45,8 @@ class ValueKind:
     """The values that a setting can have.
 
     Attributes:
-        check: Takes a setting's name and value; raises an error if the value breaks the rule.
+        check: Takes a setting's name and value; returns the value as Python's own int, float, bool
+            or str, or raises an error if it breaks the rule.
         rule: What the value must be, in words; empty if the options say it.
         parse: Reads a value from the text of a command line, or raises ValueError.
         options: The names to choose from, where the values are names.
@@ -65,34 +75,30 @@ def whole(minimum: int) -> ValueKind:
 def spec_of(registry: Mapping[str, Callable[..., Any]]) -> ValueKind:
     """``NAME`` or ``NAME:key=value,...``, see `meshes.validation.from_spec`."""
     form = "NAME:key=value,..."
-    return ValueKind(partial(from_spec, registry=registry), f"NAME or {form}", metavar=form)
+
+    def check(name: str, value: Any) -> str:
+        from_spec(name, spec := text(name, value), registry)
+        return spec
+
+    return ValueKind(check, f"NAME or {form}", metavar=form)
 
 
 def values_of(cls: type) -> ValueKind:
     """``key=value,...`` for the fields of a dataclass; or nothing."""
     form = "key=value,..."
 
-    def check(name: str, text: Any) -> None:
-        if text != "":
-            with_values(name, "", text, cls)
+    def check(name: str, value: Any) -> str:
+        if values := text(name, value):
+            with_values(name, "", values, cls)
+        return values
 
     return ValueKind(check, f"{form} or empty", metavar=form)
 
 
-def _check_switch(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-
-
-def _check_text(name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text, got {value!r}")
-
-
 POSITIVE = ValueKind(partial(number, above=0), "a number above 0", float, metavar="X")
 NOT_NEGATIVE = ValueKind(partial(number, minimum=0), "a number from 0", float, metavar="X")
-SWITCH = ValueKind(_check_switch, "True or False")
-TEXT = ValueKind(_check_text, "a text")
+SWITCH = ValueKind(switch, "True or False")
+TEXT = ValueKind(text, "a text")
 
 
 VARIES: Any = object()  # the default of a setting that recipes decide
@@ -155,8 +161,18 @@ def defaults_of(cls: type) -> dict[str, Any]:
     return {name: None if entry.default is VARIES else entry.default for name, entry in entries}
 
 
-def check_settings(instance: Any, facts: Mapping[str, Any], run: str) -> None:
-    """Check every setting of an instance: its range, and that it is set where it applies only.
+def keep_checked(instance: Any) -> None:
+    """Check the range of every setting of an instance that is set; keep the checked values.
+
+    Numbers of NumPy would overflow, and could not be written down.
+    """
+    for name, entry in settings_of(type(instance)).items():
+        if (value := getattr(instance, name)) is not None:
+            keep(instance, **{name: entry.kind.check(name, value)})
+
+
+def check_scope(instance: Any, facts: Mapping[str, Any], run: str) -> None:
+    """Check that every setting of an instance is set where it applies, and there only.
 
     Args:
         instance: A dataclass with settings.
@@ -164,7 +180,7 @@ def check_settings(instance: Any, facts: Mapping[str, Any], run: str) -> None:
         run: The run in words, for the errors.
 
     Raises:
-        TypeError, ValueError: a setting breaks a rule, which the message names.
+        ValueError: a setting breaks the rule, which the message names.
     """
     for name, entry in settings_of(type(instance)).items():
         value = getattr(instance, name)
@@ -172,9 +188,7 @@ def check_settings(instance: Any, facts: Mapping[str, Any], run: str) -> None:
             if value is not None:
                 needed = in_words(entry.applies)
                 raise ValueError(f"{name} does not apply to {run}; it needs {needed}")
-        elif value is not None:
-            entry.kind.check(name, value)
-        elif entry.default is not None:
+        elif value is None and entry.default is not None:
             raise ValueError(f"{name} must be set for {run}")
 
 

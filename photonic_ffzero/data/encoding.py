@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes.validation import choice, integer
+from meshes.validation import choice, integer, keep
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.readers import MAX_PIXELS
 
@@ -47,13 +47,14 @@ class Encoder:
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
-        choice("encoding", self.encoding, ENCODINGS)
         height, width = (integer("shape", length, minimum=1) for length in self.shape)
         if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
             raise ValueError(
                 f"shape must mean at most {MAX_PIXELS} pixels, {MAX_SIDE} a side, got {self.shape}"
             )
-        _checked_size(self.size, self.shape)
+        shape = height, width
+        encoding = choice("encoding", self.encoding, ENCODINGS)
+        keep(self, encoding=encoding, size=_checked_size(self.size, shape), shape=shape)
 
     @property
     def values(self) -> int:

@@ -7,10 +7,13 @@ ends in ``outputs`` values.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+
+from meshes.validation import integer, keep, number
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Classification:
     labels: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        keep(self, classes=integer("classes", self.classes, minimum=2), names=_plain(self.names))
         if not self.names:
             return
         printable = all(isinstance(name, str) and name.isprintable() for name in self.names)
@@ -68,11 +72,11 @@ class Regression:
     corners: ClassVar[int] = 2  # p+ and p- = -p+, whose goodness carries no more information
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            keep(self, **{name: tuple(number("labels", value) for value in getattr(self, name))})
         if len(self.low) != len(self.high) or not self.low:
             raise ValueError(f"low and high must be equally long, got {self.low} and {self.high}")
         for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
-            if not np.isfinite([low, high]).all():
-                raise ValueError(f"labels must be finite, found {low} to {high}")
             if not low < high:
                 raise ValueError(
                     f"labels of dimension {index} must not be constant, found only {low}"
@@ -109,6 +113,10 @@ class Regression:
         from sklearn.metrics import r2_score  # takes a second to import
 
         return float(r2_score(y, self.predictions(scores)))
+
+
+def _plain(names: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(str(name) if isinstance(name, str) else name for name in names)
 
 
 Task = Classification | Regression

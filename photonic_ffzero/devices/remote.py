@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes.validation import number, with_values
+from meshes.validation import check_fields, number_field, with_values
 from photonic_ffzero.devices import wire
 from photonic_ffzero.devices.device import DeviceError
 from photonic_ffzero.devices.wire import Kind
@@ -24,12 +24,12 @@ _FIRST_PAUSE = 0.5  # seconds before the second attempt; each further pause is t
 class Patience:
     """How long a client waits for an answer (``timeout``, s), and how often it asks again."""
 
-    timeout: float = 60.0
-    retries: float = 3
+    timeout: float = number_field(60.0, above=0, maximum=86400)
+    retries: float = number_field(3, minimum=0, maximum=100)
 
     def __post_init__(self) -> None:
-        number("timeout", self.timeout, above=0, maximum=86400)
-        if number("retries", self.retries, minimum=0, maximum=100) % 1:
+        check_fields(self)
+        if self.retries % 1:
             raise ValueError(f"retries must be a whole number, got {self.retries}")
 
 

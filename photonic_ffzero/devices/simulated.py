@@ -50,8 +50,8 @@ class SimulatedChip:
             )
         self.units = integer("units", units, minimum=2)
         self.meshes = integer("meshes", meshes, minimum=1)
-        self.columns = units if columns is None else integer("columns", columns, minimum=1)
-        fabricated = fabricated_meshes(meshes, units, columns, imperfections, seed)
+        self.columns = self.units if columns is None else integer("columns", columns, minimum=1)
+        fabricated = fabricated_meshes(self.meshes, self.units, self.columns, imperfections, seed)
         self._layers = tuple(
             Photonic(mesh, nonlinearity, engine, chip, amplifier if index else None)
             for index, (mesh, chip) in enumerate(fabricated)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshes._tensorflow import tf
-from meshes.validation import number
+from meshes.validation import check_fields, number_field
 
 
 def _true_class(scores: Any, labels: Any) -> tuple[Any, Any]:
@@ -30,10 +30,10 @@ class Margin:
         include c = y, a constant m a sample.)
     """
 
-    margin: float = 0.3
+    margin: float = number_field(0.3, minimum=0)
 
     def __post_init__(self) -> None:
-        number("margin", self.margin, minimum=0)
+        check_fields(self)
 
     def __call__(self, scores: Any, labels: Any) -> Any:
         true, mask = _true_class(scores, labels)
@@ -64,10 +64,10 @@ class CrossEntropy:
             close to one class; intensities of a port readout need no scale.
     """
 
-    scale: float = 10.0
+    scale: float = number_field(10.0, above=0)
 
     def __post_init__(self) -> None:
-        number("scale", self.scale, above=0)
+        check_fields(self)
 
     def __call__(self, scores: Any, labels: Any) -> Any:
         logits = self.scale * scores

@@ -7,9 +7,13 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from meshes.validation import integer, keep, number, text
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.plan import Plan
 from photonic_ffzero.storage import read_json, write_json
@@ -38,9 +42,7 @@ class Cell:
     def __post_init__(self) -> None:
         if self.plan.seeds != 1:
             raise ValueError(f"seeds must be 1 in the plan of a cell, got {self.plan.seeds}")
-        for name, value in self.labels.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"label {name} must be finite, got {value}")
+        keep(self, labels={text("label", n): _label(n, v) for n, v in self.labels.items()})
 
     @property
     def seed(self) -> int:
@@ -64,6 +66,14 @@ class Cell:
         if clean != full or len(full) > _LONGEST_SLUG:
             clean = f"{clean[:_LONGEST_SLUG]}_{zlib.crc32(repr(parts).encode()):08x}"
         return f"{clean}_seed-{self.seed}"
+
+
+def _label(name: str, value: Any) -> Label:
+    """A coordinate as a text, or as a number of Python."""
+    if isinstance(value, str | np.str_):
+        return text(f"label {name}", value)
+    check = integer if isinstance(value, Integral) else number
+    return check(f"label {name}", value)
 
 
 def label_text(labels: Mapping[str, Label]) -> str:

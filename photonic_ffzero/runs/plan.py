@@ -20,8 +20,9 @@ from photonic_ffzero.settings import (
     POSITIVE,
     TEXT,
     ValueKind,
-    check_settings,
+    check_scope,
     defaults_of,
+    keep_checked,
     setting,
     settings_of,
     whole,
@@ -30,9 +31,8 @@ from photonic_ffzero.settings import (
 UNENCODED = "none"  # the encoding of a data set that has no images
 
 
-def _check_encoding(name: str, value: Any) -> None:
-    if value != UNENCODED:
-        choice(name, value, ENCODINGS)
+def _check_encoding(name: str, value: Any) -> str:
+    return choice(name, value, (UNENCODED, *ENCODINGS))
 
 
 def _existing(text: str) -> str:
@@ -130,7 +130,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         values = vars(self.config)
-        check_settings(self, facts(values), describe(values))
+        keep_checked(self)
+        check_scope(self, facts(values), describe(values))
         _ = self.rates
 
     @property
