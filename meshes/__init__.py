@@ -2,6 +2,7 @@
 
 from meshes._former_paths import redirect
 from meshes.decomposition import SVDMeshes, decompose, nearest_unitary, svd_decompose
+from meshes.estimate import ChipEstimate, MeshEstimate, MeshParameters
 from meshes.imperfections import Chip, Imperfections, shot_noise
 from meshes.mesh import Phases, RectangularMesh
 from meshes.nonlinearities import (
@@ -29,10 +30,13 @@ __all__ = [
     "BlackBox",
     "CReLU",
     "Chip",
+    "ChipEstimate",
     "ElectroOptic",
     "Imperfections",
     "Kerr",
     "Linear",
+    "MeshEstimate",
+    "MeshParameters",
     "ModReLU",
     "ModulatorParts",
     "Modulus",

@@ -85,6 +85,19 @@ class RectangularMesh:
         self.splitter_errors = self._draw_splitter_errors()
         self.transmission = self._draw_transmission()
 
+    @classmethod
+    def measured(
+        cls,
+        units: int,
+        num_columns: int | None = None,
+        splitter_errors: np.ndarray | None = None,
+        transmission: np.ndarray | None = None,
+    ) -> RectangularMesh:
+        """A mesh with measured `splitter_errors` and `transmission` in place of drawn ones."""
+        mesh = cls(units, num_columns)
+        mesh.splitter_errors, mesh.transmission = splitter_errors, transmission
+        return mesh
+
     @property
     def num_interferometers(self) -> int:
         """Interferometers in a column, idle ones included: M = N // 2."""

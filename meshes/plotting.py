@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meshes.engines.reference import fields_by_column, one_set
+from meshes.estimate import MeshEstimate, MeshParameters, difference
 from meshes.mesh import Phases, RectangularMesh, wrapped
 from meshes.nonlinearities import NONLINEARITIES
 from meshes.validation import choice
@@ -29,8 +30,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_BLUE, _ORANGE = "#56B4E9", "#D55E00"  # Okabe and Ito; distinct in grey, on black and on white
-_SEQUENTIAL, _CYCLIC = "viridis", "twilight"
+_BLUE, _ORANGE, _GREEN = (
+    "#56B4E9",
+    "#D55E00",
+    "#009E73",
+)  # Okabe and Ito; distinct in grey, on black and on white
+_SEQUENTIAL, _CYCLIC, _DIVERGING = "viridis", "twilight", "RdBu_r"
 _SYMBOLS = {"theta": "θ", "phi": "φ", "gamma": "γ"}
 _TURN = 2 * np.pi
 
@@ -43,16 +48,97 @@ def plot_phases(axes: Axes, mesh: RectangularMesh, phases: Phases, which: str = 
     """
     choice("which", which, ("theta", "phi"))
     phases = Phases(*one_set("phases", phases, mesh))
-    columns, index = np.nonzero(mesh.mask)
-    values = _active(phases, mesh, which)
-    boxes = _boxes(columns, 2 * index + columns % 2 + 0.5, 0.66, 1.66)
-    colours, label, first = _SEQUENTIAL, "θ (rad)", 0
+    values, boxes = _active(phases, mesh, which), _interferometers(mesh)
+    colours, label = _SEQUENTIAL, "θ (rad)"
     if which == "phi":
-        colours, label, first = _CYCLIC, "φ (rad), and γ in front", -1
-        screen = _boxes(np.full(mesh.units, first), np.arange(mesh.units), 0.66, 0.66)
-        boxes = np.concatenate([boxes, screen])
+        colours, label = _CYCLIC, "φ (rad), and γ in front"
+        boxes = np.concatenate([boxes, _ports(mesh, -1)])
         values = np.concatenate([values, _active(phases, mesh, "gamma")])
     _draw_boxes(axes, boxes, label, array=values, clim=_limits(which, values), cmap=colours)
+    _label_in_pi(axes.figure.axes[-1].yaxis)
+    return _draw_waveguides(axes, mesh, -1 if which == "phi" else 0)
+
+
+def plot_chip(axes: Axes, estimate: MeshEstimate, which: str = "theta") -> Axes:
+    """Draw what is known of a mesh, each parameter at its place; grey where nothing is known.
+
+    ``which`` is a field of `MeshParameters`: offsets and angles in rad, losses in dB.
+    """
+    from matplotlib import colormaps
+
+    choice("which", which, MeshParameters._fields)
+    mesh, values, std = estimate.mesh, estimate.values, estimate.std
+    if which in ("gamma", "loss"):
+        columns = (-1,) if which == "gamma" else range(mesh.num_columns)
+        boxes = np.concatenate([_ports(mesh, column) for column in columns])
+        known, drawn = getattr(std, which).ravel(), getattr(values, which).ravel()
+    else:
+        boxes = _interferometers(mesh)
+        known, drawn = getattr(std, which)[mesh.mask], getattr(values, which)[mesh.mask]
+    shown = np.ma.masked_where(np.isinf(known), drawn)
+    largest = max(np.abs(shown).max(), 1e-6) if shown.count() else 1.0
+    lowest = 0.0 if which == "loss" and shown.min() >= 0 else -largest
+    colours = colormaps[_SEQUENTIAL if lowest == 0 else _DIVERGING].with_extremes(bad="0.6")
+    label = _PARAMETERS[which] + (" (grey: unknown)" if shown.count() < shown.size else "")
+    _draw_boxes(axes, boxes, label, array=shown, clim=(lowest, largest), cmap=colours)
+    return _draw_waveguides(axes, mesh, -1 if which == "gamma" else 0)
+
+
+def plot_known_against_true(axes: Axes, estimate: MeshEstimate, truth: MeshEstimate) -> Axes:
+    """Draw the estimated offsets and coupler angles over the true ones of a simulated mesh.
+
+    What intensities cannot show, such as phases at the outputs, is fitted before they are compared,
+    see `meshes.estimate.difference`. The legend has the root mean square of what remains.
+    """
+    off = difference(estimate, truth)
+    lowest = highest = 0.0
+    for names, (label, colour, marker) in _COMPARED.items():
+        true, error = (
+            np.concatenate([getattr(part, name).ravel() for name in names])
+            for part in (truth.values, off)
+        )
+        true, error = true[np.isfinite(error)], error[np.isfinite(error)]
+        if not error.size:
+            continue
+        name = f"{label}: off by {np.sqrt(np.mean(error**2)):.2g} rad"
+        axes.plot(true, true + error, marker, color=colour, markersize=3, alpha=0.6, label=name)
+        lowest = min(lowest, true.min(), (true + error).min())
+        highest = max(highest, true.max(), (true + error).max())
+    axes.plot([lowest, highest], [lowest, highest], ":", color=_ink(axes), linewidth=1)
+    axes.set(xlabel="true (rad)", ylabel="known (rad)")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    return axes
+
+
+_PARAMETERS = {
+    "theta": "offset of θ (rad)",
+    "phi": "offset of φ (rad)",
+    "gamma": "offset of γ (rad)",
+    "coupler1": "angle error of the first coupler (rad)",
+    "coupler2": "angle error of the second coupler (rad)",
+    "loss": "loss (dB)",
+}
+_COMPARED = {
+    ("theta",): ("θ", _BLUE, "o"),
+    ("phi", "gamma"): ("φ, γ", _ORANGE, "s"),
+    ("coupler1", "coupler2"): ("couplers", _GREEN, "^"),
+}
+
+
+def _interferometers(mesh: RectangularMesh) -> np.ndarray:
+    """Boxes of all interferometers but idle ones."""
+    columns, index = np.nonzero(mesh.mask)
+    return _boxes(columns, 2 * index + columns % 2 + 0.5, 0.66, 1.66)
+
+
+def _ports(mesh: RectangularMesh, column: int) -> np.ndarray:
+    """A box for each port in a column."""
+    return _boxes(np.full(mesh.units, column), np.arange(mesh.units), 0.66, 0.66)
+
+
+def _draw_waveguides(axes: Axes, mesh: RectangularMesh, first: int) -> Axes:
+    """Draw the ports as lines from a column on, and a cross on each port of an idle pair."""
     ink, start, end = _ink(axes), first - 0.5, mesh.num_columns - 0.5
     axes.hlines(range(mesh.units), start, end, colors=ink, linewidths=0.5, zorder=1)
     idle = np.flatnonzero(~mesh.mask[:, -1])
@@ -91,7 +177,7 @@ def _draw_boxes(axes: Axes, boxes: np.ndarray, label: str, **colours: Any) -> No
     drawn = PolyCollection(list(boxes), **colours)
     drawn.set(edgecolor=_ink(axes), linewidth=edge, zorder=2)
     axes.add_collection(drawn)
-    _label_in_pi(axes.figure.colorbar(drawn, ax=axes, label=label).ax.yaxis)
+    axes.figure.colorbar(drawn, ax=axes, label=label)
 
 
 def plot_light(axes: Axes, mesh: RectangularMesh, phases: Phases, fields: Any) -> Axes:
@@ -133,6 +219,7 @@ def _draw_squares(axes: Axes, matrix: np.ndarray) -> None:
     side = 0.95 * magnitude / max(magnitude.max(), np.finfo(float).tiny)
     boxes, label = _boxes(columns, rows, side, side), "phase arg U (rad); side: |U|"
     _draw_boxes(axes, boxes, label, array=phase, clim=(0, _TURN), cmap=_CYCLIC)
+    _label_in_pi(axes.figure.axes[-1].yaxis)
     height, width = matrix.shape
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal")
 
