@@ -14,6 +14,7 @@ from itertools import product
 import timing
 
 from photonic_ffzero import configure
+from photonic_ffzero.cli.arguments import count as count_of
 
 STATIC = "splitter_error=0.05,phase_offset=0.1"
 CHIPS = {
@@ -52,7 +53,9 @@ def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
 
 if __name__ == "__main__":
     parser = timing.command_line(__doc__, seconds=4)
-    parser.add_argument("--ports", type=int, default=64, metavar="N", help="(default: 64)")
+    parser.add_argument("--ports", type=count_of(1), default=64, metavar="N", help="(default: 64)")
     text = "(default: 8)"
-    parser.add_argument("--directions", type=int, nargs="+", default=[8], metavar="K", help=text)
+    parser.add_argument(
+        "--directions", type=count_of(1), nargs="+", default=[8], metavar="K", help=text
+    )
     timing.run(parser, measure, {"chip": 28}, ("K", "time"))

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from photonic_ffzero import Config, Model, Samples
+from photonic_ffzero.cli.arguments import PATH, LineParser, checked, reader
 from photonic_ffzero.data import Classification
 from photonic_ffzero.runs import check_new_directory, versions
+from photonic_ffzero.settings import POSITIVE
 from photonic_ffzero.storage import write_json
 from photonic_ffzero.training.step import BlockTraining
 
@@ -68,20 +70,20 @@ def _seconds(task: Task, calls: int = 1) -> float:
     return (time.perf_counter() - start) / done
 
 
-def command_line(description: str | None, seconds: float) -> argparse.ArgumentParser:
+def command_line(description: str | None, seconds: float) -> LineParser:
     """A parser with the flags that all benchmarks have."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = LineParser(description=description)
     text = f"time of each comparison (default: {seconds:g})"
-    parser.add_argument("--seconds", type=float, default=seconds, metavar="S", help=text)
+    parser.add_argument(
+        "--seconds", type=checked(POSITIVE), default=seconds, metavar="S", help=text
+    )
     text = "new directory for bench.json (default: in results/, by date)"
-    parser.add_argument("--output", type=Path, metavar="DIR", help=text)
+    parser.add_argument("--output", type=reader(PATH), metavar="DIR", help=text)
     return parser
 
 
 def run(
-    parser: argparse.ArgumentParser,
+    parser: LineParser,
     measure: Callable[[argparse.Namespace], Iterable[Row]],
     texts: dict[str, int],
     numbers: Iterable[str],

@@ -7,13 +7,14 @@ Finished runs are not run again; delete results/figures to start anew. If runs
 fail, the others go on, and the report lists the failures.
 """
 
-import argparse
 import runpy
 import sys
 from pathlib import Path
 
+from photonic_ffzero.cli.arguments import PATH, LineParser, checked, reader
 from photonic_ffzero.cli.experiment import SOME_FAILED
 from photonic_ffzero.cli.report import main as write_report
+from photonic_ffzero.settings import one_of
 
 EXPERIMENTS = (
     "photonic_methods",
@@ -31,17 +32,13 @@ SCRIPTS = Path(__file__).parent
 
 def main() -> int:
     """Run what is missing, one experiment after another; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = LineParser(prog="figures.py", description=__doc__)
+    name = checked(one_of(EXPERIMENTS))
     parser.add_argument(
-        "experiments", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}"
+        "experiments", nargs="*", type=name, metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}"
     )
-    parser.add_argument("--output", type=Path, default=Path("results"), metavar="DIR")
+    parser.add_argument("--output", type=reader(PATH), default=Path("results"), metavar="DIR")
     arguments = parser.parse_args()
-    for name in arguments.experiments:
-        if name not in EXPERIMENTS:
-            parser.error(f"NAME must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
     names, folder = arguments.experiments or EXPERIMENTS, arguments.output / "figures"
     failed = 0
     for name in names:

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, field, fields
 from decimal import Decimal
 from difflib import get_close_matches
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 _NO_NUMBERS = (bool, np.timedelta64)  # Python and NumPy count them among the numbers
+_LONGEST_VALUE, _LONGEST_LINE = 100, 1000  # characters of a value and of an error in a terminal
 
 
-def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
+def shown(value: Any) -> str:
+    """The ``repr`` of a value on one line; a long one is cut."""
+    try:
+        text = " ".join(repr(value).split("\n"))
+    except Exception:  # foreign objects, and whole numbers of more than 4300 digits
+        text = f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:80]}...{text[-10:]}"
+
+
+def one_line(text: str) -> str:
+    """A text for one line of a terminal: control characters as escapes; cut if it is very long."""
+    if len(text) > _LONGEST_LINE:
+        text = f"{text[: _LONGEST_LINE - 200]} ... {text[-200:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def integer(
+    name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None
+) -> int:
     """Return a whole number of Python, NumPy or TensorFlow as an int; a bool is none."""
     scalar = _scalar(value)
     if isinstance(scalar, _NO_NUMBERS) or not isinstance(scalar, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}")
     value = int(scalar)
     if minimum is not None and value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+        raise ValueError(f"{name} must be at least {minimum}, got {shown(value)}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {shown(value)}")
     return value
 
 
@@ -41,7 +64,7 @@ def number(
     """
     scalar = _scalar(value)
     if isinstance(scalar, _NO_NUMBERS) or not isinstance(scalar, (Real, Decimal)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
     try:
         result = float(scalar)
     except (OverflowError, ValueError):  # 10**400, or a signalling NaN
@@ -55,7 +78,7 @@ def number(
     ]
     for holds, rule in rules:
         if not holds:
-            raise ValueError(f"{name} must be {rule}, got {value!r}")
+            raise ValueError(f"{name} must be {rule}, got {shown(value)}")
     return result
 
 
@@ -63,7 +86,7 @@ def switch(name: str, value: Any) -> bool:
     """Return True or False of Python, NumPy or TensorFlow as a bool."""
     scalar = _scalar(value)
     if not isinstance(scalar, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(scalar)
 
 
@@ -71,7 +94,7 @@ def text(name: str, value: Any) -> str:
     """Return a text of Python or NumPy as a str."""
     scalar = _scalar(value)
     if not isinstance(scalar, str):
-        raise TypeError(f"{name} must be a text, got {value!r}")
+        raise TypeError(f"{name} must be a text, got {shown(value)}")
     return str(scalar)
 
 
@@ -113,16 +136,30 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``options``; else raise a ValueError that lists them."""
     options, scalar = list(options), _scalar(value)
     if not isinstance(scalar, str) or scalar not in options:
-        raise ValueError(
-            f"{name} must be one of {', '.join(options)}; got {value!r}{closest(value, options)}"
-        )
+        found = f"{shown(value)}{closest(value, options)}"
+        raise ValueError(f"{name} must be one of {', '.join(options)}; got {found}")
     return str(scalar)
 
 
-def closest(value: Any, options: Iterable[str]) -> str:
-    """``, did you mean ...?`` with the option that is spelt most like the value; else empty."""
-    near = get_close_matches(str(value), options, n=1)
-    return f", did you mean {near[0]}?" if near else ""
+_NO_SYNONYMS: Mapping[str, str] = MappingProxyType({})
+
+
+def closest(value: Any, options: Iterable[str], synonyms: Mapping[str, str] = _NO_SYNONYMS) -> str:
+    """``, did you mean ...?`` with the option that was meant; empty if none is likely.
+
+    That is the one that differs in case or dashes alone, else the value's synonym, else the first
+    that begins with the value, else the one that is spelt most like it.
+    """
+    meant = {_folded(option): option for option in options}
+    text = _folded(value)
+    named = {_folded(synonym): option for synonym, option in synonyms.items()} | meant
+    begins = [name for name in meant if len(text) > 1 and name.startswith(text)]
+    near = [text] if text in named else begins or get_close_matches(text, named, n=1)
+    return f", did you mean {named[near[0]]}?" if near else ""
+
+
+def _folded(text: Any) -> str:
+    return str(text)[:_LONGEST_VALUE].strip().casefold().replace("_", "-").strip("-")
 
 
 def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any]]) -> Any:
@@ -131,30 +168,50 @@ def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any
     The text is ``"name"`` or ``"name:key=value,..."``. Errors name the ``argument`` it stands for.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{argument} must be written NAME or NAME:key=value,...; got {text!r}")
-    name, _, values = text.partition(":")
-    cls = registry[choice(argument, name.strip(), registry)]
-    return with_values(argument, f"{name.strip()}:", values, cls)
+        raise TypeError(f"{argument} must be written NAME or NAME:key=value,...; got {shown(text)}")
+    name, colon, values = text.partition(":")
+    name = name.strip()
+    cls = registry[choice(argument, name, registry)]
+    if colon and not values:
+        raise ValueError(f"{argument} must have key=value after the colon, got {shown(text)}")
+    return with_values(argument, f"{name}:", values, cls)
 
 
 def with_values(argument: str, prefix: str, text: str, cls: Any) -> Any:
-    """Build a dataclass, whose fields are numbers, from ``"key=value,..."``.
+    """Build a dataclass, whose fields are numbers, from ``"key=value,..."``; empty: its defaults.
 
     Errors name the ``argument`` that the text stands for and the ``prefix``, ``"name:"`` or empty.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{argument} must be written key=value,...; got {text!r}")
-    owner = f"{argument} {prefix[:-1]}" if prefix else argument
-    values = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
+        raise TypeError(f"{argument} must be written key=value,...; got {shown(text)}")
+    owner, form = argument, "key=value,..."
+    if prefix:
+        owner, form = f"{argument} {prefix[:-1]}", f"NAME:{form}"
+    values: dict[str, float] = {}
+    for item in text.split(",") if text else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
-            form = "NAME:key=value,..." if prefix else "key=value,..."
-            raise ValueError(f"{argument} is written {form}; got {item!r}")
+            raise ValueError(f"{argument} is written {form}; got {shown(item if key else text)}")
         choice(f"{owner}'s parameter", key, [field.name for field in fields(cls)])
-        where = f"{owner}: {key}" if prefix else f"{owner} {key}"
-        try:
-            values[key] = number(where, float(value))
-        except ValueError:
-            raise ValueError(f"{where} must be a finite number, got {value!r}") from None
-    return cls(**values)
+        if key in values:
+            raise ValueError(f"{owner}: {key} must be set once, got {shown(text)}")
+        values[key] = _finite(f"{owner}: {key}", value)
+    with described(owner):
+        return cls(**values)
+
+
+def _finite(name: str, text: str) -> float:
+    try:
+        return number(name, float(text))
+    except ValueError:
+        raise ValueError(f"{name} must be a finite number, got {shown(text)}") from None
+
+
+@contextmanager
+def described(owner: str) -> Iterator[None]:
+    """Let errors begin with what they are about, an argument with a part of its value."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        raise ValueError(message if message.startswith(owner) else f"{owner}: {message}") from None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 from meshes import NONLINEARITIES, Amplifier, Imperfections
 from meshes.nonlinearities import BlackBox
 from meshes.propagation import ENGINES
-from meshes.validation import closest, from_spec, number, with_values
+from meshes.validation import closest, from_spec, number, shown, with_values
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
 from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
@@ -33,6 +33,7 @@ from photonic_ffzero.settings import (
     setting,
     settings_of,
     spec_of,
+    synonyms_of,
     values_of,
     whole,
 )
@@ -41,6 +42,7 @@ BLACK_BOX = "black box "  # stands before the name of a function in config.json
 AUTO = "auto"  # epsilon is chosen from the measured noise
 SIMULATED = "simulated"  # a device that is simulated in this process
 GIVEN_DEVICE = "own "  # stands before the class name of a device that was passed as an object
+_MOST_SEED = 2**128 - 1  # more makes no other generator likely
 
 # Settings of one scope. What an external device is made of is its own affair.
 _PHOTONIC, _HERE = {"network": "photonic"}, {"device": ("none", SIMULATED)}
@@ -77,7 +79,7 @@ def _check_device(name: str, device: Any) -> str:
     elif device.startswith(SCHEME):
         Address.of(device)
     elif not _DEVICE_TEXT.fullmatch(device):
-        raise ValueError(f"{name} must be {_DEVICE.rule}, got {device!r}")
+        raise ValueError(f"{name} must be {_DEVICE.rule}, got {shown(device)}")
     return device
 
 
@@ -125,14 +127,22 @@ class Config:
         "local (ff) or global (bp) losses; directional derivatives (dd) or automatic "
         "differentiation (ad)",
         default="ff-dd",
+        also=("algorithm", "algo"),
     )
     task: str = _learning(one_of(TASKS), "what the labels are", default="classification")
     network: str = _network(
         one_of(("photonic", "mlp", "cnn")), "meshes, dense layers, convolutions"
     )
-    meshes: int | None = _photonic(whole(1), "meshes in a row", default=2)
+    meshes: int | None = _photonic(
+        whole(1), "meshes in a row", default=2, also=("layers", "num_meshes", "num_layers")
+    )
     columns: int | None = _photonic(
-        whole(1), "columns of a mesh", metavar="L", default=None, shown="as many as ports"
+        whole(1),
+        "columns of a mesh",
+        metavar="L",
+        default=None,
+        shown="as many as ports",
+        also=("num_columns",),
     )
     depth: int | None = _network(
         whole(1),
@@ -141,7 +151,11 @@ class Config:
         shown="mlp 4, cnn 3",
     )
     width: int | None = _network(
-        whole(1), "outputs of an MLP's layers but the last", applies={"network": "mlp"}, default=100
+        whole(1),
+        "outputs of an MLP's layers but the last",
+        applies={"network": "mlp"},
+        default=100,
+        also=("hidden", "hidden_size", "neurons"),
     )
     channels: int | None = _cnn(whole(1), "channels of a CNN's convolutions", default=16)
     kernel_size: int | None = _cnn(whole(1), "pixels a side of a CNN's kernels", default=6)
@@ -155,6 +169,7 @@ class Config:
         f"digital layers: {', '.join(ACTIVATIONS)}; in Python also a function of arrays",
         applies=_HERE,
         shown="electro-optic; digital: gelu",
+        also=("activation", "nonlin"),
     )
     train_nonlinearity: bool | None = _photonic(
         SWITCH,
@@ -167,15 +182,20 @@ class Config:
         "|E|^2 (a port's brightest is 1)",
         metavar="gain=G|level=P",
         default="",
+        also=("gain", "level"),
     )
     imperfections: str | None = _network(
         values_of(Imperfections),
         f"of the chip: {', '.join(f.name for f in fields(Imperfections))}",
         applies=_PHOTONIC | {"device": "none"},
         default="",
+        also=("noise", "errors", *(f.name for f in fields(Imperfections))),
     )
     chip: int | None = _photonic_here(
-        whole(0), "seed of the chip: which one it is", default=None, shown="that of the run"
+        whole(0, _MOST_SEED),
+        "seed of the chip: which one it is",
+        default=None,
+        shown="that of the run",
     )
     reads: int | None = _photonic(whole(1), "readings averaged into one", default=1)
     device: str | None = _photonic(
@@ -211,24 +231,45 @@ class Config:
         one_of(PERTURBATIONS), "where directions lie; activations: digital ff only", shown="weights"
     )
     law: str | None = _derivative(
-        one_of(LAWS), f"law of the directions: {', '.join(LAWS)}", metavar="NAME"
+        one_of(LAWS),
+        f"law of the directions: {', '.join(LAWS)}",
+        metavar="NAME",
+        also=("distribution",),
     )
-    directions: int | None = _derivative(whole(1), "directions a step", metavar="K")
+    directions: int | None = _derivative(
+        whole(1), "directions a step", metavar="K", also=("k", "num_directions")
+    )
     epsilon: float | str | None = _learning(
         _EPSILON,
         "step of each parameter (of a phase: rad) or activation; for the unit laws, length of "
         "the whole step; auto: from a chip's noise, measured",
         unit="rad for phases",
         applies={"slopes": "differences"},
+        also=("eps", "delta", "h"),
     )
-    optimizer: str = _learning(one_of(OPTIMIZERS), "how slopes become updates")
-    learning_rate: float = _learning(POSITIVE, "first rate, for the mean loss of a batch")
+    optimizer: str = _learning(one_of(OPTIMIZERS), "how slopes become updates", also=("opt",))
+    learning_rate: float = _learning(
+        POSITIVE, "first rate, for the mean loss of a batch", also=("lr", "rate", "step_size")
+    )
     schedule: str = _learning(one_of(SCHEDULES), "how the learning rate goes on")
-    batch_size: int = _learning(whole(1), "images a step", metavar="B")
-    epochs: int = _learning(whole(0), "epochs a block (mesh, layer); 0 trains nothing")
-    seed: int = setting(whole(0), "seed of everything random", "run", default=0)
+    batch_size: int = _learning(whole(1), "images a step", metavar="B", also=("bs", "batch"))
+    epochs: int = _learning(
+        whole(0),
+        "epochs a block (mesh, layer); 0 trains nothing",
+        also=("num_epochs", "iterations", "steps"),
+    )
+    seed: int = setting(
+        whole(0, _MOST_SEED),
+        "seed of everything random",
+        "run",
+        default=0,
+        also=("random_seed", "random_state"),
+    )
     engine: str | None = _photonic_here(
-        one_of(ENGINES), "mesh simulator; auto: the fastest here", default="auto"
+        one_of(ENGINES),
+        "mesh simulator; auto: the fastest here",
+        default="auto",
+        also=("backend", "simulator"),
     )
 
     def __post_init__(self) -> None:
@@ -466,7 +507,7 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **settings: Any) 
     """
     known = settings_of(Config)
     for name in settings.keys() - known.keys():
-        raise TypeError(f"unknown setting {name}{closest(name, known)}")
+        raise TypeError(f"unknown setting {name}{closest(name, known, synonyms_of(Config))}")
     settings |= {"recipe": recipe, "method": method}
     chosen = {n: known[n].kind.check(n, v) for n, v in settings.items() if v is not None}
     values = defaults_of(Config)

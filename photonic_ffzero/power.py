@@ -10,7 +10,7 @@ import numpy as np
 
 from meshes import ModulatorParts
 from meshes._tensorflow import tf
-from meshes.validation import check_fields, from_spec, number_field
+from meshes.validation import check_fields, described, from_spec, number_field
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model, Usage
@@ -67,7 +67,8 @@ def in_units(nonlinearity: str, unit_power: float) -> str:
     if name.strip() != "electro-optic" or not keys & {part.name for part in fields(ModulatorParts)}:
         return nonlinearity
     parts = from_spec("nonlinearity", nonlinearity, {"electro-optic": ModulatorParts})
-    modulator = asdict(parts.at(unit_power))
+    with described("nonlinearity electro-optic"):
+        modulator = asdict(parts.at(unit_power))
     return "electro-optic:" + ",".join(f"{key}={value!r}" for key, value in modulator.items())
 
 

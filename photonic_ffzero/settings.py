@@ -13,6 +13,7 @@ from typing import Any
 
 from meshes.validation import (
     choice,
+    closest,
     from_spec,
     integer,
     keep,
@@ -51,6 +52,7 @@ class ValueKind:
         parse: Reads a value from the text of a command line, or raises ValueError.
         options: The names to choose from, where the values are names.
         metavar: What stands for the value on a command line.
+        suggest: Makes the end of an error from a text that cannot be read, if the options do not.
     """
 
     check: Callable[[str, Any], Any]
@@ -58,6 +60,16 @@ class ValueKind:
     parse: Callable[[str], Any] = str
     options: Collection[str] = ()
     metavar: str | None = None
+    suggest: Callable[[str], str] | None = None
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value on a command line."""
+        return self.metavar or f"{{{','.join(self.options)}}}"
+
+    def hint(self, text: str) -> str:
+        """The nearest right value to a text that cannot be read, as the end of an error."""
+        return self.suggest(text) if self.suggest else closest(text, self.options)
 
 
 def one_of(options: Collection[str]) -> ValueKind:
@@ -65,11 +77,14 @@ def one_of(options: Collection[str]) -> ValueKind:
     return ValueKind(partial(choice, options=options), "", options=options)
 
 
-def whole(minimum: int) -> ValueKind:
-    """A whole number, ``minimum`` at least."""
-    return ValueKind(
-        partial(integer, minimum=minimum), f"a whole number from {minimum}", int, metavar="N"
-    )
+MOST = 2**31 - 1
+"""The largest count that TensorFlow and NumPy take everywhere."""
+
+
+def whole(minimum: int, maximum: int = MOST) -> ValueKind:
+    """A whole number within limits."""
+    check = partial(integer, minimum=minimum, maximum=maximum)
+    return ValueKind(check, f"a whole number from {minimum}", int, metavar="N")
 
 
 def spec_of(registry: Mapping[str, Callable[..., Any]]) -> ValueKind:
@@ -118,6 +133,7 @@ class Setting:
         default: The default of all recipes; None if the setting may stay unset, `VARIES` if
             recipes decide.
         shown: The default in words, if its value does not say enough.
+        also: What other programs call it, to suggest its name to who tries those.
     """
 
     kind: ValueKind
@@ -128,11 +144,12 @@ class Setting:
     applies: Conditions = field(default_factory=dict)
     default: Any = VARIES
     shown: str = ""
+    also: tuple[str, ...] = ()
 
     @property
     def placeholder(self) -> str:
         """What stands for the value on the command line."""
-        return self.metavar or self.kind.metavar or f"{{{','.join(self.kind.options)}}}"
+        return self.metavar or self.kind.placeholder
 
     @property
     def default_text(self) -> str:
@@ -153,6 +170,12 @@ def setting(kind: ValueKind, help: str, group: str, **rest: Any) -> Any:
 def settings_of(cls: type) -> dict[str, Setting]:
     """The settings of a dataclass by the names of their fields, in order."""
     return {f.name: f.metadata["setting"] for f in fields(cls) if "setting" in f.metadata}
+
+
+def synonyms_of(cls: type) -> dict[str, str]:
+    """What other programs call the settings of a dataclass, with their names here."""
+    entries = settings_of(cls).items()
+    return {other: name for name, entry in entries for other in entry.also}
 
 
 def defaults_of(cls: type) -> dict[str, Any]:

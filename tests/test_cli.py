@@ -2,15 +2,21 @@
 
 import csv
 import json
+import os
+import re
 import subprocess
 import sys
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from photonic_ffzero.cli import export, predict, report, serve
+from photonic_ffzero.cli.experiment import run_experiment
 from photonic_ffzero.cli.train import build_parser, main
+from photonic_ffzero.runs.names import find_run
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -126,11 +132,13 @@ BAD = [
     (["--method", "ff-ad", "--estimator", "central"], "argument --estimator central does not fit"),
     (["--encoding", "crp"], "argument --encoding must be one of"),
     (["--validation", "1297"], "argument --validation must leave at least one of 1297 images"),
-    (["--start-from", "nowhere"], "argument --start-from: must be a run's directory or a model"),
+    (["--start-from", "nowhere"], "argument --start-from: must be a run's directory or model"),
     (["--size", "3"], "10 classes need at least as many tapped values"),
     (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
-    (["--epoch", "3"], "unrecognized arguments: --epoch 3, did you mean --epochs?"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch, did you mean --epochs?"),
 ]
+BY_NAME = [("train", ["--resume"]), ("train", ["--start-from"]), ("grid", ["--resume"])]
+BY_NAME += [("predict", []), ("export", []), ("report", [])]
 F1 = ["--dataset", "f1", "--task", "regression"]
 BAD_DIGITAL = [
     (["--dataset", "f1"], "argument --task must be regression for a data set whose labels are"),
@@ -159,6 +167,124 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
     assert error.startswith(f"mnist_{'digital' if recipe == 'digital' else 'photonic'}.py: error:")
     assert error.count("\n") == 1
     assert list(elsewhere.iterdir()) == []
+
+
+MEANT = [
+    (["--lr", "1"], "--lr", "--learning-rate"),
+    (["--metod", "ff-dd"], "--metod", "--method"),
+    (["--batch_size=3"], "--batch_size", "--batch-size"),
+    (["--splitter-error", "0.1"], "--splitter-error", "--imperfections"),
+    (["--out", "run"], "--out", "--output"),
+    (["--val", "3"], "--val", "--validation"),
+    (["--method", "ffdd"], "--method", "ff-dd"),
+    (["--method", "BP-AD"], "--method", "bp-ad"),
+    (["--dataset", "mnits"], "--dataset", "mnist"),
+    (["--dataset", "MNIST"], "--dataset", "mnist"),
+    (["--imperfections", "splitter_eror=1"], "--imperfections", "splitter_error"),
+    (["--device", "simulated:read_nois=1"], "--device", "read_noise"),
+    (["--nonlinearity", "electrooptic"], "--nonlinearity", "electro-optic"),
+    (["--amplifier", "gian=2"], "--amplifier", "gain"),
+]
+
+
+@pytest.mark.parametrize(("flags", "named", "meant"), MEANT, ids=str)
+def test_what_is_misspelt_is_answered_with_what_was_meant(flags, named, meant, capsys):
+    error = refused(["--dataset", "digits", *flags], capsys)
+    assert named in error
+    assert error.endswith(f", did you mean {meant}?\n")
+
+
+# Every error in a specification names the flag and the value.
+SPECS = [
+    (["--nonlinearity", "electro-optic:"], "'electro-optic:'"),
+    (["--nonlinearity", "electro-optic:g=1,,alpha=0"], "'g=1,,alpha=0'"),
+    (["--nonlinearity", "electro-optic:g=1,g=2"], "'g=1,g=2'"),
+    (["--nonlinearity", "electro-optic:gain=1e300,v_pi=1e-300"], "inf"),
+    (["--nonlinearity", "kerr:phi_nl=1e400"], "'1e400'"),
+    (["--loss", "margin:margin=-1"], "-1.0"),
+    (["--imperfections", "splitter_error="], "''"),
+    (["--imperfections", "splitter_error"], "'splitter_error'"),
+    (["--imperfections", "splitter_error=-1"], "-1.0"),
+    (["--imperfections", "drive_bits=8.5"], "8.5"),
+    (["--imperfections", ","], "','"),
+    (["--imperfections", " "], "' '"),
+    (["--device", "simulated:"], "'simulated:'"),
+    (["--amplifier", "gain=0"], "0.0"),
+    (["--learning-rate", "-1e-3"], "-0.001"),
+    (["--learning-rate", "-inf"], "-inf"),
+    (["--learning-rate", "1e400"], "inf"),
+    (["--seed", "9" * 40], "9" * 40),
+    (["--seed", "9" * 5000], r"'999999+\.\.\.9+'"),
+    (["--epochs", "9" * 20], "9" * 20),
+    (["--output", "a\0b"], r"'a\\x00b'"),
+    (["--output", "x" * 300], r"'xxx+\.\.\.x+'"),
+    (["--output", ""], "''"),
+]
+
+
+@pytest.mark.parametrize(("flags", "value"), SPECS, ids=str)
+def test_errors_name_the_flag_that_the_value_came_from(flags, value, capsys):
+    error = refused(["--dataset", "digits", *flags], capsys)
+    assert re.search(f"argument {flags[0]}\\b.* got {value}", error), error
+    assert error.count("\n") == 1
+    assert len(error) < 600
+
+
+@pytest.mark.parametrize("flag", ["--a\nb", "--a\x1b[31m", "--a\udcff"])
+def test_an_error_is_one_printable_line(flag, capsys):
+    error = refused([flag], capsys)
+    assert error[:-1].isprintable()
+
+
+GRID = partial(run_experiment, "grid", "What it shows.", {"small": None})
+SCRIPTS = {"train": main, "grid": lambda argv: GRID(argv=argv), "predict": predict.main}
+SCRIPTS |= {"export": export.main, "report": report.main, "serve": serve.main}
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("grid", ["--lr", "1"], "--lr"),
+        ("grid", ["--preset", "smal"], "--preset.*'smal', did you mean small"),
+        ("grid", ["--dataset", "mnits"], "--dataset.*'mnits', did you mean mnist"),
+        ("grid", ["--workers", "2"], "--workers, did you mean --jobs"),
+        ("predict", ["--devise"], "--devise, did you mean --device"),  # before what is required
+        ("export", ["--arm", "both"], "--arm, did you mean --arms"),
+        ("export", ["kerr1", "--arms", "uper"], "--arms.*'uper', did you mean upper"),
+        ("export", ["kerr1", "--v-pi", "-1e-3", "--output", "o"], "--v-pi .*-0.001"),
+        ("export", ["kerr1", "--v-pi", "nan", "--output", "o"], "--v-pi .*nan"),
+        ("report", ["--titel", "x"], "--titel, did you mean --title"),
+        ("serve", ["--port", "70000"], "--port.* 65535, got 70000"),
+        ("serve", ["--units", "9" * 20], f"--units.* got {'9' * 20}"),
+        *((s, [*flag, "kerr2"], "kerr2.*did you mean kerr1") for s, flag in BY_NAME),
+        *((s, [*flag, "xyzzy"], "xyzzy.*newest in results/: kerr1, other") for s, flag in BY_NAME),
+    ],
+)
+def test_every_script_answers_a_slip(script, flags, message, capsys, elsewhere):
+    for age, name in enumerate(("kerr1", "other")):
+        (elsewhere / "results" / name).mkdir(parents=True)
+        os.utime(elsewhere / "results" / name, (0, 10**9 - age))
+    (elsewhere / "results" / "kerr1" / "config.json").write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        SCRIPTS[script](flags)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+
+
+def test_runs_go_by_their_names_in_results(elsewhere):
+    run = elsewhere / "results" / "kerr1"
+    (run / "seed-0").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    for text in ("kerr1", "results/kerr1", str(run)):
+        assert find_run(text).resolve() == run
+    assert find_run("kerr1/seed-0").resolve() == run / "seed-0"
+    (elsewhere / "kerr1").mkdir()  # a folder of that name here that is no run
+    assert find_run("kerr1").resolve() == run
+    for text in ("", "kerr", "\0", "x" * 300, "~nobody-of-this-name/run"):
+        with pytest.raises((ValueError, OSError)):
+            find_run(text)
 
 
 def test_nan_in_the_data_is_refused_by_name(tmp_path, capsys):

@@ -211,6 +211,6 @@ class TestCommandLine:
             main(["nowhere"])
         errors = capsys.readouterr().err
         assert stop.value.code == 2
-        assert "grid.json" in errors
+        assert "nowhere" in errors
         assert "nowhere" in errors
         assert not Path("report.html").exists()

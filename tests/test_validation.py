@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshes.validation import choice, from_spec, integer, number
+from meshes.validation import choice, closest, from_spec, integer, number, one_line, with_values
 
 NO_NUMBERS = [None, "3", [1], 1j, True]
 
@@ -82,7 +84,6 @@ def test_choice_passes_an_option_and_lists_them_otherwise(wrong):
     ("text", "expected"),
     [
         ("lens", Lens()),
-        ("lens:", Lens()),
         (" lens : focus = -3 , width = 5e-1 ", Lens(-3.0, 0.5)),
         (f"lens:focus={1 / 3!r}", Lens(1 / 3)),
     ],
@@ -101,8 +102,58 @@ def test_from_spec_builds_what_is_written(text, expected):
         ("lens:focus=inf", "optics .*focus .* got 'inf'"),
         ("lens:width=0", "width .* 0, got 0.0"),
         (3, "optics .* got 3"),
+        ("lens:", "optics .* got 'lens:'"),
+        ("lens: ", "optics .* got ' '"),
+        ("lens:focus=1,,width=1", "optics .* got 'focus=1,,width=1'"),
+        ("lens:focus=1,", "optics .* got 'focus=1,'"),
+        ("lens:focus=1, focus=2", "optics .*focus .*once, got 'focus=1, focus=2'"),
+        ("lens:focus=", "optics .*focus .* got ''"),
+        ("lens:width=0", "^optics lens: width .* got 0.0"),
+        ("lens:focus=1e400", "optics .*focus .* got '1e400'"),
     ],
 )
 def test_from_spec_names_what_is_wrong(text, message):
     with pytest.raises((ValueError, TypeError), match=message):
         from_spec("optics", text, LENSES)
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ("LENS", "lens"),
+        ("big_lens", "big-lens"),
+        ("--big", "big-lens"),
+        ("mirorr", "mirror"),
+        ("glass", "lens"),
+        ("xyzzy", None),
+        ("", None),
+        (None, None),
+        ("m" * 10**6, None),
+    ],
+)
+def test_suggests_what_was_probably_meant(value, meant):
+    hint = closest(value, ["lens", "big-lens", "mirror"], {"glass": "lens"})
+    assert hint == (f", did you mean {meant}?" if meant else "")
+
+
+HUGE = [10**400, 10**5000, "9" * 10**4, np.zeros((50, 50)), "a\nb\x1b[31m\udcff\u2028"]
+CHECKS = [partial(integer, "size", maximum=9), partial(number, "size", below=9)]
+TEXT_CHECKS = [partial(choice, "size", options=["small"])]
+TEXT_CHECKS += [lambda text: with_values("size", "", text, Lens)]
+SHOWN = [*product(CHECKS, HUGE), *product(TEXT_CHECKS, (v for v in HUGE if isinstance(v, str)))]
+
+
+@pytest.mark.parametrize(("check", "value"), SHOWN, ids=range(len(SHOWN)))
+def test_every_value_is_shown_in_one_short_line(check, value):
+    with pytest.raises((TypeError, ValueError)) as error:
+        check(value)
+    message = one_line(str(error.value))
+    assert message.startswith("size ")
+    assert len(message) < 300
+    assert message.isprintable()
+
+
+def test_a_line_stays_a_line_whatever_is_in_it():
+    assert one_line("a\nb\x1b[31m\udcff") == r"a\nb\x1b[31m\udcff"
+    assert one_line("é 3 µm") == "é 3 µm"
+    assert len(one_line("x" * 10**6)) < 1100

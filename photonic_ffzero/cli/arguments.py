@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import sys
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from meshes.validation import closest
+from meshes.validation import closest, one_line, shown
 from photonic_ffzero.data.published import DATA_VARIABLE
-from photonic_ffzero.settings import SWITCH, ValueKind, settings_of
+from photonic_ffzero.runs.names import RUN
+from photonic_ffzero.settings import MOST, SWITCH, TEXT, ValueKind, settings_of, synonyms_of, whole
+
+_NUMBER = re.compile(r"-\.?\d|-inf|-nan", re.IGNORECASE)  # no flag, although it begins with a dash
 
 
 class LineParser(argparse.ArgumentParser):
-    """A parser whose errors take one line, and which suggests the flag that was meant."""
+    """A parser whose errors take one line, and which suggests the flag that was meant.
+
+    Attributes:
+        synonyms: Names of flags in other programs, each with the flag here.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        settings = {"formatter_class": argparse.RawDescriptionHelpFormatter} | settings
+        super().__init__(allow_abbrev=False, **settings)
+        self.synonyms = {"--out": "--output", "--workers": "--jobs", "--silent": "--quiet"}
+        self._negative_number_matcher = _NUMBER  # argparse's takes -1e-3 for a flag
 
     @property
     def flags(self) -> list[str]:
@@ -21,71 +38,108 @@ class LineParser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        arguments, unknown = self.parse_known_args(args, namespace)
+        words = sys.argv[1:] if args is None else list(args)
+        for word in takewhile(lambda word: word != "--", words):
+            flag = word.partition("=")[0]
+            if len(flag) > 1 and flag[0] == "-" and " " not in word and not _NUMBER.match(flag):
+                self._check_flag(flag)
+        arguments, unknown = self.parse_known_args(words, namespace)
         if unknown:
-            hint = closest(unknown[0].partition("=")[0], self.flags)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return arguments
 
+    def _check_flag(self, flag: str) -> None:
+        """Suggest a flag for an unknown one before argparse misses what is required."""
+        if flag not in self.flags:
+            known = {name: ours for name, ours in self.synonyms.items() if ours in self.flags}
+            hint = closest(flag, self.flags, known)
+            self.error(f"unrecognized arguments: {shown(flag)[1:-1]}{hint}")
 
-def add_settings(groups: Mapping[str, Any], cls: type, **shown: str) -> None:
+
+def add_settings(
+    parser: LineParser, groups: Mapping[str, Any], cls: type, **shown_defaults: str
+) -> None:
     """Add a flag for every setting of a dataclass.
 
     Values are read here and checked when the dataclass is built; a flag left out is None.
 
     Args:
-        groups: The groups of a parser by their headings.
+        parser: The parser, which learns the settings' names in other programs.
+        groups: The groups of the parser by their headings.
         cls: The dataclass.
-        **shown: Defaults in words, in place of those of the settings.
+        **shown_defaults: Defaults in words, in place of those of the settings.
     """
     for name, entry in settings_of(cls).items():
-        text = f"{entry.help} (default: {shown.get(name, entry.default_text)})"
-        how: dict[str, Any] = {"type": _reader(entry.kind), "metavar": entry.placeholder}
+        text = f"{entry.help} (default: {shown_defaults.get(name, entry.default_text)})"
+        how: dict[str, Any] = {"type": reader(entry.kind), "metavar": entry.placeholder}
         if entry.kind is SWITCH:
             how = {"action": "store_true", "default": None}
-        groups[entry.group].add_argument(_flag(name), help=text.replace("%", "%%"), **how)
+        groups[entry.group].add_argument(flag_of(name), help=text.replace("%", "%%"), **how)
+    parser.synonyms |= {flag_of(other): flag_of(name) for other, name in synonyms_of(cls).items()}
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _reader(kind: ValueKind) -> Callable[[str], Any]:
+def reader(kind: ValueKind) -> Callable[[str], Any]:
     """An argparse type that reads a value of a setting, but leaves the check to its class."""
 
     def read(text: str) -> Any:
         try:
             return kind.parse(text)
-        except ValueError:
-            hint = closest(text, kind.options)
-            raise argparse.ArgumentTypeError(f"must be {kind.rule}, got {text!r}{hint}") from None
+        except (ValueError, OSError):
+            found = f"{shown(text)}{kind.hint(text)}"
+            raise argparse.ArgumentTypeError(f"must be {kind.rule}, got {found}") from None
 
     return read
 
 
-def count(minimum: int) -> Any:
-    """An argparse type: whole numbers from a minimum on."""
+def checked(kind: ValueKind) -> Callable[[str], Any]:
+    """An argparse type that reads a value and checks it."""
+    read = reader(kind)
 
-    def read(text: str) -> int:
+    def read_and_check(text: str) -> Any:
+        value = read(text)
         try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {value}")
+            kind.check("", value)
+        except (TypeError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error).strip()) from None
         return value
 
-    return read
+    return read_and_check
+
+
+def takes(kind: ValueKind) -> dict[str, Any]:
+    """How argparse reads, checks and shows the values of a flag that is no setting."""
+    return {"type": checked(kind), "metavar": kind.placeholder}
+
+
+def count(minimum: int, maximum: int = MOST) -> Callable[[str], Any]:
+    """An argparse type: whole numbers within limits."""
+    return checked(whole(minimum, maximum))
+
+
+def _read_path(text: str) -> Path:
+    path = Path(os.path.expanduser(text))
+    path.exists()  # an OSError or ValueError if no file can have this name
+    if not text or "\0" in text:
+        raise ValueError
+    return path
+
+
+PATH = ValueKind(TEXT.check, "a path that a file can have", _read_path)
+"""A file or folder that need not exist."""
 
 
 def add_data_dir(group: Any) -> None:
     """Add the flag that says where the data are."""
     group.add_argument(
         "--data-dir",
-        type=Path,
+        type=reader(PATH),
         metavar="DIR",
         help=f"folder that holds mnist/ and fashion-mnist/ (default: {DATA_VARIABLE}, then "
         "Keras's folder, then a download)",
@@ -95,14 +149,15 @@ def add_data_dir(group: Any) -> None:
 def add_directories(group: Any, what: str, end: str) -> None:
     """Add the flags for the directory of a run or a grid, and for printing its ``end`` only."""
     output = "new directory for the results (default: one in results/, named by date)"
-    resume = f"go on with the stopped {what} in DIR"
-    group.add_argument("--output", type=Path, metavar="DIR", help=output)
-    group.add_argument("--resume", type=Path, metavar="DIR", help=resume)
+    resume = f"go on with this stopped {what}: its directory, or its name in results/"
+    group.add_argument("--output", type=reader(PATH), metavar="DIR", help=output)
+    group.add_argument("--resume", type=reader(RUN), metavar="RUN", help=resume)
     group.add_argument("--quiet", action="store_true", help=f"print the final {end} only")
 
 
-def as_flag(message: str, parser: argparse.ArgumentParser) -> str:
+def as_flag(message: str, parser: LineParser) -> str:
     """Show the argument's name, with which an error begins, as the flag that a user typed."""
-    name, space, rest = message.partition(" ")
-    flag = _flag(name)
-    return f"argument {flag}{space}{rest}" if flag in parser.format_help() else message
+    begins = re.match(r"(\w+)(?='s |:? )", message)
+    if begins is None or flag_of(begins[0]) not in parser.flags:
+        return message
+    return f"argument {flag_of(begins[0])}{message[begins.end() :]}"

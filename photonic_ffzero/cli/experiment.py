@@ -16,7 +16,15 @@ from typing import Any
 
 from rich.console import Console
 
-from photonic_ffzero.cli.arguments import LineParser, add_data_dir, add_directories, as_flag, count
+from photonic_ffzero.cli.arguments import (
+    LineParser,
+    add_data_dir,
+    add_directories,
+    as_flag,
+    count,
+    flag_of,
+    takes,
+)
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.readers import DataError
@@ -25,6 +33,7 @@ from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
 from photonic_ffzero.runs.plan import plan_for
 from photonic_ffzero.runs.pool import Pool, available_cores, check_platform, training_command
 from photonic_ffzero.runs.summary import write_results
+from photonic_ffzero.settings import one_of
 
 SOME_FAILED = 1  # exit code of a grid that ended; higher ones: stopped, or bad input
 IMAGES = ("digits", "mnist", "fashion-mnist")
@@ -243,13 +252,11 @@ def _prepared(
     return GridDirectory.create(output, grid)
 
 
-def _resumed(
-    arguments: argparse.Namespace, parser: argparse.ArgumentParser, name: str
-) -> GridDirectory:
+def _resumed(arguments: argparse.Namespace, parser: LineParser, name: str) -> GridDirectory:
     """Open the directory of a grid that goes on; its grid.json has every setting."""
     for flag, value in vars(arguments).items():
         if value != parser.get_default(flag) and flag not in _RESUMABLE:
-            raise ValueError(f"resume takes every setting from the grid; leave out --{flag}")
+            raise ValueError(f"resume takes every setting from the grid; leave out {flag_of(flag)}")
     directory = GridDirectory.open(arguments.resume)
     if directory.grid.name != name:
         raise ValueError(
@@ -278,26 +285,26 @@ def _command(arguments: argparse.Namespace, name: str) -> str:
     words = ["python", f"experiments/{name}.py"]
     for flag, value in vars(arguments).items():
         if value is not None and flag not in _NOT_REPEATED:
-            words += ["--" + flag.replace("_", "-"), str(value)]
+            words += [flag_of(flag), str(value)]
     return shlex.join(words)
 
 
 def _parser(
     name: str, description: str, presets: Mapping[str, Any], datasets: Sequence[str]
-) -> argparse.ArgumentParser:
+) -> LineParser:
     parser = LineParser(
         prog=f"{name}.py",
         description=f"{textwrap.fill(' '.join(description.split()), 79)}\n\n{_HABITS}",
         epilog=_EXAMPLES.replace("NAME", name),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     group, cores = parser.add_argument_group("grid"), available_cores()
     group.add_argument(
-        "--preset", choices=presets, default="small", help="see above (default: small)"
+        "--preset", **takes(one_of(presets)), default="small", help="see above (default: small)"
     )
     group.add_argument(
-        "--dataset", choices=datasets, help="train on this one alone (default: preset's)"
+        "--dataset",
+        **takes(one_of(datasets)),
+        help="train on this one alone (default: preset's)",
     )
     for flag, minimum, default, what in (
         ("--seed", 0, 0, "first seed (default: 0)"),

@@ -23,10 +23,12 @@ from meshes.calibration import (
     within_a_turn,
 )
 from meshes.mesh import Phases
-from photonic_ffzero.cli.arguments import LineParser, as_flag
+from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader, takes
 from photonic_ffzero.layers.photonic import Modulated, PhaseLayer
 from photonic_ffzero.model import Model
 from photonic_ffzero.runs.directory import check_new_directory
+from photonic_ffzero.runs.names import RUN
+from photonic_ffzero.settings import one_of
 from photonic_ffzero.storage import load_model, model_file, write_csv, write_json
 
 DESCRIPTION = """\
@@ -132,12 +134,12 @@ def _parser() -> LineParser:
         prog="export_phases.py",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add, how = parser.add_argument, parser.add_mutually_exclusive_group(required=True)
-    add("run", type=Path, metavar="RUN", help="run directory or model.npz")
-    how.add_argument("--calibration", type=Path, metavar="CSV", help="calibration file, see above")
+    add("run", type=reader(RUN), metavar="RUN", help=RUN.rule)
+    how.add_argument(
+        "--calibration", type=reader(PATH), metavar="CSV", help="calibration file, see above"
+    )
     v_pi = "heater's voltage for a phase of pi, volts"
     how.add_argument("--v-pi", type=float, metavar="V", help=v_pi)
     add("--phase-0", type=float, metavar="RAD", help="phase without a voltage (default: 0)")
@@ -146,8 +148,14 @@ def _parser() -> LineParser:
         "where theta shifters stand: theta / 2 and -theta / 2 in both arms, or theta in the "
         "upper one alone, for which phi and gamma make up (default: both)"
     )
-    add("--arms", choices=ARMS, default="both", help=arms)
-    add("--output", type=Path, required=True, metavar="DIR", help="new directory for the tables")
+    add("--arms", **takes(one_of(ARMS)), default="both", help=arms)
+    add(
+        "--output",
+        type=reader(PATH),
+        required=True,
+        metavar="DIR",
+        help="new directory for the tables",
+    )
     return parser
 
 

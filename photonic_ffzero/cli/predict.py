@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from photonic_ffzero.cli.arguments import LineParser, as_flag
+from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader
 from photonic_ffzero.data.readers import (
     IMAGE_SUFFIXES,
     DataError,
@@ -22,6 +21,7 @@ from photonic_ffzero.data.readers import (
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.model import Model
+from photonic_ffzero.runs.names import RUN
 from photonic_ffzero.storage import load_model, model_file, write_csv
 
 DESCRIPTION = """\
@@ -150,18 +150,16 @@ def _parser() -> LineParser:
         prog="predict.py",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="run directory or model.npz")
+    add("model", type=reader(RUN), metavar="MODEL", help=RUN.rule)
     kinds = "PNG or JPEG file, folder of them, or IDX file"
-    add("images", type=Path, nargs="+", metavar="IMAGE", help=kinds)
+    add("images", type=reader(PATH), nargs="+", metavar="IMAGE", help=kinds)
     device = "where a model that was trained on a device predicts: tcp://host:port, module:factory"
     add("--device", metavar="NAME", help=device)
     ink = "swap dark and light: ink on paper, for a network trained on MNIST's white on black"
     add("--dark-on-light", action="store_true", help=ink)
-    add("--csv", type=Path, metavar="FILE", help="write the table there, too")
+    add("--csv", type=reader(PATH), metavar="FILE", help="write the table there, too")
     return parser
 
 

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from photonic_ffzero.cli.arguments import LineParser
+from photonic_ffzero.cli.arguments import PATH, LineParser, reader
+from photonic_ffzero.runs.names import RUN
 from photonic_ffzero.runs.report import grid_section, write_report
 
 
@@ -18,11 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = LineParser(
         prog="report",
         description="Collect grids into one HTML file that needs no other.",
-        allow_abbrev=False,
     )
-    parser.add_argument("grids", nargs="+", type=Path, metavar="GRID", help="a grid's directory")
+    parser.add_argument("grids", nargs="+", type=reader(RUN), metavar="GRID", help=RUN.rule)
     parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="the HTML file"
+        "--output",
+        type=reader(PATH),
+        default=Path("report.html"),
+        metavar="FILE",
+        help="the HTML file",
     )
     parser.add_argument("--title", default="Experiments", help="heading of the page")
     arguments = parser.parse_args(argv)

@@ -35,12 +35,11 @@ def _server(arguments: argparse.Namespace) -> DeviceServer:
     return DeviceServer(device, arguments.host, arguments.port)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> LineParser:
     parser = LineParser(
         prog="python -m photonic_ffzero.cli.serve",
         description="Serve a device to other processes. They train on it with --device "
         "tcp://host:port, the address that is printed, and see intensities and nothing else.",
-        allow_abbrev=False,
     )
     device = f"{SIMULATED}:key=value,... with imperfections, or module:factory (default: simulated)"
     nonlinearity = f"after its meshes: {', '.join(NONLINEARITIES)} (default: electro-optic)"
@@ -52,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--nonlinearity", metavar="NAME:key=value,...", help=nonlinearity)
     add("--chip", type=count(0), metavar="N", help="its seed: which chip was made (default: 0)")
     add("--host", default="127.0.0.1", help="name or number to listen at (default: 127.0.0.1)")
-    add("--port", type=count(0), default=0, metavar="N", help="port (default: any free one)")
+    add("--port", type=count(0, 65535), default=0, metavar="N", help="port (default: any free one)")
     return parser
 
 

@@ -18,6 +18,7 @@ from photonic_ffzero.cli.arguments import (
     add_directories,
     add_settings,
     as_flag,
+    flag_of,
 )
 from photonic_ffzero.config import Config, configure
 from photonic_ffzero.data.readers import DataError
@@ -96,12 +97,10 @@ def build_parser(recipe: str = "balanced") -> LineParser:
         prog=_script(recipe),
         description=(DIGITAL if digital else PHOTONIC) + METHODS.format(layer=layer),
         epilog=YOUR_IMAGES + (DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
-    add_settings(groups, Config, recipe=recipe)
-    add_settings(groups, Plan)
+    add_settings(parser, groups, Config, recipe=recipe)
+    add_settings(parser, groups, Plan)
     add_data_dir(groups["data"])
     add_directories(groups["run"], "run", "result")
     parser.set_defaults(recipe=recipe, dataset="auto")
@@ -166,11 +165,11 @@ def prepare(arguments: argparse.Namespace) -> Job:
     return Job.load(plan, arguments.data_dir, output, arguments.quiet)
 
 
-def resumed(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Job:
+def resumed(arguments: argparse.Namespace, parser: LineParser) -> Job:
     """Take a run up again from its directory, from which every setting comes."""
     for name, value in vars(arguments).items():
         if value != parser.get_default(name) and name not in _RESUMABLE:
-            raise ValueError(f"resume takes every setting from the run; leave out --{name}")
+            raise ValueError(f"resume takes every setting from the run; leave out {flag_of(name)}")
     written = read_json(arguments.resume / "config.json")
     if written is None:
         raise ValueError(

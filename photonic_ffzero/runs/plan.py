@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.power import UNIT_POWER, ChipRates
 from photonic_ffzero.recipes import recipe_inputs
+from photonic_ffzero.runs.names import RUN, find_run
 from photonic_ffzero.settings import (
     NOT_NEGATIVE,
     POSITIVE,
@@ -51,7 +52,7 @@ _DATASET = ValueKind(
     "NAME|PATH",
 )
 _ENCODING = ValueKind(_check_encoding, "", options=ENCODINGS)
-_TRAINED = ValueKind(TEXT.check, "a run's directory or a model", _existing, metavar="DIR|FILE")
+_TRAINED = replace(RUN, parse=lambda text: os.path.abspath(find_run(text)))
 
 _data = partial(setting, group="data")
 _light = partial(setting, POSITIVE, group="light", metavar="W", unit="W", default=None)
@@ -75,6 +76,7 @@ class Plan:
         "scikit-learn's 8 x 8 digits where it cannot be had; f1, f2: functions to learn, with "
         "--task regression",
         default="auto",
+        also=("data", "images"),
     )
     image_size: int | None = _data(
         whole(1),
@@ -90,13 +92,28 @@ class Plan:
         metavar="S",
         default=None,
         shown="recipe's: 8, or digital all",
+        also=("pixels", "ports", "units"),
     )
     validation: int | None = _data(
-        whole(0), "training images held out", default=None, shown="a tenth, at most 5000"
+        whole(0),
+        "training images held out",
+        default=None,
+        shown="a tenth, at most 5000",
+        also=("val", "validation_split", "held_out"),
     )
-    limit: int | None = _data(whole(1), "train on the first N images", default=None, shown="all")
+    limit: int | None = _data(
+        whole(1),
+        "train on the first N images",
+        default=None,
+        shown="all",
+        also=("subset", "num_train", "max_samples"),
+    )
     seeds: int = setting(
-        whole(1), "run N seeds from --seed on; report mean and spread", "run", default=1
+        whole(1),
+        "run N seeds from --seed on; report mean and spread",
+        "run",
+        default=1,
+        also=("repeats", "runs", "num_seeds"),
     )
     start_from: str | None = setting(
         _TRAINED,
@@ -104,6 +121,7 @@ class Plan:
         "parameters; its prototypes are taken, too",
         "learning",
         default=None,
+        also=("load", "checkpoint", "pretrained"),
     )
     unit_power: float | None = _light(
         "watts of one unit of |E|^2, which the brightest port of an image has",
