@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_readers import idx_bytes, npz_bytes
 
-from photonic_ffzero.data import published, readers
+from photonic_ffzero.data import datasets, published, readers
 from photonic_ffzero.data.checks import check_arrays, check_numbers
 from photonic_ffzero.data.datasets import load_dataset, split
 from photonic_ffzero.data.published import DATA_VARIABLE
@@ -366,7 +366,7 @@ class TestFolderOfImages:
     @pytest.mark.parametrize(("image_size", "side"), [(None, 28), (3, 3)])
     def test_every_image_gets_one_size(self, tmp_path, image_size, side):
         folder = write_images(tmp_path / "leaves", ash=2, oak=2)
-        Image.new("RGBA", (90, 31), (255, 0, 0, 0)).save(folder / "oak" / "big.png")
+        Image.new("RGBA", (90, 31), (255, 0, 0, 9)).save(folder / "oak" / "big.png")
         Image.new("RGB", (8, 9), (255, 0, 0)).save(folder / "oak" / "small.jpg")
         leaves = load_dataset(str(folder), image_size=image_size)
         assert leaves.train_images.shape == (4, side, side)
@@ -386,16 +386,26 @@ class TestFolderOfImages:
         ):
             load_dataset(str(folder))
         (folder / "elm" / "notes.txt").rename(folder / "elm" / "notes.png")
+        write_images(folder, **{"elm/more": 1, "oak/more": 1})
+        for name in ("elm", "oak"):
+            (folder / name / "more" / "00.png").rename(folder / name / "more.png")
+            (folder / name / "more").rmdir()
         with pytest.raises(DataError, match=r"notes\.png: cannot be read"):
             load_dataset(str(folder))
         write_images(folder / "train", ash=2, oak=2)
         write_images(folder / "test", ash=2, yew=2)
         with pytest.raises(DataError, match="same classes, found oak, yew"):
             load_dataset(str(folder))
-        with pytest.raises(DataError, match=r"images of \(100000, 100000\)"):
+        with pytest.raises(DataError, match=r"image_size .* 5792 .* 4 images .*, got 100000: "):
             load_dataset(str(folder / "test"), image_size=100_000)
         with pytest.raises(DataError, match="absent: must be a readable folder"):
-            readers.load_image_folder(folder / "absent", 3)
+            readers.list_classes(folder / "absent")
+
+    def test_a_pipe_among_the_images_is_no_image(self, tmp_path):
+        folder = write_images(tmp_path / "leaves", ash=2, oak=2)
+        os.mkfifo(folder / "oak" / "pipe.png")
+        with pytest.raises(DataError, match=r"pipe\.png: must be a regular file, found a pipe"):
+            load_dataset(str(folder))
 
     def test_its_size_is_checked_and_belongs_to_folders_alone(self, tmp_path):
         with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
@@ -412,6 +422,24 @@ def test_an_archive_may_have_any_number_of_classes(tmp_path):
     path.write_bytes(npz_bytes(**(KERAS | {"y_train": np.arange(20) // 2 * 2})))
     with pytest.raises(DataError, match=r"leaves\.npz, array y_train .* every label"):
         load_dataset(str(path))
+
+
+def test_an_archive_that_would_take_too_much_memory_is_refused(tmp_path, monkeypatch):
+    """20 + 10 images of 36 pixels: the test images as bytes, and all of them as numbers."""
+    (tmp_path / "mnist.npz").write_bytes(npz_bytes(**KERAS))
+    monkeypatch.setattr(datasets, "MAX_MEMORY", 360 + 4 * 1080)
+    assert_small_mnist(load_dataset("mnist", tmp_path))
+    monkeypatch.setattr(datasets, "MAX_MEMORY", 360 + 4 * 1080 - 1)
+    with pytest.raises(DataError, match=r"mnist\.npz: images .* take 4680 bytes .* at most 4679"):
+        load_dataset("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe"])
+def test_a_device_or_a_pipe_is_no_data_set(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises(DataError, match=f"{name}: must be a regular file"):
+        load_dataset(name)
 
 
 def test_what_is_slow_to_import_is_imported_when_it_is_used():

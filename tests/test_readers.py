@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
 import pickle
+import socket
 import struct
 import tracemalloc
 import zipfile
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from photonic_ffzero.data import readers
 from photonic_ffzero.data.readers import DataError, read_idx, read_image, read_npz
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
@@ -103,6 +106,151 @@ def test_resizing_averages_areas(file):
     np.testing.assert_allclose(image, [[0, 1], [0.4, 0.2]], atol=1e-6)
 
 
+# The stored corner that a viewer shows at the top left, and the one at the top right.
+ORIENTATIONS = {1: "ab", 2: "ba", 3: "dc", 4: "cd", 5: "ac", 6: "ca", 7: "db", 8: "bd"}
+CORNERS = dict(zip("abcd", [(0, 0), (0, -1), (-1, 0), (-1, -1)], strict=True))
+SCENE = np.kron([[250, 170], [90, 10]], np.ones((16, 24))).astype(np.uint8)
+
+
+def oriented_bytes(orientation, kind, array=SCENE, **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, exif=exif, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("array", [SCENE, np.stack([SCENE] * 3, axis=-1)], ids=["grey", "colour"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_photograph_is_turned_as_a_viewer_shows_it(file, orientation, array, kind):
+    shown = read_image(file(oriented_bytes(orientation, kind, array)))
+    assert shown.shape == (SCENE.shape if orientation < 5 else SCENE.T.shape)
+    corners = [SCENE[CORNERS[name]] / 255 for name in ORIENTATIONS[orientation]]
+    np.testing.assert_allclose([shown[0, 0], shown[0, -1]], corners, atol=0.02)
+
+
+def test_exif_may_come_after_the_pixels(file):
+    content = oriented_bytes(6, "PNG")
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + struct.unpack(">I", content[start : start + 4])[0]
+    moved = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    np.testing.assert_array_equal(read_image(file(moved)), read_image(file(content)))
+    assert read_image(file(moved)).shape == SCENE.T.shape
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        *(b"", b"Exif\0\0", b"Exif\0\0II*\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"\xff" * 40),
+        *(struct.pack("<4sIHHHII", b"II*\0", 8, 1, 0x0112, 5, 1, 10**9),),  # a fraction, far away
+        *(struct.pack("<4sIHHHII", b"II*\0", 8, 9999, 0x0112, 3, 1, value) for value in (0, 9, 77)),
+    ],
+)
+def test_broken_exif_is_passed_over(file, exif, kind):
+    buffer = io.BytesIO()
+    Image.fromarray(SCENE).save(buffer, kind, exif=exif)
+    assert read_image(file(buffer.getvalue())).shape == SCENE.shape
+
+
+SHAPE = np.zeros((8, 8), np.uint8)
+SHAPE[2:6, 3:5] = 255  # the ink, a quarter of the picture
+
+
+def palette_image(inks, transparency):
+    """Paper is colour 0 and ink colour 1 of a palette."""
+    image = Image.fromarray((SHAPE > 0).astype(np.uint8)).convert("P")
+    image.putpalette(inks)
+    return image, {"transparency": transparency}
+
+
+def key_image(array, key):
+    """A picture in which one colour is transparent."""
+    return Image.fromarray(array), {"transparency": key}
+
+
+def alpha_image(mode, ink):
+    grey = Image.new("L", (8, 8), ink)
+    channels = [grey] * (len(mode) - 1) + [Image.fromarray(SHAPE)]
+    return Image.merge(mode, channels), {}
+
+
+def deep_alpha_bytes(ink):
+    """An RGBA file of 16 bits a channel, which Pillow does not write."""
+    pixels = np.full((8, 8, 4), ink * 257, ">u2")
+    pixels[..., 3] = SHAPE.astype(int) * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 6, 0, 0, 0))]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def two_tones(ink):
+    return np.where(SHAPE, ink, 99).astype(np.uint8)
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ink: alpha_image("RGBA", ink),
+        lambda ink: alpha_image("LA", ink),
+        lambda ink: palette_image([99] * 3 + [ink] * 3, b"\0"),
+        lambda ink: palette_image([99] * 3 + [ink] * 3, b"\x00\xff"),
+        lambda ink: palette_image([99] * 3 + [ink] * 3, 0),
+        lambda ink: key_image(two_tones(ink), 99),
+        lambda ink: key_image(np.stack([two_tones(ink)] * 3, axis=-1), (99, 99, 99)),
+        lambda ink: key_image(two_tones(ink).astype(np.uint16) * 257, 99 * 257),
+    ],
+    ids=["RGBA", "LA", "palette bytes", "palette", "index", "grey", "colour", "16 bits"],
+)
+def test_ink_on_transparency_lies_on_paper_that_shows_it(file, draw, ink):
+    image, options = draw(ink)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    expected = SHAPE > 0 if ink else SHAPE == 0
+    np.testing.assert_allclose(read_image(file(buffer.getvalue())), expected, atol=1e-6)
+    np.testing.assert_allclose(read_image(file(deep_alpha_bytes(ink))), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_transparent_grey_of_few_bits_is_in_units_of_those_bits(file, bits):
+    """White is transparent: what is left is black ink, on white again."""
+    white = 2**bits - 1
+    packed = np.packbits(np.where(SHAPE[..., None], 0, [1] * bits).reshape(8, -1), axis=1)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", white)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ):
+        check = struct.pack(">I", zlib.crc32(name + data))
+        content += struct.pack(">I", len(data)) + name + data + check
+    np.testing.assert_array_equal(read_image(file(content)), SHAPE == 0)
+
+
+def test_paper_with_a_transparent_margin_goes_on(file):
+    paper = np.full((8, 8, 2), 255, np.uint8)
+    paper[3:5, 3:5, 0] = 0
+    paper[0] = 0  # a transparent row
+    image = read_image(file(png_bytes(paper)))
+    assert image[0].min() == 1
+    assert image[3, 3] == 0
+
+
+def test_an_invisible_picture_is_named(file):
+    path = file(png_bytes(np.full((8, 8, 4), [9, 9, 9, 0], np.uint8)))
+    with pytest.raises(DataError, match=f"{path}.*every pixel is transparent"):
+        read_image(path)
+
+
 IDX_DAMAGE = [
     (b"", "0x00000803"),
     (b"\0\0\x0d" + idx_bytes(IMAGES)[3:], "0x00000d03"),
@@ -154,6 +302,40 @@ def test_what_is_not_a_readable_file_is_named(tmp_path, read):
     for path, value in ((tmp_path / "absent", "No such file"), (tmp_path, "directory")):
         with pytest.raises(DataError, match=f"{path}.*{value}"):
             read(path)
+
+
+@pytest.fixture
+def odd_places(tmp_path):
+    """Path -> what it is: all but regular files, and links to them."""
+    places = {tmp_path: "directory", "/dev/zero": "device", tmp_path / "pipe.png": "pipe"}
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+    places[tmp_path / "s"] = "socket"
+    for index, (path, kind) in enumerate(list(places.items())):
+        link = tmp_path / f"link-{index}"
+        link.symlink_to(path)
+        places[link] = kind
+    return places
+
+
+@pytest.mark.parametrize("read", [read_images, read_x, read_image, readers.read_file])
+def test_only_regular_files_are_read(odd_places, read, tmp_path):
+    for path, kind in odd_places.items():
+        with pytest.raises(DataError, match=f"{path}: must be a regular file, found a {kind}"):
+            read(path)
+    (tmp_path / "good").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "good")
+    assert readers.read_file(tmp_path / "link") == b"content"
+    with pytest.raises(DataError, match=f"{tmp_path}/good: must have at most 6 bytes"):
+        readers.read_file(tmp_path / "good", 6)
+
+
+def test_the_arrays_of_an_archive_share_one_limit(file):
+    path = file(npz_bytes(compressed=True, x=np.zeros(600, np.uint8), y=np.zeros(600, np.uint8)))
+    assert read_npz(path, ["x"], 1000)["x"].size == 600
+    with pytest.raises(DataError, match=f"{path}: x, y .* 1000 bytes, found 1200"):
+        read_npz(path, ["x", "y"], 1000)
 
 
 def test_npz_never_unpickles(file, tmp_path):

@@ -5,6 +5,7 @@ A new data set is a function that returns a `Dataset`, and a row of `DATASETS`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from photonic_ffzero.data.published import (
     read_archive,
     read_published,
 )
-from photonic_ffzero.data.readers import DataError, load_image_folder
+from photonic_ffzero.data.readers import MAX_MEMORY, DataError, list_classes, read_images
 
 IMAGE_SIZE = 28
 """Default pixels a side for the images of a folder: MNIST's."""
@@ -153,9 +154,14 @@ def _checked(
 ) -> Dataset:
     """Check four arrays by their places; without ``num_classes``, count the training labels'."""
     places = list(arrays)
-    train_x, train_y, test_x, test_y = arrays.values()
-    x, y, num_classes = check_images(train_x, train_y, num_classes, (places[0], places[1]))
-    test_x, test_y, _ = check_images(test_x, test_y, num_classes, (places[2], places[3]))
+    _check_memory(source, arrays[places[0]], arrays[places[2]])
+    # Taken out of the dictionary, so that their bytes are free once they are numbers.
+    x, y, num_classes = check_images(
+        arrays.pop(places[0]), arrays.pop(places[1]), num_classes, (places[0], places[1])
+    )
+    test_x, test_y, _ = check_images(
+        arrays.pop(places[2]), arrays.pop(places[3]), num_classes, (places[2], places[3])
+    )
     if x.shape[1:] != test_x.shape[1:]:
         raise DataError(
             f"{places[2]}: must have images of the training set's size {x.shape[1:]}, "
@@ -164,12 +170,22 @@ def _checked(
     return Dataset(name, source, x, y, test_x, test_y, num_classes)
 
 
+def _check_memory(source: str, x: np.ndarray, test_x: np.ndarray) -> None:
+    """Check the most that the images as read and as float32 take at one time."""
+    needed = test_x.nbytes + max(x.nbytes + 4 * x.size, 4 * x.size + 4 * test_x.size)
+    if needed > MAX_MEMORY:
+        raise DataError(
+            f"{source}: images of shapes {x.shape} and {test_x.shape} would take {needed} bytes "
+            f"of memory, must take at most {MAX_MEMORY}"
+        )
+
+
 def _load_folder(folder: Path, size: int) -> Dataset:
     """Load a folder of images; the classes are mixed, so that the first few show all of them."""
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         for_testing = "test/"
-        x, y, names = load_image_folder(folder / "train", size)
-        test_x, test_y, test_names = load_image_folder(folder / "test", size)
+        files, y, names = list_classes(folder / "train")
+        test_files, test_y, test_names = list_classes(folder / "test")
         if names != test_names:
             raise DataError(
                 f"{folder}: train/ and test/ must have the same classes, found "
@@ -177,16 +193,29 @@ def _load_folder(folder: Path, size: int) -> Dataset:
             )
     else:
         for_testing = "a fifth of each class"
-        x, y, names = load_image_folder(folder, size)
+        files, y, names = list_classes(folder)
         test = np.zeros(len(y), bool)
         for label, name in enumerate(names):
             members = np.flatnonzero(y == label)
             if len(members) < 2:
                 raise DataError(f"{folder / name}: must hold at least 2 images, found 1")
             test[members[split(len(members), max(1, len(members) // 5))[1]]] = True
-        x, y, test_x, test_y = x[~test], y[~test], x[test], y[test]
+        test_files = [files[index] for index in np.flatnonzero(test)]
+        files = [files[index] for index in np.flatnonzero(~test)]
+        y, test_y = y[~test], y[test]
+    _check_image_size(folder, size, len(files) + len(test_files))
     source = f"folder {folder}, made {size} x {size} grey pixels; for testing {for_testing}"
     order = np.random.default_rng(0).permutation(len(y))
-    return Dataset(
-        folder.name, source, x[order], y[order], test_x, test_y, len(names), class_names=names
-    )
+    x, test_x = read_images([files[index] for index in order], size), read_images(test_files, size)
+    return Dataset(folder.name, source, x, y[order], test_x, test_y, len(names), class_names=names)
+
+
+def _check_image_size(folder: Path, size: int, count: int) -> None:
+    """Check what the images of a folder will take; half of the limit is for reading one file."""
+    needed, limit = 4 * count * size**2, MAX_MEMORY // 2
+    if needed > limit:
+        largest = math.isqrt(limit // (4 * count))
+        raise DataError(
+            f"image_size must be at most {largest} for the {count} images of {folder}, "
+            f"got {size}: they would take {needed} bytes of memory, the limit is {limit}"
+        )

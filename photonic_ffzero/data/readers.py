@@ -10,28 +10,68 @@ import gzip
 import io
 import math
 import os
+import stat
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
+from photonic_ffzero.data.pictures import as_shown
+
 MAX_BYTES = 2**28
-"""Largest array read from a file, in bytes: more than five times MNIST's training images."""
+"""Most bytes of the arrays read from a file: more than five times MNIST's training images."""
 MAX_PIXELS = 2**24
 """Largest single image read from a file, in pixels."""
+MAX_FILE = 2**26
+"""Largest file read as a whole, in bytes, such as an image."""
+MAX_MEMORY = 2**30
+"""Most bytes that loading a data set may take."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 _PIECE = 2**20
+_NOT_FILES = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _MAX_NPY_HEADER = 1000  # characters; NumPy writes 118 for plain numbers
 
 
 class DataError(ValueError):
     """Data that cannot be used; names the file or argument, the rule and the value found."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file, or a link to one: a device or a pipe may wait or send for ever."""
+    _check_regular(path, os.stat(path))  # before it is opened, which may do something to a device
+
+    def opened(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)  # do not wait for the writer of a pipe
+        try:
+            _check_regular(path, os.fstat(descriptor))  # it may have been replaced in between
+        except DataError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    return open(path, "rb", opener=opened)
+
+
+def read_file(path: str | os.PathLike[str], max_bytes: int = MAX_FILE) -> bytearray:
+    """Read a regular file of at most ``max_bytes`` as a whole; an `OSError` passes unchanged."""
+    with open_regular(path) as file:
+        content = read_up_to(file, max_bytes + 1)
+    if len(content) > max_bytes:
+        raise DataError(f"{path}: must have at most {max_bytes} bytes, found more")
+    return content
 
 
 def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
@@ -41,7 +81,7 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
     """
     path = Path(path)
     magic = bytes([0, 0, 0x08, dimensions])  # 0x08: unsigned bytes
-    with _reading(path, "an IDX file"), path.open("rb") as file:
+    with _reading(path, "an IDX file"), open_regular(path) as file:
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         stream = gzip.GzipFile(fileobj=file) if compressed else file
@@ -60,8 +100,15 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
 def read_npz(
     path: str | os.PathLike[str], names: Iterable[str], max_bytes: int = MAX_BYTES
 ) -> dict[str, np.ndarray]:
-    """Read the named arrays of numbers, each of at most ``max_bytes``, from a ``.npz`` archive."""
+    """Read the named arrays of numbers, together at most ``max_bytes``, from a ``.npz`` archive."""
+    names = list(names)
     with open_npz(path, max_bytes) as archive:
+        headers = map(archive.header, names)
+        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers)
+        if total > max_bytes:
+            raise DataError(
+                f"{path}: {', '.join(names)} must take at most {max_bytes} bytes, found {total}"
+            )
         return {name: archive.read(name) for name in names}
 
 
@@ -69,59 +116,57 @@ def read_npz(
 def open_npz(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Iterator[Archive]:
     """Open a ``.npz`` archive whose arrays have at most ``max_bytes`` each."""
     path = Path(path)
-    with _reading(path, "an .npz archive"):
-        file = zipfile.ZipFile(path)
-    with file:
-        yield Archive(path, file, max_bytes)
+    with ExitStack() as files:
+        with _reading(path, "an .npz archive"):
+            archive = zipfile.ZipFile(files.enter_context(open_regular(path)))
+        yield Archive(path, archive, max_bytes)
 
 
 def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndarray:
-    """Read a PNG or JPEG file as grey values [H, W], float32 in [0, 1]; ignore transparency.
+    """Read a PNG or JPEG file as grey values [H, W], float32 in [0, 1], as a viewer shows it.
 
-    With ``size``, the image is resized to ``size`` x ``size`` pixels by area averaging.
+    It is turned as its EXIF orientation says. A transparent picture lies on white if its ink is
+    dark, and on black if it is light. With ``size``, the image is resized to ``size`` x ``size``
+    pixels by area averaging.
     """
     from PIL import Image
 
     path = Path(path)
-    with _reading(path, "a PNG or JPEG image"), path.open("rb") as file:
+    with _reading(path, "a PNG or JPEG image"):
         # A real file would allocate as many bytes as a chunk of the image announces.
-        image = Image.open(io.BytesIO(read_up_to(file, MAX_BYTES)), formats=("PNG", "JPEG"))
+        content = read_file(path)
+        image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is higher
             raise DataError(f"{path}: must have at most {MAX_PIXELS} pixels, found {image.size}")
-        deep = image.mode.startswith("I")  # 16 bits, which convert("L") would clip to 8
-        grey = np.asarray(image if deep else image.convert("L"))
-    grey = np.divide(grey, 65535 if deep else 255, dtype=np.float32)
+        grey = as_shown(image, depth=content[24] if image.format == "PNG" else 8)
     if size is None:
         return grey
     resized = Image.fromarray(grey).resize((size, size), Image.Resampling.BOX)
     return np.clip(np.asarray(resized), 0, 1)
 
 
-def load_image_folder(
-    path: str | os.PathLike[str], size: int
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Read images [n, size, size], labels [n] and the names of classes, a sub-folder each.
+def read_images(files: Sequence[Path], size: int) -> np.ndarray:
+    """Read image files [n, size, size]."""
+    images = np.empty((len(files), size, size), np.float32)
+    for image, file in zip(images, files, strict=True):
+        image[:] = read_image(file, size)
+    return images
+
+
+def list_classes(folder: Path) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
+    """List the image files of a folder, their labels [n] and the classes, a sub-folder each.
 
     Classes and files are taken in the order of their names; names that begin with a dot are
     skipped.
     """
-    folder = Path(path)
     classes = [entry for entry in _visible(folder) if entry.is_dir()]
     if len(classes) < 2:
         raise DataError(
             f"{folder}: must hold a sub-folder for each of 2 or more classes, found {len(classes)}"
         )
-    files = [(file, label) for label, entry in enumerate(classes) for file in image_files(entry)]
-    if len(files) * size**2 > MAX_BYTES:
-        raise DataError(
-            f"{folder}: must hold at most {MAX_BYTES} pixels, "
-            f"found {len(files)} images of {(size, size)}"
-        )
-    images = np.empty((len(files), size, size), np.float32)
-    for index, (file, _) in enumerate(files):
-        images[index] = read_image(file, size)
-    labels = np.array([label for _, label in files], dtype=np.int64)
-    return images, labels, tuple(entry.name for entry in classes)
+    files = [image_files(entry) for entry in classes]
+    labels = np.repeat(np.arange(len(classes)), [len(part) for part in files])
+    return list(chain.from_iterable(files)), labels, tuple(entry.name for entry in classes)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -166,6 +211,12 @@ def _check_size(
             f"{where}: the header's shape {shape} of {dtype} means {size} bytes, "
             f"which must be in 1..{max_bytes} and follow the header; found {present}"
         )
+
+
+def _check_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _NOT_FILES.get(stat.S_IFMT(status.st_mode), "something else")
+        raise DataError(f"{path}: must be a regular file, found {kind}")
 
 
 class Archive(NamedTuple):
