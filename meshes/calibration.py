@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshes.angles import LARGE, reduced
 from meshes.mesh import Phases, RectangularMesh
 from meshes.validation import check_fields, choice, number_field
 
@@ -89,7 +90,7 @@ def within_a_turn(
             convention) or in the ``upper`` arm only.
     """
     choice("arms", arms, ARMS)
-    listed = values(mesh, phases)
+    listed = reduced(values(mesh, phases))
     low = from_values(mesh, np.broadcast_to(lowest, listed.shape))
     theta, phi, gamma = from_values(mesh, listed)
     turned = _in_turn_above(theta, low.theta)
@@ -131,7 +132,7 @@ class Curve(ABC):
         phase = np.asarray(phase, np.float64)
         if not np.isfinite(phase).all():
             raise ValueError("phase must be finite, got inf or nan")
-        above = np.mod(phase - low, _TURN)
+        above = np.mod(reduced(phase) - low, _TURN)
         target = low + np.where(above < _TURN - _ROUNDING, above, 0.0)
         if (target > high + _ROUNDING).any():
             raise ValueError(
@@ -152,7 +153,7 @@ class HeaterLaw(Curve):
     """
 
     v_pi: float = number_field(above=0.0)
-    phase_0: float = number_field(0.0)
+    phase_0: float = number_field(0.0, minimum=-LARGE, maximum=LARGE)
     max_voltage: float | None = number_field(None, above=0.0)
 
     def __post_init__(self) -> None:
@@ -189,6 +190,8 @@ class MeasuredCurve(Curve):
     def __post_init__(self) -> None:
         for name in ("voltages", "phases"):
             object.__setattr__(self, name, _increasing(name, getattr(self, name)))
+        if (far := np.abs(self.phases).max()) > LARGE:
+            raise ValueError(f"phases must be from {-LARGE:g} to {LARGE:g} rad, got {far:g}")
         counts = f"{len(self.voltages)} and {len(self.phases)}"
         if len(self.voltages) != len(self.phases):
             raise ValueError(f"voltages and phases must be equally many, got {counts}")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from meshes.mesh import Phases, RectangularMesh, wrapped
+from meshes.angles import wrapped
+from meshes.mesh import Phases, RectangularMesh
 from meshes.validation import number
 
 

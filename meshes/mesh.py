@@ -8,6 +8,7 @@ import numpy as np
 
 from meshes import propagation
 from meshes._tensorflow import tf
+from meshes.angles import wrapped
 from meshes.validation import integer, number
 
 _PATHS = 1  # with the seed, the stream of the paths' losses; coupler errors use the seed alone
@@ -171,12 +172,6 @@ class RectangularMesh:
             active = board[column % 2 :: 2, column]
             alpha[column, : active.size] = active
         return alpha
-
-
-def wrapped(phases: np.ndarray) -> np.ndarray:
-    """Phases in [0, 2 pi). The remainder alone rounds -1e-17, and to float32 more, up to 2 pi."""
-    rest = np.mod(phases, 2 * np.pi)
-    return np.where(rest < 2 * np.pi, rest, np.zeros_like(rest))
 
 
 def _neurophox() -> Any:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from meshes._tensorflow import tf
+from meshes.angles import reduced
 from meshes.validation import check_fields, keep, number, number_field
 
 
@@ -128,6 +129,7 @@ def electro_optic(fields: Any, tap: Any, g: Any, phi_b: Any) -> Any:
     """
     xp, real, imag = quadratures(fields)
     trigonometry: Any = tf if tf.is_tensor(phi_b) else math
+    phi_b = reduced(phi_b, tf) if tf.is_tensor(phi_b) else float(reduced(phi_b))
     x = (real * real + imag * imag) * (0.5 * g)
     # Adding x to phi_b would lose the x of a dim field next to pi. Therefore expand cos(psi) and
     # sin(psi), with a cos(phi_b / 2) that is exactly 0 at phi_b = pi.

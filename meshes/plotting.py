@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from meshes.angles import wrapped
 from meshes.engines.reference import fields_by_column, one_set
 from meshes.estimate import MeshEstimate, MeshParameters, difference
-from meshes.mesh import Phases, RectangularMesh, wrapped
+from meshes.mesh import Phases, RectangularMesh
 from meshes.nonlinearities import NONLINEARITIES
 from meshes.validation import choice
 

@@ -143,6 +143,33 @@ class TestRoundTrips:
         np.testing.assert_allclose(table.voltage(phases), law.voltage(phases), atol=0.05)
 
 
+class TestLargePhases:
+    @pytest.mark.parametrize("size", [1e4, 1e7, 1e10, 1e15])
+    def test_get_the_voltages_of_their_equals(self, size):
+        law = HeaterLaw(2.0, phase_0=0.3)
+        phases = np.random.default_rng(0).uniform(-size, size, 50)
+        made = law.phase(law.voltage(phases))
+        assert np.all((made > 0.3 - 1e-6) & (made < 0.3 + 2 * np.pi))
+        np.testing.assert_allclose(np.exp(1j * made), np.exp(1j * phases), atol=1e-9)
+
+    @pytest.mark.parametrize("arms", ["both", "upper"])
+    @pytest.mark.parametrize("size", [1e4, 1e10, 1e15])
+    def test_within_a_turn_keep_the_matrix(self, size, arms):
+        mesh, rng = RectangularMesh(4), np.random.default_rng(0)
+        listed = rng.uniform(-size, size, len(shifters(mesh)))
+        phases = from_values(mesh, listed)
+        turned = within_a_turn(mesh, phases, arms=arms)
+        made = upper_arm_matrix(mesh, turned) if arms == "upper" else matrix(mesh, turned)
+        np.testing.assert_allclose(made, matrix(mesh, phases), atol=1e-9)
+
+    @pytest.mark.parametrize("phase", [8001.0, -1e15])
+    def test_a_curve_far_from_0_is_refused(self, phase):
+        with pytest.raises(ValueError, match=r"phase_0 must be at .* 8000"):
+            HeaterLaw(1.0, phase_0=abs(phase))
+        with pytest.raises(ValueError, match=r"phases must be from -8000 to 8000"):
+            MeasuredCurve([0, 1], [phase, phase + 1])
+
+
 class TestCurves:
     def test_the_equation_of_a_heater(self):
         law = HeaterLaw(5.0, phase_0=0.3)

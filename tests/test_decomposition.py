@@ -10,8 +10,8 @@ from scipy.linalg import block_diag, expm
 from scipy.stats import unitary_group
 
 from meshes import Phases, RectangularMesh, decompose, nearest_unitary, svd_decompose
+from meshes.angles import wrapped
 from meshes.calibration import values, within_a_turn
-from meshes.mesh import wrapped
 
 
 def haar(units, rng):

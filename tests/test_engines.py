@@ -119,6 +119,50 @@ def test_sines_and_cosines(angle, small):
         np.testing.assert_allclose(mesh.matrix(single, NATIVE), exact, atol=4e-7)
 
 
+class TestLargePhases:
+    """An engine sees the phase that float32 holds, however large; inf and nan give no light."""
+
+    @pytest.mark.parametrize("engine", [NATIVE, XLA])
+    @pytest.mark.parametrize("error", [0.0, 0.1])
+    @pytest.mark.parametrize("size", [1e2, 7999.0, 8001.0, 1e5, 1e7, 1.2e8, 1e10, 1e15, 3e38])
+    def test_give_the_light_of_double_precision(self, engine, error, size):
+        mesh = RectangularMesh(7, splitter_error=error)
+        rng = np.random.default_rng(0)
+        shapes = [x.shape for x in mesh.initial_phases()]
+        phases = Phases(*(rng.uniform(-size, size, shape).astype(np.float32) for shape in shapes))
+        fields = random_fields(5, 7)
+        expected = fields_by_column(mesh, phases, fields)[-1]
+        np.testing.assert_allclose(mesh.propagate(fields, phases, engine), expected, atol=3e-6)
+
+    def test_have_the_gradient_of_their_equals(self):
+        mesh, fields = RectangularMesh(6), random_fields(5, 6)
+        near = mesh.initial_phases()
+        far = Phases(*(x + np.float32(12345.0) for x in near))
+        near = Phases(*(np.remainder(x.astype(np.float64), 4 * np.pi) for x in far))
+        near = Phases(*(x.astype(np.float32) for x in near))
+        weights = random_fields(5, 6, seed=1)
+        one, other = (outputs_and_gradients(mesh, x, fields, weights, NATIVE) for x in (far, near))
+        for gradient, expected in zip(one, other, strict=True):
+            assert_relative(gradient, expected, 1e-5)
+
+    @pytest.mark.parametrize("engine", [NATIVE, XLA])
+    @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+    @pytest.mark.parametrize("place", ["theta", "phi", "gamma"])
+    def test_inf_and_nan_never_look_like_light(self, engine, value, place):
+        mesh = RectangularMesh(8)
+        phases = mesh.initial_phases()
+        getattr(phases, place).flat[0] = value
+        assert np.isnan(mesh.intensities(random_fields(3, 8), phases, engine)).any(axis=1).all()
+
+    def test_change_nothing_for_their_neighbours(self):
+        mesh, fields = RectangularMesh(4), random_fields(3, 4)
+        near = mesh.initial_phases()
+        beside = Phases(*(np.stack((x, np.full_like(x, 1e9))) for x in near))
+        np.testing.assert_array_equal(
+            mesh.propagate(fields, beside, NATIVE)[0], mesh.propagate(fields, near, NATIVE)
+        )
+
+
 class TestIndependence:
     """However the work is divided, results are equal to the last bit."""
 

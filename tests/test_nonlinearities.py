@@ -7,6 +7,7 @@ import pytest
 
 from meshes import NONLINEARITIES, Amplifier, BlackBox, ElectroOptic, Modulus
 from meshes._tensorflow import tf
+from meshes.nonlinearities import electro_optic as modulator
 from meshes.validation import from_spec
 
 
@@ -121,6 +122,21 @@ class TestElectroOptic:
         E = np.logspace(-8, -2, 13).astype(np.complex64)
         expected = np.sqrt(0.9) * f.g / 2 * np.abs(E) ** 3
         np.testing.assert_allclose(np.abs(f(E)), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("form", ["array", "tensor", "trained"])
+    @pytest.mark.parametrize("phi_b", [7999.0, -8001.0, 1e7, 1e12, 1e15, 1e17, 3e38])
+    def test_any_bias_counts_modulo_two_turns(self, phi_b, form):
+        fields = random_fields()
+        phi_b = float(np.float32(phi_b))
+        angle = math.atan2(math.sin(phi_b), math.cos(phi_b))
+        if form == "trained":
+            out = modulator(tf.constant(fields), 0.3, 0.5, tf.constant(phi_b))
+            expected = electro_optic(fields, math.sin(0.3) ** 2, 0.5, angle)
+        else:
+            light = fields if form == "array" else tf.constant(fields)
+            out = ElectroOptic(0.1, 0.5, phi_b)(light)
+            expected = electro_optic(fields, 0.1, 0.5, angle)
+        np.testing.assert_allclose(out, expected, atol=1e-3 if form == "trained" else 2e-5)
 
     def test_power_in_watts_is_all_that_counts(self):
         """Light of 4 mW leaves with the same power in every unit."""

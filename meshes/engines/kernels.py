@@ -42,6 +42,7 @@ from meshes.engines.simd import (
     LANES,
     add_to_counter,
     advance,
+    any_beyond,
     fill,
     flush_denormals,
     keep_alive,
@@ -63,6 +64,7 @@ IDEAL_ROWS, GENERAL_ROWS = 4, 10
 _PORT = 2 * LANES  # floats between the ports of a tile
 _COLUMNS_A_TASK = 8
 _HALF = np.float32(0.5)
+_LARGE = np.float32(8000)  # rad; sine_cosine is exact below
 
 _jit: Any = njit
 _inlined: Any = _jit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # LLVM inlines it
@@ -133,6 +135,18 @@ def _copy_row(source, start, size, target, to):
         store(target, to + i, load(source, start + i))
     for i in range(whole, size):
         target[to + i] = source[start + i]
+
+
+@_inlined
+def _copy_angles(source, start, size, angles, to):
+    """Copy phases; take large ones modulo 4 pi, as theta / 2 enters. Inf and nan become nan."""
+    _copy_row(source, start, size, angles, to)
+    for i in range(to, to + size, LANES):
+        if any_beyond(load(angles, i), _LARGE):
+            for lane in range(i, i + LANES):
+                if not abs(angles[lane]) <= _LARGE:
+                    half = 0.5 * np.float64(angles[lane])
+                    angles[lane] = 2.0 * math.atan2(math.sin(half), math.cos(half))
 
 
 @_inlined
@@ -207,12 +221,12 @@ def _preparation(kind, coefficients_of):
                 break
             p, first = task // blocks, task % blocks * _COLUMNS_A_TASK
             if first == 0:
-                _copy_row(gamma, p * N, N, angles, 0)
+                _copy_angles(gamma, p * N, N, angles, 0)
                 _screen(angles, T, L, screens, p * 2 * T)
             for column in range(first, min(first + _COLUMNS_A_TASK, L)):
                 at = p * L + column
-                _copy_row(theta, at * M, M, angles, 0)
-                _copy_row(phi, at * M, M, angles, S)
+                _copy_angles(theta, at * M, M, angles, 0)
+                _copy_angles(phi, at * M, M, angles, S)
                 to = at * dims.rows * S
                 coefficients_of(angles, S, couplers, column * S, L * S, coefficients, to)
             add_to_counter(counters, 1)

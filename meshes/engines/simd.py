@@ -244,7 +244,7 @@ def sums_of_lanes(builder: Any, first: Any, second: Any) -> list[Any]:
 
 @_instruction(lambda angle: types.UniTuple(_VECTOR, 2)(_VECTOR))
 def sine_cosine(builder: Any, angle: Any) -> list[Any]:
-    """Sine and cosine within 1e-7 for angles of up to 8000 rad.
+    """Sine and cosine within 1e-7 for angles of up to 8000 rad; far beyond, any number.
 
     First subtract the nearest multiple of pi/2, in three parts: the first two have so few digits
     that their products are exact. Then evaluate the polynomials with the smallest relative error on
@@ -285,6 +285,17 @@ def sine_cosine(builder: Any, angle: Any) -> list[Any]:
         minus = builder.shl(builder.and_(quarter, two), sign)
         results.append(builder.bitcast(builder.xor(bits, minus), _REGISTER))
     return results
+
+
+@_instruction(lambda value, limit: types.boolean(_VECTOR, types.float32))
+def any_beyond(builder: Any, value: Any, limit: Any) -> Any:
+    """Whether the absolute value in any lane exceeds the limit or is not a number."""
+    kind = ir.FunctionType(_REGISTER, [_REGISTER])
+    absolute = builder.module.declare_intrinsic(f"llvm.fabs.v{LANES}f32", fnty=kind)
+    sizes = builder.call(absolute, [value])
+    beyond = builder.fcmp_unordered(">", sizes, _in_all_lanes(builder, limit))
+    flags = builder.bitcast(beyond, ir.IntType(LANES))
+    return builder.icmp_unsigned("!=", flags, ir.Constant(flags.type, 0))
 
 
 # --- Threads and denormal numbers -----------------------------------------------------------
