@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes.angles import LARGE, reduced
-from meshes.mesh import Phases, RectangularMesh
+from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import check_fields, choice, number_field
 
 ARMS = ("both", "upper")
@@ -95,12 +95,7 @@ def within_a_turn(
     theta, phi, gamma = from_values(mesh, listed)
     turned = _in_turn_above(theta, low.theta)
     excess = theta / 2 if arms == "upper" else (turned - theta) / 2
-    lacking = np.zeros(mesh.units)
-    for column in reversed(range(mesh.num_columns)):
-        active = np.flatnonzero(mesh.mask[column])
-        upper = 2 * active + column % 2
-        phi[column, active] += lacking[upper] - lacking[upper + 1]
-        lacking[upper] = lacking[upper + 1] = lacking[upper + 1] - excess[column, active]
+    phi, lacking = to_input(mesh, phi, in_front(mesh, -excess, -excess))
     return Phases(turned, _in_turn_above(phi, low.phi), _in_turn_above(gamma + lacking, low.gamma))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from meshes.angles import wrapped
-from meshes.mesh import Phases, RectangularMesh
+from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import number
 
 
@@ -32,8 +32,13 @@ def decompose(unitary: Any, tolerance: float | None = None) -> tuple[Rectangular
     work = _checked_unitary(unitary, tolerance)
     mesh = RectangularMesh(len(work))
     theta, inner, outer = _null_lower_triangle(work, mesh)
-    phi, gamma = _move_to_input(mesh, inner, outer, np.angle(np.diagonal(work)))
-    return mesh, Phases(theta, phi, gamma)
+    screens = in_front(mesh, inner, np.zeros_like(inner))
+    column = np.arange(mesh.units)
+    screens[column + 1, column] += np.angle(np.diagonal(work))  # D lies on the mesh's diagonal
+    idle = np.flatnonzero(~mesh.mask.all(axis=1))
+    screens[idle + 1, :: mesh.units - 1] += np.pi / 2  # compensate the -i of idle pairs
+    phi, gamma = to_input(mesh, outer, screens)
+    return mesh, Phases(theta, np.where(mesh.mask, wrapped(phi), np.pi), wrapped(gamma))
 
 
 def nearest_unitary(matrix: Any) -> np.ndarray:
@@ -110,25 +115,6 @@ def _null(pair: np.ndarray, arm: int, index: int) -> tuple[float, float]:
     turned = cmath.exp(-1j * phase) * pair[0]
     pair[:] = -1j * (sine * turned + cosine * pair[1]), -1j * (cosine * turned - sine * pair[1])
     return 2.0 * math.atan2(sine, cosine), phase
-
-
-def _move_to_input(
-    mesh: RectangularMesh, inner: np.ndarray, outer: np.ndarray, diagonal: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sweep a phase screen from the output to the input; return phi [N, M] and gamma [N].
-
-    Phases (a, b) after an interferometer equal b before it and phi + a - b in its phase shifter.
-    """
-    N = mesh.units
-    phi, screen = outer.copy(), np.zeros(N)
-    for column in reversed(range(N)):
-        screen[column] += diagonal[column]  # D lies on the diagonal of the mesh, port = column
-        if N % 2 == 0 and column % 2 == 1:
-            screen[[0, -1]] += np.pi / 2  # compensate the -i of the idle pair
-        upper = np.arange(column % 2, N - 1, 2)
-        phi[column, upper // 2] += screen[upper] - screen[upper + 1]
-        screen[upper] = screen[upper + 1] + inner[column, upper // 2]
-    return np.where(mesh.mask, wrapped(phi), np.pi), wrapped(screen)
 
 
 @dataclass(frozen=True, eq=False)

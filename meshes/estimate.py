@@ -23,7 +23,7 @@ import numpy as np
 
 from meshes.files import FileError, open_npz, read_text, reading
 from meshes.imperfections import Chip
-from meshes.mesh import Phases, RectangularMesh
+from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import choice, integer
 
 MOST_PLACES = 2**22
@@ -207,7 +207,8 @@ def difference(estimate: MeshEstimate, truth: MeshEstimate) -> MeshParameters:
         *(np.isfinite(a) & np.isfinite(b) for a, b in zip(estimate.std, truth.std, strict=True))
     )
     theta = _within_half_a_turn(off.theta)
-    phi, gamma = to_input(mesh, off.phi, np.zeros(mesh.units), (theta - off.theta) / 2)
+    excess = (theta - off.theta) / 2
+    phi, gamma = to_input(mesh, off.phi, in_front(mesh, -excess, -excess))
     gamma = off.gamma + gamma
     phi, gamma = map(_within_half_a_turn, _reference_gauge(mesh, phi, gamma))
     phases = _best(_phase_freedoms(mesh), [phi, gamma], [known.phi, known.gamma])
@@ -218,27 +219,14 @@ def difference(estimate: MeshEstimate, truth: MeshEstimate) -> MeshParameters:
     return MeshParameters(*shown)
 
 
-def to_input(
-    mesh: RectangularMesh, phi: np.ndarray, screen: np.ndarray, excess: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Move a screen of phases [..., N] from the output to the input.
-
-    Phases (a, b) after an interferometer equal b at both inputs and a - b in its phi. ``excess``
-    [L, M] is what an interferometer multiplies both ports by too much, rad. Returns phi [..., L, M]
-    and the screen at the input.
-    """
-    phi, screen = phi.copy(), screen.copy()
-    for column in reversed(range(mesh.num_columns)):
-        active = np.flatnonzero(mesh.mask[column])
-        upper = 2 * active + column % 2
-        phi[..., column, active] += screen[..., upper] - screen[..., upper + 1]
-        common = screen[..., upper + 1] - (0 if excess is None else excess[column, active])
-        screen[..., upper] = screen[..., upper + 1] = common
-    return phi, screen
-
-
 def _within_half_a_turn(phases: np.ndarray) -> np.ndarray:
     return np.mod(phases + np.pi, 2 * np.pi) - np.pi
+
+
+def _at_output(mesh: RectangularMesh, phases: np.ndarray) -> np.ndarray:
+    """Screens for `to_input` with these phases [..., N] at the output."""
+    inside = np.zeros((*phases.shape[:-1], mesh.num_columns, mesh.units), phases.dtype)
+    return np.concatenate([inside, phases[..., None, :]], axis=-2)
 
 
 def _uppers(mesh: RectangularMesh, column: int) -> np.ndarray:
@@ -259,7 +247,7 @@ def _reference_gauge(
         steps[before] = -phi[-2, before // 2]
         screen = np.cumsum(steps[::-1])[::-1].copy()  # in front of the last column
     screen[upper] -= phi[-1, upper // 2]
-    phi, moved = to_input(mesh, phi, screen)
+    phi, moved = to_input(mesh, phi, _at_output(mesh, screen))
     gamma = gamma + moved
     return phi, gamma - (gamma[0] if mesh.num_columns > 1 else 0.0)
 
@@ -285,7 +273,8 @@ def _phase_freedoms(mesh: RectangularMesh) -> Any:
     from scipy.sparse import csr_array, vstack
 
     start = np.zeros((mesh.units, *mesh.mask.shape), np.int8)
-    phi, gamma = to_input(mesh, start, np.eye(mesh.units, dtype=np.int8))
+    outputs = np.eye(mesh.units, dtype=np.int8)
+    phi, gamma = to_input(mesh, start, _at_output(mesh, outputs))
     return vstack([csr_array(phi.reshape(mesh.units, -1).T), csr_array(gamma.T)], format="csr")
 
 

@@ -174,6 +174,40 @@ class RectangularMesh:
         return alpha
 
 
+def in_front(mesh: RectangularMesh, upper: Any, lower: Any) -> np.ndarray:
+    """Screens [L + 1, N] with phases [L, M], rad, at both inputs of every interferometer."""
+    screens = np.zeros((mesh.num_columns + 1, mesh.units))
+    column, index = np.nonzero(mesh.mask)
+    port = 2 * index + column % 2
+    screens[column, port], screens[column, port + 1] = upper[column, index], lower[column, index]
+    return screens
+
+
+def to_input(
+    mesh: RectangularMesh, phi: np.ndarray, screens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move screens of phases in front of every column and at the output into phi and to the input.
+
+    Phases (a, b) after an interferometer equal b at both inputs and a - b in its phi.
+
+    Args:
+        mesh: N ports and L columns.
+        phi: external phases [..., L, M], rad; not changed.
+        screens: phases [..., L + 1, N], rad: in front of each column, and at the output.
+
+    Returns:
+        phi [..., L, M] and the screen [..., N] at the input that have the effect of all of them.
+    """
+    phi, screen = phi.copy(), screens[..., -1, :].copy()
+    for column in reversed(range(mesh.num_columns)):
+        active = np.flatnonzero(mesh.mask[column])
+        upper = 2 * active + column % 2
+        phi[..., column, active] += screen[..., upper] - screen[..., upper + 1]
+        screen[..., upper] = screen[..., upper + 1]
+        screen += screens[..., column, :]
+    return phi, screen
+
+
 def _neurophox() -> Any:
     """Neurophox, imported at its first use and after TensorFlow, whose messages it would show."""
     tf.float32  # noqa: B018 (imports TensorFlow without its messages)

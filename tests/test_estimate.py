@@ -14,7 +14,8 @@ from meshes import (
     Phases,
     RectangularMesh,
 )
-from meshes.estimate import difference, shifted, to_input, unseen
+from meshes.estimate import difference, shifted, unseen
+from meshes.mesh import in_front, to_input
 from meshes.plotting import fields_by_column, plot_chip, plot_known_against_true
 
 SIZES = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 3), (5, 4), (6, 6), (7, 1), (8, 3)]
@@ -43,7 +44,9 @@ def invisible(estimate, seed):
     place = tuple(rng.permutation(np.argwhere(mesh.mask))[0])
     theta[place] += 2 * np.pi
     excess[place] -= np.pi  # both ports get -1
-    phi, gamma = to_input(mesh, values.phi, rng.uniform(-3, 3, mesh.units), excess)
+    screens = in_front(mesh, -excess, -excess)
+    screens[-1] = rng.uniform(-3, 3, mesh.units)
+    phi, gamma = to_input(mesh, values.phi, screens)
     if mesh.num_columns > 1:
         active = np.flatnonzero(mesh.mask[1])
         ports = 2 * active[:1, None] + 1 + np.arange(2)  # none if column 1 is idle
