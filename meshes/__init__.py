@@ -1,7 +1,7 @@
 """Meshes of Mach-Zehnder interferometers: physics, usable alone."""
 
 from meshes._former_paths import redirect
-from meshes.decomposition import SVDMeshes, decompose, nearest_unitary, svd_decompose
+from meshes.decomposition import Mismatch, SVDMeshes, decompose, nearest_unitary, svd_decompose
 from meshes.estimate import ChipEstimate, MeshEstimate, MeshParameters
 from meshes.imperfections import Chip, Imperfections, shot_noise
 from meshes.mesh import Phases, RectangularMesh
@@ -37,6 +37,7 @@ __all__ = [
     "Linear",
     "MeshEstimate",
     "MeshParameters",
+    "Mismatch",
     "ModReLU",
     "ModulatorParts",
     "Modulus",

@@ -68,6 +68,26 @@ def from_values(mesh: RectangularMesh, listed: np.ndarray) -> Phases:
     return Phases(theta, phi, np.array(listed[2 * count :], np.float64))
 
 
+def frozen_mask(mesh: RectangularMesh, frozen: Any) -> Phases:
+    """Which shifters do not move: ``frozen`` [L, M], [L, M] and [N], or none, and all idle ones."""
+    idle, shape = ~mesh.mask, (mesh.units,)
+    masks = (idle, idle, np.zeros(shape, bool))
+    if frozen is not None:
+        parts = zip(Phases._fields, map(np.asarray, frozen), masks, strict=True)
+        masks = tuple(_mask(f"frozen.{name}", mask, idle) | idle for name, mask, idle in parts)
+    if all(mask.all() for mask in masks):
+        raise ValueError("frozen must leave at least one shifter that moves, got none")
+    return Phases(*masks)
+
+
+def _mask(name: str, mask: np.ndarray, like: np.ndarray) -> np.ndarray:
+    if mask.dtype != bool or mask.shape != like.shape:
+        raise ValueError(
+            f"{name} must be booleans of shape {like.shape}, got {mask.dtype} of {mask.shape}"
+        )
+    return mask
+
+
 def within_a_turn(
     mesh: RectangularMesh, phases: Phases, lowest: Any = 0.0, arms: str = "both"
 ) -> Phases:

@@ -4,17 +4,53 @@ from __future__ import annotations
 
 import cmath
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import numpy as np
 
+from meshes._tensorflow import tf
 from meshes.angles import wrapped
+from meshes.calibration import frozen_mask, within_a_turn
+from meshes.engines.reference import fields_by_column
+from meshes.estimate import ChipEstimate, MeshEstimate, shifted
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import number
 
 
-def decompose(unitary: Any, tolerance: float | None = None) -> tuple[RectangularMesh, Phases]:
+@dataclass(frozen=True)
+class Mismatch:
+    """How far a programmed chip is from its target, divided by the amplitude that its losses leave.
+
+    Attributes:
+        largest: Largest magnitude of an entry's error.
+        rms: Root mean square of all entries' errors.
+        unreachable: Column and number of each interferometer whose couplers do not allow the
+            splitting that the target asks for; the others were adapted to make up for it.
+    """
+
+    largest: float
+    rms: float
+    unreachable: tuple[tuple[int, int], ...] = ()
+
+
+@overload
+def decompose(unitary: Any, tolerance: float | None = None) -> tuple[RectangularMesh, Phases]: ...
+@overload
+def decompose(
+    unitary: Any,
+    tolerance: float | None = None,
+    *,
+    on: ChipEstimate | MeshEstimate,
+    frozen: Phases | None = None,
+) -> tuple[RectangularMesh, Phases, Mismatch]: ...
+def decompose(
+    unitary: Any,
+    tolerance: float | None = None,
+    *,
+    on: ChipEstimate | MeshEstimate | None = None,
+    frozen: Phases | None = None,
+) -> Any:
     r"""Program a square mesh with a unitary matrix.
 
     .. math:: U(\theta, \phi, \gamma) = \mathrm{unitary}, \qquad E_{out} = E_{in} U
@@ -26,10 +62,28 @@ def decompose(unitary: Any, tolerance: float | None = None) -> tuple[Rectangular
     The mesh has N columns; its float64 phases are theta in [0, pi], phi and gamma in [0, 2 pi).
     Interferometers that a sparse matrix does not need are set to the bar state, theta = pi.
 
-    Reference: Clements et al., "Optimal design for universal multiport interferometers", Optica 3
-    (2016) 1460.
+    With ``on``, the target is programmed on a chip whose offsets, couplers and losses are known.
+    Every interferometer is corrected for its couplers, which is exact where the splitting can be
+    reached. If any cannot, all phases are fitted to the target. The chip adds its offsets to the
+    phases, all in [0, 2 pi), so that the chip's matrix is ``on.matrix(phases)``.
+
+    Args:
+        unitary: The target.
+        tolerance: See above.
+        on: What is known of a chip with one mesh of N ports and N columns.
+        frozen: Only with ``on``: Phases of booleans, true for shifters that stay at 0, so that
+            only their offset acts.
+
+    Returns:
+        The mesh and its phases; with ``on`` also the `Mismatch`, and the mesh has the known
+        couplers and losses.
+
+    References: Clements et al., "Optimal design for universal multiport interferometers", Optica 3
+    (2016) 1460; Bandyopadhyay et al., "Hardware error correction for programmable photonics",
+    Optica 8 (2021) 1247 (correction of couplers).
     """
     work = _checked_unitary(unitary, tolerance)
+    target = work.copy()
     mesh = RectangularMesh(len(work))
     theta, inner, outer = _null_lower_triangle(work, mesh)
     screens = in_front(mesh, inner, np.zeros_like(inner))
@@ -38,7 +92,12 @@ def decompose(unitary: Any, tolerance: float | None = None) -> tuple[Rectangular
     idle = np.flatnonzero(~mesh.mask.all(axis=1))
     screens[idle + 1, :: mesh.units - 1] += np.pi / 2  # compensate the -i of idle pairs
     phi, gamma = to_input(mesh, outer, screens)
-    return mesh, Phases(theta, np.where(mesh.mask, wrapped(phi), np.pi), wrapped(gamma))
+    phases = Phases(theta, np.where(mesh.mask, wrapped(phi), np.pi), wrapped(gamma))
+    if on is not None:
+        return _programmed(target, phases, _one_mesh(on, mesh.units), frozen)
+    if frozen is not None:
+        raise ValueError("frozen needs on, which knows where the shifters that do not move are")
+    return mesh, phases
 
 
 def nearest_unitary(matrix: Any) -> np.ndarray:
@@ -115,6 +174,115 @@ def _null(pair: np.ndarray, arm: int, index: int) -> tuple[float, float]:
     turned = cmath.exp(-1j * phase) * pair[0]
     pair[:] = -1j * (sine * turned + cosine * pair[1]), -1j * (cosine * turned - sine * pair[1])
     return 2.0 * math.atan2(sine, cosine), phase
+
+
+# --- on a chip that is known --------------------------------------------------------------------
+
+
+def _one_mesh(estimate: ChipEstimate | MeshEstimate, units: int) -> MeshEstimate:
+    meshes = (estimate,) if isinstance(estimate, MeshEstimate) else estimate.meshes
+    sizes = (len(meshes), meshes[0].units, meshes[0].columns)
+    if sizes != (1, units, units):
+        raise ValueError(
+            f"on must know one mesh of {units} ports and {units} columns, as many as the target "
+            "has, got {} meshes of {} ports and {} columns".format(*sizes)
+        )
+    return meshes[0]
+
+
+def _programmed(
+    target: np.ndarray, ideal: Phases, chip: MeshEstimate, frozen: Phases | None
+) -> tuple[RectangularMesh, Phases, Mismatch]:
+    """Phases to write to a known chip, from those of an ideal mesh."""
+    mesh, still = chip.mesh, frozen_mask(chip.mesh, frozen)
+    lit, unreachable = _corrected(mesh, ideal)
+    written = (w - offset for w, offset in zip(lit, chip.offsets, strict=True))
+    phases = Phases(*(np.where(s, 0.0, w) for s, w in zip(still, written, strict=True)))
+    if _mismatch(target, chip, phases).largest > _EXACT:
+        fitted = _fitted(target, chip, phases, still)
+        phases = min(phases, fitted, key=lambda w: _mismatch(target, chip, w).rms)
+    if frozen is None:
+        phases = within_a_turn(mesh, phases)
+    places = tuple((int(column), int(index)) for column, index in np.argwhere(unreachable))
+    return mesh, phases, replace(_mismatch(target, chip, phases), unreachable=places)
+
+
+_EXACT = 1e-9  # an error that only rounding explains
+
+
+def _mismatch(target: np.ndarray, chip: MeshEstimate, phases: Phases) -> Mismatch:
+    fields = fields_by_column(chip.mesh, shifted(phases, chip.offsets), np.eye(chip.units))[-1]
+    error = np.abs(fields / _amplitude(fields) - target)
+    return Mismatch(float(error.max()), float(np.sqrt(np.mean(error**2))))
+
+
+def _amplitude(matrix: np.ndarray) -> float:
+    """The root mean square amplitude that a matrix [N, N] passes: 1 without losses."""
+    return float(np.linalg.norm(matrix)) / math.sqrt(len(matrix))
+
+
+def _corrected(mesh: RectangularMesh, ideal: Phases) -> tuple[Phases, np.ndarray]:
+    """Phases that make a mesh with coupler errors split as an ideal one, and where none can.
+
+    With errors a and b, the share cos^2(theta/2) cos^2(a+b) + sin^2(theta/2) sin^2(a-b) of the
+    power crosses over. The outputs then differ from the ideal ones by phases alone: H = D F D' with
+    diagonal D and D', which are moved to phi and the input.
+    """
+    none = np.zeros((2, *mesh.mask.shape))
+    a, b = none if mesh.splitter_errors is None else np.asarray(mesh.splitter_errors, np.float64)
+    most, least = np.cos(a + b) ** 2, np.sin(a - b) ** 2
+    share = (np.cos(ideal.theta / 2) ** 2 - least) / (most - least)
+    theta = 2 * np.arccos(np.sqrt(np.clip(share, 0, 1)))
+    wanted, present = _interferometer(ideal.theta, *none), _interferometer(theta, a, b)
+    lag = np.angle(wanted) - np.angle(present)  # of (u to u, v to u, u to v, v to v)
+    after_upper, after_lower = lag[1], lag[3]
+    before_upper = np.where(
+        np.abs(wanted[0]) > np.abs(wanted[2]), lag[0] - after_upper, lag[2] - after_lower
+    )
+    screens = in_front(mesh, before_upper + after_lower, after_lower)
+    phi, gamma = to_input(mesh, ideal.phi + after_upper - after_lower, screens)
+    outside = mesh.mask & ((share < -_EXACT) | (share > 1 + _EXACT))
+    return Phases(theta, phi, ideal.gamma + gamma), outside
+
+
+def _interferometer(theta: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Coefficients [4, L, M] of u and v in u', then in v', without phi."""
+    cosine, sine = np.cos(theta / 2), np.sin(theta / 2)
+    leak, bar = cosine * np.sin(a + b), 1j * sine * np.cos(a - b)
+    cross, skew = 1j * cosine * np.cos(a + b), sine * np.sin(a - b)
+    return np.stack([leak + bar, cross + skew, cross - skew, leak - bar])
+
+
+def _fitted(target: np.ndarray, chip: MeshEstimate, phases: Phases, still: Phases) -> Phases:
+    """Move all phases but the still ones to the least squared error, by the mesh's adjoint."""
+    from scipy.optimize import minimize
+
+    mesh, start = chip.mesh, np.concatenate([w.ravel() for w in phases])
+    moving = np.flatnonzero(~np.concatenate([s.ravel() for s in still]))
+    ends, shapes = np.cumsum([w.size for w in phases])[:-1], [w.shape for w in phases]
+    # A loss is no error: the target is as dim as the chip.
+    dim = target * _amplitude(chip.matrix(phases))
+    light = np.eye(chip.units, dtype=np.float32)
+
+    def as_phases(free: np.ndarray) -> Phases:
+        flat = start.copy()
+        flat[moving] = free
+        parts = zip(np.split(flat, ends), shapes, strict=True)
+        return Phases(*(part.reshape(shape) for part, shape in parts))
+
+    def squared_error(free: np.ndarray) -> tuple[float, np.ndarray]:
+        lit = [tf.constant(w, tf.float32) for w in shifted(as_phases(free), chip.offsets)]
+        with tf.GradientTape() as tape:
+            tape.watch(lit)
+            fields = mesh.propagate(tf.constant(light), Phases(*lit))
+        error = fields.numpy() - dim
+        slopes = tape.gradient(fields, lit, tf.constant(2 * error, fields.dtype))
+        flat = np.concatenate([slope.numpy().ravel() for slope in slopes])
+        return float(np.sum(np.abs(error) ** 2)), flat[moving].astype(np.float64)
+
+    options = {"maxiter": 500, "maxfun": 1000, "ftol": 1e-12, "gtol": 1e-7, "maxcor": 20}
+    fit = minimize(squared_error, start[moving], jac=True, method="L-BFGS-B", options=options)
+    return as_phases(fit.x)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Meshes programmed by decomposition: the matrix that light sees is the matrix asked for."""
 
 import re
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from hypothesis import strategies as st
 from scipy.linalg import block_diag, expm
 from scipy.stats import unitary_group
 
-from meshes import Phases, RectangularMesh, decompose, nearest_unitary, svd_decompose
+from meshes import (
+    ChipEstimate,
+    Imperfections,
+    Phases,
+    RectangularMesh,
+    decompose,
+    nearest_unitary,
+    svd_decompose,
+)
 from meshes.angles import wrapped
 from meshes.calibration import values, within_a_turn
 
@@ -209,6 +218,87 @@ class TestOneTurn:
             phases = Phases(*(0 * x + (lowest + shift) for x in double(mesh.initial_phases())))
             turned = values(mesh, within_a_turn(mesh, phases, lowest))
             assert np.all((turned >= lowest) & (turned < lowest + 2 * np.pi))
+
+
+def chip_of(units, seed, **strengths):
+    chip = Imperfections(**({"splitter_error": 0.05} | strengths)).fabricate(units, seed=seed)
+    return ChipEstimate.of_chips([chip]).meshes[0]
+
+
+def programmed(chip, unitary, **options):
+    """The mismatch of a programmed chip, which must be that of the matrix it then makes."""
+    mesh, phases, mismatch = decompose(unitary, on=chip, **options)
+    assert mesh is chip.mesh
+    made = chip.matrix(phases)
+    made = made / (np.linalg.norm(made) / np.sqrt(chip.units))
+    assert mismatch.largest == pytest.approx(np.abs(made - unitary).max(), abs=1e-9)
+    if "frozen" not in options:
+        assert all(((x >= 0) & (x < 2 * np.pi)).all() for x in phases)
+    return phases, mismatch
+
+
+class TestKnownChip:
+    @pytest.mark.parametrize("family", [haar, diagonal, permutation, blocks])
+    @pytest.mark.parametrize("units", [2, 3, 6, 7])
+    def test_couplers_and_offsets_are_corrected_exactly(self, family, units):
+        """Or the interferometers that cannot split as asked are listed, and the error is small."""
+        chip = chip_of(units, seed=units, phase_offset=0.3, insertion_loss_db=0.2)
+        unitary = family(units, np.random.default_rng(1))
+        with patch("scipy.optimize.minimize", side_effect=lambda f, x, **_: Mock(x=x)):
+            _, mismatch = programmed(chip, unitary)
+        assert (mismatch.largest < 1e-12) == (not mismatch.unreachable)
+        assert mismatch.largest < 0.3
+
+    def test_all_phases_make_up_for_what_cannot_be_reached(self):
+        unitary = unitary_group.rvs(6, random_state=118)
+        chip = chip_of(6, seed=18)
+        with patch("scipy.optimize.minimize", side_effect=lambda f, x, **_: Mock(x=x)):
+            _, corrected = programmed(chip, unitary)
+        _, fitted = programmed(chip, unitary)
+        assert corrected.unreachable == fitted.unreachable == ((3, 0),)
+        assert fitted.largest < 0.4 * corrected.largest
+
+    def test_dead_shifters_stay_at_zero(self):
+        chip = chip_of(4, seed=0, phase_offset=0.2)
+        frozen = Phases(*(np.zeros(x.shape, bool) for x in chip.offsets))
+        frozen.theta[1, 0] = frozen.gamma[2] = True
+        unitary = haar(4, np.random.default_rng(0))
+        phases, mismatch = programmed(chip, unitary, frozen=frozen)
+        assert phases.theta[1, 0] == phases.gamma[2] == 0
+        pairs = zip(frozen, decompose(unitary)[1], strict=True)
+        zeroed = Phases(*(np.where(still, 0, phase) for still, phase in pairs))
+        assert mismatch.largest < np.abs(chip.matrix(zeroed) - unitary).max()
+
+    @pytest.mark.parametrize(
+        ("chip", "frozen", "message"),
+        [
+            (ChipEstimate.known(5), None, "on must know one mesh of 4 ports .* got 1 meshes of 5"),
+            (ChipEstimate.known(4, 5), None, "got 1 meshes of 4 ports and 5 columns"),
+            (ChipEstimate.known(4, 4, 2), None, "got 2 meshes of 4 ports"),
+            (None, 0, "frozen needs on"),
+            (ChipEstimate.known(4), 1, "frozen must leave at least one shifter that moves"),
+            (
+                ChipEstimate.known(4),
+                2,
+                r"frozen.gamma must be booleans of shape \(4,\), got float64",
+            ),
+        ],
+    )
+    def test_refuses(self, chip, frozen, message):
+        full = Phases(np.ones((4, 2), bool), np.ones((4, 2), bool), np.ones(4, bool))
+        frozen = None if frozen is None else [full, full, full._replace(gamma=np.ones(4))][frozen]
+        with pytest.raises(ValueError, match=message):
+            decompose(np.eye(4), on=chip, frozen=frozen)
+
+    @pytest.mark.long
+    def test_the_published_figure(self):
+        """20 chips of 6 ports with coupler errors of 0.05 rad, and Haar targets."""
+        largest = []
+        for seed in range(20):
+            chip, unitary = chip_of(6, seed), unitary_group.rvs(6, random_state=100 + seed)
+            largest.append(programmed(chip, unitary)[1].largest)
+        assert np.median(largest) < 1e-12
+        assert max(largest) < 0.02
 
 
 class TestSVD:
