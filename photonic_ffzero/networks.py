@@ -8,6 +8,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from meshes import Phases, RectangularMesh
 from meshes.nonlinearities import Linear
 from photonic_ffzero.config import Config
-from photonic_ffzero.data.tasks import Task
+from photonic_ffzero.data.tasks import Classification, Task
 from photonic_ffzero.devices.device import Device, OnDevice, driver_of
 from photonic_ffzero.devices.remote import SCHEME, RemoteDevice
 from photonic_ffzero.devices.simulated import SimulatedChip
@@ -137,18 +138,23 @@ NETWORKS: dict[str, Callable[[Config, int, Task], Iterator[Blueprint]]] = {
 }
 
 
-def open_device(config: Config, units: int) -> Device:
+def open_device(config: Config, units: int, token_file: Path | None = None) -> Device:
     """The device that a configuration names: ``simulated``, ``tcp://...`` or ``module:factory``.
 
     Args:
         config: What names it, and what a simulated one is made of.
         units: Ports N of a simulated one.
+        token_file: The file with the secret that the server at ``tcp://...`` shares, see
+            `photonic_ffzero.devices.session.read_secret`.
     """
     name = config.device or ""
     if name.startswith(SCHEME):
-        return RemoteDevice.at(name)
+        return RemoteDevice.at(name, token_file)
+    if token_file is not None:
+        raise ValueError(f"token_file belongs to a device at {SCHEME}host:port, got {name}")
     if not config.simulates_device:
         return _from_factory(name)
+    _checked_size(photonic(config, units, Classification(2)), config.layers)
     return SimulatedChip(
         units,
         config.layers,

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -17,13 +18,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.validation import integer, number
+from meshes.validation import integer, number, shown
 from photonic_ffzero.config import BLACK_BOX, Config, device_name
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.readers import DataError, open_npz, read_npz
 from photonic_ffzero.data.tasks import TASKS, Task
-from photonic_ffzero.devices.device import Device
+from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import Saved, open_device, parameter_shapes
@@ -152,8 +153,13 @@ def load_model(
 def load_checkpoint(
     path: PathLike, *, nonlinearity: Any = None, device: Device | str | None = None
 ) -> tuple[Model, Position]:
-    """Load a model as `load_model`, and the position of its training, from a checkpoint."""
+    """Load a model as `load_model`, and the position of its training, from a checkpoint.
+
+    A device with another identity than that of the training is a `DataError`.
+    """
     model = load_model(path, nonlinearity=nonlinearity, device=device)
+    if model.device is not None:
+        _check_identity(path, identity_of(model.device))
     with _described(path, "training", "the state of a training") as about:
         position = _position(about, model)
         model.history = History(_epoch_record(**record) for record in about["history"])
@@ -166,6 +172,23 @@ def load_checkpoint(
         shapes = ((f"optimizer_{i}", tuple(leaf.shape)) for i, leaf in leaves)
         position.optimizer = list(_read_arrays(path, shapes).values())
     return model, position
+
+
+def _check_identity(path: PathLike, present: str | None) -> None:
+    """Compare a device with that of the training; an older file says nothing of it."""
+    with _described(path, "description", "a model of this package") as about:
+        if "device_identity" not in about:
+            warnings.warn(
+                f"{path} is from before devices had an identity: whether this one is the same is "
+                "not checked",
+                stacklevel=3,
+            )
+        before = about.get("device_identity")
+    if None not in (before, present) and before != present:
+        raise DataError(
+            f"{path}: device_identity must be {shown(before)}, that of the device the "
+            f"training began on, found {shown(present)}"
+        )
 
 
 def _save(path: PathLike, arrays: dict[str, Any]) -> None:
@@ -187,6 +210,8 @@ def _model_arrays(model: Model) -> dict[str, np.ndarray]:
         "task": asdict(model.task),
         "encoder": model.encoder and asdict(model.encoder),
     }
+    if model.config.device:
+        about["device_identity"] = identity_of(model.device)
     arrays = {"description": _as_bytes(about)}
     for index, (layer, params) in enumerate(model.layers, start=1):
         names = _array_names(layer.name, index, params)

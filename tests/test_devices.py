@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import socket
 import struct
 import subprocess
@@ -27,6 +28,7 @@ from photonic_ffzero import (
     configure,
     fit,
     load_model,
+    networks,
     save_model,
 )
 from photonic_ffzero.cli import predict, serve
@@ -34,7 +36,7 @@ from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.devices import DeviceServer, Driver, OnDevice, RemoteDevice, driver_of, wire
 from photonic_ffzero.devices.remote import Address
-from photonic_ffzero.devices.wire import Kind, pack
+from photonic_ffzero.devices.wire import Kind
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.runs.directory import RunDirectory
@@ -319,7 +321,7 @@ class TestTraining:
     def test_equals_that_on_the_same_chip_unhidden(self, chosen, imperfections):
         """The same losses and scores to the last bit, native layers or a device."""
         chosen = {"nonlinearity": SPEC, "chip": 3, "engine": "native"} | chosen
-        hidden = trained(device=f"simulated:{imperfections}", **chosen)
+        hidden = trained(device=f"simulated:{imperfections}".rstrip(":"), **chosen)
         assert_same(hidden, trained(imperfections=imperfections, **chosen))
 
     @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ class TestTraining:
     def test_noise_of_the_writes_is_measured_where_a_step_is_chosen(self):
         """Every probe is written, though the phases are the same."""
         quiet, noisy = (
-            trained(device=f"simulated:{noise}", epsilon="auto", epochs=1, meshes=1)
+            trained(device=f"simulated:{noise}".rstrip(":"), epsilon="auto", epochs=1, meshes=1)
             for noise in ("", "write_noise=0.02")
         )
         assert 2 * quiet.history[0].epsilon < noisy.history[0].epsilon
@@ -441,11 +443,15 @@ class TestFiles:
         np.testing.assert_array_equal(scores(loaded), scores(model))
 
 
-def header(kind, length):
-    return struct.pack("<4sII", b"FFZ1", kind, length)
+def header(kind, length, version=wire.VERSION):
+    return struct.pack("<4sII", b"FFZ%d" % version, kind, length)
 
 
-HELLO = [pack(Kind.SHAPE, struct.pack("<III", N, N, MESHES))]
+def pack(kind, content=b""):
+    return header(kind, len(content)) + content
+
+
+HELLO = [pack(Kind.SHAPE, wire.SHAPE.pack(N, N, MESHES, b"chip A"))]
 DONE, LOST = [pack(Kind.DONE)], [pack(Kind.LOST)]
 LIGHT = pack(Kind.LIGHT, np.ones((B, N), "<f4").tobytes())
 
@@ -456,8 +462,8 @@ class TestRemote:
 
         def hang_up(z, count):
             if count in (1, 2, 9):
-                for line in tuple(server._connections):
-                    line.shutdown(socket.SHUT_RDWR)
+                for line in tuple(server.places):
+                    server.hang_up(line)
             return z
 
         calm = trained(device=chip(), epochs=1)
@@ -477,8 +483,32 @@ class TestRemote:
         with served(chip()) as server:
             far = connect(server)
         port = server.server_address[1]
-        with served(SimulatedChip(6), port), pytest.raises(DeviceError, match=r"found \(6, 6, 2\)"):
+        with served(SimulatedChip(6), port), pytest.raises(DeviceError, match="units 4, found 6"):
             far.write(1, *some_phases())
+
+    def test_its_identity_travels(self):
+        one, other = chip(seed=1), chip(seed=2)
+        assert one.identity == chip(seed=1).identity != other.identity
+        assert one.identity != chip(seed=1, imperfections=Imperfections(read_noise=0.1)).identity
+        with served(one) as server:
+            far = connect(server)
+            assert far.identity == one.identity
+        with (
+            served(other, server.server_address[1]),
+            pytest.raises(
+                DeviceError, match=r"identity simulated chip 1, .* found simulated chip 2"
+            ),
+        ):
+            far.write(1, *some_phases())
+        with served(Wrapped(one)) as server:
+            assert connect(server).identity is None
+
+    @pytest.mark.parametrize("identity", [7, "", "a\nb", "\x1b[2J", "x" * 257, "\udcff"])
+    def test_an_identity_is_a_short_printable_text(self, identity):
+        device = chip()
+        device.identity = identity
+        with pytest.raises(ValueError, match="device's identity must"):
+            DeviceServer(device)
 
     def test_two_clients_do_not_read_each_other_s_phases(self):
         with served(chip()) as server:
@@ -552,7 +582,7 @@ class TestRemote:
                 far.measure(1, light())
 
     def test_a_shape_that_is_none_is_refused(self):
-        shape = [pack(Kind.SHAPE, struct.pack("<III", 0, 4, 2))]
+        shape = [pack(Kind.SHAPE, wire.SHAPE.pack(0, 4, 2, b""))]
         with scripted(shape) as server, pytest.raises(ValueError, match=r"units .*got 0"):
             Driver(connect(server))
 
@@ -653,7 +683,8 @@ RUN += ["--directions", "2", "--epochs", "3", "--quiet"]
 def results(folder):
     """All results of a run but its time, and where its device was."""
     content = json.loads((Path(folder) / "results.json").read_text())
-    return {k: v for k, v in content.items() if k not in ("train_seconds", "device", "engine")}
+    left_out = ("train_seconds", "device", "device_identity", "engine")
+    return {k: v for k, v in content.items() if k not in left_out}
 
 
 def error_of(arguments, capsys, command=main):
@@ -701,9 +732,56 @@ class TestRuns:
         assert "--device" in error_of(["run", "image.png"], capsys, predict.main)
         assert predict.main(["run", "image.png", "--device", "lab:chip"]) == 0
         Path("run/results.json").unlink()
-        assert "--device" in error_of(["--resume", "run", "--quiet"], capsys)
+        assert "use --device lab:chip" in error_of(["--resume", "run", "--quiet"], capsys)
         assert main(["--resume", "run", "--device", "lab:chip", "--quiet"]) == 0
         assert results("run") == results("whole")
+
+    def test_a_file_opens_no_connection_and_starts_no_program(self, capsys, monkeypatch):
+        assert main([*RUN, "--epochs", "1", "--device", "simulated", "--output", "run"]) == 0
+        for name in ("results.json", "model.npz"):
+            Path("run", name).unlink()
+        written = json.loads(Path("run/config.json").read_text())
+        monkeypatch.setattr(networks, "RemoteDevice", None)
+        monkeypatch.setattr(networks.pkgutil, "resolve_name", None)
+        none = dict.fromkeys(("nonlinearity", "amplifier", "chip", "engine", "unit_power"))
+        capsys.readouterr()
+        for device in ("tcp://127.0.0.1:9", "tcp://[::1]:9?retries=0", "os:getcwd"):
+            changed = written | none | {"device": device}
+            Path("run/config.json").write_text(json.dumps(changed))
+            line = error_of(["--resume", "run", "--quiet"], capsys)
+            assert f"use --device {shlex.quote(device)}" in line
+            assert line.count("\n") == 1
+        for device in ("tcp://a\x1b[2J:9", "tcp://a b:9", "os:getcwd()", "own X\n"):
+            Path("run/config.json").write_text(json.dumps(written | none | {"device": device}))
+            line = error_of(["--resume", "run", "--quiet"], capsys)
+            assert "device" in line
+            assert "\x1b" not in line
+        black_box = written | {"nonlinearity": "black box os.system"}
+        Path("run/config.json").write_text(json.dumps(black_box))
+        assert "nonlinearity" in error_of(["--resume", "run", "--quiet"], capsys)
+
+    def test_a_run_goes_on_with_the_chip_it_began_with(self, capsys):
+        good = 40
+        dying = Wrapped(SimulatedChip(16, seed=5), lambda z, count: z if count <= good else None)
+        dying.identity = "chip A"
+        with served(dying) as server:
+            assert main([*RUN, "--device", server.address, "--output", "run"]) == 1
+        resume = ["--resume", "run", "--quiet", "--device"]
+        good, dying.identity = 10**9, "chip B"
+        with served(dying) as server:
+            assert main([*resume, server.address]) == 1
+            line = capsys.readouterr().err
+            assert re.search(r"device_identity must be 'chip A', .* found 'chip B'", line)
+        with np.load("run/model.npz") as arrays:
+            content = dict(arrays)
+        about = json.loads(content["description"].tobytes())
+        assert about.pop("device_identity") == "chip A"
+        content["description"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        np.savez("run/model.npz", **content)
+        with served(dying) as server, pytest.warns(UserWarning, match="identity") as caught:
+            assert main([*resume, server.address]) == 0
+        assert len(caught) == 1
+        assert json.loads(Path("run/results.json").read_text())["device_identity"] == "chip B"
 
     def test_refusals_name_the_flag_and_write_nothing(self, capsys):
         run = [*RUN, "--device", "tcp://127.0.0.1:9?retries=0", "--output", "run"]

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from meshes.validation import closest, one_line, shown
 from photonic_ffzero.data.published import DATA_VARIABLE
+from photonic_ffzero.devices.session import TOKEN_VARIABLE
 from photonic_ffzero.runs.names import RUN
 from photonic_ffzero.settings import MOST, SWITCH, TEXT, ValueKind, settings_of, synonyms_of, whole
 
@@ -143,6 +144,17 @@ def add_data_dir(group: Any) -> None:
         metavar="DIR",
         help=f"folder that holds mnist/ and fashion-mnist/ (default: {DATA_VARIABLE}, then "
         "Keras's folder, then a download)",
+    )
+
+
+def add_token_file(group: Any) -> None:
+    """Add the flag for the secret that both sides of a ``tcp://`` connection share."""
+    group.add_argument(
+        "--token-file",
+        type=reader(PATH),
+        metavar="FILE",
+        help="file with the secret that client and server of a tcp:// device share, readable by "
+        f"its owner alone (default: the variable {TOKEN_VARIABLE}, or no secret)",
     )
 
 

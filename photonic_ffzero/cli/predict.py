@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader
+from photonic_ffzero.cli.arguments import PATH, LineParser, add_token_file, as_flag, reader
 from photonic_ffzero.data.readers import (
     IMAGE_SUFFIXES,
     DataError,
@@ -19,6 +19,7 @@ from photonic_ffzero.data.readers import (
     read_image,
 )
 from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.devices import RemoteDevice
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.model import Model
 from photonic_ffzero.runs.names import RUN
@@ -95,7 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        model = load_model(model_file(arguments.model), device=arguments.device)
+        device = arguments.device
+        if arguments.token_file is not None:
+            device = RemoteDevice.at(device or "", arguments.token_file)
+        model = load_model(model_file(arguments.model), device=device)
         names, x = read_encoded(model, arguments.images, arguments.dark_on_light)
         rows = [_as_row(prediction) for prediction in classify(model, names, x)]
         if arguments.csv:
@@ -157,6 +161,7 @@ def _parser() -> LineParser:
     add("images", type=reader(PATH), nargs="+", metavar="IMAGE", help=kinds)
     device = "where a model that was trained on a device predicts: tcp://host:port, module:factory"
     add("--device", metavar="NAME", help=device)
+    add_token_file(parser)
     ink = "swap dark and light: ink on paper, for a network trained on MNIST's white on black"
     add("--dark-on-light", action="store_true", help=ink)
     add("--csv", type=reader(PATH), metavar="FILE", help="write the table there, too")

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from meshes import NONLINEARITIES
-from photonic_ffzero.cli.arguments import LineParser, as_flag, count
+from photonic_ffzero.cli.arguments import LineParser, add_token_file, as_flag, count
 from photonic_ffzero.config import SIMULATED, configure
 from photonic_ffzero.devices import DeviceServer
+from photonic_ffzero.devices.server import Limits
+from photonic_ffzero.devices.session import read_secret
 from photonic_ffzero.networks import open_device
 
 
@@ -32,14 +34,21 @@ def _server(arguments: argparse.Namespace) -> DeviceServer:
     settings = ("meshes", "columns", "nonlinearity", "chip", "device")
     config = configure(**{name: getattr(arguments, name) for name in settings})
     device = open_device(config, arguments.units)
-    return DeviceServer(device, arguments.host, arguments.port)
+    return DeviceServer(
+        device,
+        arguments.host,
+        arguments.port,
+        secret=read_secret(arguments.token_file),
+        limits=Limits(clients=arguments.max_clients),
+    )
 
 
 def _parser() -> LineParser:
     parser = LineParser(
         prog="python -m photonic_ffzero.cli.serve",
         description="Serve a device to other processes. They train on it with --device "
-        "tcp://host:port, the address that is printed, and see intensities and nothing else.",
+        "tcp://host:port, the address that is printed, and see intensities and nothing else. "
+        "Nothing is encrypted. Other machines are let in only if they share a secret.",
     )
     device = f"{SIMULATED}:key=value,... with imperfections, or module:factory (default: simulated)"
     nonlinearity = f"after its meshes: {', '.join(NONLINEARITIES)} (default: electro-optic)"
@@ -52,6 +61,9 @@ def _parser() -> LineParser:
     add("--chip", type=count(0), metavar="N", help="its seed: which chip was made (default: 0)")
     add("--host", default="127.0.0.1", help="name or number to listen at (default: 127.0.0.1)")
     add("--port", type=count(0, 65535), default=0, metavar="N", help="port (default: any free one)")
+    places = "clients at a time; the one that is idle longest makes room (default: 8)"
+    add("--max-clients", type=count(1), default=Limits.clients, metavar="N", help=places)
+    add_token_file(parser)
     return parser
 
 

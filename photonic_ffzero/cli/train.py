@@ -17,13 +17,13 @@ from photonic_ffzero.cli.arguments import (
     add_data_dir,
     add_directories,
     add_settings,
+    add_token_file,
     as_flag,
     flag_of,
 )
 from photonic_ffzero.config import Config, configure
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import DeviceError
-from photonic_ffzero.devices.remote import SCHEME
 from photonic_ffzero.power import UNIT_POWER, in_units
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.job import Job
@@ -102,6 +102,7 @@ def build_parser(recipe: str = "balanced") -> LineParser:
     add_settings(parser, groups, Config, recipe=recipe)
     add_settings(parser, groups, Plan)
     add_data_dir(groups["data"])
+    add_token_file(groups["network"])
     add_directories(groups["run"], "run", "result")
     parser.set_defaults(recipe=recipe, dataset="auto")
     return parser
@@ -127,7 +128,10 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
     if job.dataset.note:
         print(job.dataset.note, file=sys.stderr)
     script = _script(job.plan.config.recipe)  # a grid's runs are resumed whatever they are of
-    how = f"go on with: {script} --resume {job.output}{_device_flag(job.plan.config)}"
+    flags = _device_flag(job.plan.config)
+    if arguments.token_file is not None:
+        flags += f" --token-file {shlex.quote(str(arguments.token_file))}"
+    how = f"go on with: {script} --resume {job.output}{flags}"
     with StopSignals() as signals:
         try:
             job.run((signals,))
@@ -162,7 +166,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
     plan = plan_for(config=config, **{name: getattr(arguments, name) for name in settings_of(Plan)})
     output = arguments.output or _dated_directory(arguments.dataset, config)
     check_new_directory(output)
-    return Job.load(plan, arguments.data_dir, output, arguments.quiet)
+    return Job.load(plan, arguments.data_dir, output, arguments.quiet, arguments.token_file)
 
 
 def resumed(arguments: argparse.Namespace, parser: LineParser) -> Job:
@@ -176,26 +180,31 @@ def resumed(arguments: argparse.Namespace, parser: LineParser) -> Job:
             f"resume must name a run's directory, no config.json in {arguments.resume}"
         )
     plan = _with_device(Plan.from_json(written), arguments.device)
-    job = Job.load(plan, arguments.data_dir, arguments.resume, arguments.quiet)
+    job = Job.load(
+        plan, arguments.data_dir, arguments.resume, arguments.quiet, arguments.token_file
+    )
     job.check_same(written)
     return job
 
 
-_RESUMABLE = ("resume", "data_dir", "quiet", "device")
+_RESUMABLE = ("resume", "data_dir", "quiet", "device", "token_file")
 
 
 def _with_device(plan: Plan, device: str | None) -> Plan:
     """The plan on the device where it is now, which may not be where the run began.
 
-    A file must not start a program: a factory has to be named again.
+    A file must start no program and open no connection, so that a device is named again.
     """
     named = plan.config.device
-    if device is None and (named is None or plan.config.simulates_device or SCHEME in named):
+    if device is None and (named is None or plan.config.simulates_device):
         return plan
     if named is None:
         raise ValueError("device does not apply to a run that began without one")
     if device is None:
-        raise ValueError(f"device must be named again, as it is a program: --device {named}")
+        raise ValueError(
+            "device must be named again, as a file must start no program and open no connection: "
+            f"use{_device_flag(plan.config)}"
+        )
     return replace(plan, config=plan.config.moved_to(device))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from meshes import Phases, RectangularMesh
 from meshes._tensorflow import from_python, tf
-from meshes.validation import integer
+from meshes.validation import integer, one_line, shown
 from photonic_ffzero.layers.photonic import PhaseLayer
 
 
@@ -26,6 +26,9 @@ class Device(Protocol):
     ``units`` is the number N of ports of every mesh, ``columns`` the number L of its columns, each
     of M = N // 2 interferometers; ``meshes`` counts the meshes that the light passes in turn. Any
     error in a method ends a training; what was learned until then is kept.
+
+    A device may also have an ``identity``, a text of at most 256 bytes that no other device has,
+    such as a serial number. A training that goes on compares it with that of its beginning.
     """
 
     @property
@@ -46,6 +49,23 @@ class Device(Protocol):
 
         Returns the intensities at its output ports, before its nonlinearity [B, N], at least 0.
         """
+
+
+MAX_IDENTITY = 256  # bytes
+
+
+def identity_of(device: Device | None) -> str | None:
+    """The identity of a device; None if it has none."""
+    identity = getattr(device, "identity", None)
+    if identity is None:
+        return None
+    if not (isinstance(identity, str) and identity and identity.isprintable()):
+        raise ValueError(f"device's identity must be a printable text, got {shown(identity)}")
+    if len(identity.encode()) > MAX_IDENTITY:
+        raise ValueError(
+            f"device's identity must have at most {MAX_IDENTITY} bytes, got {shown(identity)}"
+        )
+    return identity
 
 
 class Driver:
@@ -114,8 +134,8 @@ class Driver:
         except DeviceError:
             raise
         except Exception as error:
-            text = f"device failed to {method} mesh {mesh}: {type(error).__name__}: {error}"
-            raise DeviceError(text) from error
+            reason = one_line(f"{type(error).__name__}: {error}")
+            raise DeviceError(f"device failed to {method} mesh {mesh}: {reason}") from error
 
 
 def check_intensities(answer: Any, shape: tuple[int, ...], mesh: int) -> np.ndarray:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hmac
+import re
+import secrets
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from meshes.validation import check_fields, number_field, with_values
+from meshes.validation import check_fields, number_field, one_line, with_values
 from photonic_ffzero.devices import wire
 from photonic_ffzero.devices.device import DeviceError
-from photonic_ffzero.devices.wire import Kind
+from photonic_ffzero.devices.session import TOKEN_VARIABLE, derived, read_secret
+from photonic_ffzero.devices.wire import SECRET_BYTES, Kind
 
 SCHEME = "tcp://"
 
+_SECRET_FLAGS = f"--token-file or {TOKEN_VARIABLE}"
 _FIRST_PAUSE = 0.5  # seconds before the second attempt; each further pause is twice as long
 
 
@@ -46,11 +52,13 @@ class Address:
         """Read ``tcp://host:port`` or ``tcp://host:port?timeout=60,retries=3``."""
         place, _, rest = text.removeprefix(SCHEME).partition("?")
         host, _, port = place.rpartition(":")
-        if not (text.startswith(SCHEME) and host and port.isascii() and port.isdigit()):
+        host = re.sub(r"^\[(.*)\]$", r"\1", host)
+        readable = re.fullmatch(r"[\w.:%-]+", host) and port.isascii() and port.isdigit()
+        if not (text.startswith(SCHEME) and readable):
             raise ValueError(f"device must be written {SCHEME}host:port, got {text!r}")
         if not 0 < int(port[:6]) < 2**16:
             raise ValueError(f"device's port must be 1 to 65535, got {port}")
-        return cls(host.strip("[]"), int(port), with_values("device", "", rest, Patience))
+        return cls(host, int(port), with_values("device", "", rest, Patience))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -62,6 +70,7 @@ class RemoteDevice:
 
     Args:
         address: Where its server listens; a `DeviceError` says that no device answers there.
+        secret: What the server must know and prove, see `session`; None for a server without one.
         clock: Seconds on a clock that never goes back.
         pause: Waits for some seconds.
     """
@@ -70,23 +79,24 @@ class RemoteDevice:
         self,
         address: Address,
         *,
+        secret: bytes | None = None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.address = address
         self._tries = 1 + int(address.patience.retries)
-        self._clock, self._pause = clock, pause
-        self._connection: Any = None
+        self._secret, self._clock, self._pause = secret, clock, pause
+        self._channel: Any = None
         self._end = 0.0  # when the current question must have been answered
         self._written: dict[int, bytes] = {}
-        self._shape: tuple[int, ...] | None = None
-        _, answer = self._ask(Kind.HELLO, b"", {Kind.SHAPE: wire.SHAPE.size})
-        self._shape = self.units, self.columns, self.meshes = wire.SHAPE.unpack(answer)
+        self._shape = b""
+        self._shape = self._ask(Kind.HELLO, b"", _SHAPE)[1]
+        self.units, self.columns, self.meshes, self.identity = _described(self._shape)
 
     @classmethod
-    def at(cls, text: str) -> RemoteDevice:
-        """The device at ``tcp://host:port``."""
-        return cls(Address.of(text))
+    def at(cls, text: str, token_file: Path | None = None) -> RemoteDevice:
+        """The device at ``tcp://host:port``, with the secret of `session.read_secret`."""
+        return cls(Address.of(text), secret=read_secret(token_file))
 
     def write(self, mesh: int, theta: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> None:
         """Set the phases of one mesh, see `Device`."""
@@ -102,12 +112,12 @@ class RemoteDevice:
 
     def close(self) -> None:
         """Hang up; the next question opens a new connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._channel is not None:
+            self._channel.connection.close()
+            self._channel = None
 
     def __del__(self) -> None:
-        if hasattr(self, "_connection"):
+        if hasattr(self, "_channel"):
             self.close()
 
     def _measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
@@ -134,7 +144,7 @@ class RemoteDevice:
                 self._pause(_FIRST_PAUSE * 2 ** (attempt - 1))
             self._end = self._clock() + self.address.patience.timeout
             try:
-                if self._connection is None:
+                if self._channel is None:
                     self._connect()
                 return self._exchange(kind, content, expected)
             except BaseException as error:
@@ -150,38 +160,76 @@ class RemoteDevice:
     def _connect(self) -> None:
         """Open a connection, to the same device as before if there was one."""
         address = self.address.host, self.address.port
-        self._connection = socket.create_connection(address, self._seconds_left())
-        if self._shape is None:
+        connection = socket.create_connection(address, self._seconds_left())
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._channel = wire.Channel(connection, "client")
+        if self._secret is not None:
+            self._authenticate(self._secret)
+        if not self._shape:
             return
-        _, answer = self._exchange(Kind.HELLO, b"", {Kind.SHAPE: wire.SHAPE.size})
-        if (shape := wire.SHAPE.unpack(answer)) != self._shape:
-            raise DeviceError(
-                f"device {self.address} must be the one it was, with (units, columns, meshes) = "
-                f"{self._shape}, found {shape}"
-            )
+        _, answer = self._exchange(Kind.HELLO, b"", _SHAPE)
+        names = ("units", "columns", "meshes", "identity")
+        for name, before, now in zip(names, *map(_described, (self._shape, answer)), strict=True):
+            if before != now:
+                raise DeviceError(
+                    f"device {self.address} must be the one it was, with {name} {before}, "
+                    f"found {now}"
+                )
+
+    def _authenticate(self, secret: bytes) -> None:
+        """Let both sides prove that they know the secret; from then on, messages carry codes."""
+        _, challenge = self._exchange(Kind.HELLO, b"", {Kind.CHALLENGE: SECRET_BYTES})
+        nonce = secrets.token_bytes(SECRET_BYTES)
+        nonces, size = challenge + nonce, {Kind.PROOF: SECRET_BYTES}
+        _, proof = self._exchange(Kind.PROOF, nonce + derived(secret, nonces, "client"), size)
+        if not hmac.compare_digest(proof, derived(secret, nonces, "server")):
+            raise DeviceError(f"device {self.address} must prove that it knows the secret")
+        self._channel.key = derived(secret, nonces, "session")
 
     def _exchange(
         self, kind: Kind, content: bytes, expected: dict[Kind, int]
     ) -> tuple[Kind, bytes]:
-        self._connection.settimeout(self._seconds_left())
-        self._connection.sendall(wire.pack(kind, content))
         try:
-            kind, length = wire.receive_header(self._connection, self._seconds_left)
+            self._channel.send(kind, content, self._seconds_left())
+            kind, length = self._channel.receive_header(self._seconds_left)
+            self._check_kind(kind, length, expected)
+            answer = bytes(self._channel.receive(length, self._seconds_left))
         except wire.ProtocolError as error:
             raise DeviceError(f"device {self.address} answers nonsense: {error}") from None
-        failed = kind == Kind.FAILED and length <= wire.MAX_TEXT
-        if not failed and expected.get(kind) != length:
-            wanted = " or ".join(f"{k.name} of {size} bytes" for k, size in expected.items())
-            raise DeviceError(
-                f"device {self.address} must answer {wanted}, found {kind.name} of {length} bytes"
-            )
-        answer = wire.receive(self._connection, length, self._seconds_left)
-        if failed:
+        if kind == Kind.FAILED:
             raise DeviceError(f"device {self.address} failed: {answer.decode(errors='replace')!r}")
         return kind, answer
+
+    def _check_kind(self, kind: Kind, length: int, expected: dict[Kind, int]) -> None:
+        """Refuse an answer by its header; too many clients are an error of the connection."""
+        if kind == Kind.BUSY:
+            raise ConnectionError("its server has no place for another client")
+        if expected.get(kind) == length or (kind == Kind.FAILED and length <= wire.MAX_TEXT):
+            return
+        if kind == Kind.CHALLENGE:
+            raise DeviceError(f"device {self.address} wants a secret: use {_SECRET_FLAGS}")
+        if kind == Kind.SHAPE and Kind.CHALLENGE in expected:
+            raise DeviceError(
+                f"device {self.address} asks for no secret: start its server with {_SECRET_FLAGS}, "
+                "or leave it out here"
+            )
+        wanted = " or ".join(f"{k.name} of {size} bytes" for k, size in expected.items())
+        raise DeviceError(
+            f"device {self.address} must answer {wanted}, found {kind.name} of {length} bytes"
+        )
 
     def _seconds_left(self) -> float:
         left = self._end - self._clock()
         if left <= 0:
             raise TimeoutError("timed out")
         return left
+
+
+_SHAPE = {Kind.SHAPE: wire.SHAPE.size}
+
+
+def _described(shape: bytes) -> tuple[int, int, int, str | None]:
+    """Units, columns, meshes and identity, as a server tells them."""
+    *sizes, identity = wire.SHAPE.unpack(shape)
+    text = identity.rstrip(b"\0").decode(errors="replace")
+    return *sizes, one_line(text) or None

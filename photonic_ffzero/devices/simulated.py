@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,7 @@ class SimulatedChip:
             Photonic(mesh, nonlinearity, engine, chip, amplifier if index else None)
             for index, (mesh, chip) in enumerate(fabricated)
         )
+        self.identity = _identity(self, imperfections, seed)
         self._rng = generator(seed, "device")
         self._written: dict[int, tuple[Phases, Any]] = {}
 
@@ -83,3 +86,11 @@ class SimulatedChip:
 
     def _draw_noise(self, mesh: int, batch: int) -> Noise:
         return self._layers[mesh - 1].draw_noise(self._rng, 1, 1, batch, 0) or Noise()
+
+
+def _identity(chip: SimulatedChip, imperfections: Imperfections, seed: int) -> str:
+    """Which chip it is: its seed, and a checksum of its size and of the imperfections it has."""
+    ideal = asdict(Imperfections())
+    deviations = {k: v for k, v in asdict(imperfections).items() if v != ideal[k]}
+    facts = repr((chip.units, chip.meshes, chip.columns, sorted(deviations.items())))
+    return f"simulated chip {seed}, {zlib.crc32(facts.encode()):08x}"

@@ -19,7 +19,7 @@ from photonic_ffzero.data.datasets import Dataset, load_dataset, split
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import task_of
-from photonic_ffzero.devices.device import Device
+from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.inference import Evaluation, score
 from photonic_ffzero.model import Model, Position
@@ -58,7 +58,14 @@ class Job:
     device: Device | None = None
 
     @classmethod
-    def load(cls, plan: Plan, data_dir: Path | None, output: Path, quiet: bool) -> Job:
+    def load(
+        cls,
+        plan: Plan,
+        data_dir: Path | None,
+        output: Path,
+        quiet: bool,
+        token_file: Path | None = None,
+    ) -> Job:
         """Load and encode the data of a plan, and build its network once; write nothing."""
         dataset = load_dataset(plan.dataset, data_dir, plan.image_size)
         count = len(dataset.train_labels)
@@ -79,7 +86,9 @@ class Job:
         )
         job = cls(plan, dataset, encoder, train, test, output, quiet)
         if plan.config.device and not plan.config.simulates_device:
-            job = replace(job, device=open_device(plan.config, train.x.shape[-1]))
+            job = replace(job, device=open_device(plan.config, train.x.shape[-1], token_file))
+        elif token_file is not None:
+            raise ValueError("token_file belongs to a device at tcp://host:port, found none")
         job._trainer(plan.config.seed)  # so that errors surface before anything is written
         return job
 
@@ -135,8 +144,15 @@ class Job:
             f"{data.name} ({data.source})\n"
             f"{kept} training, {held_out} validation, {len(self.test.y)} test samples\n"
             f"{config.method}, recipe {config.recipe}{steps}, {config.epochs} epochs\n"
-            f"{_network_line(config, self.train.x.shape[-1])}"
+            f"{_network_line(config, self.train.x.shape[-1])}{self._device_line()}"
         )
+
+    def _device_line(self) -> str:
+        """Which device it is, or that nobody can know."""
+        if self.device is None:
+            return ""
+        unchecked = "without an identity: a resume cannot check that it is the same"
+        return f"\ndevice {identity_of(self.device) or unchecked}"
 
     def _trainer(self, seed: int, checkpoint: Path | None = None) -> Trainer:
         """Split off the validation samples; build the network of a seed, or load it."""
@@ -228,6 +244,7 @@ class Job:
             "chip_seconds": rates.seconds(model.usage) if rates else None,
             "chip_joules": rates.joules(model.usage) if rates else None,
             "train_seconds": round(model.seconds, 3),
+            "device_identity": identity_of(model.device),
             "versions": versions(),
         }
 
