@@ -3,7 +3,7 @@
 from meshes._former_paths import redirect
 from meshes.decomposition import Mismatch, SVDMeshes, decompose, nearest_unitary, svd_decompose
 from meshes.estimate import ChipEstimate, MeshEstimate, MeshParameters
-from meshes.imperfections import Chip, Imperfections, shot_noise
+from meshes.imperfections import PRESETS, Chip, Imperfections, shot_noise
 from meshes.mesh import Phases, RectangularMesh
 from meshes.nonlinearities import (
     NONLINEARITIES,
@@ -26,6 +26,7 @@ from meshes.propagation import ENGINES, intensities, propagate, resolve_engine
 __all__ = [
     "ENGINES",
     "NONLINEARITIES",
+    "PRESETS",
     "Amplifier",
     "BlackBox",
     "CReLU",

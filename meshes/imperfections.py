@@ -23,11 +23,22 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from meshes._tensorflow import tf
 from meshes.mesh import Phases, RectangularMesh
-from meshes.validation import check_fields, integer, keep, number, number_field
+from meshes.validation import (
+    check_fields,
+    choice_field,
+    closest,
+    from_spec,
+    integer,
+    keep,
+    number,
+    number_field,
+    shown,
+    with_values,
+)
 
 _PLANCK, _LIGHT = 6.62607015e-34, 299792458.0  # J s, m / s
 _OFFSETS, _WALK = 1, 2  # random streams of a chip's seed
@@ -40,10 +51,14 @@ class Imperfections:
     Args:
         splitter_error: Standard deviation of the couplers' angles from pi / 4, rad. 0.05 rad moves
             5 % of the power to the other output.
-        phase_offset: Standard deviation of the phase shifters' offsets, rad.
+        phase_offset: Standard deviation of the phase shifters' offsets, rad; the largest offset
+            if their law is uniform.
+        phase_law: Law of the offsets: ``normal`` or ``uniform``.
         insertion_loss_db: Power loss of an interferometer, dB.
         loss_imbalance_db: Mean additional loss of a path through an interferometer, dB;
             exponentially distributed over the chip, so that no path gains power.
+        shifter_loss: Largest share of the amplitude that the phase shifters of a column take from
+            a port; uniform over the chip.
         drive_bits: Resolution of the drive over 0 .. 2 pi, bits.
         write_noise: Noise of a phase at every write, rad.
         crosstalk: Share of a shifter's phase that its neighbours in the column also get.
@@ -66,8 +81,10 @@ class Imperfections:
 
     splitter_error: float = number_field(0.0, minimum=0.0)
     phase_offset: float = number_field(0.0, minimum=0.0)
+    phase_law: str = choice_field("normal", ("normal", "uniform"))
     insertion_loss_db: float = number_field(0.0, minimum=0.0)
     loss_imbalance_db: float = number_field(0.0, minimum=0.0)
+    shifter_loss: float = number_field(0.0, minimum=0.0, maximum=0.5)
     drive_bits: int = number_field(0, minimum=0, maximum=24)
     write_noise: float = number_field(0.0, minimum=0.0)
     crosstalk: float = number_field(0.0, minimum=0.0, maximum=0.5)
@@ -87,6 +104,8 @@ class Imperfections:
         check_fields(self)
         if not self.drift and self.epoch_hours != type(self).epoch_hours:
             raise ValueError(f"epoch_hours must come with drift, got {self.epoch_hours:g} alone")
+        if not self.phase_offset and self.phase_law != type(self).phase_law:
+            raise ValueError(f"phase_law must come with phase_offset, got {self.phase_law} alone")
 
     @property
     def drive_step(self) -> float:
@@ -101,7 +120,8 @@ class Imperfections:
     @property
     def fabricated(self) -> bool:
         """Whether chips differ from each other, so that the seed matters."""
-        return any((self.splitter_error, self.phase_offset, self.loss_imbalance_db, self.drift))
+        names = ("splitter_error", "phase_offset", "loss_imbalance_db", "shifter_loss", "drift")
+        return any(getattr(self, name) for name in names)
 
     @property
     def noisy_readings(self) -> bool:
@@ -119,9 +139,44 @@ class Imperfections:
 
         The seed determines couplers, losses, offsets and drift; detectors average ``reads`` times.
         """
-        losses = {name: getattr(self, name) for name in ("insertion_loss_db", "loss_imbalance_db")}
+        names = ("insertion_loss_db", "loss_imbalance_db", "shifter_loss")
+        losses = {name: getattr(self, name) for name in names}
         mesh = RectangularMesh(units, num_columns, self.splitter_error, seed, **losses)
         return Chip(mesh, self, seed, reads)
+
+
+class Preset(NamedTuple):
+    """A chip that was described, and where."""
+
+    imperfections: Imperfections
+    reference: str
+
+
+PRESETS: dict[str, Preset] = {
+    "ntt-2025": Preset(
+        Imperfections(
+            splitter_error=0.005, phase_offset=0.1, phase_law="uniform", shifter_loss=1e-3
+        ),
+        "Sawada, Aoyama, Notomi, Layered-parameter perturbation for zeroth-order optimization of "
+        "optical neural networks, AAAI 2025, at beta = 1; their splitting angles are twice ours",
+    ),
+}
+
+
+def imperfections_of(argument: str, text: str) -> Imperfections:
+    """The imperfections of ``"key=value,..."`` or ``"NAME:key=value,..."`` with a preset's name.
+
+    Errors name the ``argument`` that the text stands for.
+    """
+    name = text.partition(":")[0].strip() if isinstance(text, str) else ""
+    if "=" in name or not name:
+        return with_values(argument, "", text, Imperfections)
+    if name not in PRESETS:
+        raise ValueError(
+            f"{argument} is written key=value,... or NAME:key=value,... with NAME one of "
+            f"{', '.join(PRESETS)}; got {shown(text)}{closest(name, PRESETS)}"
+        )
+    return from_spec(argument, text, {name: p.imperfections for name, p in PRESETS.items()})
 
 
 def shot_noise(
@@ -167,6 +222,8 @@ class Chip:
     def offsets(self) -> Phases:
         """The fixed offset of each shifter, rad."""
         normal = _per_shifter(self.mesh, np.random.default_rng([self.seed, _OFFSETS]))
+        if self.imperfections.phase_law == "uniform":
+            normal = Phases(*(2 * ndtr(x) - 1 for x in normal))  # from -1 to 1
         return _scaled(self.imperfections.phase_offset, normal)
 
     def draw(

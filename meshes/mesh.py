@@ -11,7 +11,7 @@ from meshes._tensorflow import tf
 from meshes.angles import wrapped
 from meshes.validation import integer, number
 
-_PATHS = 1  # with the seed, the stream of the paths' losses; coupler errors use the seed alone
+_PATHS, _SHIFTERS = 1, 2  # with the seed, streams of losses; coupler errors use the seed alone
 
 
 class Phases(NamedTuple):
@@ -54,6 +54,8 @@ class RectangularMesh:
             couple lose as much, so that all paths are balanced.
         loss_imbalance_db: mean of a further loss of each port in each column, dB, drawn once from
             an exponential distribution, so that no path gains.
+        shifter_loss: largest share of the amplitude that the phase shifters of a column take from
+            a port, drawn once for each from a uniform distribution.
 
     Attributes:
         mask: bool [L, M], False where an interferometer is idle.
@@ -73,6 +75,7 @@ class RectangularMesh:
         *,
         insertion_loss_db: float = 0.0,
         loss_imbalance_db: float = 0.0,
+        shifter_loss: float = 0.0,
     ) -> None:
         self.units = integer("units", units, minimum=2)
         columns = self.units if num_columns is None else num_columns
@@ -81,6 +84,7 @@ class RectangularMesh:
         self.seed = integer("seed", seed, minimum=0)
         self.insertion_loss_db = number("insertion_loss_db", insertion_loss_db, minimum=0.0)
         self.loss_imbalance_db = number("loss_imbalance_db", loss_imbalance_db, minimum=0.0)
+        self.shifter_loss = number("shifter_loss", shifter_loss, minimum=0.0, maximum=0.5)
         model = _neurophox().meshmodel.RectangularMeshModel(self.units, self.num_columns)
         self.mask = model.mask.astype(bool)
         self.splitter_errors = self._draw_splitter_errors()
@@ -139,7 +143,7 @@ class RectangularMesh:
         return (
             f"RectangularMesh({self.units}, {self.num_columns}, {self.splitter_error},"
             f" {self.seed}, insertion_loss_db={self.insertion_loss_db},"
-            f" loss_imbalance_db={self.loss_imbalance_db})"
+            f" loss_imbalance_db={self.loss_imbalance_db}, shifter_loss={self.shifter_loss})"
         )
 
     def _draw_splitter_errors(self) -> np.ndarray | None:
@@ -150,12 +154,15 @@ class RectangularMesh:
         return np.where(self.mask, delta, 0.0).astype(np.float32)
 
     def _draw_transmission(self) -> np.ndarray | None:
-        if self.insertion_loss_db == self.loss_imbalance_db == 0.0:
+        if self.insertion_loss_db == self.loss_imbalance_db == self.shifter_loss == 0.0:
             return None
         loss_db = np.full((self.num_columns, self.units), self.insertion_loss_db)
         if self.loss_imbalance_db:
             rng = np.random.default_rng([self.seed, _PATHS])
             loss_db += rng.exponential(self.loss_imbalance_db, loss_db.shape)
+        if self.shifter_loss:
+            rng = np.random.default_rng([self.seed, _SHIFTERS])
+            loss_db -= 20 * np.log10(1 - rng.uniform(0.0, self.shifter_loss, loss_db.shape))
         return (10.0 ** (-loss_db / 20.0)).astype(np.float32)
 
     def _haar_exponents(self) -> np.ndarray:

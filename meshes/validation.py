@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, field, fields, replace
 from decimal import Decimal
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -119,13 +119,20 @@ def number_field(default: Any = MISSING, **limits: float) -> Any:
     return field(default=default, metadata={"limits": limits})
 
 
-def check_fields(instance: Any) -> None:
-    """Check every `number_field` of a dataclass in its ``__post_init__``; keep Python's numbers.
+def choice_field(default: str, options: Iterable[str]) -> Any:
+    """Declare a dataclass field that `check_fields` requires to be one of the options."""
+    return field(default=default, metadata={"options": tuple(options)})
 
-    An int stays one, so that the field prints as it was written.
+
+def check_fields(instance: Any) -> None:
+    """Check every `number_field` and `choice_field` of a dataclass in its ``__post_init__``.
+
+    Numbers become Python's; an int stays one, so that the field prints as it was written.
     """
     for item in fields(instance):
         value = getattr(instance, item.name)
+        if "options" in item.metadata:
+            keep(instance, **{item.name: choice(item.name, value, item.metadata["options"])})
         if "limits" in item.metadata and not (value is None and item.default is None):
             checked = number(item.name, value, **item.metadata["limits"])
             if type(value) is not int:
@@ -162,8 +169,8 @@ def _folded(text: Any) -> str:
     return str(text)[:_LONGEST_VALUE].strip().casefold().replace("_", "-").strip("-")
 
 
-def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any]]) -> Any:
-    """Build one of the registry's dataclasses, whose fields are numbers, from its specification.
+def from_spec(argument: str, text: str, registry: Mapping[str, Any]) -> Any:
+    """Build one of the registry's dataclasses, see `with_values`, from its specification.
 
     The text is ``"name"`` or ``"name:key=value,..."``. Errors name the ``argument`` it stands for.
     """
@@ -178,26 +185,29 @@ def from_spec(argument: str, text: str, registry: Mapping[str, Callable[..., Any
 
 
 def with_values(argument: str, prefix: str, text: str, cls: Any) -> Any:
-    """Build a dataclass, whose fields are numbers, from ``"key=value,..."``; empty: its defaults.
+    """Build a dataclass, whose fields are numbers or choices, from ``"key=value,..."``.
 
-    Errors name the ``argument`` that the text stands for and the ``prefix``, ``"name:"`` or empty.
+    Fields that are not named keep their defaults, or their values if ``cls`` is an instance. Errors
+    name the ``argument`` that the text stands for and the ``prefix``, ``"name:"`` or empty.
     """
     if not isinstance(text, str):
         raise TypeError(f"{argument} must be written key=value,...; got {shown(text)}")
     owner, form = argument, "key=value,..."
     if prefix:
         owner, form = f"{argument} {prefix[:-1]}", f"NAME:{form}"
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
+    known = {field.name: field for field in fields(cls)}
     for item in text.split(",") if text else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
             raise ValueError(f"{argument} is written {form}; got {shown(item if key else text)}")
-        choice(f"{owner}'s parameter", key, [field.name for field in fields(cls)])
+        choice(f"{owner}'s parameter", key, known)
         if key in values:
             raise ValueError(f"{owner}: {key} must be set once, got {shown(text)}")
-        values[key] = _finite(f"{owner}: {key}", value)
+        words = "options" in known[key].metadata
+        values[key] = value if words else _finite(f"{owner}: {key}", value)
     with described(owner):
-        return cls(**values)
+        return cls(**values) if isinstance(cls, type) else replace(cls, **values)
 
 
 def _finite(name: str, text: str) -> float:

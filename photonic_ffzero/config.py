@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar, get_type_hints
 
 from meshes import NONLINEARITIES, Amplifier, Imperfections
+from meshes.imperfections import PRESETS, imperfections_of
 from meshes.nonlinearities import BlackBox
 from meshes.propagation import ENGINES
 from meshes.validation import closest, from_spec, number, shown, with_values
@@ -63,7 +64,10 @@ def device_kind(device: Any) -> str:
 
 
 def _device_imperfections(device: str) -> Imperfections:
-    imperfections = from_spec("device", device, {SIMULATED: Imperfections})
+    name, colon, values = device.partition(":")
+    if name.strip() != SIMULATED or (colon and not values):
+        from_spec("device", device, {SIMULATED: Imperfections})  # says what is wrong
+    imperfections = imperfections_of(f"device {SIMULATED}", values)
     if imperfections.drift:
         raise ValueError(f"device knows no epochs, so that it cannot drift with them, got {device}")
     return imperfections
@@ -88,6 +92,11 @@ def _check_nonlinearity(name: str, value: Any) -> Any:
     return value if callable(value) else TEXT.check(name, value)
 
 
+def _check_imperfections(name: str, value: Any) -> str:
+    imperfections_of(name, words := TEXT.check(name, value))
+    return words
+
+
 def _check_epsilon(name: str, value: Any) -> float | str:
     return AUTO if isinstance(value, str) and value == AUTO else number(name, value, above=0)
 
@@ -99,6 +108,11 @@ _DEVICE = ValueKind(
     _check_device,
     f"{SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or module:factory",
     metavar="NAME",
+)
+_IMPERFECTIONS = ValueKind(
+    _check_imperfections,
+    "key=value,..., NAME of a preset, NAME:key=value,... or empty",
+    metavar="key=value,...|NAME",
 )
 _EPSILON = ValueKind(
     _check_epsilon,
@@ -185,8 +199,9 @@ class Config:
         also=("gain", "level"),
     )
     imperfections: str | None = _network(
-        values_of(Imperfections),
-        f"of the chip: {', '.join(f.name for f in fields(Imperfections))}",
+        _IMPERFECTIONS,
+        f"of the chip: {', '.join(f.name for f in fields(Imperfections))}; or those of a chip "
+        f"that was published ({', '.join(PRESETS)}), with changes",
         applies=_PHOTONIC | {"device": "none"},
         default="",
         also=("noise", "errors", *(f.name for f in fields(Imperfections))),
@@ -201,7 +216,8 @@ class Config:
     device: str | None = _photonic(
         _DEVICE,
         f"train on a device instead of simulating: {SIMULATED}:key=value,... with imperfections "
-        "that training cannot see, tcp://host:port, or module:factory for your own",
+        f"that training cannot see, {SIMULATED}:NAME for those of a published chip, "
+        "tcp://host:port, or module:factory for your own",
         default=None,
     )
     readout: str = _network(
@@ -303,7 +319,7 @@ class Config:
     @property
     def chip_imperfections(self) -> Imperfections:
         """How far from ideal the chip is."""
-        return with_values("imperfections", "", self.imperfections or "", Imperfections)
+        return imperfections_of("imperfections", self.imperfections or "")
 
     @property
     def simulates_device(self) -> bool:

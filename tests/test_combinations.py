@@ -24,8 +24,10 @@ from photonic_ffzero.networks import NETWORKS
 STRENGTHS = {
     "splitter_error": "splitter_error=0.2",
     "phase_offset": "phase_offset=0.3",
+    "phase_law": "phase_offset=0.3,phase_law=uniform",
     "insertion_loss_db": "insertion_loss_db=1",
     "loss_imbalance_db": "loss_imbalance_db=1",
+    "shifter_loss": "shifter_loss=0.3",
     "drive_bits": "drive_bits=6",
     "write_noise": "write_noise=0.1",
     "crosstalk": "crosstalk=0.1",

@@ -1,7 +1,8 @@
 """Chips: the statistics, limits and order of imperfections, and training on imperfect chips."""
 
 import math
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from meshes import Imperfections, Phases, RectangularMesh, shot_noise
+from meshes import PRESETS, Imperfections, Phases, RectangularMesh, shot_noise
 from meshes._tensorflow import tf
 from meshes.imperfections import Noise, normals
 from photonic_ffzero.config import configure
@@ -26,6 +27,7 @@ STRENGTHS = {
     "phase_offset": 0.1,
     "insertion_loss_db": 0.5,
     "loss_imbalance_db": 0.5,
+    "shifter_loss": 0.1,
     "drive_bits": 5,
     "write_noise": 0.1,
     "crosstalk": 0.05,
@@ -100,6 +102,12 @@ class TestPhases:
         assert np.std(all_phases(one)) == pytest.approx(0.2, rel=0.03)  # 6 deviations of 4,160
         np.testing.assert_array_equal(one.theta, same.theta)
         assert np.abs(one.theta - other.theta).max() > 0.1
+
+    def test_a_uniform_law_has_the_stated_limits(self):
+        strengths = {"phase_offset": 0.2, "phase_law": "uniform"}
+        offsets = all_phases(Imperfections(**strengths).fabricate(64, seed=1).offsets)
+        assert kstest(offsets, "uniform", (-0.2, 0.4)).pvalue > 0.01
+        assert np.abs(offsets).max() <= 0.2
 
     @few
     @given(st.integers(1, 12), st.integers(0, 1000))
@@ -194,7 +202,7 @@ class TestDraws:
 
     def test_light_is_steady_unless_something_fresh_acts_on_it(self):
         names = {field.name for field in fields(Imperfections)}
-        assert names == STRENGTHS.keys() | {"epoch_hours"}  # which has a meaning with drift alone
+        assert names == STRENGTHS.keys() | {"epoch_hours", "phase_law"}  # of drift, of offsets
         unsteady = {
             name for name in STRENGTHS if not Imperfections(**{name: STRENGTHS[name]}).steady
         }
@@ -299,3 +307,18 @@ class TestStepSize:
         position = Position(block=0, epoch=1, epsilon=steps[1])
         save_checkpoint(models[1], position, tmp_path / "c.npz")
         assert load_checkpoint(tmp_path / "c.npz")[1].epsilon == position.epsilon
+
+
+class TestPresets:
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_a_name_stands_for_its_imperfections_and_may_be_changed(self, name):
+        preset = PRESETS[name]
+        assert re.search(r"\b(19|20)\d\d\b", preset.reference)
+        assert configure(imperfections=name).chip_imperfections == preset.imperfections
+        device = configure(device=f"simulated:{name}:adc_bits=8,splitter_error=0")
+        changed = replace(preset.imperfections, adc_bits=8, splitter_error=0)
+        assert device.device_imperfections == changed
+
+    def test_the_published_shifters_take_up_to_a_thousandth(self):
+        passed = PRESETS["ntt-2025"].imperfections.fabricate(64, seed=2).mesh.transmission
+        assert kstest(1 - passed.ravel(), "uniform", (0, 1e-3)).pvalue > 0.01
