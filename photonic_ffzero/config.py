@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar, get_type_hints
 
 from meshes import NONLINEARITIES, Amplifier, Imperfections
@@ -292,10 +293,9 @@ class Config:
         keep_checked(self)
         check_scope(self, facts(vars(self)), describe(vars(self)))
         _ = self.layer_nonlinearity
-        for rules in (_method_rules, _mesh_rules, _chip_rules):
-            for broken, message in rules(self):
-                if broken:
-                    raise ValueError(message)
+        for broken, message in chain(_network_rules(self), _training_rules(self)):
+            if broken:
+                raise ValueError(message)
 
     @property
     def slopes(self) -> str | None:
@@ -330,6 +330,11 @@ class Config:
     def device_imperfections(self) -> Imperfections:
         """How far from ideal a simulated device is, which training must not look at."""
         return _device_imperfections(self.device or "")
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; else the network is tested as it is."""
+        return self.epochs > 0
 
     @property
     def local(self) -> bool:
@@ -410,19 +415,39 @@ def describe(values: Mapping[str, Any]) -> str:
 
 
 # --- rules between settings: pairs (whether the run breaks the rule, message) ------------------
+#
+# Whatever a network is for, it must be possible to build and test it; `_network_rules` say how.
+# `_training_rules` are about gradients, and a run of no epochs needs none.
+
+
+def _network_rules(run: Config) -> Iterator[tuple[bool, str]]:
+    yield run.norm_size == 1, "norm_size must be 0 or at least 2: one value is a sign, got 1"
+    yield (
+        run.task == "regression" and run.rule not in (None, "last"),
+        f"rule must be last for a regression, got {run.rule}",
+    )
+    between, count = run.nonlinearity, run.layers
+    if run.train_nonlinearity:
+        electro_optic = isinstance(between, str) and between.partition(":")[0] == "electro-optic"
+        yield run.device is not None, "train_nonlinearity does not apply to a device: phases alone"
+        yield not electro_optic, f"train_nonlinearity needs electro-optic modulators, got {between}"
+        yield count < 2, f"train_nonlinearity needs two meshes or more, got {count}"
+    amplified = run.amplification is not None
+    yield amplified and count < 2, f"amplifier stands between two meshes or more, got {count}"
+
+
+def _training_rules(run: Config) -> Iterator[tuple[bool, str]]:
+    if run.trains:
+        yield from _method_rules(run)
+        yield from _step_rules(run)
 
 
 def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    yield run.norm_size == 1, "norm_size must be 0 or at least 2: one value is a sign, got 1"
-    regression, exact = run.task == "regression", run.slopes != "differences"
-    photonic, activations = run.network == "photonic", run.perturb == "activations"
+    exact, photonic = run.slopes != "differences", run.network == "photonic"
+    activations = run.perturb == "activations"
     yield (
-        regression != (run.loss.partition(":")[0] == "squared"),
+        (run.task == "regression") != (run.loss.partition(":")[0] == "squared"),
         f"loss {run.loss} does not fit the task {run.task}",
-    )
-    yield (
-        regression and run.rule not in (None, "last"),
-        f"rule must be last for a regression, got {run.rule}",
     )
     yield (
         run.device is not None and (exact or run.method.endswith("-ad")),
@@ -456,18 +481,7 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
     )
 
 
-def _mesh_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    between, count = run.nonlinearity, run.layers
-    if run.train_nonlinearity:
-        electro_optic = isinstance(between, str) and between.partition(":")[0] == "electro-optic"
-        yield run.device is not None, "train_nonlinearity does not apply to a device: phases alone"
-        yield not electro_optic, f"train_nonlinearity needs electro-optic modulators, got {between}"
-        yield count < 2, f"train_nonlinearity needs two meshes or more, got {count}"
-    amplified = run.amplification is not None
-    yield amplified and count < 2, f"amplifier stands between two meshes or more, got {count}"
-
-
-def _chip_rules(run: Config) -> Iterator[tuple[bool, str]]:
+def _step_rules(run: Config) -> Iterator[tuple[bool, str]]:
     chip, unit_law = run._known_imperfections, "unit" in (run.law or "")
     yield (
         run.slopes != "differences" and not chip.differentiable,

@@ -210,6 +210,37 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(method, settings, 
         configure("digital", method, **settings)
 
 
+TESTED_ONLY = [
+    ("ff-dd", {"imperfections": "drive_bits=8"}),
+    ("ff-dd", {"imperfections": "drive_bits=8", "law": "gaussian-unit"}),
+    ("ff-dd", {"device": "simulated:drive_bits=6"}),
+    ("ff-ad", {"imperfections": "drive_bits=8"}),
+    ("bp-ad", {"imperfections": "adc_bits=6"}),
+    ("bp-ad", {"device": "simulated"}),
+    ("bp-ad", BOX),
+    ("ff-dd", {"estimator": "jvp", "engine": "auto"}),
+    ("ff-dd", {"task": "regression", "loss": "cosine"}),
+    ("ff-dd", {"epsilon": "auto", "law": "gaussian-unit"}),
+]
+
+
+@pytest.mark.parametrize(("method", "settings"), TESTED_ONLY, ids=str)
+def test_what_only_training_needs_is_not_asked_of_a_test(method, settings):
+    assert not configure("balanced", method, epochs=0, **settings).trains
+    with pytest.raises(ValueError):
+        configure("balanced", method, epochs=1, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [MODULATED | {"meshes": 1}, {"norm_size": 1}, {"amplifier": "gain=2", "meshes": 1}],
+    ids=str,
+)
+def test_what_every_network_needs_is_asked_of_a_test_too(settings):
+    with pytest.raises(ValueError):
+        configure(epochs=0, **settings)
+
+
 @pytest.mark.parametrize("method", ["ff-dd", "ff-ad", "bp-dd"])
 def test_a_black_box_is_welcome_where_nothing_differentiates_it(method):
     assert configure("digital", method, nonlinearity=abs).nonlinearity is abs

@@ -123,6 +123,19 @@ class Trainer:
         self, index: int, block: Block, train: Samples, validation: Samples | None
     ) -> None:
         position = self.position
+        if self.config.trains:
+            self._train_epochs(index, block, train, validation)
+        elif block.calibrates:
+            self.model.usage.add(block, 1, len(train.y), writes=0)
+            self.model.params[index] = block.calibrate(self.model.params[index], train.x)
+        position.block, position.epoch, position.optimizer = index + 1, 0, []
+        position.epsilon = None
+        self._save()
+
+    def _train_epochs(
+        self, index: int, block: Block, train: Samples, validation: Samples | None
+    ) -> None:
+        position = self.position
         targets = Samples(train.x, self.model.task.targets(train.y))
         training = BlockTraining(
             self.config, block, index, self.model.params[index], targets, position.epsilon
@@ -138,9 +151,6 @@ class Trainer:
             position.epoch, position.losses = epoch + 1, []
             self._checkpoint(training)
         self._keep_params(training, train)
-        position.block, position.epoch, position.optimizer = index + 1, 0, []
-        position.epsilon = None
-        self._save()
 
     def _keep_params(self, training: BlockTraining, samples: Samples) -> None:
         """Put the trained parameters into the model, calibrated on some samples."""
