@@ -37,13 +37,16 @@ class PowerBudget:
     powers: np.ndarray
     ports: int
 
-    def below(self, floor: float) -> dict[str, float]:
-        r"""Meshes after which a port of the median sample has less power than ``floor``, and that
-        power, in units of \|E\|^2.
-        """
+    @property
+    def after_meshes(self) -> dict[str, float]:
+        r"""Power of a port of the median sample after each mesh, in units of \|E\|^2."""
         per_port = np.median(self.powers, axis=1) / self.ports
         pairs = zip(self.stages, per_port.tolist(), strict=True)
-        return {stage: power for stage, power in pairs if "mesh" in stage and power < floor}
+        return {stage: power for stage, power in pairs if "mesh" in stage}
+
+    def below(self, floor: float) -> dict[str, float]:
+        """The meshes after which that power is less than ``floor``, with the power."""
+        return {stage: power for stage, power in self.after_meshes.items() if power < floor}
 
     def as_json(self, unit_power: float) -> dict[str, Any]:
         r"""Median over the samples and range of nine in ten, in units of ``unit_power`` watts."""

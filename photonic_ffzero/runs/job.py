@@ -31,6 +31,7 @@ from photonic_ffzero.runs.progress import LiveProgress
 from photonic_ffzero.storage import load_checkpoint, load_model, read_json, write_json
 from photonic_ffzero.training.step import Samples
 from photonic_ffzero.training.trainer import Observer, Trainer
+from photonic_ffzero.training.warnings import facts_of, warnings_of
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class Job:
             done = read_json(directory.results)
             results.append(done or self._run_seed(seed, directory, console, observers))
             print(_result_line(results[-1]), flush=True)
+            for text in results[-1].get("warnings", ()):
+                print(f"warning: {text}", file=sys.stderr)
         if count > 1:
             write_json(root.path / "summary.json", _seed_statistics(results))
             print(line := _mean_line(results))
@@ -201,6 +204,11 @@ class Job:
             directory.write_power_budget(budget, self._unit_power, self.plan.detector_floor)
         predicted = model.task.predictions(decide(scores, model.config.rule))
         directory.write_figures(model, self.test.y, predicted, _result_line(results))
+        labels = {"training": trainer.train.y, "test": self.test.y}
+        if trainer.validation:
+            labels["validation"] = trainer.validation.y
+        facts = facts_of(model, sample, labels, scores=scores, decided=predicted)
+        results["warnings"] = warnings_of(facts)
         write_json(directory.results, results)  # last, as it marks a finished run
         return results
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from photonic_ffzero.runs.grid import Grid, GridDirectory, Outcome
-from photonic_ffzero.runs.summary import runs_table, summary_texts
+from photonic_ffzero.runs.summary import footnotes, runs_table, summary_texts
 from photonic_ffzero.storage import write_whole
 
 
@@ -33,9 +33,9 @@ def grid_section(path: Path) -> dict[str, Any]:
     """What the report says of the grid in a directory, finished or not.
 
     Returns:
-        title, description and command, as texts; facts, from name to text; failures, a text
-        each; pictures, each with its base64 and a text; tables, each with caption, header, rows
-        and folded (whether a click opens it).
+        title, description and command, as texts; facts, from name to text; failures and
+        warnings, a text each; pictures, each with its base64 and a text; tables, each with
+        caption, header, rows and folded (whether a click opens it).
     """
     directory = GridDirectory.open(path)
     grid, outcomes = directory.grid, directory.outcomes()
@@ -49,6 +49,7 @@ def grid_section(path: Path) -> dict[str, Any]:
             for outcome in outcomes
             if outcome.state == "failed"
         ],
+        "warnings": footnotes(outcomes),
         "pictures": list(_pictures(directory)),
         "tables": list(_tables(directory, outcomes)),
     }

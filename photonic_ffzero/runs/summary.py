@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from photonic_ffzero import plots
@@ -23,7 +24,7 @@ def write_results(directory: GridDirectory) -> str:
     """Write results.csv, table.txt and figure.png from the runs so far; return the table."""
     grid, outcomes = directory.grid, directory.outcomes()
     runs = runs_table(grid, outcomes)
-    table = markdown(grid, runs)
+    table = markdown(grid, runs) + "".join(f"\n{note}\n" for note in footnotes(outcomes))
     write_csv(directory.path / "results.csv", [_csv_row(outcome) for outcome in outcomes])
     write_whole(directory.path / "table.txt", lambda file: file.write(table.encode()))
     panels = _panels(grid, runs)
@@ -40,12 +41,29 @@ def write_results(directory: GridDirectory) -> str:
     return table
 
 
+def footnotes(outcomes: Iterable[Outcome]) -> list[str]:
+    """What makes figures of the runs meaningless, with how many runs it is true of."""
+    lists = [list(map(str, _warnings(outcome))) for outcome in outcomes if outcome.results]
+    texts = dict.fromkeys(chain.from_iterable(lists))
+    return [
+        f"warning in {sum(text in mine for mine in lists)} of {len(lists)} runs: {text}"
+        for text in texts
+    ]
+
+
+def _warnings(outcome: Outcome) -> Sequence[Any]:
+    """The warnings of a run; runs of earlier versions have none."""
+    warnings = outcome.results.get("warnings")
+    return warnings if isinstance(warnings, list) else []
+
+
 def _csv_row(outcome: Outcome) -> dict[str, Any]:
     """Labels, seed, state, and every single number or text among the results."""
     row: dict[str, Any] = {**outcome.cell.labels, "seed": outcome.cell.seed, "state": outcome.state}
     for name, value in outcome.results.items():
         if value is None or isinstance(value, str | int | float):
             row.setdefault(name, value)
+    row["warnings"] = "; ".join(map(str, _warnings(outcome)))
     return row
 
 

@@ -8,10 +8,12 @@ from photonic_ffzero.training.trainer import (
     Trainer,
     fit,
 )
+from photonic_ffzero.training.warnings import ResultWarning
 
 __all__ = [
     "NonFiniteLossError",
     "Observer",
+    "ResultWarning",
     "Samples",
     "StoppedError",
     "Trainer",

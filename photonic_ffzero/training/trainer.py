@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.training.step import BlockTraining, Samples, as_arrays
+from photonic_ffzero.training.warnings import ResultWarning, facts_of, warnings_of
 
 MONITORED = 5000  # training images on which the training accuracy is measured each epoch
 CHECKPOINT_SECONDS = 60.0  # longest time between two checkpoints within an epoch
@@ -267,6 +269,9 @@ def fit(
         observers: Told of every step and epoch.
         **settings: Any field of `Config`, instead of the recipe's value.
 
+    Warns:
+        ResultWarning: The figures mean little, for instance because no light reaches a mesh.
+
     Raises:
         NonFiniteLossError: training met a loss that is not finite.
         DeviceError: the device failed.
@@ -279,7 +284,16 @@ def fit(
     model = Model(config, units, task, device=opened)
     if callable(config.nonlinearity):
         _try_nonlinearity(model, train.x[:1])
-    return Trainer(model, train, held_out, observers).run()
+    Trainer(model, train, held_out, observers).run()
+    _warn(model, train, held_out)
+    return model
+
+
+def _warn(model: Model, train: Samples, held_out: Samples | None) -> None:
+    """Say what makes the figures meaningless."""
+    labels = {"training": train.y} | ({"validation": held_out.y} if held_out else {})
+    for text in warnings_of(facts_of(model, train.x, labels)):
+        warnings.warn(text, ResultWarning, stacklevel=3)
 
 
 def _try_nonlinearity(model: Model, x: np.ndarray) -> None:
