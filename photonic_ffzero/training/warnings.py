@@ -168,6 +168,8 @@ def one_answer(facts: Facts) -> str | None:
 def few_samples(facts: Facts) -> str | None:
     """An accuracy needs some samples of each class, to learn from and to test."""
     for what, counts in facts.counts.items():
+        if what != "test" and not facts.config.trains:
+            continue
         few = [(count, label) for label, count in enumerate(counts) if count < _FEW]
         if few:
             count, label = min(few)
