@@ -1,5 +1,8 @@
 """Train photonic neural networks from forward passes alone."""
 
+import photonic_ffzero.command  # noqa: F401 - first: answers signals during a command's imports
+
+# isort: split
 from meshes._former_paths import redirect
 from photonic_ffzero.config import METHODS, Config, configure
 from photonic_ffzero.data.datasets import Dataset, load_dataset

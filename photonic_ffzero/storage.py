@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
 import os
+import secrets
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +34,8 @@ from photonic_ffzero.networks import Saved, open_device, parameter_shapes
 from photonic_ffzero.optimizers import OPTIMIZERS
 
 _LONGEST_TEXT = 2**24  # bytes of JSON in a model; parsed, they take several times as many
+_PARTIAL = ".photonic_ffzero-"  # begins the names of temporary files
+_STALE = 3600.0  # seconds after which nobody writes a temporary file any more
 _INFLATION, _SMALL = 16, 2**22  # arrays may be so many times as large as their file, or so small
 
 PathLike = str | os.PathLike[str]
@@ -40,11 +45,15 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write(file)`` write a file, of which a reader sees the old or the new, never a part.
 
     The new content goes to a temporary file in the same folder, is forced to the disk, and then
-    replaces the old file in one step. An `OSError` names the file and leaves the old one.
+    replaces the old file in one step. An `OSError` names the file and leaves the old one. Several
+    processes may write the same file; the last one wins. A link is replaced, not followed.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(8)}.partial")
+    sweep(path.parent, f"{_PARTIAL}*", _STALE)
     try:
-        with open(partial, "wb") as file:
+        if path.exists() and not path.is_file():  # root could replace a device
+            raise OSError(errno.EINVAL, "must be a file or new")
+        with open(partial, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -54,6 +63,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         with suppress(OSError):  # a folder that became read-only must not hide the first error
             partial.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, pattern: str = "*", age: float = 0.0) -> None:
+    """Remove the temporary files of killed processes, which are some seconds old."""
+    for partial in folder.glob(f"{pattern}.partial"):
+        with suppress(OSError):
+            if time.time() - partial.lstat().st_mtime >= age:
+                partial.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -5,7 +5,6 @@ its checkpoint, stops after a step, and its results follow from its configuratio
 """
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -24,11 +23,13 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
 
+from photonic_ffzero.cli import experiment as module
 from photonic_ffzero.cli.experiment import Options, run_experiment
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs import pool
+from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory
 from photonic_ffzero.runs.plan import UNENCODED, plan_for
 from photonic_ffzero.runs.pool import (
@@ -87,7 +88,7 @@ DRIVER = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_grid import experiment
-sys.exit(experiment(sys.argv[1:]))
+sys.exit(experiment(None))
 """
 
 
@@ -128,7 +129,8 @@ def run_pool(path="grid", grid=None, command=None, jobs=2, console=None):
         if path.exists()
         else GridDirectory.create(path, grid or small_grid())
     )
-    Pool(directory, command or fake(), jobs, console or Console(quiet=True)).run()
+    with Claim(path) as claim:
+        Pool(directory, command or fake(), jobs, console or Console(quiet=True), claim).run()
     return directory
 
 
@@ -523,15 +525,18 @@ class TestPool:
         starts = [len(start_times(outcome.directory)) for outcome in directory.outcomes()]
         assert starts == [1, 2] * 3
 
-    def test_two_grids_are_never_at_work_in_one_directory(self, monkeypatch):
-        directory = GridDirectory.create(Path("grid"), small_grid())
-        monkeypatch.setattr(pool, "_LOCK_TIMEOUT", 0.2)
-        folder = os.open("grid", os.O_RDONLY)
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="grid: another process is at work in it"):
-            Pool(directory, fake(), 1, Console(quiet=True)).run()
-        os.close(folder)
-        assert Pool(directory, fake(), 2, Console(quiet=True)).run() == 0
+    def test_two_grids_are_never_at_work_in_one_directory(self, monkeypatch, capsys):
+        monkeypatch.setattr(module, "CHILDREN_END", 0.0)
+        GridDirectory.create(Path("grid"), small_grid())
+        with Claim(Path("grid")):
+            for flag in ("--resume", "--output"):
+                with pytest.raises(SystemExit) as stop:
+                    experiment([flag, "grid"])
+                assert stop.value.code == 2
+        errors = capsys.readouterr().err.splitlines()
+        assert f"grid: another process (process {os.getpid()} on " in errors[0]
+        assert "found files in grid" in errors[1]
+        assert experiment(["--resume", "grid", "--quiet"]) == 0
 
     def test_an_error_here_leaves_no_child_behind(self, monkeypatch):
         def broken(self, progress):
@@ -686,15 +691,15 @@ def test_a_second_signal_kills_what_does_not_listen():
 # --- the command line -----------------------------------------------------------------------------
 
 BAD = [
-    (["--preset", "huge"], "argument --preset: invalid choice: 'huge'"),
-    (["--dataset", "cifar"], "argument --dataset: invalid choice: 'cifar'"),
+    (["--preset", "huge"], "argument --preset: must be one of small, paper; got 'huge'"),
+    (["--dataset", "cifar"], "argument --dataset: must be one of digits, mnist; got 'cifar'"),
     (["--seeds", "0"], "argument --seeds: must be at least 1, got 0"),
-    (["--epochs", "x"], "argument --epochs: must be a whole number, got 'x'"),
+    (["--epochs", "x"], "argument --epochs: must be a whole number from 1, got 'x'"),
     (["--limit", "0"], "argument --limit: must be at least 1, got 0"),
     (["--jobs", "0"], "argument --jobs: must be at least 1, got 0"),
     (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
-    (["--resume", "nowhere"], "must hold a grid.json, found none in nowhere"),
-    (["--resume", "nowhere", "--epochs", "3"], "leave out --epochs"),
+    (["--resume", "nowhere"], "argument --resume: must be a run's directory"),
+    (["--resume", ".", "--epochs", "3"], "leave out --epochs"),
 ]
 
 
@@ -795,7 +800,6 @@ class TestCommandLine:
         )
 
     def test_a_data_set_that_was_looked_for_is_written_down(self, monkeypatch):
-        from photonic_ffzero.cli import experiment as module
         from photonic_ffzero.data.datasets import load_dataset
 
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: load_dataset("digits"))
@@ -827,8 +831,8 @@ def twins(options: Options) -> Grid:
 @pytest.mark.long
 def test_a_real_run_saves_when_the_grid_is_killed_and_ends_as_its_twin(monkeypatch):
     """SIGKILL the grid; its child saves and ends; the twin runs without a stop."""
-    monkeypatch.setattr(pool, "_LOCK_TIMEOUT", 120.0)  # for busy machines
-    text = DRIVER.replace("sys.argv[1:])", "sys.argv[1:], {{'small': twins}}, training_command)")
+    monkeypatch.setattr(module, "CHILDREN_END", 120.0)  # for busy machines
+    text = DRIVER.replace("None)", "None, {{'small': twins}}, training_command)")
     text = text.replace("import experiment", "import experiment, training_command, twins")
     Path("driver.py").write_text(text.format(tests=str(Path(__file__).parent)))
     flags = ["--output", "grid", "--jobs", "1"]

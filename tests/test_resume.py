@@ -337,7 +337,7 @@ class TestRefused:
         )
 
     def test_no_run(self, capsys):
-        assert "argument --resume must name a run's directory" in self.refused(capsys)
+        assert "argument --resume: must be a run's directory" in self.refused(capsys)
         assert not Path("run").exists()
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"epochs": 3}', "{" * 100000])

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -25,9 +26,11 @@ from photonic_ffzero.cli.arguments import (
     flag_of,
     takes,
 )
+from photonic_ffzero.command import command, signals
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.readers import DataError
+from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
 from photonic_ffzero.runs.plan import plan_for
@@ -35,6 +38,7 @@ from photonic_ffzero.runs.pool import Pool, available_cores, check_platform, tra
 from photonic_ffzero.runs.summary import write_results
 from photonic_ffzero.settings import one_of
 
+CHILDREN_END = 10.0  # seconds in which the children of a killed grid save and end
 SOME_FAILED = 1  # exit code of a grid that ended; higher ones: stopped, or bad input
 IMAGES = ("digits", "mnist", "fashion-mnist")
 
@@ -149,6 +153,7 @@ def sweep(
     return grid_of(options, points, seeds=seeds, limit=limit, **figure)
 
 
+@command
 def run_experiment(
     name: str,
     description: str,
@@ -177,38 +182,50 @@ def run_experiment(
     parser = _parser(name, description, presets, datasets)
     arguments = parser.parse_args(argv)
     console = Console(stderr=True, quiet=arguments.quiet, highlight=False)
-    try:
-        check_platform()
-        if arguments.resume:
-            directory = _resumed(arguments, parser, name)
-        else:
-            directory = _prepared(arguments, name, description, presets)
-            grid = directory.grid
-            line = f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs"
-            console.print(line, markup=False)
-    except (ValueError, TypeError, OSError) as error:
-        parser.error(as_flag(str(error), parser))
-    try:
-        code = _run(directory, command(arguments.data_dir), arguments.jobs, console)
-        if finish is not None and code <= SOME_FAILED and directory.done:
-            finish(directory, arguments.data_dir)
-        return code
-    except KeyboardInterrupt:  # outside `Pool.run`, which receives signals itself
-        print(f"interrupted; go on with: {_resume_command(directory)}", file=sys.stderr)
-        return 130
-    except (DataError, OSError) as error:
-        print(f"{parser.prog}: {error}; what was saved is in {directory.path}", file=sys.stderr)
-        return SOME_FAILED
+    with ExitStack() as claims:
+        try:
+            check_platform()
+            if arguments.resume:
+                directory, claim = _resumed(arguments, parser, name, claims)
+            else:
+                directory, claim = _prepared(arguments, name, description, presets, claims)
+                grid = directory.grid
+                line = f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs"
+                console.print(line, markup=False)
+        except (ValueError, TypeError, OSError) as error:
+            parser.error(as_flag(str(error), parser))
+        pool = Pool(directory, command(arguments.data_dir), arguments.jobs, console, claim)
+        return _run(pool, directory, arguments.data_dir, console, finish)
 
 
 def _run(
+    pool: Pool,
     directory: GridDirectory,
-    command: Callable[[Path], list[str]],
-    children: int,
+    data_dir: Path | None,
     console: Console,
+    finish: Callable[[GridDirectory, Path | None], None] | None,
 ) -> int:
+    """Run what is not done, and let the experiment add its files; return the exit code."""
+    signals().advice = f"go on with: {_resume_command(directory)}"
+    try:
+        code = _run_pool(pool, directory, console)
+        if finish is not None and code <= SOME_FAILED and directory.done:
+            finish(directory, data_dir)
+        return code
+    except KeyboardInterrupt:  # called from Python, and not in `Pool.run`
+        print(f"interrupted; go on with: {_resume_command(directory)}", file=sys.stderr)
+        return 130
+    except (DataError, OSError) as error:
+        print(
+            f"{directory.grid.name}.py: {error}; what was saved is in {directory.path}",
+            file=sys.stderr,
+        )
+        return SOME_FAILED
+
+
+def _run_pool(pool: Pool, directory: GridDirectory, console: Console) -> int:
     """Run what is not done, write the results, and say what failed."""
-    stopped = Pool(directory, command, children, console).run()
+    stopped = pool.run()
     print(write_results(directory), end="", flush=True)
     outcomes = directory.outcomes()
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
@@ -236,8 +253,9 @@ def _prepared(
     name: str,
     description: str,
     presets: Mapping[str, Callable[[Options], Grid]],
-) -> GridDirectory:
-    """Check everything about a new grid before its directory is made."""
+    claims: ExitStack,
+) -> tuple[GridDirectory, Claim]:
+    """Check everything about a new grid, then make its directory and claim it."""
     output = arguments.output or Path("results") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_new_directory(output)
     names = (field.name for field in fields(Options))
@@ -249,10 +267,13 @@ def _prepared(
         description=" ".join(description.split()),
         command=_command(arguments, name),
     )
-    return GridDirectory.create(output, grid)
+    claim = claims.enter_context((claim_new if arguments.output else claim_unique)(output))
+    return GridDirectory.create(claim.folder, grid), claim
 
 
-def _resumed(arguments: argparse.Namespace, parser: LineParser, name: str) -> GridDirectory:
+def _resumed(
+    arguments: argparse.Namespace, parser: LineParser, name: str, claims: ExitStack
+) -> tuple[GridDirectory, Claim]:
     """Open the directory of a grid that goes on; its grid.json has every setting."""
     for flag, value in vars(arguments).items():
         if value != parser.get_default(flag) and flag not in _RESUMABLE:
@@ -263,8 +284,9 @@ def _resumed(arguments: argparse.Namespace, parser: LineParser, name: str) -> Gr
             f"resume must name a grid of {name}, found one of {directory.grid.name} in "
             f"{arguments.resume}"
         )
+    claim = claims.enter_context(Claim(arguments.resume, wait=CHILDREN_END))
     _with_data(directory.grid, arguments.data_dir)
-    return directory
+    return directory, claim
 
 
 def _with_data(grid: Grid, data_dir: Path | None) -> Grid:

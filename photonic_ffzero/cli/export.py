@@ -24,6 +24,7 @@ from meshes.calibration import (
 )
 from meshes.mesh import Phases
 from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader, takes
+from photonic_ffzero.command import command
 from photonic_ffzero.layers.photonic import Modulated, PhaseLayer
 from photonic_ffzero.model import Model
 from photonic_ffzero.runs.directory import check_new_directory
@@ -85,6 +86,7 @@ def write_settings(rows: Sequence[dict[str, Any]], directory: Path, about: dict[
     write_json(directory / "phases.json", about | {"shifters": rows})
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Export the run that the command line names; an error ends it with status 2."""
     parser = _parser()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from photonic_ffzero.cli.arguments import PATH, LineParser, add_token_file, as_flag, reader
+from photonic_ffzero.command import command, printed
 from photonic_ffzero.data.readers import (
     IMAGE_SUFFIXES,
     DataError,
@@ -91,6 +91,7 @@ def classify(model: Model, names: Sequence[str], x: np.ndarray) -> list[Predicti
     return list(map(Prediction, *columns))
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Classify the images that the command line names; an error ends it with status 2."""
     parser = _parser()
@@ -106,20 +107,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_csv(arguments.csv, rows)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
-    _show("\n".join(_lines([[*rows[0]], *([*row.values()] for row in rows)])))
+    print("\n".join(_lines([[*rows[0]], *([*row.values()] for row in rows)])))
+    if not printed():
+        print(f"{parser.prog}: the table could not be written to the output", file=sys.stderr)
+        return 1
     return 0
 
 
 def _as_row(prediction: Prediction) -> dict[str, str]:
     name, label, goodness, margin = prediction
     return {"file": name, "class": label, "goodness": f"{goodness:.4f}", "margin": f"{margin:.4f}"}
-
-
-def _show(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # a reader such as head has stopped; do not complain at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _images(paths: Sequence[Path]) -> Iterator[tuple[list[str], np.ndarray]]:

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from photonic_ffzero.cli.arguments import PATH, LineParser, reader
+from photonic_ffzero.command import command
 from photonic_ffzero.runs.names import RUN
 from photonic_ffzero.runs.report import grid_section, write_report
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report that the arguments ask for; return the exit code."""
     parser = LineParser(

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from meshes import NONLINEARITIES
 from photonic_ffzero.cli.arguments import LineParser, add_token_file, as_flag, count
+from photonic_ffzero.command import command
 from photonic_ffzero.config import SIMULATED, configure
 from photonic_ffzero.devices import DeviceServer
 from photonic_ffzero.devices.server import Limits
@@ -16,6 +17,7 @@ from photonic_ffzero.devices.session import read_secret
 from photonic_ffzero.networks import open_device
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the address, then serve a device until Ctrl-C. Bad input ends with status 2."""
     parser = _parser()

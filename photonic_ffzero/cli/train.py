@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from photonic_ffzero.cli.arguments import (
     LineParser,
@@ -21,10 +20,13 @@ from photonic_ffzero.cli.arguments import (
     as_flag,
     flag_of,
 )
+from photonic_ffzero.command import command, signals
 from photonic_ffzero.config import Config, configure
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import DeviceError
+from photonic_ffzero.model import Model, Position
 from photonic_ffzero.power import UNIT_POWER, in_units
+from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.runs.plan import Plan, plan_for
@@ -113,6 +115,7 @@ def _script(recipe: str) -> str:
     return "mnist_digital.py" if recipe == "digital" else "mnist_photonic.py"
 
 
+@command
 def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
     """Run the main job; return the exit code.
 
@@ -121,37 +124,47 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
     """
     parser = build_parser(recipe)
     arguments = parser.parse_args(argv)
-    try:
-        job = resumed(arguments, parser) if arguments.resume else prepare(arguments)
-    except (ValueError, TypeError, OSError) as error:
-        parser.error(as_flag(str(error), parser))
-    if job.dataset.note:
-        print(job.dataset.note, file=sys.stderr)
+    with ExitStack() as claims:
+        try:
+            begin = resumed if arguments.resume else prepare
+            job, claim = begin(arguments, parser, claims)
+        except (ValueError, TypeError, OSError) as error:
+            parser.error(as_flag(str(error), parser))
+        if job.dataset.note:
+            print(job.dataset.note, file=sys.stderr)
+        return _run(job, claim, arguments.token_file)
+
+
+def _run(job: Job, claim: Claim, token_file: Path | None) -> int:
+    """Run a job in a directory that is claimed; return the exit code."""
     script = _script(job.plan.config.recipe)  # a grid's runs are resumed whatever they are of
     flags = _device_flag(job.plan.config)
-    if arguments.token_file is not None:
-        flags += f" --token-file {shlex.quote(str(arguments.token_file))}"
+    if token_file is not None:
+        flags += f" --token-file {shlex.quote(str(token_file))}"
     how = f"go on with: {script} --resume {job.output}{flags}"
-    with StopSignals() as signals:
-        try:
-            job.run((signals,))
-        except StoppedError:
-            print(f"stopped, all is saved; {how}", file=sys.stderr)
-            return 128 + signals.received
-        except KeyboardInterrupt:
-            print(f"interrupted; {how}", file=sys.stderr)
-            return 130
-        except DeviceError as error:
-            print(f"{script}: {error}; what was saved stands; {how}", file=sys.stderr)
-            return 1
-        except (NonFiniteLossError, DataError, OSError) as error:
-            print(f"{script}: {error}; what was saved is in {job.output}", file=sys.stderr)
-            return 1
-    return 0
+    signals().advice = how
+    try:
+        with StopSignals() as stop:
+            job.run((claim, stop))
+        return 0
+    except StoppedError:
+        print(f"stopped, all is saved; {how}", file=sys.stderr)
+        return 128 + sum(signals().received[:1])
+    except KeyboardInterrupt:  # called from Python
+        print(f"interrupted; {how}", file=sys.stderr)
+        return 130
+    except DeviceError as error:
+        print(f"{script}: {error}; what was saved stands; {how}", file=sys.stderr)
+        return 1
+    except (NonFiniteLossError, DataError, OSError) as error:
+        print(f"{script}: {error}; what was saved is in {job.output}", file=sys.stderr)
+        return 1
 
 
-def prepare(arguments: argparse.Namespace) -> Job:
-    """Check every argument of a new run and load the data; write nothing."""
+def prepare(
+    arguments: argparse.Namespace, parser: LineParser, claims: ExitStack
+) -> tuple[Job, Claim]:
+    """Check every argument of a new run and load the data; then make and claim its directory."""
     chosen = {
         name: value
         for name in settings_of(Config)
@@ -166,10 +179,14 @@ def prepare(arguments: argparse.Namespace) -> Job:
     plan = plan_for(config=config, **{name: getattr(arguments, name) for name in settings_of(Plan)})
     output = arguments.output or _dated_directory(arguments.dataset, config)
     check_new_directory(output)
-    return Job.load(plan, arguments.data_dir, output, arguments.quiet, arguments.token_file)
+    job = Job.load(plan, arguments.data_dir, output, arguments.quiet, arguments.token_file)
+    claim = claims.enter_context((claim_new if arguments.output else claim_unique)(output))
+    return replace(job, output=claim.folder), claim
 
 
-def resumed(arguments: argparse.Namespace, parser: LineParser) -> Job:
+def resumed(
+    arguments: argparse.Namespace, parser: LineParser, claims: ExitStack
+) -> tuple[Job, Claim]:
     """Take a run up again from its directory, from which every setting comes."""
     for name, value in vars(arguments).items():
         if value != parser.get_default(name) and name not in _RESUMABLE:
@@ -179,12 +196,13 @@ def resumed(arguments: argparse.Namespace, parser: LineParser) -> Job:
         raise ValueError(
             f"resume must name a run's directory, no config.json in {arguments.resume}"
         )
+    claim = claims.enter_context(Claim(arguments.resume))
     plan = _with_device(Plan.from_json(written), arguments.device)
     job = Job.load(
         plan, arguments.data_dir, arguments.resume, arguments.quiet, arguments.token_file
     )
     job.check_same(written)
-    return job
+    return job, claim
 
 
 _RESUMABLE = ("resume", "data_dir", "quiet", "device", "token_file")
@@ -215,34 +233,27 @@ def _device_flag(config: Config) -> str:
 
 
 class StopSignals(Observer):
-    """Lets SIGINT and SIGTERM end a run after the step in progress; a second one ends it at once.
+    """Lets the first signal end a run after the step in progress, while a block is in training.
 
-    Attributes:
-        received: The number of the signal; 0 if none came.
+    Before its first step and after its last, nothing would be saved: a signal ends it at once.
     """
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.received = 0
-
     def __enter__(self) -> StopSignals:
-        self._before = {which: signal.signal(which, self._receive) for which in self._SIGNALS}
+        signals().notice = "stopping after this step"
         return self
 
     def __exit__(self, *error: object) -> None:
-        for which, handler in self._before.items():
-            signal.signal(which, handler)
-
-    def _receive(self, which: int, frame: FrameType | None) -> None:
-        self.received = which
-        self.__exit__()
-        print("stopping after this step", file=sys.stderr)
+        signals().patience = 0
 
     def on_steps(self, mesh: str, losses: list[float]) -> None:
         """Stop here if a signal came."""
-        if self.received:
+        if signals().received:
             raise StoppedError
+        signals().patience = 1
+
+    def on_checkpoint(self, model: Model, position: Position) -> None:
+        """After the last checkpoint all is saved."""
+        signals().patience = int(position.block < len(model.blocks))
 
 
 def _dated_directory(dataset: str, config: Config) -> Path:

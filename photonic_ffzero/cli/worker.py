@@ -9,13 +9,15 @@ import threading
 from contextlib import suppress
 
 from photonic_ffzero.cli.train import main
+from photonic_ffzero.command import signals
 
 
 def stop_with_parent() -> None:
     """Send SIGTERM to this process when its parent ends, which closes the pipe at stdin."""
     with suppress(OSError):
-        os.read(sys.stdin.fileno(), 1)
-    os.kill(os.getpid(), signal.SIGTERM)
+        os.read(0, 1)
+    if not signals().received:  # a second signal would not let the run save
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

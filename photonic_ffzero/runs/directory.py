@@ -27,6 +27,7 @@ from photonic_ffzero.plots import (
     save_figure,
 )
 from photonic_ffzero.power import PowerBudget
+from photonic_ffzero.runs.claim import holds_files
 from photonic_ffzero.storage import save_checkpoint, write_whole
 from photonic_ffzero.training.trainer import Observer
 
@@ -39,7 +40,7 @@ _COLUMNS = [field.name for field in fields(EpochRecord)]
 
 def check_new_directory(path: Path) -> None:
     """Check that a run directory can be made without touching existing files."""
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and holds_files(path):
         raise ValueError(f"output must be a new or empty directory, found files in {path}")
     if path.exists() and not path.is_dir():
         raise ValueError(f"output must be a directory, found a file: {path}")

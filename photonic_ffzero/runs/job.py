@@ -28,7 +28,7 @@ from photonic_ffzero.power import SAMPLE, UNIT_POWER, power_budget
 from photonic_ffzero.runs.directory import RunDirectory, versions
 from photonic_ffzero.runs.plan import Plan
 from photonic_ffzero.runs.progress import LiveProgress
-from photonic_ffzero.storage import load_checkpoint, load_model, read_json, write_json
+from photonic_ffzero.storage import load_checkpoint, load_model, read_json, sweep, write_json
 from photonic_ffzero.training.step import Samples
 from photonic_ffzero.training.trainer import Observer, Trainer
 from photonic_ffzero.training.warnings import facts_of, warnings_of
@@ -108,6 +108,7 @@ class Job:
         for seed in range(first, first + count):
             directory = root if count == 1 else RunDirectory(self.output / f"seed-{seed}")
             directories.append(directory)
+            sweep(directory.path)
             done = read_json(directory.results)
             results.append(done or self._run_seed(seed, directory, console, observers))
             print(_result_line(results[-1]), flush=True)

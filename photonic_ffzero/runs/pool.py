@@ -9,14 +9,15 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
+from photonic_ffzero.command import signals
+from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory
 from photonic_ffzero.runs.progress import GridProgress
 
@@ -31,7 +32,6 @@ THREAD_VARIABLES = (
 _POLL = 0.1  # seconds between looks at the children
 _HISTORY_POLL = 1.0  # seconds between looks at their histories
 _LONGEST_MESSAGE = 160  # characters of a failure's message; the log has the rest
-_LOCK_TIMEOUT = 10.0  # seconds in which the children of a killed grid save and end
 
 
 def check_platform() -> None:
@@ -91,6 +91,7 @@ class Pool:
             `training_command`. It has failed unless it leaves a results.json.
         children: How many child processes run at a time.
         console: Where to show progress.
+        claim: That of the directory, which lives until the last child has ended.
     """
 
     def __init__(
@@ -99,14 +100,15 @@ class Pool:
         command: Callable[[Path], list[str]],
         children: int,
         console: Console,
+        claim: Claim,
     ) -> None:
         self._directory, self._command, self._console = directory, command, console
+        self._claim = claim
         states = [(outcome.cell, outcome.state) for outcome in directory.outcomes()]
         self._runs = [_Run(cell, "done" if s == "done" else "waiting") for cell, s in states]
         self._children = min(children, max(len(self._in_state("waiting")), 1))
         self._environment = os.environ | thread_limits(self._children, available_cores())
-        self._signals: list[int] = []
-        self._signals_sent = 0
+        self._signals, self._signals_sent = signals().received, 0
         self._shown = 0.0
 
     def _in_state(self, *states: str) -> list[_Run]:
@@ -116,35 +118,36 @@ class Pool:
         """Run all cells that are not done; return the signal that stopped them, or 0.
 
         The first SIGINT or SIGTERM is passed on to the children, which finish their step and
-        save; the second kills them. All children have ended when this returns. Raises
-        BlockingIOError if another process works in the directory.
+        save; the second kills them. All children have ended when this returns.
         """
         progress = GridProgress(self._console, len(self._runs), len(self._in_state("done")))
-        with _locked(self._directory.path) as lock, self._receiving(), progress:
+        with progress:
+            signals().patience = 2
             try:
                 while self._goes_on():
                     self._pass_signals_on()
-                    self._start_ready(lock)
+                    self._start_ready()
                     self._collect(progress)
                     self._fail_dependent(progress)
                     self._show_running(progress)
                     time.sleep(_POLL)
             finally:
                 self._kill()
+                signals().patience = 0
         return self._signals[0] if self._signals else 0
 
     def _goes_on(self) -> bool:
         return bool(self._in_state("running", *([] if self._signals else ["waiting"])))
 
-    def _start_ready(self, lock: int) -> None:
+    def _start_ready(self) -> None:
         """Start waiting runs that depend on no other or on one that is done."""
         done = {"", *(run.cell.slug for run in self._in_state("done"))}
         ready = [run for run in self._in_state("waiting") if run.cell.after in done]
         free = self._children - len(self._in_state("running"))
         for run in [] if self._signals else ready[:free]:
-            self._start(run, lock)
+            self._start(run)
 
-    def _start(self, run: _Run, lock: int) -> None:
+    def _start(self, run: _Run) -> None:
         folder = self._directory.prepare(run.cell)
         with open(folder / "log.txt", "ab") as log:
             run.process = subprocess.Popen(
@@ -154,7 +157,9 @@ class Pool:
                 stderr=log,
                 env=self._environment,
                 process_group=0,  # so that Ctrl-C reaches this process alone
-                pass_fds=[lock],  # the directory stays locked until the last child has ended
+                pass_fds=[
+                    self._claim.fileno()
+                ],  # the directory stays locked until the last child has ended
             )
         run.state, run.started = "running", time.perf_counter()
 
@@ -194,20 +199,6 @@ class Pool:
             for run in self._in_state("running"):
                 folder = self._directory.cell_path(run.cell)
                 progress.show(run.cell.name, *epochs_done(self._directory.grid, run.cell, folder))
-
-    @contextmanager
-    def _receiving(self) -> Iterator[None]:
-        """Receive SIGINT and SIGTERM; the loop handles them, when no child is half started."""
-
-        def receive(number: int, frame: FrameType | None) -> None:
-            self._signals.append(number)
-
-        before = {n: signal.signal(n, receive) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _pass_signals_on(self) -> None:
         """Send the first signal to every child, and SIGKILL after a second one."""
@@ -258,25 +249,3 @@ def _reason(code: int, log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").split("\n") if line.strip()]
     last = textwrap.shorten(lines[-1], _LONGEST_MESSAGE, placeholder=" ...") if lines else ""
     return last or f"ended with exit code {code} and no results.json"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """Lock a directory against other grids; children that inherit the lock keep it, too."""
-    import fcntl  # does not exist on Windows, which `check_platform` refuses
-
-    folder, end = os.open(path, os.O_RDONLY), time.perf_counter() + _LOCK_TIMEOUT
-    try:
-        while True:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.perf_counter() > end:
-                    raise BlockingIOError(f"{path}: another process is at work in it") from None
-            except OSError:  # a file system without locks
-                break
-            time.sleep(_POLL)
-        yield folder
-    finally:
-        os.close(folder)

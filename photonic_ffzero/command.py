@@ -1,0 +1,207 @@
+"""What all commands share: how they answer signals, and output that cannot be shown.
+
+Ctrl-C (SIGINT) and SIGTERM end a command at once with one line, or, where there is something to
+save, after the step in progress; the next one ends it at once. SIGHUP is ignored: a terminal that
+goes away ends no run. A stream that cannot be written goes quiet. Exit codes are 128 + the signal.
+
+Only the standard library is imported here, because a command needs this before its slow imports.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+_SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
+
+
+class Signals:
+    """SIGINT and SIGTERM as they come to a command.
+
+    Attributes:
+        received: The numbers of those that came.
+        patience: How many of them the work in progress answers by itself. One more ends it.
+        notice: What to say when the work in progress is to answer one.
+        advice: What a line about the end adds: how to go on.
+        cleanups: Functions to call before the process ends at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.patience, self.notice, self.advice = 0, "", ""
+        self.cleanups: list[Callable[[], object]] = []
+        self._owns_process = False
+
+    def own_process(self) -> None:
+        """Answer signals for the whole process, even while its main thread is in native code.
+
+        Python's own handlers would wait for that. The number of a signal is written to a pipe
+        when it comes; a thread reads it.
+        """
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._set_handlers(lambda number, frame: None)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._owns_process = True
+        threading.Thread(target=self._watch, args=[reader], name="signals", daemon=True).start()
+
+    @contextmanager
+    def guest(self) -> Iterator[None]:
+        """Answer signals during a call from Python, which then ends with `KeyboardInterrupt`."""
+        if self._owns_process or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = self._set_handlers(self._receive_here)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _set_handlers(self, handler: Any) -> dict[int, Any]:
+        return {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def _watch(self, reader: int) -> None:
+        while number := os.read(reader, 1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM):
+                self._receive(number[0], self._end)
+
+    def _receive_here(self, number: int, frame: FrameType | None) -> None:
+        def end() -> None:
+            raise KeyboardInterrupt
+
+        self._receive(number, end)
+
+    def _receive(self, number: int, end: Callable[[], None]) -> None:
+        self.received.append(number)
+        if len(self.received) > self.patience:
+            end()
+        elif self.notice:
+            print(self.notice, file=sys.stderr, flush=True)
+
+    def _end(self) -> None:
+        """End the process without waiting for anything."""
+        for cleanup in self.cleanups:
+            with suppress(Exception):
+                cleanup()
+        line = "interrupted" + (f"; {self.advice}" if self.advice else "")
+        with suppress(OSError):
+            os.write(2, (_SHOW_CURSOR + b"\r\n") * os.isatty(2) + f"{line}\n".encode())
+        os._exit(128 + self.received[0])
+
+
+class QuietStream:
+    """A text stream that goes quiet once it cannot be written, and keeps the error."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self._write, text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError as error:  # write what its encoding can hold
+            self._stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
+
+    def _try(self, action: Callable[..., Any], *arguments: Any) -> None:
+        if self.error is not None:
+            return
+        try:
+            action(*arguments)
+        except (OSError, ValueError) as error:  # a closed stream is a ValueError
+            self.error = error
+            with suppress(OSError, ValueError):  # Python flushes what is left when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+_Main = TypeVar("_Main", bound=Callable[..., int])
+current = Signals()
+"""The signals of the command that runs; those of a call from Python are its own."""
+
+
+def command(main: _Main) -> _Main:
+    """Decorate the main function of a command, whose arguments ``argv`` are the process's if None.
+
+    Called with arguments, from Python, it ends with `KeyboardInterrupt` where a process would end.
+    """
+
+    @wraps(main)
+    def run(*arguments: Any, **named: Any) -> int:
+        global current
+        argv = named.get("argv", arguments[0] if arguments else None)
+        if argv is None and threading.current_thread() is threading.main_thread():
+            own_process()
+        before, current = current, current if argv is None else Signals()
+        streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (out, err) = tuple(map(QuietStream, streams))  # type: ignore
+        try:
+            with current.guest():
+                return main(*arguments, **named)
+        finally:
+            out.flush()
+            err.flush()
+            sys.stdout, sys.stderr = streams
+            current = before
+
+    return run  # type: ignore[return-value]
+
+
+def signals() -> Signals:
+    """The signals of the command that runs."""
+    return current
+
+
+def printed() -> bool:
+    """Whether all that was printed could be written; a reader that has stopped reading counts."""
+    sys.stdout.flush()
+    error = getattr(sys.stdout, "error", None)
+    return error is None or isinstance(error, BrokenPipeError)
+
+
+def own_process() -> None:
+    """Let this process be a command: answer its signals, and open streams that were closed."""
+    if current._owns_process:
+        return
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file would get this number, and what is printed with it
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
+    current.own_process()
+
+
+def is_command() -> bool:
+    """Whether this process runs a script of ``experiments`` or ``-m`` a module of this package."""
+    if sys.argv[:1] == ["-m"]:  # while the package is imported
+        return any(word.partition(".")[0] == __package__ for word in sys.orig_argv)
+    script = Path(sys.argv[0] if sys.argv else "")
+    return script.parent.resolve() == Path(__file__).resolve().parents[1] / "experiments"
+
+
+if is_command():  # the imports take seconds
+    own_process()
