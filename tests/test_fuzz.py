@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import resource
+import time
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -237,6 +238,17 @@ def test_checkpoints(file, checkpoint, data):
         assert all(np.isfinite(leaf).all() for _, params in model.layers for leaf in params)
         assert np.isfinite([*position.losses, model.seconds]).all()
         assert min(model.usage.forward_passes, model.usage.phase_writes) >= 0
+
+
+@fuzz(data=st.data())
+def test_model_files(file, checkpoint, data):
+    """Bytes changed anywhere in the file, compressed or not; each takes less than 10 s."""
+    originals = [npz_bytes(compressed=compressed, **checkpoint) for compressed in (False, True)]
+    path = file(data.draw(mutated(*originals)), "model.npz")
+    start = time.perf_counter()
+    loaded = read_or_refused(load_checkpoint, path)
+    assert time.perf_counter() - start < 10
+    assert loaded is None or len(loaded[0].params) == 2
 
 
 # --- the command line -------------------------------------------------------------------------

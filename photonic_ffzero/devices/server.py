@@ -140,7 +140,8 @@ class DeviceServer(socketserver.ThreadingTCPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say in one line what went wrong, not by a traceback."""
         error = sys.exception()
-        print(one_line(f"client lost: {type(error).__name__}: {error}"), file=sys.stderr)
+        with suppress(OSError):
+            print(one_line(f"client lost: {type(error).__name__}: {error}"), file=sys.stderr)
 
     @contextmanager
     def room_for(self, length: int) -> Iterator[None]:
@@ -224,9 +225,7 @@ class _Client(socketserver.BaseRequestHandler):
         with self.server.room_for(length):
             content = self.channel.receive(length, _within(self.server.limits.message))
             self.place.busy = True
-            with self.server.turn:
-                answer = self._answer(kind, content)
-            self._send(*answer)
+            self._send(*self._answer(kind, content))
         self.place.known, self.place.busy, self.place.last = True, False, time.monotonic()
 
     def _send(self, kind: Kind, content: bytes = b"") -> None:
@@ -249,12 +248,13 @@ class _Client(socketserver.BaseRequestHandler):
         if not 1 <= mesh <= self.server.meshes:
             raise wire.ProtocolError(f"mesh must be 1 to {self.server.meshes}, got {mesh}")
         answer = self._write if kind == Kind.WRITE else self._measure
-        try:
-            return answer(mesh, memoryview(content)[wire.MESH.size :])
-        except Exception as error:
-            self.server.written.discard(mesh)
-            text = one_line(f"{type(error).__name__}: {error}")
-            return Kind.FAILED, text.encode()[: wire.MAX_TEXT]
+        with self.server.turn:
+            try:
+                return answer(mesh, memoryview(content)[wire.MESH.size :])
+            except Exception as error:
+                self.server.written.discard(mesh)
+                text = one_line(f"{type(error).__name__}: {error}")
+                return Kind.FAILED, text.encode()[: wire.MAX_TEXT]
 
     def _write(self, mesh: int, content: memoryview) -> tuple[Kind, bytes]:
         server = self.server

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import numpy as np
 from rich.console import Console
@@ -168,7 +169,10 @@ class Job:
         units, position = train.x.shape[-1], Position()
         device = open_device(config, units) if config.simulates_device else self.device
         if checkpoint is not None and checkpoint.exists():
-            model, position = load_checkpoint(checkpoint, device=device)
+            with catch_warnings(record=True, action="always") as caught:
+                model, position = load_checkpoint(checkpoint, device=device)
+            for warning in caught:
+                print(f"warning: {warning.message}", file=sys.stderr)
             model.config = replace(model.config, device=config.device)  # its address may differ
             if model.config != config:
                 raise DataError(f"{checkpoint}: is a checkpoint of another run than config.json")
