@@ -154,7 +154,7 @@ def open_device(config: Config, units: int, token_file: Path | None = None) -> D
         raise ValueError(f"token_file belongs to a device at {SCHEME}host:port, got {name}")
     if not config.simulates_device:
         return _from_factory(name)
-    _checked_size(photonic(config, units, Classification(2)), config.layers)
+    _checked_size(photonic(config, units, Classification(2)), config)
     return SimulatedChip(
         units,
         config.layers,
@@ -232,7 +232,7 @@ def build_blocks(
         ValueError: layers, groups and prototypes do not fit each other, or the network is larger
             than any that could be trained here.
     """
-    blueprints = _checked_size(NETWORKS[config.network](config, units, task), config.layers)
+    blueprints = _checked_size(NETWORKS[config.network](config, units, task), config)
     if config.device:
         layers = list(on_device(config, units, device))
     else:
@@ -254,18 +254,29 @@ def build_blocks(
     return blocks, [(params,) for params in initial] if config.local else [tuple(initial)]
 
 
-def _checked_size(blueprints: Iterable[Blueprint], layers: int) -> list[Blueprint]:
+def _checked_size(blueprints: Iterable[Blueprint], config: Config) -> list[Blueprint]:
     """Refuse a slip of the keyboard before it costs memory or hours."""
     accepted, count = [], 0
     for blueprint in blueprints:
         accepted.append(blueprint)
-        count += blueprint.fixed + sum(math.prod(shape) for shape in blueprint.shapes)
+        size = blueprint.fixed + sum(math.prod(shape) for shape in blueprint.shapes)
+        count += size
         if count > MOST_PARAMETERS:
             raise ValueError(
                 f"network must have at most {MOST_PARAMETERS} parameters, got {count} in the "
-                f"first {len(accepted)} of {layers} layers"
+                f"first {len(accepted)} of {config.layers} layers; reduce "
+                f"{_flag_of_size(config, wide=2 * size > MOST_PARAMETERS)}"
             )
     return accepted
+
+
+def _flag_of_size(config: Config, wide: bool) -> str:
+    """The flag of the setting that makes a network large, by its layers or by their number."""
+    if not wide:
+        return "--meshes" if config.meshes else "--depth"
+    if config.network == "photonic":
+        return "--columns" if config.columns else "--size"
+    return "--width" if config.network == "mlp" else "--channels or --size"
 
 
 def _readout(

@@ -53,6 +53,7 @@ presets:
   paper  the paper's data and sizes; takes hours
 """
 
+_MOST_SEEDS = 10_000  # each cell of a grid is held in memory
 _RESUMABLE = ("resume", "data_dir", "jobs", "quiet")
 _NOT_REPEATED = (*_RESUMABLE, "output")  # flags that do not change the grid
 
@@ -328,13 +329,15 @@ def _parser(
         **takes(one_of(datasets)),
         help="train on this one alone (default: preset's)",
     )
-    for flag, minimum, default, what in (
+    for flag, minimum, default, what, *most in (
         ("--seed", 0, 0, "first seed (default: 0)"),
-        ("--seeds", 1, None, "seeds from --seed on (default: preset's)"),
+        ("--seeds", 1, None, "seeds from --seed on (default: preset's)", _MOST_SEEDS),
         ("--epochs", 1, None, "epochs a block (default: preset's)"),
         ("--limit", 1, None, "train on the first N images (default: preset's)"),
     ):
-        group.add_argument(flag, type=count(minimum), default=default, metavar="N", help=what)
+        group.add_argument(
+            flag, type=count(minimum, *most), default=default, metavar="N", help=what
+        )
     group = parser.add_argument_group("run")
     add_data_dir(group)
     group.add_argument(

@@ -61,6 +61,11 @@ class Layer(ABC):
         """Number of tapped values."""
 
     @property
+    def values(self) -> int:
+        """Numbers a sample that the layer computes at once."""
+        return self.taps
+
+    @property
     @abstractmethod
     def trainable(self) -> Any:
         """One parameter set's structure of boolean arrays, false where an entry is not trained."""

@@ -94,6 +94,11 @@ class Conv(Layer):
         return self.channels * self.projection.shape[1]
 
     @property
+    def values(self) -> int:
+        rows, columns = self._map
+        return rows * columns * self.channels
+
+    @property
     def groups(self) -> int:
         return self.channels
 

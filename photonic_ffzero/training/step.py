@@ -36,6 +36,18 @@ def as_arrays(tensors: Any) -> Any:
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
 
 
+def check_directions(config: Config, block: Block) -> None:
+    """Refuse more orthonormal directions than there are dimensions, before anything is trained."""
+    if config.law != "orthonormal" or config.perturb == "activations":
+        return
+    most = sum(int(np.count_nonzero(mask)) for mask in tf.nest.flatten(block.trainable))
+    if (config.directions or 0) > most:
+        raise ValueError(
+            f"directions must be at most the number of parameters, {most}, for the orthonormal "
+            f"law; got {config.directions}"
+        )
+
+
 def make_steps(block: Block, config: Config) -> Callable[..., Any]:
     """Compile several training steps of a block into one call.
 

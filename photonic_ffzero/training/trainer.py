@@ -18,7 +18,8 @@ from photonic_ffzero.devices.device import Device
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
-from photonic_ffzero.training.step import BlockTraining, Samples, as_arrays
+from photonic_ffzero.training.memory import check_memory
+from photonic_ffzero.training.step import BlockTraining, Samples, as_arrays, check_directions
 from photonic_ffzero.training.warnings import ResultWarning, facts_of, warnings_of
 
 MONITORED = 5000  # training images on which the training accuracy is measured each epoch
@@ -67,6 +68,13 @@ class Trainer:
     validation: Samples | None = None
     observers: tuple[Observer, ...] = ()
     position: Position = field(default_factory=Position)
+
+    def __post_init__(self) -> None:
+        if not self.config.trains:
+            return
+        for block in self.model.blocks:
+            check_directions(self.config, block)
+        check_memory(self.config, self.model.blocks, self.model.params, len(self.train.y))
 
     @property
     def config(self) -> Config:

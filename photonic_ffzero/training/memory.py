@@ -1,0 +1,86 @@
+"""How much memory a training takes, estimated before any of it is taken."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from meshes._tensorflow import tf
+from photonic_ffzero.config import Config
+from photonic_ffzero.gradients.estimators import ESTIMATORS
+from photonic_ffzero.layers.base import CHUNK
+from photonic_ffzero.layers.blocks import Block
+
+# Bytes a number, with the copies that are alive at once; measured as the growth of the process.
+_LIGHT, _LIGHT_COMPLEX, _PARAMETER, _DIRECTION, _READING = 12, 24, 8, 4, 16
+_SHARE = 0.8  # of the memory that is available
+_ALWAYS = 2**30  # bytes that are not worth an error
+
+_SETTINGS = ("directions", "reads", "batch_size")  # what a step's memory is proportional to
+
+
+def check_memory(config: Config, blocks: Sequence[Block], params: list[Any], samples: int) -> None:
+    """Refuse a training whose steps would not fit into the memory of this machine.
+
+    Raises:
+        ValueError: names the setting that takes most, and a value that would fit.
+    """
+    sizes = {name: getattr(config, name) or 1 for name in _SETTINGS}
+    sizes["batch_size"] = min(sizes["batch_size"], samples)
+    limit = max(_SHARE * available_memory(), _ALWAYS)
+
+    def needed(**changed: int) -> float:
+        steps = zip(blocks, params, strict=True)
+        return max(_step_bytes(config, block, own, **(sizes | changed)) for block, own in steps)
+
+    if needed() <= limit:
+        return
+    name = min(_SETTINGS, key=lambda name: needed(**{name: 1}))
+    fits = _largest(lambda value: needed(**{name: value}) <= limit, sizes[name])
+    remedy = f"at most {fits} would fit" if fits else "a smaller network would fit"
+    raise ValueError(
+        f"{name} {sizes[name]} would need about {needed() / 1e9:.3g} GB of memory a step, of "
+        f"{limit / 1e9:.3g} GB that this machine can spare; {remedy}"
+    )
+
+
+def _step_bytes(
+    config: Config, block: Block, params: Any, *, directions: int, reads: int, batch_size: int
+) -> float:
+    """Bytes of a step: light (or activations), parameter sets, directions and noise."""
+    sets = ESTIMATORS[config.estimator]().parameter_sets(directions)
+    numbers = sum(math.prod(array.shape) for array in tf.nest.flatten(params))
+    values = max(layer.values for layer in block.all_layers)
+    complex_light = len(block.all_layers) > 1 or block.runs_on == "xla"
+    light = _LIGHT_COMPLEX if complex_light else _LIGHT
+    noisy = config.network == "photonic" and config.chip_imperfections.noisy_readings
+    readings = max(sets * batch_size, CHUNK) * block.taps * reads * noisy
+    moved = batch_size * block.taps if config.perturb == "activations" else numbers
+    copies = 1 if config.perturb == "activations" else sets
+    return (
+        sets * batch_size * values * light
+        + copies * numbers * _PARAMETER
+        + directions * moved * _DIRECTION
+        + readings * _READING
+    )
+
+
+def _largest(fits: Any, start: int) -> int:
+    """The largest number below ``start`` that fits, found by halving; 0 if none does."""
+    low, high = 0, start
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def available_memory() -> float:
+    """Bytes that a new program can have without swapping; all there are where nobody says."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            entries = dict(line.split(":") for line in file)
+        return 1024.0 * int(entries["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
