@@ -275,7 +275,7 @@ def _flag_of_size(config: Config, wide: bool) -> str:
     if not wide:
         return "--meshes" if config.meshes else "--depth"
     if config.network == "photonic":
-        return "--columns" if config.columns else "--size"
+        return "--columns" if config.columns else "--size or --units"
     return "--width" if config.network == "mlp" else "--channels or --size"
 
 

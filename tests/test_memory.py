@@ -61,7 +61,7 @@ def test_more_orthonormal_directions_than_parameters_are_refused_before_training
 
 def test_fit_is_refused_too(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 0.0)
-    with pytest.raises(ValueError, match=r"^directions 2000000 .* of 1.07 GB"):
+    with pytest.raises(ValueError, match=r"^directions 2000000 .* of 1.1 GB"):
         fit(np.ones((30, 8)), np.arange(30) % 3, directions=2_000_000)
 
 

@@ -41,8 +41,8 @@ def check_memory(config: Config, blocks: Sequence[Block], params: list[Any], sam
     fits = _largest(lambda value: needed(**{name: value}) <= limit, sizes[name])
     remedy = f"at most {fits} would fit" if fits else "a smaller network would fit"
     raise ValueError(
-        f"{name} {sizes[name]} would need about {needed() / 1e9:.3g} GB of memory a step, of "
-        f"{limit / 1e9:.3g} GB that this machine can spare; {remedy}"
+        f"{name} {sizes[name]} would need about {needed() / 1e9:,.1f} GB of memory a step, of "
+        f"{limit / 1e9:,.1f} GB that this machine can spare; {remedy}"
     )
 
 
