@@ -9,6 +9,7 @@ import json
 import math
 import os
 import secrets
+import stat
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,9 +95,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
 def read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None if there is no such file, a `DataError` if it is no JSON object."""
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_TEXT:
+            raise DataError(f"{path}: must be a regular file of at most {_LONGEST_TEXT} bytes")
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: must be JSON, found {error}") from None
     if not isinstance(content, dict):
@@ -114,11 +120,14 @@ def save_model(model: Model, path: PathLike) -> None:
     _save(path, _model_arrays(model))
 
 
-def save_checkpoint(model: Model, position: Position, path: PathLike) -> None:
+def save_checkpoint(
+    model: Model, position: Position, path: PathLike, run: Mapping[str, Any] | None = None
+) -> None:
     """Save a model with all that its training needs to go on; the file loads as a model, too.
 
     It also holds ``training`` (position, history, usage and time, as the bytes of a JSON text) and
-    the state of the optimizer as ``optimizer_1``, ....
+    the state of the optimizer as ``optimizer_1``, .... ``run`` is what else the run's results
+    depend on, from name to value, see `read_run`.
     """
     training = {
         "block": position.block,
@@ -128,6 +137,7 @@ def save_checkpoint(model: Model, position: Position, path: PathLike) -> None:
         "history": [asdict(record) for record in model.history],
         "usage": asdict(model.usage),
         "seconds": model.seconds,
+        "run": dict(run or {}),
     }
     state = {f"optimizer_{i}": leaf for i, leaf in enumerate(position.optimizer, start=1)}
     _save(path, _model_arrays(model) | {"training": _as_bytes(training)} | state)
@@ -189,6 +199,15 @@ def load_checkpoint(
         shapes = ((f"optimizer_{i}", tuple(leaf.shape)) for i, leaf in leaves)
         position.optimizer = list(_read_arrays(path, shapes).values())
     return model, position
+
+
+def read_run(path: PathLike) -> dict[str, Any]:
+    """What the results of a checkpoint's run depend on; empty for a checkpoint from before that."""
+    with _described(path, "training", "the state of a training") as about:
+        run = about.get("run", {})
+        if not isinstance(run, dict):
+            raise TypeError(f"a {type(run).__name__} for run")
+    return run
 
 
 def _check_identity(path: PathLike, present: str | None) -> None:

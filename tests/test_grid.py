@@ -67,6 +67,17 @@ if mode == f"vanish-{plan['method']}":
     sys.exit(0)
 if mode == f"crash-{plan['method']}":
     os.kill(os.getpid(), signal.SIGKILL)
+if mode == f"realtime-{plan['method']}":
+    os.kill(os.getpid(), signal.SIGRTMIN + 3)
+if mode == f"vandal-{plan['method']}":
+    import shutil
+    shutil.rmtree(os.getcwd())
+    sys.exit(3)
+if mode == f"escape-{plan['method']}":
+    sys.exit("\\x1b[31mred\\x07 \\x9b2J")
+if mode == f"text-{plan['method']}":
+    open("results.json", "w").write('{"test_accuracy": 0.5, "train_seconds": "fast"}')
+    sys.exit()
 done = int(open("model.npz").read()) if os.path.exists("model.npz") else 0
 for step in range(done, steps):
     time.sleep(pause)
@@ -486,17 +497,33 @@ class TestPool:
             ("fail-ff-ad", "no light on port 3"),
             ("vanish-ff-ad", "ended with exit code 0 and no results.json"),
             ("crash-ff-ad", "killed by SIGKILL"),
+            ("realtime-ff-ad", f"killed by signal {signal.SIGRTMIN + 3}"),
+            ("vandal-ff-ad", "ended with exit code 3 and no results.json"),
+            ("escape-ff-ad", r"\x1b[31mred\x07 \x9b2J"),
+            ("text-ff-ad", "train_seconds must be a finite number, found 'fast'"),
         ],
     )
     def test_a_failing_cell_leaves_the_others_alone(self, mode, message):
         directory = run_pool(command=fake(mode))
         assert states(directory) == ["done", "failed"] * 3
-        assert directory.outcomes()[1].message == message
+        assert directory.outcomes()[1].message.endswith(message)
         assert "2      |                 - | 0/3 failed |       - |" in write_results(directory)
         assert [row["state"] for row in rows("grid")] == ["done", "failed"] * 3
         if mode == "fail-ff-ad":
             log = (directory.outcomes()[1].directory / "log.txt").read_text()
             assert log == "first line\nno light on port 3\n"
+
+    def test_a_cell_whose_folder_or_log_cannot_be_written_fails_alone(self, tmp_path):
+        directory = GridDirectory.create(Path("grid"), small_grid(cells=cells(seeds=[0, 1])))
+        first, second, *_ = map(directory.cell_path, directory.grid.cells)
+        first.parent.mkdir()
+        first.touch()
+        second.mkdir()
+        (second / "log.txt").symlink_to(tmp_path / "precious")
+        run_pool()
+        assert states(directory) == ["waiting", "failed", "done", "done"]
+        assert not (tmp_path / "precious").exists()
+        assert "1/2 failed" in write_results(directory)
 
     def test_a_cell_that_starts_from_another_waits_for_it(self):
         first, second, third = cells(seeds=[0], methods=["ff-dd"], meshes=(1, 2, 3))

@@ -25,8 +25,10 @@ from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import EpochRecord, Position
 from photonic_ffzero.runs import RunDirectory, check_new_directory
+from photonic_ffzero.runs.job import Job
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
 from photonic_ffzero.training import step as steps
+from photonic_ffzero.training.step import Samples
 from photonic_ffzero.training.trainer import StoppedError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "mnist_photonic.py"
@@ -350,6 +352,31 @@ class TestRefused:
         config["training_data_crc32"] += 1
         (run / "config.json").write_text(json.dumps(config))
         assert "the training data must have the checksum" in self.refused(capsys)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("validation", 100), ("limit", 100), ("unit_power", 0.5), ("detector_floor", 1e-6)],
+    )
+    def test_another_setting_than_when_it_began(self, run, capsys, name, value):
+        config = json.loads((run / "config.json").read_text())
+        before = (run / "model.npz").read_bytes()
+        (run / "config.json").write_text(json.dumps(config | {name: value}))
+        assert f"model.npz: {name} must be {config[name]}" in self.refused(capsys)
+        assert (run / "model.npz").read_bytes() == before
+
+    def test_other_test_labels(self, run, capsys, monkeypatch):
+        load = Job.load
+
+        def load_others(*arguments):
+            job = load(*arguments)
+            return replace(job, test=Samples(job.test.x, np.roll(job.test.y, 1)))
+
+        monkeypatch.setattr(Job, "load", load_others)
+        assert "the test data must have the checksum" in self.refused(capsys)
+        config = json.loads((run / "config.json").read_text())
+        del config["test_data_crc32"]
+        (run / "config.json").write_text(json.dumps(config))
+        assert "model.npz: test_data_crc32 must be" in self.refused(capsys)
 
     def test_a_checkpoint_of_another_run(self, run, capsys):
         save_checkpoint(*load_changed(run / "model.npz"), run / "model.npz")

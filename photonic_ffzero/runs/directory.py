@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
@@ -54,14 +54,14 @@ class RunDirectory(Observer):
 
     ``config.json`` is written at the start; ``history.csv`` and the checkpoint ``model.npz``
     after every epoch, so that an interrupted run can go on; ``results.json`` and the figures at
-    the end.
+    the end. The checkpoint holds ``run``: what else the results depend on.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
         from pandas import DataFrame  # here, so that its import is no part of the training time
 
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self._table = path, partial(DataFrame, columns=_COLUMNS)
+        self.path, self._run, self._table = path, run, partial(DataFrame, columns=_COLUMNS)
 
     @property
     def checkpoint(self) -> Path:
@@ -78,7 +78,7 @@ class RunDirectory(Observer):
         table = self._table(model.history)
         text = table.to_csv(index=False, float_format="%.6g", lineterminator="\r\n")
         write_whole(self.path / "history.csv", lambda file: file.write(text.encode()))
-        save_checkpoint(model, position, self.checkpoint)
+        save_checkpoint(model, position, self.checkpoint, self._run)
 
     def read_history(self) -> list[EpochRecord]:
         """The history from its table, where numbers have six digits."""

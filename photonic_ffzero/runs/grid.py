@@ -6,6 +6,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from meshes.validation import integer, keep, number, text
+from meshes.validation import integer, keep, number, one_line, text
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.plan import Plan
+from photonic_ffzero.runs.records import CELL, FAILURE, GRID, RESULTS, Schema, check, read_record
 from photonic_ffzero.storage import read_json, write_json
 
 Label = str | int | float
@@ -78,7 +80,8 @@ def _label(name: str, value: Any) -> Label:
 
 def label_text(labels: Mapping[str, Label]) -> str:
     """Labels as a list of words; a number is preceded by its name."""
-    return ", ".join(v if isinstance(v, str) else f"{name} {v}" for name, v in labels.items())
+    words = (v if isinstance(v, str) else f"{name} {v}" for name, v in labels.items())
+    return one_line(", ".join(words))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,10 +178,11 @@ class Grid:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Grid:
         """Rebuild a grid from the content of a grid.json."""
+        check("grid.json", content, GRID)
         try:
             cells = tuple(
-                Cell(dict(cell["labels"]), Plan.from_json(cell["plan"]), str(cell["after"]))
-                for cell in content["cells"]
+                Cell(dict(cell["labels"]), Plan.from_json(cell["plan"]), cell["after"])
+                for cell in (check("grid.json", cell, CELL) for cell in content["cells"])
             )
             return cls(**(content | {"cells": cells, "curves": tuple(content["curves"])}))
         except KeyError as error:
@@ -196,7 +200,7 @@ class Outcome:
         directory: Its run directory.
         state: ``done``, ``failed``, ``stopped`` (it can go on) or ``waiting``.
         results: Content of results.json if the cell is done, else empty.
-        message: Why it failed.
+        message: Why it failed, or what is wrong with its results, on one line.
     """
 
     cell: Cell
@@ -243,6 +247,8 @@ class GridDirectory:
         folder = self.cell_path(cell)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "failure.json").unlink(missing_ok=True)
+        if not _read_if_valid(folder / "results.json", RESULTS)[0]:
+            (folder / "results.json").unlink(missing_ok=True)  # damaged; its run tests again
         if not (folder / "config.json").exists():  # the run itself adds a checksum to it
             start = {"start_from": f"../{cell.after}"} if cell.after else {}
             write_json(folder / "config.json", cell.plan.as_json() | start)
@@ -250,17 +256,22 @@ class GridDirectory:
 
     def fail(self, cell: Cell, message: str) -> None:
         """Write down that a cell failed, and why."""
-        write_json(self.cell_path(cell) / "failure.json", {"message": message})
+        folder = self.cell_path(cell)
+        with suppress(FileExistsError, NotADirectoryError):  # a file has taken its place
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "failure.json", {"message": message})
 
     def outcome(self, cell: Cell) -> Outcome:
         """The state of a cell, from the files in its run directory."""
         folder = self.cell_path(cell)
-        if results := _read_if_valid(folder / "results.json"):
+        results, damage = _read_if_valid(folder / "results.json", RESULTS)
+        if results:
             return Outcome(cell, folder, "done", results)
-        if failure := _read_if_valid(folder / "failure.json"):
-            return Outcome(cell, folder, "failed", {}, str(failure.get("message", "")))
+        failure, _ = _read_if_valid(folder / "failure.json", FAILURE)
+        if failure:
+            return Outcome(cell, folder, "failed", {}, one_line(failure.get("message", "")))
         started = (folder / "config.json").exists()
-        return Outcome(cell, folder, "stopped" if started else "waiting", {})
+        return Outcome(cell, folder, "stopped" if started else "waiting", {}, damage)
 
     def outcomes(self) -> list[Outcome]:
         """The state of every cell, in the grid's order."""
@@ -272,9 +283,9 @@ class GridDirectory:
         return [outcome.cell for outcome in self.outcomes() if outcome.state == "done"]
 
 
-def _read_if_valid(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None; a damaged file is reported by the run that uses it."""
+def _read_if_valid(path: Path, schema: Schema) -> tuple[dict[str, Any] | None, str]:
+    """The content of a JSON file, or None and what is wrong with it."""
     try:
-        return read_json(path)
-    except (DataError, OSError):
-        return None
+        return read_record(path, schema), ""
+    except (DataError, OSError) as error:
+        return None, one_line(str(error))

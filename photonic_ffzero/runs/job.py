@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from meshes.propagation import resolve_engine
+from meshes.validation import shown
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.datasets import Dataset, load_dataset, split
 from photonic_ffzero.data.encoding import Encoder
@@ -29,7 +30,9 @@ from photonic_ffzero.power import SAMPLE, UNIT_POWER, power_budget
 from photonic_ffzero.runs.directory import RunDirectory, versions
 from photonic_ffzero.runs.plan import Plan
 from photonic_ffzero.runs.progress import LiveProgress
-from photonic_ffzero.storage import load_checkpoint, load_model, read_json, sweep, write_json
+from photonic_ffzero.runs.records import read_results
+from photonic_ffzero.settings import settings_of
+from photonic_ffzero.storage import load_checkpoint, load_model, read_run, sweep, write_json
 from photonic_ffzero.training.step import Samples
 from photonic_ffzero.training.trainer import Observer, Trainer
 from photonic_ffzero.training.warnings import facts_of, warnings_of
@@ -102,15 +105,14 @@ class Job:
         """
         console = Console(stderr=True, quiet=self.quiet, highlight=False)
         console.print(self._description())
-        root = RunDirectory(self.output)
+        root, run = RunDirectory(self.output), self._identity()
         write_json(root.path / "config.json", self._written_plan())
-        first, count = self.plan.config.seed, self.plan.seeds
-        results, directories = [], []
-        for seed in range(first, first + count):
-            directory = root if count == 1 else RunDirectory(self.output / f"seed-{seed}")
+        count, results, directories = self.plan.seeds, [], []
+        for seed, folder in self._folders.items():
+            directory = RunDirectory(folder, run)
             directories.append(directory)
             sweep(directory.path)
-            done = read_json(directory.results)
+            done = read_results(directory.results)
             results.append(done or self._run_seed(seed, directory, console, observers))
             print(_result_line(results[-1]), flush=True)
             for text in results[-1].get("warnings", ()):
@@ -124,21 +126,70 @@ class Job:
         return results
 
     def check_same(self, written: dict[str, Any]) -> None:
-        """Check that the training data are those of a run to resume, by their checksum.
+        """Check that all that results depend on is as it was when the run began.
 
         Args:
-            written: Content of the run's config.json; a run that has not begun has no checksum.
+            written: Content of the run's config.json; a run that has not begun has no checksums.
         """
-        mine, theirs = (plan.get("training_data_crc32") for plan in (self._written_plan(), written))
-        if theirs is not None and mine != theirs:
-            raise DataError(
-                f"{self.output / 'config.json'}: the training data must have the checksum "
-                f"{theirs}, found {mine} in {self.dataset.source}"
+        for name, mine in self._checksums().items():
+            theirs = written.get(f"{name}_data_crc32")
+            if theirs is not None and mine != theirs:
+                raise DataError(
+                    f"{self.output / 'config.json'}: the {name} data must have the checksum "
+                    f"{shown(theirs)}, found {mine} in {self.dataset.source}"
+                )
+        unchecked: dict[str, None] = {}
+        for folder in self._folders.values():
+            unchecked |= dict.fromkeys(self._unchecked(folder / "model.npz", written))
+        if unchecked:
+            print(
+                f"{self.output}: its checkpoint is from before it held {', '.join(unchecked)}: "
+                "whether they are the same is not checked",
+                file=sys.stderr,
             )
 
+    def _unchecked(self, checkpoint: Path, written: dict[str, Any]) -> list[str]:
+        """Compare a checkpoint's run with this one; return the names that it does not have."""
+        if not checkpoint.exists():
+            return []
+        try:
+            before = read_run(checkpoint)
+        except DataError:  # the run says so when it loads it, with what was saved
+            return []
+        for name, mine in self._identity().items():
+            if before.get(name, mine) != mine:
+                raise DataError(
+                    f"{checkpoint}: {name} must be {shown(before[name])} as when the run began, "
+                    f"found {shown(mine)}"
+                )
+        in_config = {name for name in written if name.endswith("_crc32")}
+        return [name for name in self._identity() if name not in before and name not in in_config]
+
+    @property
+    def _folders(self) -> dict[int, Path]:
+        """The run directory of each seed."""
+        first, count = self.plan.config.seed, self.plan.seeds
+        if count == 1:
+            return {first: self.output}
+        return {seed: self.output / f"seed-{seed}" for seed in range(first, first + count)}
+
+    def _identity(self) -> dict[str, Any]:
+        """What results depend on besides the configuration, which every model holds.
+
+        Data are known by their checksums, as their path may change; after the first checkpoint
+        nothing comes from the model to start from.
+        """
+        left_out = ("dataset", "seeds", "start_from")
+        plan = {n: getattr(self.plan, n) for n in settings_of(Plan) if n not in left_out}
+        return plan | {f"{name}_data_crc32": crc for name, crc in self._checksums().items()}
+
+    def _checksums(self) -> dict[str, int]:
+        pairs = {"training": self.train, "test": self.test}
+        return {n: zlib.crc32(s.y.tobytes(), zlib.crc32(s.x.tobytes())) for n, s in pairs.items()}
+
     def _written_plan(self) -> dict[str, Any]:
-        crc = zlib.crc32(self.train.y.tobytes(), zlib.crc32(self.train.x.tobytes()))
-        return self.plan.as_json() | {"source": self.dataset.source, "training_data_crc32": crc}
+        crcs = {f"{name}_data_crc32": crc for name, crc in self._checksums().items()}
+        return self.plan.as_json() | {"source": self.dataset.source} | crcs
 
     def _description(self) -> str:
         """The data, the method and the network, in four lines."""
@@ -174,8 +225,12 @@ class Job:
             for warning in caught:
                 print(f"warning: {warning.message}", file=sys.stderr)
             model.config = replace(model.config, device=config.device)  # its address may differ
-            if model.config != config:
-                raise DataError(f"{checkpoint}: is a checkpoint of another run than config.json")
+            for name, value in vars(config).items():
+                if (before := getattr(model.config, name)) != value:
+                    raise DataError(
+                        f"{checkpoint}: is a checkpoint of another run than config.json: {name} "
+                        f"must be {shown(before)}, found {shown(value)}"
+                    )
         else:
             task = task_of(config.task, self.train.y, kept, self.dataset.class_names)
             model = Model(config, units, task, self.encoder, device)

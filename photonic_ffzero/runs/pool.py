@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from meshes.validation import one_line
 from photonic_ffzero.command import signals
 from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory
@@ -31,6 +34,7 @@ THREAD_VARIABLES = (
 
 _POLL = 0.1  # seconds between looks at the children
 _HISTORY_POLL = 1.0  # seconds between looks at their histories
+_LONGEST_LOG = 2**16  # bytes read from the end of a log
 _LONGEST_MESSAGE = 160  # characters of a failure's message; the log has the rest
 
 
@@ -126,7 +130,7 @@ class Pool:
             try:
                 while self._goes_on():
                     self._pass_signals_on()
-                    self._start_ready()
+                    self._start_ready(progress)
                     self._collect(progress)
                     self._fail_dependent(progress)
                     self._show_running(progress)
@@ -139,17 +143,25 @@ class Pool:
     def _goes_on(self) -> bool:
         return bool(self._in_state("running", *([] if self._signals else ["waiting"])))
 
-    def _start_ready(self) -> None:
+    def _start_ready(self, progress: GridProgress) -> None:
         """Start waiting runs that depend on no other or on one that is done."""
         done = {"", *(run.cell.slug for run in self._in_state("done"))}
         ready = [run for run in self._in_state("waiting") if run.cell.after in done]
         free = self._children - len(self._in_state("running"))
         for run in [] if self._signals else ready[:free]:
-            self._start(run)
+            try:
+                self._start(run)
+            except OSError as error:  # its folder or log cannot be written
+                self._failed(run, str(error), progress)
+
+    def _failed(self, run: _Run, reason: str, progress: GridProgress) -> None:
+        run.state = "failed"
+        self._directory.fail(run.cell, reason)
+        progress.ended(run.cell.name, run.state, one_line(reason), run.seconds)
 
     def _start(self, run: _Run) -> None:
         folder = self._directory.prepare(run.cell)
-        with open(folder / "log.txt", "ab") as log:
+        with open(folder / "log.txt", "ab", opener=_without_links) as log:
             run.process = subprocess.Popen(
                 self._command(folder),
                 stdin=subprocess.PIPE,  # closes with this process, which tells the child to end
@@ -157,9 +169,7 @@ class Pool:
                 stderr=log,
                 env=self._environment,
                 process_group=0,  # so that Ctrl-C reaches this process alone
-                pass_fds=[
-                    self._claim.fileno()
-                ],  # the directory stays locked until the last child has ended
+                pass_fds=[self._claim.fileno()],  # which lives until the last child has ended
             )
         run.state, run.started = "running", time.perf_counter()
 
@@ -178,8 +188,9 @@ class Pool:
             elif self._signals:
                 run.state = "stopped"
             else:
-                run.state, figures = "failed", _reason(code, outcome.directory / "log.txt")
-                self._directory.fail(run.cell, figures)
+                reason = outcome.message or _reason(code, outcome.directory / "log.txt")
+                self._failed(run, reason, progress)
+                continue
             progress.ended(run.cell.name, run.state, figures, run.seconds)
 
     def _fail_dependent(self, progress: GridProgress) -> None:
@@ -187,10 +198,7 @@ class Pool:
         failed = {run.cell.slug for run in self._in_state("failed")}
         for run in self._in_state("waiting"):
             if run.cell.after in failed:
-                run.state, reason = "failed", f"starts from {run.cell.after}, which failed"
-                self._directory.prepare(run.cell)
-                self._directory.fail(run.cell, reason)
-                progress.ended(run.cell.name, run.state, reason, 0.0)
+                self._failed(run, f"starts from {run.cell.after}, which failed", progress)
 
     def _show_running(self, progress: GridProgress) -> None:
         now = time.perf_counter()
@@ -227,25 +235,51 @@ def epochs_done(grid: Grid, cell: Cell, folder: Path) -> tuple[float, str]:
         with open(folder / "history.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         last = rows[-1]
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, csv.Error):
         return 0.0, ""
     config = cell.plan.config
     epochs = config.epochs * (config.layers if config.local else 1)
     figures = f"{config.layer_name} {last.get('mesh')}, epoch {last.get('epoch')}"
-    with suppress(KeyError, ValueError):
+    with suppress(KeyError, ValueError, TypeError):
         accuracy = grid.factor * float(last["validation_accuracy"])
         figures += f", validation {_in_unit(grid, accuracy)}"
-    return min(len(rows) / max(epochs, 1), 1.0), figures
+    return min(len(rows) / max(epochs, 1), 1.0), one_line(figures)
 
 
 def _in_unit(grid: Grid, value: float | None) -> str:
     return "" if value is None else f"{grid.written(value)} {grid.unit}".rstrip()
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _end_of(log: Path) -> str:
+    """The last lines of a log; empty if it is gone."""
+    try:
+        with open(log, "rb", opener=_without_links) as file:
+            file.seek(-min(_LONGEST_LOG, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            return file.read(_LONGEST_LOG).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _without_links(path: str, flags: int) -> int:
+    """Open a regular file, not what a link or a pipe in its place leads to."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "must be a regular file", str(path))
+
+
 def _reason(code: int, log: Path) -> str:
     """Why a child failed: the signal, or the last line it wrote."""
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    lines = [line.strip() for line in log.read_text(errors="replace").split("\n") if line.strip()]
+        return f"killed by {_signal_name(-code)}"
+    lines = [line.strip() for line in _end_of(log).split("\n") if line.strip()]
     last = textwrap.shorten(lines[-1], _LONGEST_MESSAGE, placeholder=" ...") if lines else ""
-    return last or f"ended with exit code {code} and no results.json"
+    return one_line(last) or f"ended with exit code {code} and no results.json"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from meshes.validation import one_line
 from photonic_ffzero import plots
 from photonic_ffzero.runs.grid import Grid, GridDirectory, Label, Outcome, label_text
 from photonic_ffzero.storage import write_csv, write_whole
@@ -120,7 +121,8 @@ def summary_texts(grid: Grid, runs: DataFrame) -> list[list[str]]:
         count = str(row.n) if row.n == row.cells else f"{row.n}/{row.cells}"
         failed = " failed" if row.failed else ""
         seconds = "-" if row.seconds != row.seconds else f"{row.seconds:.1f}"
-        rows.append([*map(str, labels), value + spread, count + failed, seconds])
+        names = (one_line(str(label)) for label in labels)
+        rows.append([*names, value + spread, count + failed, seconds])
     return rows
 
 
