@@ -1,13 +1,16 @@
 """Devices: the protocol, a mesh of one as a layer, the simulated chip, and one behind a socket."""
 
 import json
+import os
 import re
 import shlex
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socketserver import StreamRequestHandler
@@ -802,3 +805,40 @@ class TestRuns:
             for one in (hidden, unhidden):  # light crosses frozen meshes again
                 del one["forward_passes"], one["phase_writes"], one["power"]
             assert hidden == unhidden
+
+
+HANGING = """
+import time
+from photonic_ffzero import SimulatedChip
+
+class Hanging(SimulatedChip):
+    def measure(self, mesh, fields):
+        print("hangs", flush=True)
+        time.sleep(600)
+
+chip = lambda: Hanging(16)
+"""
+
+
+@pytest.mark.long
+def test_a_second_interrupt_ends_a_run_whose_device_hangs_long(tmp_path):
+    """The call is in TensorFlow's thread, and the main thread waits for it in C."""
+    (tmp_path / "lab.py").write_text(HANGING)
+    command = [sys.executable, "-m", "photonic_ffzero.cli.worker", *RUN, "--device", "lab:chip"]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path)])
+    with subprocess.Popen(
+        [*command, "--output", "run"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout.readline() == "hangs\n"
+            for _ in range(2):
+                process.send_signal(signal.SIGINT)
+                time.sleep(1)
+            assert process.wait(timeout=3) == 130
+        finally:
+            process.kill()
