@@ -1,25 +1,39 @@
-"""TensorFlow, imported at its first use and without its start-up messages.
+"""TensorFlow, imported at its first use, and functions of arrays inside its graphs.
 
-Importing it takes seconds and prints messages that no setting silences. Every module takes ``tf``
-from here, so that ``--help`` answers at once.
+Importing it takes seconds. Every module takes ``tf`` from here, so that ``--help`` answers at once
+and that importing a module of ours changes nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+
+_hushed = False
+
+
+def hush() -> None:
+    """Hide TensorFlow's start-up messages and warnings. Only command-line programs call this."""
+    global _hushed
+    _hushed = True
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @contextmanager
 def _hidden_stderr() -> Iterator[None]:
-    """Hide what native code writes to standard error, unless the body raises."""
-    sys.stderr.flush()
-    saved = os.dup(2)
+    """Hide what native code writes to standard error, which no setting does, unless it fails."""
+    try:
+        sys.stderr.flush()
+        saved = os.dup(2)
+    except (AttributeError, OSError, ValueError):  # closed: nothing shows anyway
+        yield
+        return
     with tempfile.TemporaryFile() as hidden:
         os.dup2(hidden.fileno(), 2)
         try:
@@ -37,10 +51,10 @@ class _LazyTensorFlow:
     """The module ``tensorflow``, imported when the first attribute is read."""
 
     def __getattr__(self, name: str) -> Any:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _hidden_stderr():
+        with _hidden_stderr() if _hushed else nullcontext():
             import tensorflow
-        tensorflow.get_logger().setLevel("ERROR")  # hides warnings of many compiled shapes
+        if _hushed:
+            tensorflow.get_logger().setLevel("ERROR")  # hides warnings of many compiled shapes
         value = getattr(tensorflow, name)
         setattr(self, name, value)  # so that the next read does not come here
         return value
@@ -108,4 +122,41 @@ def from_python(function: Callable[..., Any], arguments: Any, dtype: Any) -> Any
                 kept_errors.append(error)
             raise
 
-    return tf.numpy_function(keeping_errors, arguments, dtype, stateful=True)
+    return in_this_process("a device", keeping_errors, arguments, dtype, stateful=True)
+
+
+# Programs that trace a graph in order to write it to a file.
+_EXPORTERS = ("keras.src.export.", "tensorflow.python.saved_model.", "tensorflow.lite.")
+
+
+def exporting() -> bool:
+    """Whether the graph in work is being exported: an exporter then stands in the call stack."""
+    frame: Any = None if tf.executing_eagerly() else sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(_EXPORTERS):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def in_this_process(
+    name: str, function: Callable[..., Any], arguments: Any, types: Any, *, stateful: bool
+) -> Any:
+    """``tf.numpy_function`` in a graph that cannot be exported; errors call the function ``name``.
+
+    An exported graph would hold no more than the function's number in this process. One traced
+    for an export is refused here; one traced earlier holds a resource that exporters refuse.
+    """
+    if exporting():
+        raise ValueError(f"a graph to export must not call Python, got {name}")
+    if not tf.executing_eagerly():
+        tf.compat.v1.get_default_graph().capture(_pin(name))
+    return tf.numpy_function(function, arguments, types, stateful=stateful)
+
+
+@functools.cache
+def _pin(name: str) -> Any:
+    """A resource that belongs to no model. Exporters show its name."""
+    with tf.init_scope():
+        text = f"a graph to export must not call Python, but this one calls {name}"
+        return tf.raw_ops.VarHandleOp(dtype=tf.int32, shape=[], shared_name=text)

@@ -1,6 +1,8 @@
 """A mesh as a Keras 3 layer.
 
-Keras must run on TensorFlow, its default. ::
+Keras must run on TensorFlow, its default. ``model.export`` works, too: in a graph that leaves the
+process, the XLA engine takes the place of the native one. A loss of the complex fields themselves
+is `ComplexMeanSquaredError`. ::
 
     layers = [
         keras.Input([16]),
@@ -18,12 +20,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+import numpy as np
+
 from meshes._tensorflow import tf
 from meshes.mesh import Phases, RectangularMesh
 from meshes.propagation import resolve_engine
-
-tf.constant(0)  # imports TensorFlow without its messages, before Keras imports it
-import keras  # noqa: E402
 
 
 @keras.saving.register_keras_serializable(package="meshes")
@@ -36,7 +38,13 @@ class MeshLayer(keras.layers.Layer):
     phases theta and phi [L, M] and gamma [N], rad, which start Haar-random. Idle interferometers
     have weights, too, but without influence. The arguments are those of
     :class:`meshes.RectangularMesh` and :func:`meshes.propagate`, and of a Keras layer; the seed is
-    that of the first phases, too.
+    that of the first phases, too. With the dtype float64 or complex128 the phases are float64 and
+    the fields complex128; with any other, float32 and complex64.
+
+    Keras hands real fields alone on from an input that does not say otherwise: complex ones need
+    ``keras.Input([N], dtype="complex64")``. Its losses and metrics drop the imaginary part of what
+    they compare: ``"mse"`` can be small and the fields wrong. Detect `Intensities` first, or take
+    `ComplexMeanSquaredError`.
     """
 
     def __init__(
@@ -49,12 +57,16 @@ class MeshLayer(keras.layers.Layer):
         engine: str = "auto",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})  # no phase or field in half precision
         self.mesh = RectangularMesh(
             units, num_columns, splitter_error, seed, insertion_loss_db=insertion_loss_db
         )
         self.engine, self.num_columns = engine, num_columns
-        self.supports_jit = resolve_engine(engine) == "xla"  # Keras asks before it compiles
+        double = self.variable_dtype in ("float64", "complex128")
+        self._real = "float64" if double else "float32"  # of the phases
+        self._complex = "complex128" if double else "complex64"  # of the fields
+        # Keras asks before it compiles.
+        self.supports_jit = resolve_engine(engine, np.dtype(self._real)) == "xla"
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if len(input_shape) != 2 or input_shape[-1] != self.mesh.units:
@@ -62,7 +74,8 @@ class MeshLayer(keras.layers.Layer):
         first = self.mesh.initial_phases(self.mesh.seed)
         for name, values in first._asdict().items():
             constant = lambda shape, dtype=None, v=values: tf.constant(v, dtype)  # noqa: E731
-            self.add_weight(name=name, shape=values.shape, initializer=constant)
+            kind = {"dtype": self._real, "autocast": False}
+            self.add_weight(name=name, shape=values.shape, initializer=constant, **kind)
 
     @property
     def phases(self) -> Phases:
@@ -73,7 +86,7 @@ class MeshLayer(keras.layers.Layer):
         return self.mesh.propagate(inputs, phases, self.engine)
 
     def compute_output_spec(self, inputs: Any) -> Any:
-        return keras.KerasTensor(inputs.shape, dtype="complex64")
+        return keras.KerasTensor(inputs.shape, dtype=self._complex)
 
     def get_config(self) -> dict[str, Any]:
         names = ("units", "splitter_error", "insertion_loss_db", "seed")
@@ -86,8 +99,39 @@ class MeshLayer(keras.layers.Layer):
 class Intensities(keras.layers.Layer):
     r"""Square-law detectors: :math:`I = |E|^2`, from complex fields [...] to real numbers [...]."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"autocast": False, **kwargs})
+
     def call(self, inputs: Any) -> Any:
         return tf.math.square(tf.math.real(inputs)) + tf.math.square(tf.math.imag(inputs))
 
     def compute_output_spec(self, inputs: Any) -> Any:
-        return keras.KerasTensor(inputs.shape, dtype="float32")
+        real = {"complex64": "float32", "complex128": "float64"}
+        return keras.KerasTensor(inputs.shape, dtype=real.get(inputs.dtype, inputs.dtype))
+
+
+@keras.saving.register_keras_serializable(package="meshes")
+class ComplexMeanSquaredError(keras.losses.Loss):
+    r"""A loss of complex fields [..., N]: :math:`\frac{1}{N} \sum_n |y_n - t_n|^2`.
+
+    As with Keras's losses, the batch's mean is the loss, and ``dtype`` is the type it is computed
+    in, float32 by default. Real targets are fields without an imaginary part.
+    """
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        targets, fields = _as_reals(y_true), _as_reals(y_pred)
+        if not targets.shape.is_compatible_with(fields.shape):
+            shapes = f"{fields.shape[:-1]}, got {targets.shape[:-1]}"
+            raise ValueError(f"y_true must have the shape of the fields, {shapes}")
+        return super().__call__(targets, fields, sample_weight)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return tf.reduce_mean(tf.reduce_sum(tf.square(y_pred - y_true), axis=-1), axis=-1)
+
+
+def _as_reals(fields: Any) -> Any:
+    """Real and imaginary parts along a last axis: Keras would drop the latter."""
+    fields = tf.convert_to_tensor(fields)
+    if not (fields.dtype.is_complex or fields.dtype.is_floating):
+        fields = tf.cast(fields, tf.float32)
+    return tf.stack([tf.math.real(fields), tf.math.imag(fields)], axis=-1)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from meshes._tensorflow import tf
+from meshes._tensorflow import in_this_process, tf
 from meshes.angles import reduced
 from meshes.validation import check_fields, keep, number, number_field
 
@@ -291,8 +291,8 @@ class BlackBox(Nonlinearity):
 
         @tf.custom_gradient
         def apply(x: Any) -> tuple[Any, Callable[..., Any]]:
-            y = tf.ensure_shape(tf.numpy_function(self._evaluate_same_type, [x], x.dtype), x.shape)
-            return y, self._refuse_gradient
+            y = in_this_process(str(self), self._evaluate_same_type, [x], x.dtype, stateful=True)
+            return tf.ensure_shape(y, x.shape), self._refuse_gradient
 
         return apply(tf.convert_to_tensor(fields))
 

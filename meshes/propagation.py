@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes._tensorflow import tf
+from meshes._tensorflow import exporting, tf
 from meshes.engines import FabricatedMesh, xla
 from meshes.validation import choice
 
@@ -40,7 +40,8 @@ def propagate(
         fields: real or complex amplitudes [B, N], or [P, B, N] for one batch per set of phases,
             or [1, B, N].
         engine: "native" (compiled for the CPU, float32), "xla" (TensorFlow, any device) or
-            "auto": native, but XLA where TensorFlow sees a GPU and for float64 phases.
+            "auto": native, but XLA where TensorFlow sees a GPU and for float64 phases. A graph that
+            is traced for an export gets XLA instead of native.
     """
     return _run(mesh, phases, fields, engine, detect=False)
 
@@ -80,7 +81,10 @@ def _run(
     stacked = len(theta.shape) == 3 or len(fields.shape) == 3
     theta, phi, fields = (x if len(x.shape) == 3 else x[None] for x in (theta, phi, fields))
     gamma = gamma if len(gamma.shape) == 2 else gamma[None]
-    function = _ENGINES[resolve_engine(engine, _dtype(theta))]
+    engine = resolve_engine(engine, _dtype(theta))
+    if engine == "native" and symbolic and exporting():
+        engine = "xla"  # only this process has the native engine
+    function = _ENGINES[engine]
     if theta.shape[0] == 1 and fields.shape[0] != 1:  # join the batches of one set of phases
         batch = (tf if symbolic else np).reshape(fields, (1, -1, mesh.units))
         result = function(mesh, theta, phi, gamma, batch, detect=detect)

@@ -1,14 +1,18 @@
 """The mesh as a Keras 3 layer."""
 
 import re
+import subprocess
+import sys
+import textwrap
 
 import keras
 import numpy as np
 import pytest
 
 import meshes.keras
-from meshes import RectangularMesh
-from meshes.keras import Intensities, MeshLayer
+from meshes import BlackBox, RectangularMesh
+from meshes._tensorflow import exporting, from_python, tf
+from meshes.keras import ComplexMeanSquaredError, Intensities, MeshLayer
 
 N = 6
 
@@ -82,3 +86,217 @@ def test_bad_arguments():
         MeshLayer(4, engine="fast")
     with pytest.raises(ValueError, match=r"inputs .*\[B, 6\], got shape \(2, 5\)"):
         MeshLayer(N)(np.ones((2, 5), np.float32))
+
+
+def operations(concrete):
+    """The types of all operations of a function and of those that it calls."""
+    definition = concrete.graph.as_graph_def()
+    bodies = [definition.node, *(function.node_def for function in definition.library.function)]
+    return {node.op for body in bodies for node in body}
+
+
+class TestExport:
+    """A graph that leaves the process gives the same light elsewhere, or is refused."""
+
+    @pytest.fixture
+    def model(self, fields):
+        model = keras.Sequential([keras.Input([N]), MeshLayer(N, seed=3), Intensities()])
+        model.compile("adam", "mse")
+        model.fit(fields.real, np.abs(fields), verbose=0)  # traces the native engine first
+        return model
+
+    def signed(self, model):
+        module = tf.Module()
+        module.model = model
+        module.serve = tf.function(lambda x: model(x), input_signature=[tf.TensorSpec([None, N])])
+        return module
+
+    def test_holds_no_python(self, model, fields, tmp_path):
+        model.export(tmp_path / "keras", verbose=False)
+        tf.saved_model.save(self.signed(model), str(tmp_path / "module"))
+        assert not exporting()
+        for name in ("keras", "module"):
+            loaded = tf.saved_model.load(str(tmp_path / name))
+            concrete = loaded.serve.concrete_functions[0]
+            assert not {op for op in operations(concrete) if "PyFunc" in op}
+            found = loaded.serve(tf.constant(fields.real))
+            np.testing.assert_allclose(found, model(fields.real), atol=2e-6)
+
+    @pytest.mark.long
+    def test_gives_the_same_light_in_a_new_process(self, model, fields, tmp_path):
+        model.export(tmp_path / "exported", verbose=False)
+        model.save(tmp_path / "model.keras")
+        np.savez(tmp_path / "light.npz", x=fields.real, y=model(fields.real))
+        script = """
+            import sys, numpy as np, tensorflow as tf
+            light = np.load("light.npz")
+            exported = tf.saved_model.load("exported")
+            served = exported.serve(tf.constant(light["x"]))
+            np.testing.assert_allclose(served, light["y"], atol=2e-6)
+            assert "meshes" not in sys.modules
+            import keras, meshes, meshes.keras
+            meshes.RectangularMesh(4)
+            loaded = keras.models.load_model("model.keras")(light["x"])
+            np.testing.assert_array_equal(loaded, light["y"])
+        """
+        run_in_a_new_process(script, tmp_path)
+
+    def test_a_graph_traced_before_is_refused(self, model, tmp_path):
+        module = tf.Module()
+        module.model = model
+        module.serve = tf.function(lambda x: model(x))
+        concrete = module.serve.get_concrete_function(tf.TensorSpec([2, N]))
+        with pytest.raises(AssertionError, match=r"calls the native engine \(engine='xla'"):
+            tf.saved_model.save(module, str(tmp_path / "out"), signatures=concrete)
+
+    @pytest.mark.parametrize("name", ["BlackBox", "a device"])
+    @pytest.mark.parametrize("when", ["export", "before"])
+    def test_python_functions_are_refused_by_name(self, name, when, tmp_path):
+        box = BlackBox(lambda x: 2 * x)
+        call = box if name == "BlackBox" else lambda x: from_python(box.function, [x], x.dtype)
+        module = tf.Module()
+        module.serve = tf.function(call, input_signature=[tf.TensorSpec([None, N])])
+        if when == "before":
+            assert module.serve(tf.ones([1, N])).numpy().sum() == 2 * N
+        with pytest.raises((ValueError, AssertionError), match=f"must not call Python.*{name}"):
+            tf.saved_model.save(module, str(tmp_path / "out"))
+
+
+class TestDtypes:
+    """Keras knows the types of the outputs before they exist."""
+
+    @pytest.mark.parametrize("engine", ["native", "xla"])
+    @pytest.mark.parametrize("given", ["float16", "float32", "float64", "complex64", "complex128"])
+    @pytest.mark.parametrize(
+        "dtype",
+        [None, "float16", "float64", "mixed_float16", "mixed_bfloat16", "complex64", "complex128"],
+    )
+    def test_what_is_declared_is_returned(self, dtype, given, engine):
+        double = dtype in ("float64", "complex128")
+        if double and engine == "native":
+            with pytest.raises(ValueError, match=r"engine must be xla or auto .* got native"):
+                MeshLayer(2, engine=engine, dtype=dtype)
+            return
+        light = keras.Input([2], dtype=given)
+        layer = MeshLayer(2, engine=engine, dtype=dtype)
+        outputs = [layer(light), Intensities(dtype=dtype)(layer(light))]
+        expected = ["complex128", "float64"] if double else ["complex64", "float32"]
+        assert [x.dtype for x in outputs] == expected
+        found = keras.Model(light, outputs)(np.ones((3, 2), given))
+        assert [x.dtype.name for x in found] == expected
+        phases = {x.dtype for x in layer.weights}
+        assert phases == {"float64" if double else "float32"}
+
+
+class TestComplexMeanSquaredError:
+    @pytest.mark.parametrize("target", ["complex64", "float32", "int32"])
+    def test_is_the_mean_squared_modulus(self, fields, target):
+        targets = np.round(3 * fields)
+        targets = (targets if target == "complex64" else targets.real).astype(target)
+        expected = np.mean(np.abs(fields - targets) ** 2)
+        np.testing.assert_allclose(ComplexMeanSquaredError()(targets, fields), expected, rtol=1e-6)
+
+    def test_teaches_a_unitary_whole(self):
+        """The mean squared error of the real parts alone would leave the imaginary ones wrong."""
+        rng = np.random.default_rng(0)
+        target = RectangularMesh(2)
+        model = keras.Sequential([keras.Input([2], dtype="complex64"), MeshLayer(2, seed=1)])
+        x = (rng.normal(size=(256, 2)) + 1j * rng.normal(size=(256, 2))).astype(np.complex64)
+        y = target.propagate(x, target.initial_phases(7))
+        model.compile(keras.optimizers.Adam(0.05), ComplexMeanSquaredError())
+        model.fit(x, y, epochs=30, verbose=0)
+        assert np.abs(model(x) - y).max() < 0.05
+
+    def test_is_saved_with_its_model(self, fields, tmp_path):
+        model = keras.Sequential([keras.Input([N]), MeshLayer(N)])
+        model.compile("sgd", ComplexMeanSquaredError())
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        light = fields.real, fields
+        np.testing.assert_allclose(
+            loaded.evaluate(*light, verbose=0), model.evaluate(*light, verbose=0)
+        )
+
+    def test_refuses_targets_of_another_shape(self, fields):
+        with pytest.raises(ValueError, match=r"y_true must .*\(5, 6\), got \(5, 1\)"):
+            ComplexMeanSquaredError()(fields[:, :1], fields)
+
+
+def run_in_a_new_process(script, folder):
+    code = textwrap.dedent(script)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+STATE = """
+    import json, logging, os, random, signal, sys, threading, warnings
+
+    def snapshot():
+        # Attributes of modules that are not loaded are unchanged.
+        loaded = sys.modules
+        state = {
+            "environment": dict(os.environ),
+            "files": sorted(os.listdir("/proc/self/fd"))[:-1],
+            "stderr": os.readlink("/proc/self/fd/2"),
+            "signals": {str(s): str(signal.getsignal(s)) for s in signal.valid_signals()},
+            "threads": sorted(t.name for t in threading.enumerate()),
+            "filters": [str(f) for f in warnings.filters],
+            "python": hash(random.getstate()),
+            "loggers": {
+                name: (logger.level, [str(h) for h in logger.handlers], logger.disabled)
+                for name, logger in [("", logging.root), *logging.root.manager.loggerDict.items()]
+                if isinstance(logger, logging.Logger) and (not name or name in WATCHED)
+            },
+        }
+        if "numpy" in loaded:
+            state["numpy"] = str(loaded["numpy"].random.get_state()[1:])
+            state["errors"] = loaded["numpy"].geterr()
+        if "tensorflow" in loaded:
+            from tensorflow.python.eager import context
+            state["context"] = context.context()._initialized
+            state["seed"] = context.context()._seed
+        return state
+
+    WATCHED = ("tensorflow", "absl", "keras", "h5py", "numba", "matplotlib")
+"""
+
+
+@pytest.mark.long
+class TestImports:
+    """Importing changes nothing beyond what importing TensorFlow and Keras changes."""
+
+    @pytest.mark.parametrize("name", ["meshes", "meshes.keras", "photonic_ffzero"])
+    def test_change_nothing(self, name, tmp_path):
+        script = (
+            STATE
+            + f"""
+    import numpy, scipy.special, tensorflow, keras, h5py
+    before = snapshot()
+    import {name}
+    after = snapshot()
+    for key in before:
+        assert before[key] == after[key], (key, before[key], after[key])
+    tensorflow.config.threading.set_intra_op_parallelism_threads(1)
+    tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+    for device in tensorflow.config.list_physical_devices("GPU"):
+        tensorflow.config.experimental.set_memory_growth(device, True)
+    """
+        )
+        run_in_a_new_process(script, tmp_path)
+
+    @pytest.mark.parametrize("name", ["meshes", "photonic_ffzero"])
+    def test_do_not_need_tensorflow(self, name, tmp_path):
+        script = (
+            STATE
+            + f"""
+    import numpy, scipy.special
+    before = snapshot()
+    import {name}
+    after = snapshot()
+    assert "tensorflow" not in sys.modules and "matplotlib" not in sys.modules
+    for key in before:
+        assert before[key] == after[key], (key, before[key], after[key])
+    """
+        )
+        run_in_a_new_process(script, tmp_path)

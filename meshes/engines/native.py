@@ -1,7 +1,8 @@
 """Propagation by kernels compiled for the CPU, in single precision, with an analytic gradient.
 
-Inside a ``tf.function`` the kernels run as a ``tf.numpy_function``, which XLA cannot compile. This
-module loads Numba, so :mod:`meshes.propagation` imports it only when it is needed.
+Inside a ``tf.function`` the kernels run as a ``tf.numpy_function``, which XLA cannot compile and no
+export can hold. This module loads Numba, so :mod:`meshes.propagation` imports it only when it is
+needed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes._tensorflow import tf
+from meshes._tensorflow import in_this_process, tf
 from meshes.engines import FabricatedMesh, kernels
 from meshes.engines.threads import run_on_threads, threads
 
@@ -51,7 +52,8 @@ def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[An
         results = results if isinstance(results, tuple) else (results,)
         return [tf.convert_to_tensor(x) for x in results]
     types = [dtype for dtype, _ in like]
-    results = tf.numpy_function(function, arguments, types, stateful=False)
+    name = "the native engine (engine='xla' can be exported)"
+    results = in_this_process(name, function, arguments, types, stateful=False)
     for result, (_, shape) in zip(results, like, strict=True):
         result.set_shape(shape)
     return results

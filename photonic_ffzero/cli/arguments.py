@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
+from meshes._tensorflow import hush
 from meshes.validation import closest, one_line, shown
 from photonic_ffzero.data.published import DATA_VARIABLE
 from photonic_ffzero.devices.session import TOKEN_VARIABLE
@@ -42,6 +43,7 @@ class LineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        hush()  # every command begins here
         words = sys.argv[1:] if args is None else list(args)
         for word in takewhile(lambda word: word != "--", words):
             flag = word.partition("=")[0]
