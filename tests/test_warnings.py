@@ -49,6 +49,16 @@ def test_a_short_run_at_a_small_rate_has_no_warning(recipe):
     assert warnings_of(replace(SOUND, config=config, history=records([2.9, 2.9], 0.1))) == []
 
 
+@pytest.mark.parametrize("accuracy", [0.1, 0.132])
+def test_dim_ports_have_nearly_the_loss_of_chance_and_no_warning(accuracy):
+    """As the published recipe reads out BP: intensities of a few per cent are the logits."""
+    ports = configure("paper", "bp-dd")
+    history = records([2.3029, 2.3027], accuracy, "1-2")
+    assert warnings_of(replace(SOUND, config=ports, history=history, power=[0.01, 0.001])) == []
+    learned = records([2.303] * 50, 0.3, "1-2")
+    assert warnings_of(replace(SOUND, config=ports, history=learned)) == []
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -57,9 +67,10 @@ def test_a_short_run_at_a_small_rate_has_no_warning(recipe):
         ({"power": [0.0, 0.0]}, ["no light reaches mesh 1", "inputs"]),
         ({"zeros": [0.1, 0.99]}, ["99 %", "mesh 2", "adc_bits"]),
         ({"finite": [True, False, False]}, ["mesh 2, 3", "not finite"]),
-        ({"history": records([2.31, 2.3026])}, ["mesh 1", "chance", "2.303"]),
-        ({"history": [*records([2.0]), *records([2.3026], mesh="2")]}, ["mesh 2", "chance"]),
-        ({"history": records([2.5] * 10, 0.11)}, ["nothing was learned", "10 %"]),
+        ({"history": records([2.31, 2.3026], 0.1)}, ["mesh 1", "chance", "2.303"]),
+        ({"history": [*records([2.0]), *records([2.3026], 0.1, "2")]}, ["mesh 2", "chance"]),
+        ({"history": records([2.3035] * 10, 0.1)}, ["mesh 1", "chance"]),
+        ({"history": records([2.5] * 10, 0.11)}, ["nothing was learned"]),
         ({"scores": np.full((2, 50, 10), 1e-5)}, ["goodness of mesh 1, 2"]),
         ({"decided": np.zeros(100, int)}, ["100 %", "same class"]),
         ({"decided": np.r_[np.zeros(199, int), 3]}, ["same class"]),
@@ -76,7 +87,7 @@ def test_what_means_nothing_is_one_line(change, words):
 
 @pytest.mark.parametrize(("loss", "chance"), CHANCE.items())
 def test_the_loss_of_chance_is_that_of_scores_that_are_all_zero(loss, chance):
-    facts = replace(SOUND, config=configure(loss=loss), history=records([3.0, chance]))
+    facts = replace(SOUND, config=configure(loss=loss), history=records([3.0, chance], 0.1))
     assert any("chance" in text for text in warnings_of(facts))
 
 

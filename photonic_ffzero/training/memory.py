@@ -14,7 +14,8 @@ from photonic_ffzero.layers.base import CHUNK
 from photonic_ffzero.layers.blocks import Block
 
 # Bytes a number, with the copies that are alive at once; measured as the growth of the process.
-_LIGHT, _LIGHT_COMPLEX, _PARAMETER, _DIRECTION, _READING = 12, 24, 8, 4, 16
+_LIGHT, _LIGHT_COMPLEX, _PARAMETER, _DIRECTION = 12, 24, 8, 4
+_READING, _SOURCE, _WRITE = 16, 32, 16  # noise of a reading, of a port's light, of a phase
 _SHARE = 0.8  # of the memory that is available
 _ALWAYS = 2**30  # bytes that are not worth an error
 
@@ -55,15 +56,19 @@ def _step_bytes(
     values = max(layer.values for layer in block.all_layers)
     complex_light = len(block.all_layers) > 1 or block.runs_on == "xla"
     light = _LIGHT_COMPLEX if complex_light else _LIGHT
-    noisy = config.network == "photonic" and config.chip_imperfections.noisy_readings
-    readings = max(sets * batch_size, CHUNK) * block.taps * reads * noisy
+    chip, sent = config.chip_imperfections, max(sets * batch_size, CHUNK) * block.taps
+    noise = (
+        sent * reads * _READING * bool(chip.noisy_readings)
+        + sent * _SOURCE * bool(chip.source_noise)
+        + sets * numbers * _WRITE * bool(chip.write_noise)
+    )
     moved = batch_size * block.taps if config.perturb == "activations" else numbers
     copies = 1 if config.perturb == "activations" else sets
     return (
         sets * batch_size * values * light
         + copies * numbers * _PARAMETER
         + directions * moved * _DIRECTION
-        + readings * _READING
+        + noise
     )
 
 

@@ -27,6 +27,7 @@ _SAMPLE = 128  # training samples whose light is looked at
 _DARK = float(np.finfo(np.float32).tiny)  # below it, an intensity is zero to the engines
 _FEW = 5  # samples of a class that neither teach it nor test it
 _NEAR = 1e-3  # relative distance from the loss of chance; goodness that tells nothing apart
+_EXACT = 1e-5  # the same from the first epochs on
 _ALL = 0.99  # share of samples that is as good as all
 _ENOUGH = 10  # epochs after which some progress must show
 
@@ -68,6 +69,16 @@ class Facts:
         return [number for number, power in enumerate(self.power, 1) if power < _DARK]
 
     @property
+    def accuracy_of_chance(self) -> float:
+        """What one answer to all training samples, or luck, may reach; 1 if nobody counted them."""
+        counts = self.counts.get("training", np.zeros(0))
+        total = int(np.sum(counts))
+        if not total:
+            return 1.0
+        share = float(np.max(counts)) / total
+        return share + 2 * math.sqrt(share * (1 - share) / total)
+
+    @property
     def blocks(self) -> list[tuple[str, list[EpochRecord]]]:
         """The records of each block, by its name."""
         names = dict.fromkeys(record.mesh for record in self.history)
@@ -104,12 +115,17 @@ def readings_rounded_away(facts: Facts) -> str | None:
 
 
 def loss_at_chance(facts: Facts) -> str | None:
-    """Scores that are all zero have the same loss whatever the parameters are."""
+    """Scores that are all zero have the same loss whatever the parameters are.
+
+    Dim ports have nearly that loss, too, but an accuracy that rises.
+    """
     chance = _loss_of_chance(facts)
     stuck = [
         name
         for name, records in facts.blocks
-        if chance and abs(records[-1].loss - chance) < _NEAR * chance
+        if chance
+        and abs(records[-1].loss - chance) < (_NEAR if len(records) >= _ENOUGH else _EXACT) * chance
+        and records[-1].train_accuracy <= facts.accuracy_of_chance
     ]
     if facts.dark or not stuck:
         return None
@@ -132,16 +148,13 @@ def no_progress(facts: Facts) -> str | None:
     """Neither the loss nor the accuracy of any block is better than at the start."""
     if facts.classes is None or facts.dark or loss_at_chance(facts) or not facts.blocks:
         return None
-    counts = facts.counts.get("training", np.zeros(0))
-    share, total = (max(counts) / max(sum(counts), 1), sum(counts)) if len(counts) else (1.0, 0)
-    reach = share + 2 * math.sqrt(share * (1 - share) / max(total, 1))
     for _, records in facts.blocks:
         falls = records[-1].loss < (1 - 10 * _NEAR) * records[0].loss
-        if len(records) < _ENOUGH or falls or records[-1].train_accuracy > reach:
+        if len(records) < _ENOUGH or falls or records[-1].train_accuracy > facts.accuracy_of_chance:
             return None
     return (
-        f"nothing was learned in {facts.config.epochs} epochs: the accuracy is that of chance, "
-        f"{100 * share:.0f} %, and the loss did not fall; try another learning rate"
+        f"nothing was learned in {facts.config.epochs} epochs: the accuracy is that of chance, and "
+        "the loss did not fall; try another learning rate"
     )
 
 
