@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from meshes.engines.cache import kernel
 from meshes.engines.simd import (
     LANES,
     add_to_counter,
@@ -81,14 +82,6 @@ def _of_kind(kind):
         return _inlined(function)
 
     return decorate
-
-
-def _kernel(function):
-    """Compile at the first call, and keep the code on disk if there is a place to write to."""
-    try:
-        return _jit(nogil=True, cache=True)(function)
-    except RuntimeError:  # Numba finds no directory that it may write to
-        return _jit(nogil=True)(function)
 
 
 class Dimensions(NamedTuple):
@@ -441,13 +434,13 @@ _forward_ideal = _forward("ideal", _prepare_ideal, _all_ideal_columns)
 _forward_general = _forward("general", _prepare_general, _all_general_columns)
 
 
-@_kernel
+@kernel
 def forward_ideal(counters, dims, *arrays):
     """Light through an ideal mesh: theta, phi, gamma, couplers, edges, fields, scratch, out."""
     _forward_ideal(pointer(counters), dims, *pointers(arrays))
 
 
-@_kernel
+@kernel
 def forward_general(counters, dims, *arrays):
     """As :func:`forward_ideal`, through a mesh with splitter errors or loss."""
     _forward_general(pointer(counters), dims, *pointers(arrays))
@@ -690,13 +683,13 @@ _backward_ideal = _backward("ideal", _prepare_ideal, _retrace_ideal)
 _backward_general = _backward("general", _prepare_general, _retrace_general)
 
 
-@_kernel
+@kernel
 def backward_ideal(counters, dims, *arrays):
     """Gradients of an ideal mesh, with the arrays of ``run_backward`` from theta to out."""
     _backward_ideal(pointer(counters), dims, *pointers(arrays))
 
 
-@_kernel
+@kernel
 def backward_general(counters, dims, *arrays):
     """As :func:`backward_ideal`, of a mesh with splitter errors or loss."""
     _backward_general(pointer(counters), dims, *pointers(arrays))
