@@ -411,6 +411,15 @@ def test_help_teaches_within_80_columns(recipe, capsys, monkeypatch):
     assert all(action.help for action in build_parser(recipe)._actions)
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_help_fits_80_columns(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        SCRIPTS[script](["--help"])
+    assert stop.value.code == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_a_newcomer_sees_no_noise(tmp_path):
     """In a process of its own: TensorFlow's messages come from native code."""
     done = subprocess.run(

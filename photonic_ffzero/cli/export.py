@@ -47,7 +47,7 @@ every shifter has its own.
 EXAMPLES = """\
 examples:
   export_phases.py results/run --v-pi 5 --output phases
-  export_phases.py results/run/seed-0/model.npz --calibration heaters.csv --output phases
+  export_phases.py run/seed-0 --calibration heaters.csv --output phases
 """
 
 _MODULATORS = ("tap", "g", "phi_b")  # trained settings in front of a mesh, one a port
