@@ -29,7 +29,8 @@ class LineParser(argparse.ArgumentParser):
     """
 
     def __init__(self, **settings: Any) -> None:
-        settings = {"formatter_class": argparse.RawDescriptionHelpFormatter} | settings
+        if "\n" in (settings.get("description") or ""):  # set in lines; else argparse fills them
+            settings["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(allow_abbrev=False, **settings)
         self.synonyms = {"--out": "--output", "--workers": "--jobs", "--silent": "--quiet"}
         self._negative_number_matcher = _NUMBER  # argparse's takes -1e-3 for a flag
