@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes.files import FileError, open_npz, read_text, reading
+from meshes.files import DataError, open_npz, read_text, reading
 from meshes.imperfections import Chip
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import choice, integer
@@ -367,19 +367,19 @@ def _check_places(what: str, count: int) -> None:
 
 def _read_npz(path: Path) -> tuple[MeshEstimate, ...]:
     with open_npz(path) as archive, reading(path, "an estimate of a chip"):
-        names = {name: _NAME.fullmatch(name) for name in archive}
+        names = {name: _NAME.fullmatch(name) for name in archive.names}
         if odd := [name for name, match in names.items() if not match]:
-            raise FileError(f"{path}: must hold mesh1_theta, ... of an estimate, found {odd[0]}")
+            raise DataError(f"{path}: must hold mesh1_theta, ... of an estimate, found {odd[0]}")
         numbers = [int(match[1]) for match in names.values() if match]
-        shapes = {name: archive.shape(name) for name in names}
+        shapes = {name: archive.header(name)[0] for name in names}
         units, columns = _size(path, shapes)
         meshes = max(numbers)
         _check_places("ports times columns of all meshes", units * columns * meshes)
         expected = MeshParameters.shapes(units, columns)._asdict()
         for name, match in names.items():
             if match and shapes[name] not in ((), wanted := expected[match[2]]):
-                raise FileError(f"{path}: {name} must have shape {wanted}, found {shapes[name]}")
-        return _from_arrays(units, columns, meshes, dict(archive))
+                raise DataError(f"{path}: {name} must have shape {wanted}, found {shapes[name]}")
+        return _from_arrays(units, columns, meshes, {n: archive.read(n) for n in names})
 
 
 def _size(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
@@ -388,10 +388,10 @@ def _size(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     grids = [s for s in shapes.values() if len(s) == 2]
     losses = [s for name, s in shapes.items() if "_loss" in name and len(s) == 2]
     if not screens + losses:
-        raise FileError(f"{path}: must hold mesh1_gamma or mesh1_loss, which tell the ports")
+        raise DataError(f"{path}: must hold mesh1_gamma or mesh1_loss, which tell the ports")
     units = (screens + losses)[0][-1]
     if units < 2:
-        raise FileError(f"{path}: must have at least 2 ports, found {units}")
+        raise DataError(f"{path}: must have at least 2 ports, found {units}")
     return units, grids[0][0] if grids else units
 
 
@@ -441,15 +441,15 @@ def _read_csv(path: Path) -> tuple[MeshEstimate, ...]:
         for needed in ({"mesh"}, {"column"}, {"ports"}, set(_COLUMNS)):
             if not needed & set(header):
                 lacking = min(needed, key=_PLACE_AND_COLUMNS.index)
-                raise FileError(f"{path}: must have a column {lacking}, found {', '.join(header)}")
+                raise DataError(f"{path}: must have a column {lacking}, found {', '.join(header)}")
         rows = []
         for row in reader:
             try:
                 rows.append(_Row.of(row))
             except ValueError as error:
-                raise FileError(f"{path}, line {reader.line_num}: {error}") from None
+                raise DataError(f"{path}, line {reader.line_num}: {error}") from None
         if not rows:
-            raise FileError(f"{path}: must have a row below its header, found none")
+            raise DataError(f"{path}: must have a row below its header, found none")
         return _from_rows(rows)
 
 
@@ -511,7 +511,7 @@ def _from_rows(rows: Sequence[_Row]) -> tuple[MeshEstimate, ...]:
     return _from_arrays(units, columns, meshes, arrays)
 
 
-_LONGEST_TABLE = 2**27  # bytes
+_LONGEST_TABLE = 2**26  # bytes
 _FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     ".npz": (_read_npz, _write_npz),
     ".csv": (_read_csv, _write_csv),

@@ -2,111 +2,174 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
+import stat
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
 MAX_BYTES = 2**28
-"""Largest array read from a file, in bytes, and largest text."""
+"""Most bytes of the arrays read from a file: more than five times MNIST's training images."""
+MAX_FILE = 2**26
+"""Largest file read as a whole, in bytes, such as an image."""
+
+_PIECE = 2**20
+_NOT_FILES = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _MAX_NPY_HEADER = 1000  # characters; NumPy writes 118 for plain numbers
 
 
-class FileError(ValueError):
-    """A file that cannot be used; names the file, the rule and the value found."""
+class DataError(ValueError):
+    """Data that cannot be used; names the file or argument, the rule and the value found."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file, or a link to one: a device or a pipe may wait or send for ever."""
+    _check_regular(path, os.stat(path))  # before it is opened, which may do something to a device
+
+    def opened(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)  # do not wait for the writer of a pipe
+        try:
+            _check_regular(path, os.fstat(descriptor))  # it may have been replaced in between
+        except DataError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    return open(path, "rb", opener=opened)
+
+
+def read_file(path: str | os.PathLike[str], max_bytes: int = MAX_FILE) -> bytearray:
+    """Read a regular file of at most ``max_bytes`` as a whole; an `OSError` passes unchanged."""
+    with open_regular(path) as file:
+        content = read_up_to(file, max_bytes + 1)
+    if len(content) > max_bytes:
+        raise DataError(f"{path}: must have at most {max_bytes} bytes, found more")
+    return content
+
+
+def read_text(path: str | os.PathLike[str], kind: str, max_bytes: int = MAX_FILE) -> str:
+    """Read a regular file of at most ``max_bytes`` as text in UTF-8; ``kind`` is for errors."""
+    with reading(path, kind):
+        return read_file(path, max_bytes).decode("utf-8-sig")
+
+
+def read_npz(
+    path: str | os.PathLike[str], names: Iterable[str], max_bytes: int = MAX_BYTES
+) -> dict[str, np.ndarray]:
+    """Read the named arrays of numbers, together at most ``max_bytes``, from a ``.npz`` archive."""
+    names = list(names)
+    with open_npz(path, max_bytes) as archive:
+        headers = map(archive.header, names)
+        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers)
+        if total > max_bytes:
+            raise DataError(
+                f"{path}: {', '.join(names)} must take at most {max_bytes} bytes, found {total}"
+            )
+        return {name: archive.read(name) for name in names}
 
 
 @contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn the errors of zipfile, NumPy and parsers, of a dozen types, into a `FileError`."""
+def open_npz(
+    path: str | os.PathLike[str], max_bytes: int = MAX_BYTES, kinds: str = "iufc"
+) -> Iterator[Archive]:
+    """Open a ``.npz`` archive whose arrays have at most ``max_bytes`` each, of these kinds."""
+    path = Path(path)
+    with ExitStack() as files:
+        with reading(path, "an .npz archive"):
+            archive = zipfile.ZipFile(files.enter_context(open_regular(path)))
+        yield Archive(path, archive, max_bytes, kinds)
+
+
+def read_up_to(stream: IO[bytes] | gzip.GzipFile, count: int) -> bytearray:
+    """Read at most ``count`` bytes, taking memory only for those that are really there."""
+    data = bytearray()
+    while piece := stream.read(min(_PIECE, count - len(data))):
+        data += piece
+    return data
+
+
+@contextmanager
+def reading(where: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turn the errors of gzip, zipfile, NumPy and Pillow, of a dozen types, into a `DataError`."""
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
-    except FileError:
+    except DataError:
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise FileError(f"{path}: cannot be read as {kind}: {reason.splitlines()[0]}") from error
+        raise DataError(f"{where}: cannot be read as {kind}: {reason.splitlines()[0]}") from error
 
 
-def read_text(path: str | os.PathLike[str], kind: str, max_bytes: int = MAX_BYTES) -> str:
-    """Read a regular file of at most ``max_bytes`` as text in UTF-8."""
-    path = Path(path)
-    with reading(path, kind):
-        if not path.is_file():
-            raise FileError(f"{path}: must be a regular file")
-        if (size := path.stat().st_size) > max_bytes:
-            raise FileError(f"{path}: must have at most {max_bytes} bytes, found {size}")
-        return path.read_text(encoding="utf-8-sig")
+def check_size(
+    where: Path | str, shape: tuple[int, ...], dtype: np.dtype, present: int, max_bytes: int
+) -> None:
+    """Compare the size that a header announces with the limit and with the bytes present."""
+    size = math.prod(shape) * dtype.itemsize
+    if not 0 < size <= max_bytes or size != present:
+        raise DataError(
+            f"{where}: the header's shape {shape} of {dtype} means {size} bytes, "
+            f"which must be in 1..{max_bytes} and follow the header; found {present}"
+        )
 
 
-class Archive(Mapping[str, np.ndarray]):
-    """The arrays of an open ``.npz`` archive, each read when it is asked for."""
+def _check_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _NOT_FILES.get(stat.S_IFMT(status.st_mode), "something else")
+        raise DataError(f"{path}: must be a regular file, found {kind}")
 
-    def __init__(self, path: Path, file: zipfile.ZipFile) -> None:
-        self.path, self._file = path, file
-        self._names = [name[:-4] for name in file.namelist() if name.endswith(".npy")]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+class Archive(NamedTuple):
+    """An open ``.npz`` archive of numbers, in NumPy's format 1.0 (later headers have no limit)."""
 
-    def __len__(self) -> int:
-        return len(self._names)
+    path: Path
+    file: zipfile.ZipFile
+    max_bytes: int
+    kinds: str = "iufc"  # of the arrays' types, as NumPy abbreviates them
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of an array, which is checked against the bytes that are there."""
-        with self._member(name) as stream:
-            shape, dtype = self._header(name, stream)
-            size = math.prod(shape) * dtype.itemsize
-            present = self._file.getinfo(f"{name}.npy").file_size - stream.tell()
-        if not 0 < size <= MAX_BYTES or size != present:
-            raise FileError(
-                f"{self.path}, array {name}: the header's shape {shape} of {dtype} means {size} "
-                f"bytes, which must be in 1..{MAX_BYTES} and follow the header; found {present}"
-            )
-        return shape
+    @property
+    def names(self) -> list[str]:
+        """The names of all arrays."""
+        return [name[:-4] for name in self.file.namelist() if name.endswith(".npy")]
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._names:
-            raise KeyError(name)
-        self.shape(name)
-        with self._member(name) as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
-
-    def _header(self, name: str, stream: Any) -> tuple[tuple[int, ...], np.dtype]:
-        where = f"{self.path}, array {name}"
-        member = self._file.getinfo(f"{name}.npy")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise FileError(f"{where}: must be stored or deflated")
-        if (version := np.lib.format.read_magic(stream)) != (1, 0):
-            raise FileError(f"{where}: must be in NumPy's format 1.0, found {version}")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream, _MAX_NPY_HEADER)
-        if dtype.kind not in "biuf":
-            raise FileError(f"{where}: must hold real numbers, found {dtype}")
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and type of an array, checked against the bytes that are there."""
+        with self._stream(name) as stream:
+            member = self.file.getinfo(f"{name}.npy")
+            where = f"{self.path}, array {name}"
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{where}: must be stored or deflated")
+            if (version := np.lib.format.read_magic(stream)) != (1, 0):
+                raise DataError(f"{where}: must be in NumPy's format 1.0, found {version}")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream, _MAX_NPY_HEADER)
+            if dtype.kind not in self.kinds:
+                raise DataError(f"{where}: must hold numbers (nothing is unpickled), found {dtype}")
+            check_size(where, shape, dtype, member.file_size - stream.tell(), self.max_bytes)
         return shape, dtype
 
+    def read(self, name: str) -> np.ndarray:
+        """An array, after its header was checked."""
+        self.header(name)
+        with self._stream(name) as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+
     @contextmanager
-    def _member(self, name: str) -> Iterator[Any]:
-        with (
-            reading(Path(f"{self.path}, array {name}"), "numbers"),
-            self._file.open(f"{name}.npy") as stream,
-        ):
+    def _stream(self, name: str) -> Iterator[IO[bytes]]:
+        if f"{name}.npy" not in self.file.NameToInfo:
+            raise DataError(f"{self.path}: must hold an array {name}, found none")
+        where = f"{self.path}, array {name}"
+        with reading(where, "numbers"), self.file.open(f"{name}.npy") as stream:
             yield stream
-
-
-@contextmanager
-def open_npz(path: str | os.PathLike[str]) -> Iterator[Archive]:
-    """Open a ``.npz`` archive of real numbers."""
-    path = Path(path)
-    with reading(path, "an .npz archive"):
-        if not path.is_file():
-            raise FileError(f"{path}: must be a regular file")
-        file = zipfile.ZipFile(path)
-    with file:
-        yield Archive(path, file)

@@ -22,11 +22,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from meshes._tensorflow import tf
+from meshes.files import DataError, open_npz, read_npz
 from meshes.validation import integer, number, shown
 from photonic_ffzero.config import BLACK_BOX, Config, device_name
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
-from photonic_ffzero.data.readers import DataError, open_npz, read_npz
 from photonic_ffzero.data.tasks import TASKS, Task
 from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.goodness.readouts import Goodness

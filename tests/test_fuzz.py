@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import resource
+import tempfile
 import time
 import zipfile
 from functools import partial
@@ -22,7 +23,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_readers import IMAGES, idx_bytes, npy_member_bytes, npz_bytes, png_bytes, read_x
 
+from meshes import ChipEstimate, RectangularMesh
 from meshes._tensorflow import tf
+from meshes.interchange import (
+    SParameters,
+    read_netlist,
+    read_sparameters,
+    write_netlist,
+    write_touchstone,
+)
 from photonic_ffzero import DataError, Model, configure, load_dataset
 from photonic_ffzero.cli.train import build_parser, main
 from photonic_ffzero.data.readers import read_idx, read_image
@@ -125,6 +134,41 @@ NPY_HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"
 def test_files(file, read, originals, pack, data):
     array = read_or_refused(read, file(pack(data.draw(mutated(*originals)))))
     assert array is None or array.dtype.kind in "uifc"
+
+
+def chip_file(name, write):
+    """The bytes that ``write(path)`` writes to a file with this name."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / name)
+        return (Path(folder) / name).read_bytes()
+
+
+KNOWN = ChipEstimate.known(3, 2, mesh1_theta=0.1, mesh1_gamma=0.5, mesh1_loss_std=0.1)
+MESH = RectangularMesh(3, 2, 0.1)
+AMPLITUDES = SParameters(np.array([1.9e14, 1.95e14]), np.full((2, 2, 2), 0.3 + 0.2j))
+SPARAM = b'["a","LEFT"]\n("b","TE",1,"a",1,"transmission")\n(2,3)\n1e14 0.5 0\n2e14 0.4 0.1\n'
+CHIP_FILES = {
+    "chip.npz": (ChipEstimate.load, KNOWN.save),
+    "chip.csv": (ChipEstimate.load, KNOWN.save),
+    "mesh.json": (read_netlist, partial(write_netlist, mesh=MESH, phases=MESH.initial_phases())),
+    "mesh.yml": (read_netlist, partial(write_netlist, mesh=MESH, phases=MESH.initial_phases())),
+    "block.s2p": (read_sparameters, partial(write_touchstone, parameters=AMPLITUDES)),
+    "block.sparam": (read_sparameters, lambda path: path.write_bytes(SPARAM)),
+}
+CHIP_BYTES = {name: chip_file(name, write) for name, (_, write) in CHIP_FILES.items()}
+
+
+@fuzz(data=st.data())
+@pytest.mark.parametrize("name", CHIP_FILES)
+def test_chip_files(file, name, data):
+    read, content = CHIP_FILES[name][0], data.draw(mutated(CHIP_BYTES[name]))
+    result = read_or_refused(read, file(content, name))
+    if isinstance(result, ChipEstimate):
+        assert all(np.isfinite(x).all() for mesh in result.meshes for x in mesh.values)
+    elif isinstance(result, SParameters):
+        assert np.linalg.norm(result.matrices, 2, axis=(1, 2)).max() < 1.02
+    elif result is not None:
+        assert all(np.isfinite(x).all() for x in result[1])
 
 
 # --- files whose parts are what they should not be --------------------------------------------
@@ -249,6 +293,17 @@ def test_model_files(file, checkpoint, data):
     loaded = read_or_refused(load_checkpoint, path)
     assert time.perf_counter() - start < 10
     assert loaded is None or len(loaded[0].params) == 2
+
+
+@fuzz(text=strange_json(CHIP_BYTES["mesh.json"].decode()))
+def test_netlists(file, text):
+    for name in ("mesh.json", "mesh.yml"):
+        read_or_refused(read_netlist, file(text.encode(), name))
+
+
+@fuzz(arrays=strange_archives(KNOWN.arrays()))
+def test_estimates(file, arrays):
+    read_or_refused(ChipEstimate.load, file(archive(arrays), "chip.npz"))
 
 
 # --- the command line -------------------------------------------------------------------------

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from meshes.files import DataError, read_npz
 from photonic_ffzero.data import readers
-from photonic_ffzero.data.readers import DataError, read_idx, read_image, read_npz
+from photonic_ffzero.data.readers import read_idx, read_image
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from photonic_ffzero.data.readers import MAX_BYTES, DataError, read_idx, read_npz, read_up_to
+from meshes.files import MAX_BYTES, DataError, read_npz, read_up_to
+from photonic_ffzero.data.readers import read_idx
 
 DATA_VARIABLE = "PHOTONIC_FFZERO_DATA"
 """Environment variable with the folder that holds mnist/ and fashion-mnist/."""

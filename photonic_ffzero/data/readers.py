@@ -10,68 +10,30 @@ import gzip
 import io
 import math
 import os
-import stat
 import struct
-import warnings
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
+from meshes.files import (
+    MAX_BYTES,
+    DataError,
+    check_size,
+    open_regular,
+    read_file,
+    read_npz,  # noqa: F401 (a promised name of this module)
+    read_up_to,
+    reading,
+)
 from photonic_ffzero.data.pictures import as_shown
 
-MAX_BYTES = 2**28
-"""Most bytes of the arrays read from a file: more than five times MNIST's training images."""
 MAX_PIXELS = 2**24
 """Largest single image read from a file, in pixels."""
-MAX_FILE = 2**26
-"""Largest file read as a whole, in bytes, such as an image."""
 MAX_MEMORY = 2**30
 """Most bytes that loading a data set may take."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
-_PIECE = 2**20
-_NOT_FILES = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-_MAX_NPY_HEADER = 1000  # characters; NumPy writes 118 for plain numbers
-
-
-class DataError(ValueError):
-    """Data that cannot be used; names the file or argument, the rule and the value found."""
-
-
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file, or a link to one: a device or a pipe may wait or send for ever."""
-    _check_regular(path, os.stat(path))  # before it is opened, which may do something to a device
-
-    def opened(name: str, flags: int) -> int:
-        descriptor = os.open(name, flags | os.O_NONBLOCK)  # do not wait for the writer of a pipe
-        try:
-            _check_regular(path, os.fstat(descriptor))  # it may have been replaced in between
-        except DataError:
-            os.close(descriptor)
-            raise
-        return descriptor
-
-    return open(path, "rb", opener=opened)
-
-
-def read_file(path: str | os.PathLike[str], max_bytes: int = MAX_FILE) -> bytearray:
-    """Read a regular file of at most ``max_bytes`` as a whole; an `OSError` passes unchanged."""
-    with open_regular(path) as file:
-        content = read_up_to(file, max_bytes + 1)
-    if len(content) > max_bytes:
-        raise DataError(f"{path}: must have at most {max_bytes} bytes, found more")
-    return content
 
 
 def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
@@ -81,7 +43,7 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
     """
     path = Path(path)
     magic = bytes([0, 0, 0x08, dimensions])  # 0x08: unsigned bytes
-    with _reading(path, "an IDX file"), open_regular(path) as file:
+    with reading(path, "an IDX file"), open_regular(path) as file:
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         stream = gzip.GzipFile(fileobj=file) if compressed else file
@@ -93,33 +55,8 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
             )
         shape = struct.unpack(f">{dimensions}I", header[4:])
         content = read_up_to(stream, min(math.prod(shape), MAX_BYTES) + 1)
-    _check_size(path, shape, np.dtype(np.uint8), len(content), MAX_BYTES)
+    check_size(path, shape, np.dtype(np.uint8), len(content), MAX_BYTES)
     return np.frombuffer(content, np.uint8).reshape(shape)
-
-
-def read_npz(
-    path: str | os.PathLike[str], names: Iterable[str], max_bytes: int = MAX_BYTES
-) -> dict[str, np.ndarray]:
-    """Read the named arrays of numbers, together at most ``max_bytes``, from a ``.npz`` archive."""
-    names = list(names)
-    with open_npz(path, max_bytes) as archive:
-        headers = map(archive.header, names)
-        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers)
-        if total > max_bytes:
-            raise DataError(
-                f"{path}: {', '.join(names)} must take at most {max_bytes} bytes, found {total}"
-            )
-        return {name: archive.read(name) for name in names}
-
-
-@contextmanager
-def open_npz(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Iterator[Archive]:
-    """Open a ``.npz`` archive whose arrays have at most ``max_bytes`` each."""
-    path = Path(path)
-    with ExitStack() as files:
-        with _reading(path, "an .npz archive"):
-            archive = zipfile.ZipFile(files.enter_context(open_regular(path)))
-        yield Archive(path, archive, max_bytes)
 
 
 def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndarray:
@@ -132,7 +69,7 @@ def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndar
     from PIL import Image
 
     path = Path(path)
-    with _reading(path, "a PNG or JPEG image"):
+    with reading(path, "a PNG or JPEG image"):
         # A real file would allocate as many bytes as a chunk of the image announces.
         content = read_file(path)
         image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
@@ -178,82 +115,6 @@ def image_files(folder: Path) -> list[Path]:
         if file.suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"{file}: must be a PNG or JPEG file, found suffix {file.suffix!r}")
     return files
-
-
-def read_up_to(stream: IO[bytes] | gzip.GzipFile, count: int) -> bytearray:
-    """Read at most ``count`` bytes, taking memory only for those that are really there."""
-    data = bytearray()
-    while piece := stream.read(min(_PIECE, count - len(data))):
-        data += piece
-    return data
-
-
-@contextmanager
-def _reading(where: Path | str, kind: str) -> Iterator[None]:
-    """Turn the errors of gzip, zipfile, NumPy and Pillow, of a dozen types, into a `DataError`."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    except DataError:
-        raise
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{where}: cannot be read as {kind}: {reason.splitlines()[0]}") from error
-
-
-def _check_size(
-    where: Path | str, shape: tuple[int, ...], dtype: np.dtype, present: int, max_bytes: int
-) -> None:
-    """Compare the size that a header announces with the limit and with the bytes present."""
-    size = math.prod(shape) * dtype.itemsize
-    if not 0 < size <= max_bytes or size != present:
-        raise DataError(
-            f"{where}: the header's shape {shape} of {dtype} means {size} bytes, "
-            f"which must be in 1..{max_bytes} and follow the header; found {present}"
-        )
-
-
-def _check_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kind = _NOT_FILES.get(stat.S_IFMT(status.st_mode), "something else")
-        raise DataError(f"{path}: must be a regular file, found {kind}")
-
-
-class Archive(NamedTuple):
-    """An open ``.npz`` archive of numbers, in NumPy's format 1.0 (later headers have no limit)."""
-
-    path: Path
-    file: zipfile.ZipFile
-    max_bytes: int
-
-    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
-        """Shape and type of an array, checked against the bytes that are there."""
-        with self._stream(name) as stream:
-            member = self.file.getinfo(f"{name}.npy")
-            where = f"{self.path}, array {name}"
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise DataError(f"{where}: must be stored or deflated")
-            if (version := np.lib.format.read_magic(stream)) != (1, 0):
-                raise DataError(f"{where}: must be in NumPy's format 1.0, found {version}")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream, _MAX_NPY_HEADER)
-            if dtype.kind not in "iufc":
-                raise DataError(f"{where}: must hold numbers (nothing is unpickled), found {dtype}")
-            _check_size(where, shape, dtype, member.file_size - stream.tell(), self.max_bytes)
-        return shape, dtype
-
-    def read(self, name: str) -> np.ndarray:
-        """An array, after its header was checked."""
-        self.header(name)
-        with self._stream(name) as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
-
-    @contextmanager
-    def _stream(self, name: str) -> Iterator[IO[bytes]]:
-        if f"{name}.npy" not in self.file.NameToInfo:
-            raise DataError(f"{self.path}: must hold an array {name}, found none")
-        where = f"{self.path}, array {name}"
-        with _reading(where, "numbers"), self.file.open(f"{name}.npy") as stream:
-            yield stream
 
 
 def _visible(folder: Path) -> list[Path]:
