@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from photonic_ffzero.data.checks import CHECKS
 from photonic_ffzero.data.tasks import Classification, Task
 from photonic_ffzero.goodness.decisions import decide, majority_vote, summed_goodness
 from photonic_ffzero.model import Model
+
+LOW_GOODNESS = 0.05
+"""Mean goodness of the readouts, within [-1, 1], below which no class fits a sample."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Evaluation:
         layer_quality: The same of each readout alone.
         vote_accuracy: Accuracy of the majority vote.
         goodness_sum_accuracy: Accuracy of the summed goodness.
-        confusion: Counts [C, C], true class by class predicted with the rule.
+        confusion: Counts [C, C], true class by class predicted with the rule; samples without
+            light are in none.
     """
 
     quality: float
@@ -67,14 +73,49 @@ def score(task: Task, scores: np.ndarray, labels: np.ndarray, rule: str | None) 
 def predict(model: Model, x: Any) -> np.ndarray:
     """Predict the labels of encoded samples [n, N], by the rule set before training.
 
+    Warns of samples without light, or with so little goodness that no class fits them.
+
     Returns:
-        Classes [n]; of a regression, values in the unit of the training labels, [n] or [n, T].
+        Classes [n], `NO_LIGHT` (-1) for a sample without light; of a regression, values in the unit
+        of the training labels, [n] or [n, T].
     """
-    return model.task.predictions(decide(model.scores(x), model.config.rule))
+    scores = model.scores(x)
+    _warn(model, scores, "predicted as -1")
+    return model.task.predictions(decide(scores, model.config.rule))
 
 
 def evaluate(model: Model, x: Any, y: Any) -> Evaluation:
-    """Evaluate a model on encoded samples [n, N] with labels [n] or [n, T]."""
-    if len(x) != len(y):
-        raise ValueError(f"x and y must be equally long, got {len(x)} and {len(y)}")
-    return score(model.task, model.scores(x), np.asarray(y), model.config.rule)
+    """Evaluate a model on encoded samples [n, N] with labels [n] or [n, T].
+
+    Both are checked as `fit` checks them. Samples without light count as wrong, with a warning.
+    """
+    task = model.task
+    x, y, _ = CHECKS[task.name](x, y, task.classes * task.labels)
+    scores = model.scores(x)
+    _warn(model, scores, "counted as wrong")
+    return score(task, scores, y, model.config.rule)
+
+
+def without_light(scores: np.ndarray) -> np.ndarray:
+    """Which samples [n] no readout sees any light of, by their scores [readouts, n, T C]."""
+    return np.asarray(~scores.any(axis=(0, 2)))
+
+
+def of_low_goodness(model: Model, scores: np.ndarray) -> np.ndarray:
+    """Which samples [n] have light, but less goodness than `LOW_GOODNESS` for every class."""
+    if model.config.readout != "goodness" or not isinstance(model.task, Classification):
+        return np.zeros(scores.shape[1], bool)
+    return (scores.mean(axis=0).max(axis=1) < LOW_GOODNESS) & ~without_light(scores)
+
+
+def _warn(model: Model, scores: np.ndarray, dark_are: str) -> None:
+    dark, low = without_light(scores).sum(), of_low_goodness(model, scores).sum()
+    if not isinstance(model.task, Classification):
+        dark_are = "their values mean nothing"
+    if dark:
+        warnings.warn(f"no light in {dark} of {len(scores[0])} samples: {dark_are}", stacklevel=3)
+    if low:
+        warnings.warn(
+            f"goodness below {LOW_GOODNESS} in {low} of {len(scores[0])} samples: no class fits",
+            stacklevel=3,
+        )

@@ -11,6 +11,7 @@ import numpy as np
 
 from meshes.validation import integer
 from photonic_ffzero.config import Config
+from photonic_ffzero.data.checks import check_fields, require_finite
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import Task
 from photonic_ffzero.devices.device import Device
@@ -155,9 +156,12 @@ class Model:
             yield from zip(block.layers, params, strict=True)
 
     def scores(self, x: Any) -> np.ndarray:
-        """Scores of every block's readout [blocks, n, T C] for fields x [n, N]."""
-        if np.ndim(x) != 2 or x.shape[-1] != self.units:
-            raise ValueError(f"x must have shape [n, {self.units}], got {list(np.shape(x))}")
+        """Scores of every block's readout [blocks, n, T C] for fields x [n, N].
+
+        They are 0 for a sample without light, of which a noisy chip would read noise alone.
+        """
+        x = check_fields("x", x, self.units, self.config.network)
+        dark = ~x.any(axis=1) if self.config.network == "photonic" else []
         scores, front = [], ()
         for index, (block, block_params) in enumerate(
             zip(self._evaluated_blocks, self.params, strict=True)
@@ -167,7 +171,10 @@ class Model:
             front = () if block.cacheable else params
             if block.cacheable and block is not self._evaluated_blocks[-1]:
                 x = block.all_outputs(params, x)
-        return np.stack(scores)
+        stacked = np.stack(scores)
+        stacked[:, dark] = 0
+        require_finite("scores", stacked)
+        return stacked
 
     @cached_property
     def _evaluated_blocks(self) -> list[Block]:

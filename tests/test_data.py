@@ -222,6 +222,12 @@ class TestDownload:
         ("x_test", np.zeros((10, 6, 6), int), "got int64"),
         ("x_test", np.zeros((10, 6), np.uint8), r"\(10, 6\)"),
         ("x_test", np.zeros((10, 6, 5)), r"\(6, 5\)"),
+        ("x_test", np.zeros((10, 6, 6, 3), np.uint8), r"\(10, 6, 6, 3\)"),
+        ("x_test", np.zeros((10, 6, 6, 0), np.uint8), r"1..\d+ .* found 0"),
+        ("x_train", np.zeros((20, 1, 6, 3), np.float32), r"\(1, 3\)|\(20, 1, 6, 3\)|\(6, 3\)"),
+        ("x_train", np.zeros((20, 6, 6), complex), "got complex128"),
+        ("x_train", np.full((20, 6, 6), np.nan), "got nan"),
+        ("y_train", np.zeros((20, 1), int), r"\(20, 1\); ravel"),
         ("y_test", np.arange(10) + 1, "10 at index 9"),
     ],
 )
@@ -230,6 +236,13 @@ def test_damaged_arrays_are_named(tmp_path, name, array, value):
     path.write_bytes(npz_bytes(**(KERAS | {name: array})))
     with pytest.raises(DataError, match=f"{path}, array {name}.*{value}"):
         load_dataset("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_images_of_an_archive_may_have_an_axis_for_their_channel(tmp_path, axis):
+    images = {name: np.expand_dims(KERAS[name], axis) for name in ("x_train", "x_test")}
+    (tmp_path / "mnist.npz").write_bytes(npz_bytes(**(KERAS | images)))
+    assert_small_mnist(load_dataset("mnist", tmp_path))
 
 
 def test_the_split_of_the_digits_is_stratified_fixed_and_complete():

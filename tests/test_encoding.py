@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from photonic_ffzero.data import DataError
 from photonic_ffzero.data.encoding import ENCODINGS, Encoder, average, crop, encode, fourier, resize
 
 RNG = np.random.default_rng(0)
@@ -112,3 +113,18 @@ def test_an_encoder_brings_images_to_the_size_of_those_for_training():
     for shape in ((8192, 8192), (8, 2**20)):  # the second has a wide matrix to resize with
         with pytest.raises(ValueError, match=rf"shape must mean at most .* {shape[1]}\)"):
             Encoder("crop", 4, shape)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("axis", [1, 3])
+def test_images_may_have_an_axis_for_their_one_channel(encoding, axis):
+    images = np.random.default_rng(0).uniform(size=(4, 6, 5))
+    fields = encode(images, encoding, 3)
+    with_channel = np.expand_dims(images, axis)
+    np.testing.assert_array_equal(encode(with_channel, encoding, 3), fields)
+    np.testing.assert_array_equal(Encoder(encoding, 3, (6, 5))(with_channel), fields)
+
+
+def test_images_too_bright_for_a_transform_are_refused():
+    with pytest.raises(DataError, match="images must be small enough for fourier"):
+        encode(np.full((1, 8, 8), 3e38), "fourier", 4)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from meshes.validation import integer
 from photonic_ffzero.data.readers import DataError
+
+LARGEST = 1e15
+"""Largest magnitude of fields: their squares are summed in single precision."""
 
 
 def check_arrays(
@@ -16,15 +20,18 @@ def check_arrays(
     """Check samples of classes; return ``x`` as float32 or complex64, ``y`` as int64, and C.
 
     Args:
-        x: images [n, H, W], real, or fields [n, N], real or complex.
+        x: images [n, H, W], real, or fields [n, N], real or complex. Images may have an axis for
+            their one channel, [n, H, W, 1] or [n, 1, H, W].
         y: labels [n], integers 0..C-1.
         num_classes: C; None takes it from ``y``, in which every class must then occur.
         names: what errors call ``x`` and ``y``, such as the files that hold them.
     """
-    x, y = _checked_pair(x, y, names)
-    name = names[1]
+    x = _check_samples(names[0], x)
+    y, name = _check_length(x, y, names), names[1]
     if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise DataError(f"{name} must be integers of shape [n], got {y.dtype} of shape {y.shape}")
+        raise DataError(
+            f"{name} must be integers of shape [n], got {y.dtype} of shape {y.shape}{_remedy(y)}"
+        )
     if num_classes is None:
         classes = np.unique(y)
         num_classes = len(classes)
@@ -47,33 +54,72 @@ def check_images(
     x: np.ndarray, y: np.ndarray, num_classes: int | None, names: tuple[str, str]
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Check images [n, H, W] as `check_arrays` does; bytes are divided by 255, floats in [0, 1]."""
-    images, labels, num_classes = check_arrays(x, y, num_classes, names)
     name = names[0]
-    if images.ndim != 3:
-        raise DataError(f"{name} must be images [n, H, W], got {images.shape}")
+    if without_channel(x).ndim != 3:
+        raise DataError(f"{name} must be grey images [n, H, W], got {x.shape}")
+    if x.dtype.kind != "f" and x.dtype != np.uint8:
+        raise DataError(f"{name} must be uint8, or float in [0, 1]; got {x.dtype}")
+    images, labels, num_classes = check_arrays(x, y, num_classes, names)
     if x.dtype == np.uint8:
         np.divide(images, 255, out=images)
-    elif x.dtype.kind != "f":
-        raise DataError(f"{name} must be uint8, or float in [0, 1]; got {x.dtype}")
     elif images.min() < 0 or images.max() > 1:
         raise DataError(f"{name} must be in [0, 1], got {images.min()} to {images.max()}")
     return images, labels, num_classes
 
 
 def check_numbers(
-    x: Any, y: Any, dimensions: int | None = None
+    x: Any, y: Any, dimensions: int | None = None, names: tuple[str, str] = ("x", "y")
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Check samples labelled with numbers [n] or [n, T]; return ``x``, ``y`` as float64, and T."""
-    x, y = _checked_pair(x, y, ("x", "y"))
+    x = _check_samples(names[0], x)
+    y, name = _check_length(x, y, names), names[1]
     if y.ndim not in (1, 2) or y.dtype.kind not in "iuf" or y.size == 0:
         raise DataError(
-            f"y must be numbers of shape [n] or [n, T], got {y.dtype} of shape {y.shape}"
+            f"{name} must be numbers of shape [n] or [n, T], got {y.dtype} of shape {y.shape}"
         )
     columns = 1 if y.ndim == 1 else y.shape[1]
     if dimensions not in (None, columns):
-        raise DataError(f"y must have {dimensions} label dimensions, got {columns}")
-    require_finite("y", y)
-    return x, y.astype(np.float64), columns
+        raise DataError(f"{name} must have {dimensions} label dimensions, got {columns}")
+    y = y.astype(np.float64)
+    require_finite(name, y)
+    return x, y, columns
+
+
+CHECKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray, int]]] = {
+    "classification": check_arrays,
+    "regression": check_numbers,
+}
+"""Task -> check of samples and labels; the third argument is C or T, or None to count them."""
+
+
+def check_fields(name: str, x: Any, units: int | None = None, network: str = "photonic") -> Any:
+    """Check the inputs [n, N] of a network; return them as float32, or complex64 for meshes."""
+    x = _check_samples(name, x, copy=False)
+    if x.ndim != 2 or units not in (None, x.shape[-1]):
+        raise DataError(
+            f"{name} must have shape [n, {units or 'N'}], got {list(x.shape)}; encode makes it "
+            "from images"
+        )
+    if network != "photonic" and np.iscomplexobj(x):
+        raise DataError(f"{name} must be real for {network}, got {x.dtype}")
+    return x
+
+
+def check_real_images(name: str, images: Any) -> np.ndarray:
+    """Check images [n, H, W], real and in any unit, with or without an axis for their channel."""
+    array = as_numbers(name, images)
+    if without_channel(array).ndim != 3 or array.dtype.kind == "c":
+        raise DataError(
+            f"{name} must be real numbers of shape [n, H, W], not empty; "
+            f"got {array.dtype} of shape {array.shape}"
+        )
+    return _check_samples(name, array, copy=False)
+
+
+def without_channel(array: np.ndarray) -> np.ndarray:
+    """Grey images [n, H, W] from [n, H, W, 1] or [n, 1, H, W]; anything else as it is."""
+    axes = [axis for axis in (3, 1) if array.ndim == 4 and array.shape[axis] == 1]
+    return array.squeeze(axes[0]) if axes else array
 
 
 def require_finite(name: str, array: np.ndarray) -> None:
@@ -86,33 +132,63 @@ def require_finite(name: str, array: np.ndarray) -> None:
 
 def to_single(name: str, array: np.ndarray, copy: bool = True) -> np.ndarray:
     """Return finite numbers in single precision."""
+    whole = array.dtype.kind in "biu"  # always finite
     with np.errstate(over="ignore"):  # a value out of range becomes infinite and is refused
         array = array.astype(np.complex64 if array.dtype.kind == "c" else np.float32, copy=copy)
-    require_finite(name, array)
+    if not whole:
+        require_finite(name, array)
     return array
 
 
-def _checked_pair(x: Any, y: Any, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    x_name, y_name = names
-    x, y = _as_numbers(x_name, x), _as_numbers(y_name, y)
-    if x.ndim not in (2, 3) or x.size == 0:
-        raise DataError(
-            f"{x_name} must be images [n, H, W] or fields [n, N], not empty; got {x.shape}"
-        )
-    if x.ndim == 3 and x.dtype.kind == "c":
-        raise DataError(f"{x_name} of shape [n, H, W] must be real, got {x.dtype}")
-    if x.shape[:1] != y.shape[:1]:
-        raise DataError(
-            f"{x_name} and {y_name} must have equal lengths, got shapes {x.shape} and {y.shape}"
-        )
-    return to_single(x_name, x), y
-
-
-def _as_numbers(name: str, value: Any) -> np.ndarray:
+def as_numbers(name: str, value: Any) -> np.ndarray:
+    """Return what NumPy, pandas or TensorFlow hold, or nested lists, as an array of numbers."""
+    if np.ma.is_masked(value):
+        raise DataError(f"{name} must have no masked values, got {np.ma.count_masked(value)}")
     try:
         array = np.asarray(value)
-    except ValueError as error:  # a ragged list
-        raise DataError(f"{name} must be an array, got {type(value).__name__}: {error}") from None
+    except (ValueError, TypeError, RuntimeError) as error:  # a ragged list, or a tensor elsewhere
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{name} must be an array, got {type(value).__name__}: {reason}") from None
     if array.dtype.kind not in "biufc":
         raise DataError(f"{name} must hold numbers, got {array.dtype}")
     return array
+
+
+def _check_samples(name: str, value: Any, copy: bool = True) -> np.ndarray:
+    """Return images [n, H, W], float32, or fields [n, N], float32 or complex64."""
+    array = as_numbers(name, value)
+    x = without_channel(array)
+    if x.ndim not in (2, 3) or x.size == 0:
+        raise DataError(
+            f"{name} must be images [n, H, W] or fields [n, N], not empty; got {array.shape}"
+        )
+    if x.ndim == 3 and x.dtype.kind == "c":
+        raise DataError(f"{name} of shape [n, H, W] must be real, got {x.dtype}")
+    x = to_single(name, x, copy)
+    if x.ndim == 2:
+        _check_magnitude(name, x)
+    return x
+
+
+def _check_magnitude(name: str, fields: np.ndarray) -> None:
+    parts = (fields.real, fields.imag) if np.iscomplexobj(fields) else (fields,)
+    largest = max(max(part.max(), -part.min()) for part in parts)
+    if largest > LARGEST:
+        raise DataError(f"{name} must be at most {LARGEST:g} in magnitude, got {largest:g}")
+
+
+def _check_length(x: np.ndarray, y: Any, names: tuple[str, str]) -> np.ndarray:
+    y = as_numbers(names[1], y)
+    if x.shape[:1] != y.shape[:1]:
+        raise DataError(
+            f"{' and '.join(names)} must have equal lengths, got shapes {x.shape} and {y.shape}"
+        )
+    return y
+
+
+def _remedy(y: np.ndarray) -> str:
+    """What makes labels [n] of what people have instead."""
+    if y.ndim == 2:
+        return "; ravel() makes them so" if y.shape[1] == 1 else "; argmax(axis=1) makes labels"
+    whole = y.ndim == 1 and y.dtype.kind == "f" and np.array_equal(y, np.round(y))
+    return "; astype(int) makes them so" if whole else ""

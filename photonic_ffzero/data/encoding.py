@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from meshes.validation import choice, integer, keep
-from photonic_ffzero.data.checks import to_single
-from photonic_ffzero.data.readers import MAX_PIXELS
+from photonic_ffzero.data.checks import check_real_images
+from photonic_ffzero.data.readers import MAX_PIXELS, DataError
 
 MAX_SIDE = 2**14
 """Largest height or width that a network resizes images to, in pixels."""
@@ -24,17 +24,20 @@ def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
     where A is the image after ``ENCODINGS[encoding]``, row by row; a dark image stays dark.
 
     Args:
-        images: [n, H, W], real and finite, in any unit.
+        images: [n, H, W], [n, H, W, 1] or [n, 1, H, W], real and finite, in any unit.
         encoding: a name in :data:`ENCODINGS`; "fourier" returns complex64, the others float32.
         size: rows and columns of the encoded image; at most H and W.
     """
     choice("encoding", encoding, ENCODINGS)
-    images = _checked_images(images)
+    images = check_real_images("images", images)
     size = _checked_size(size, images.shape[1:])
-    fields = ENCODINGS[encoding](images, size).reshape(len(images), size * size)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        fields = ENCODINGS[encoding](images, size).reshape(len(images), size * size)
     # In double precision: single has no reciprocal for its smallest numbers.
     amplitudes = np.abs(fields.astype(np.result_type(fields, np.float64)))
     peaks = amplitudes.max(axis=1, keepdims=True)
+    if not np.isfinite(peaks).all():
+        raise DataError(f"images must be small enough for {encoding} in single precision")
     return np.divide(fields, np.where(peaks > 0, peaks, 1)).astype(fields.dtype)
 
 
@@ -72,7 +75,7 @@ def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
 
     A = R X C^T, where R_ij is the share that pixel row j has in area row i, and C likewise.
     """
-    return _areas(_checked_images(images), *shape)
+    return _areas(check_real_images("images", images), *shape)
 
 
 def average(images: np.ndarray, size: int) -> np.ndarray:
@@ -131,16 +134,6 @@ def _fourier_weights(length: int, size: int) -> np.ndarray:
     frequencies = np.arange(size) - size // 2
     turns = np.outer(frequencies, np.arange(length)) / length
     return (np.exp(-2j * np.pi * turns) / np.sqrt(length)).astype(np.complex64)
-
-
-def _checked_images(images: Any) -> np.ndarray:
-    images = np.asarray(images)
-    if images.ndim != 3 or images.size == 0 or images.dtype.kind not in "biuf":
-        raise ValueError(
-            "images must be real numbers of shape [n, H, W], not empty; "
-            f"got {images.dtype} of shape {images.shape}"
-        )
-    return to_single("images", images, copy=False)
 
 
 def _checked_size(size: int, shape: tuple[int, ...]) -> int:

@@ -15,6 +15,9 @@ import numpy as np
 
 from meshes.validation import integer, keep, number
 
+NO_LIGHT = -1
+"""What is predicted for a sample without light, instead of a class."""
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -53,11 +56,11 @@ class Classification:
         return y.astype(np.int32)[:, np.newaxis]
 
     def predictions(self, scores: np.ndarray) -> np.ndarray:
-        """The class [n] with the best score."""
-        return scores.argmax(axis=-1)
+        """The class [n] with the best score; `NO_LIGHT` where all are 0, as without light."""
+        return np.where(scores.any(axis=-1), scores.argmax(axis=-1), NO_LIGHT)
 
     def quality(self, scores: np.ndarray, y: np.ndarray) -> float:
-        """The accuracy."""
+        """The accuracy; samples without light count as wrong."""
         return float(np.mean(self.predictions(scores) == y))
 
 
@@ -77,6 +80,8 @@ class Regression:
         if len(self.low) != len(self.high) or not self.low:
             raise ValueError(f"low and high must be equally long, got {self.low} and {self.high}")
         for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            if not np.isfinite(high - low):
+                raise ValueError(f"labels must have a finite range, found {low} to {high}")
             if not low < high:
                 raise ValueError(
                     f"labels of dimension {index} must not be constant, found only {low}"

@@ -11,7 +11,8 @@ def majority_vote(scores: np.ndarray) -> np.ndarray:
     """Let each layer vote for its best class (Guo et al., arXiv 2603.24790, eq. 6).
 
     The class with most votes wins; among tied classes the one that the last layer scores highest.
-    With two layers the vote is therefore always the last layer's own prediction.
+    With two layers the vote is therefore always the last layer's own prediction. A layer that no
+    light reaches has no vote.
 
     Args:
         scores: Goodness [layers, n, C].
@@ -20,7 +21,8 @@ def majority_vote(scores: np.ndarray) -> np.ndarray:
         The last layer's scores [n, C], minus infinity where a class has fewer votes.
     """
     classes = scores.shape[-1]
-    votes = np.eye(classes, dtype=int)[scores.argmax(axis=-1)].sum(axis=0)  # [n, C]
+    cast = np.eye(classes, dtype=int)[scores.argmax(axis=-1)] * scores.any(axis=-1, keepdims=True)
+    votes = cast.sum(axis=0)  # [n, C]
     tied = votes == votes.max(axis=-1, keepdims=True)
     return np.where(tied, scores[-1], -np.inf)
 

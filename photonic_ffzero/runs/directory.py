@@ -16,7 +16,7 @@ import numpy as np
 
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
-from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.data.tasks import NO_LIGHT, Classification
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.plots import (
     plot_confusion,
@@ -108,7 +108,8 @@ class RunDirectory(Observer):
         self.write_curves([model.history], model.config, title)
         if isinstance(model.task, Classification):
             counts = np.zeros((model.task.classes, model.task.classes), int)
-            np.add.at(counts, (labels, predicted), 1)
+            seen = predicted != NO_LIGHT
+            np.add.at(counts, (labels[seen], predicted[seen]), 1)
             draw, name = partial(plot_confusion, confusion=counts), "confusion.png"
         else:
             draw = partial(plot_predictions, labels=labels, predicted=predicted)

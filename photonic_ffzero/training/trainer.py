@@ -11,7 +11,7 @@ import numpy as np
 
 from meshes._tensorflow import tf
 from photonic_ffzero.config import Config, configure, device_name, with_settings
-from photonic_ffzero.data.checks import check_arrays, check_numbers
+from photonic_ffzero.data.checks import CHECKS, check_fields
 from photonic_ffzero.data.datasets import split
 from photonic_ffzero.data.tasks import Task, task_of
 from photonic_ffzero.devices.device import Device
@@ -314,26 +314,19 @@ def _prepared(
     x: Any, y: Any, validation: int | tuple[Any, Any], config: Config
 ) -> tuple[Task, Samples, Samples | None]:
     """The task, the training samples and those held out."""
-    check = check_arrays if config.task == "classification" else check_numbers
+    check = CHECKS[config.task]
     *arrays, count = check(x, y)
     samples = Samples(*arrays)
-    _check_fields("x", samples.x, config)
+    check_fields("x", samples.x, network=config.network)
     if isinstance(validation, tuple):
-        held_out = Samples(*check(*validation, count)[:2])
-        _check_fields("x of validation", held_out.x, config, samples.x.shape[-1])
+        if len(validation) != 2:
+            raise ValueError(f"validation must be a pair (x, y), got {len(validation)} arrays")
+        names = ("x of validation", "y of validation")
+        held_out = Samples(*check(*validation, count, names)[:2])
+        check_fields(names[0], held_out.x, samples.x.shape[-1], config.network)
         return task_of(config.task, samples.y, slice(None)), samples, held_out
     if validation == 0:
         return task_of(config.task, samples.y, slice(None)), samples, None
     kept, rest = split(len(samples.y), validation, config.seed)
     train, held_out = (Samples(samples.x[part], samples.y[part]) for part in (kept, rest))
     return task_of(config.task, samples.y, kept), train, held_out
-
-
-def _check_fields(name: str, x: np.ndarray, config: Config, units: int | None = None) -> None:
-    if x.ndim != 2 or units not in (None, x.shape[-1]):
-        raise ValueError(
-            f"{name} must have shape [n, {units or 'N'}], got {list(x.shape)}; encode makes it "
-            "from images"
-        )
-    if config.network != "photonic" and np.iscomplexobj(x):
-        raise ValueError(f"{name} must be real for {config.network}, got {x.dtype}")
