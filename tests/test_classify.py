@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import re
 import struct
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from photonic_ffzero import Model, configure, predict, save_model
 from photonic_ffzero.cli.predict import classify, main, read_encoded
+from photonic_ffzero.data.centering import center
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import Classification, Regression
 
@@ -86,6 +88,41 @@ def test_dark_on_light_swaps_dark_and_light(model, images, tmp_path):
     _, x = read_encoded(model, [images])
     _, swapped = read_encoded(model, [ink], dark_on_light=True)
     np.testing.assert_allclose(swapped, x, atol=1e-6)
+
+
+def test_an_image_without_light_has_no_class(run, tmp_path, capsys):
+    image_folder(tmp_path / "blank", [np.zeros((6, 6), np.uint8), PIXELS[0]])
+    dark, lit = table(capsys, run, tmp_path / "blank")
+    assert dark[0].endswith("no")
+    assert dark[1:] == ["light", "0.0000", "0.0000"]
+    assert lit[1] in NAMES
+
+
+def test_center_is_offered_and_finds_the_ink(run, tmp_path, capsys):
+    """A cross, small, dark, and in a corner of grey and noisy paper."""
+    cross = np.zeros((480, 640))
+    cross[400:410, 520:560] = cross[385:425, 535:545] = 1
+    noise = np.random.default_rng(0).standard_normal(cross.shape)
+    photo = np.clip(180 - 140 * cross + 12 * noise, 0, 255).astype(np.uint8)
+    image = center(photo[np.newaxis])[0]
+    rows = np.flatnonzero((image > 0.5).sum(axis=1) > 2)
+    assert (len(rows), image[rows].max()) == (20, 1)
+    assert (image > 0.5).sum() == pytest.approx(175, abs=25)
+    assert (image > 0).sum() < 270  # the paper and its noise are gone
+    assert image.sum(axis=1) @ np.arange(28) / image.sum() == pytest.approx(14, abs=0.6)
+    image_folder(tmp_path / "photos", [photo])
+    folder = str(tmp_path / "photos")
+    assert main([str(run), folder]) == 0
+    assert re.match("hint: 1 of 1 images .* --center\n", capsys.readouterr().err)
+    assert main([str(run), folder, "--center"]) == 0
+    assert "--center" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_center_makes_a_blank_page_dark(value):
+    page = np.full((2, 40, 30), value, np.uint8)
+    assert not center(page).any()
+    assert center(page[:, :1, :1]).shape == (2, 28, 28)
 
 
 def test_goodness_is_the_mean_and_margin_the_lead(model):

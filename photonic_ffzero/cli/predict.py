@@ -11,6 +11,7 @@ import numpy as np
 
 from photonic_ffzero.cli.arguments import PATH, LineParser, add_token_file, as_flag, reader
 from photonic_ffzero.command import command, printed
+from photonic_ffzero.data.centering import center, looks_uncentered
 from photonic_ffzero.data.readers import (
     IMAGE_SUFFIXES,
     DataError,
@@ -18,9 +19,10 @@ from photonic_ffzero.data.readers import (
     read_idx,
     read_image,
 )
-from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.data.tasks import NO_LIGHT, Classification
 from photonic_ffzero.devices import RemoteDevice
 from photonic_ffzero.goodness.decisions import decide
+from photonic_ffzero.inference import LOW_GOODNESS
 from photonic_ffzero.model import Model
 from photonic_ffzero.runs.names import RUN
 from photonic_ffzero.storage import load_model, model_file, write_csv
@@ -29,24 +31,30 @@ DESCRIPTION = """\
 Classify images with a trained model: PNG or JPEG files, folders of them, or
 IDX files like MNIST's. Images of any size become grey and are brought to the
 size of the training images by averaging over areas; proportions are not kept.
+A network for MNIST knows light digits on black that fill the middle: photos
+and scans of digits need --center.
 
 The table has a line for each image: its class; the class's goodness, which is
 the mean over the network's readouts; and by how much that exceeds the next
-best class's.
+best class's. "no light" stands for a class where an image is black.
 """
 
 EXAMPLES = """\
 examples:
   predict.py results/run seven.png
   predict.py results/run scans/ --dark-on-light --csv classes.csv
+  predict.py results/run photo.jpg --center
   predict.py results/run/seed-0/model.npz data/mnist/t10k-images-idx3-ubyte
 """
+
+DARK = "no light"  # is shown instead of a class
 
 
 class Prediction(NamedTuple):
     """The class of an image, its score (mean over the readouts), and its lead over the next best.
 
-    The lead is negative where a vote chose a class with a lower score.
+    The lead is negative where a vote chose a class with a lower score. An image without light has
+    the class "no light", and neither score nor lead.
     """
 
     name: str
@@ -56,11 +64,20 @@ class Prediction(NamedTuple):
 
 
 def read_encoded(
-    model: Model, paths: Sequence[Path], dark_on_light: bool = False
+    model: Model,
+    paths: Sequence[Path],
+    dark_on_light: bool = False,
+    centered: bool = False,
+    hints: list[str] | None = None,
 ) -> tuple[list[str], np.ndarray]:
     """Read PNG, JPEG or IDX files or folders of images as inputs of a model.
 
-    ``dark_on_light`` swaps dark and light, because a network sees light alone.
+    Args:
+        model: A network that was trained on images.
+        paths: Files and folders.
+        dark_on_light: Swap dark and light, because a network sees light alone.
+        centered: Bring the images to the form of MNIST's, see `center`.
+        hints: Receives a line if images look as if they needed that.
 
     Returns:
         A name for each image, and the images [n, N], encoded as the training images were.
@@ -69,10 +86,17 @@ def read_encoded(
     if encoder is None:
         raise ValueError("model must be one of images, found one trained on values of no image")
     names: list[str] = []
-    inputs = []
+    inputs, odd = [], 0
     for chunk_names, images in _images(paths):
         names += chunk_names
-        inputs.append(encoder(1 - images if dark_on_light else images))
+        images = 1 - images if dark_on_light else images
+        odd += 0 if centered else looks_uncentered(images).sum()
+        inputs.append(encoder(center(images) if centered else images))
+    if hints is not None and odd > len(names) / 10:
+        hints.append(
+            f"{odd} of {len(names)} images have light paper, or ink that is small or off-centre: "
+            "for digits like MNIST's try --center"
+        )
     return names, np.concatenate(inputs)
 
 
@@ -87,8 +111,9 @@ def classify(model: Model, names: Sequence[str], x: np.ndarray) -> list[Predicti
     best = np.take_along_axis(goodness, chosen, axis=1)[:, 0]
     np.put_along_axis(goodness, chosen, -np.inf, axis=1)
     classes = task.names or tuple(map(str, range(task.classes)))
-    columns = names, [classes[label] for label in labels], best, best - goodness.max(axis=1)
-    return list(map(Prediction, *columns))
+    shown = [DARK if label == NO_LIGHT else classes[label] for label in labels]
+    margins = np.where(labels == NO_LIGHT, 0, best - goodness.max(axis=1))
+    return list(map(Prediction, names, shown, best, margins))
 
 
 @command
@@ -101,8 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.token_file is not None:
             device = RemoteDevice.at(device or "", arguments.token_file)
         model = load_model(model_file(arguments.model), device=device)
-        names, x = read_encoded(model, arguments.images, arguments.dark_on_light)
-        rows = [_as_row(prediction) for prediction in classify(model, names, x)]
+        hints: list[str] = []
+        names, x = read_encoded(
+            model, arguments.images, arguments.dark_on_light, arguments.center, hints
+        )
+        predictions = classify(model, names, x)
+        rows = [_as_row(prediction) for prediction in predictions]
         if arguments.csv:
             write_csv(arguments.csv, rows)
     except (ValueError, TypeError, OSError) as error:
@@ -111,7 +140,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not printed():
         print(f"{parser.prog}: the table could not be written to the output", file=sys.stderr)
         return 1
+    for hint in [*hints, *_low(model, predictions)]:
+        print(f"hint: {hint}", file=sys.stderr)
     return 0
+
+
+def _low(model: Model, predictions: Sequence[Prediction]) -> Iterator[str]:
+    """A line if goodness is so low that no class fits; other scores than goodness have no unit."""
+    lit = [prediction for prediction in predictions if prediction.label != DARK]
+    low = sum(prediction.goodness < LOW_GOODNESS for prediction in lit)
+    if low and model.config.readout == "goodness":
+        yield f"no class fits {low} of {len(predictions)} images: goodness below {LOW_GOODNESS}"
 
 
 def _as_row(prediction: Prediction) -> dict[str, str]:
@@ -161,6 +200,8 @@ def _parser() -> LineParser:
     add_token_file(parser)
     ink = "swap dark and light: ink on paper, for a network trained on MNIST's white on black"
     add("--dark-on-light", action="store_true", help=ink)
+    form = "find the ink, dark or light, scale it and centre it as MNIST's images were made"
+    add("--center", action="store_true", help=form)
     add("--csv", type=reader(PATH), metavar="FILE", help="write the table there, too")
     return parser
 

@@ -1,5 +1,6 @@
 """Data sets, readers of their files, encodings of images as fields, and tasks."""
 
+from photonic_ffzero.data.centering import center
 from photonic_ffzero.data.checks import check_arrays, check_numbers, require_finite
 from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE, Dataset, load_dataset, split
 from photonic_ffzero.data.encoding import ENCODINGS, Encoder, encode, resize
@@ -21,6 +22,7 @@ __all__ = [
     "Encoder",
     "Regression",
     "Task",
+    "center",
     "check_arrays",
     "check_numbers",
     "encode",
