@@ -80,7 +80,12 @@ def predict(model: Model, x: Any) -> np.ndarray:
         of the training labels, [n] or [n, T].
     """
     scores = model.scores(x)
-    _warn(model, scores, "predicted as -1")
+    _warn_of_darkness(model, scores, "predicted as -1")
+    if low := of_low_goodness(model, scores).sum():
+        warnings.warn(
+            f"goodness below {LOW_GOODNESS} in {low} of {len(scores[0])} samples: no class fits",
+            stacklevel=2,
+        )
     return model.task.predictions(decide(scores, model.config.rule))
 
 
@@ -92,7 +97,7 @@ def evaluate(model: Model, x: Any, y: Any) -> Evaluation:
     task = model.task
     x, y, _ = CHECKS[task.name](x, y, task.classes * task.labels)
     scores = model.scores(x)
-    _warn(model, scores, "counted as wrong")
+    _warn_of_darkness(model, scores, "counted as wrong")
     return score(task, scores, y, model.config.rule)
 
 
@@ -108,14 +113,8 @@ def of_low_goodness(model: Model, scores: np.ndarray) -> np.ndarray:
     return (scores.mean(axis=0).max(axis=1) < LOW_GOODNESS) & ~without_light(scores)
 
 
-def _warn(model: Model, scores: np.ndarray, dark_are: str) -> None:
-    dark, low = without_light(scores).sum(), of_low_goodness(model, scores).sum()
+def _warn_of_darkness(model: Model, scores: np.ndarray, dark_are: str) -> None:
     if not isinstance(model.task, Classification):
         dark_are = "their values mean nothing"
-    if dark:
+    if dark := without_light(scores).sum():
         warnings.warn(f"no light in {dark} of {len(scores[0])} samples: {dark_are}", stacklevel=3)
-    if low:
-        warnings.warn(
-            f"goodness below {LOW_GOODNESS} in {low} of {len(scores[0])} samples: no class fits",
-            stacklevel=3,
-        )
