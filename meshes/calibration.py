@@ -6,6 +6,7 @@ A calibration is one `Curve` for all shifters of a chip, or a mapping of each `S
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from abc import ABC, abstractmethod
@@ -18,11 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes.angles import LARGE, reduced
+from meshes.files import read_text
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import check_fields, choice, number_field
 
 ARMS = ("both", "upper")
 _TURN = 2 * math.pi
+_MOST_VOLTS = 1e6
+_MAX_BYTES = 2**24  # of a calibration file: rows take 30 times the memory
 _ROUNDING = 1e-9  # rad: a phase less than this below the lowest counts as the lowest
 
 
@@ -180,7 +184,8 @@ class HeaterLaw(Curve):
 
     @property
     def reach(self) -> tuple[float, float]:
-        return self.phase_0, self.phase_0 + math.pi * (self._limit / self.v_pi) ** 2
+        turns = self._limit / self.v_pi
+        return self.phase_0, self.phase_0 + math.pi * turns * turns  # a power could overflow
 
     def phase(self, voltage: Any) -> np.ndarray:
         """The phases, rad; the sign of a voltage does not matter."""
@@ -203,13 +208,16 @@ class MeasuredCurve(Curve):
     phases: Sequence[float]
 
     def __post_init__(self) -> None:
-        for name in ("voltages", "phases"):
-            object.__setattr__(self, name, _increasing(name, getattr(self, name)))
-        if (far := np.abs(self.phases).max()) > LARGE:
-            raise ValueError(f"phases must be from {-LARGE:g} to {LARGE:g} rad, got {far:g}")
-        counts = f"{len(self.voltages)} and {len(self.phases)}"
+        for name, limit in (("voltages", _MOST_VOLTS), ("phases", LARGE)):
+            object.__setattr__(self, name, _increasing(name, getattr(self, name), limit))
         if len(self.voltages) != len(self.phases):
+            counts = f"{len(self.voltages)} and {len(self.phases)}"
             raise ValueError(f"voltages and phases must be equally many, got {counts}")
+        with np.errstate(over="ignore", divide="ignore"):
+            cubic = np.diff(self.phases) / np.diff(self.voltages) ** 3
+        if not np.isfinite(cubic).all():
+            nearest = np.diff(self.voltages).min()
+            raise ValueError(f"voltages must not be as near as {nearest:g} V")
 
     @property
     def reach(self) -> tuple[float, float]:
@@ -235,12 +243,14 @@ class MeasuredCurve(Curve):
         return find_root(lambda v, target: curve(v) - target, bracket, args=(phase,)).x
 
 
-def _increasing(name: str, values: Any) -> np.ndarray:
+def _increasing(name: str, values: Any, limit: float) -> np.ndarray:
     values = np.array(values, np.float64)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"{name} must be [K] with K of at least 2, got {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite, got inf or nan")
+    if (far := values[np.abs(values).argmax()]) and abs(far) > limit:
+        raise ValueError(f"{name} must be from {-limit:g} to {limit:g}, got {far:g}")
     if (falls := np.flatnonzero(np.diff(values) <= 0)).size:
         first, second = values[falls[0] : falls[0] + 2]
         raise ValueError(f"{name} must increase, got {second:g} after {first:g}")
@@ -300,11 +310,9 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """
     curves: dict[Any, Curve] = {}
     points: dict[Shifter | None, list[list[float]]] = defaultdict(list)
-    with (
-        _located(f"calibration {os.fspath(path)}"),
-        open(path, encoding="utf-8-sig", newline="") as file,
-    ):
-        reader = csv.DictReader(file)
+    text = read_text(path, "a calibration", _MAX_BYTES)
+    with _located(f"calibration {os.fspath(path)}"):
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         columns = _columns(reader.fieldnames or ())
         for row in reader:
             points[_shifter(row)].append([_cell(row, name, float) for name in columns])

@@ -1,6 +1,7 @@
 """Phases within a turn, phases to voltages and back, and calibration files."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -202,6 +203,8 @@ class TestCurves:
             (MeasuredCurve, ([0, 1], [0, 3, 6]), "voltages and phases .*got 2 and 3"),
             (MeasuredCurve, ([0], [0]), r"voltages must be \[K\] with K of at least 2"),
             (MeasuredCurve, ([0, np.nan], [0, 1]), "voltages must be finite"),
+            (MeasuredCurve, ([-1e308, 1e308], [0, 1]), "voltages must be from -1e.06 to 1e.06"),
+            (MeasuredCurve, ([0, 1e-200], [0, 1]), "voltages must not be as near as 1e-200 V"),
         ],
     )
     def test_refuses_what_is_no_curve(self, curve, settings, error):
@@ -221,6 +224,14 @@ class TestFiles:
         np.testing.assert_allclose(curve.phase([0, 1, 2]), [0.1, 0.5, 7])
         path = self.write(tmp_path / "c.csv", "v_pi_V,phase_0_rad", [(5, 0.2)])
         assert read_calibration(path) == HeaterLaw(5.0, 0.2)
+
+    def test_only_regular_files_of_some_size_are_read(self, tmp_path):
+        os.mkfifo(tmp_path / "fifo")
+        with open(tmp_path / "sparse.csv", "wb") as file:
+            file.truncate(2**30)
+        for path in (tmp_path / "fifo", "/dev/zero", tmp_path, tmp_path / "sparse.csv"):
+            with pytest.raises(ValueError, match=rf"{path}: must (be a regular|have at most)"):
+                read_calibration(path)
 
     def test_one_for_every_shifter(self, tmp_path):
         names = shifters(RectangularMesh(3))
@@ -263,5 +274,5 @@ class TestFiles:
         path = tmp_path / "c.csv"
         if text is not None:
             path.write_text(text)
-        with pytest.raises(ValueError, match=f"calibration .*c.csv: .*{error}"):
+        with pytest.raises(ValueError, match=rf"c\.csv: .*{error}"):
             read_calibration(path)

@@ -25,6 +25,7 @@ from test_readers import IMAGES, idx_bytes, npy_member_bytes, npz_bytes, png_byt
 
 from meshes import ChipEstimate, RectangularMesh
 from meshes._tensorflow import tf
+from meshes.calibration import Curve, Shifter, read_calibration, shifters
 from meshes.interchange import (
     SParameters,
     read_netlist,
@@ -355,3 +356,45 @@ def test_command_lines(arguments, recipe, tmp_path, monkeypatch, capsys):
         assert re.match(r"mnist_\w+\.py: error: .{20}", error)
         assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+def calibration_files():
+    names = shifters(RectangularMesh(2))
+    header = ",".join(Shifter._fields)
+    places = [",".join("" if x is None else str(x) for x in name) for name in names]
+    return [
+        b"voltage_V,phase_rad\n0,0.1\n1,0.5\n2.5,7\n",
+        b"v_pi_V,phase_0_rad\n5,0.2\n",
+        "\n".join([f"{header},v_pi_V,phase_0_rad", *(f"{p},5,0.1" for p in places)]).encode(),
+        "\n".join(
+            [f"{header},voltage_V,phase_rad"]
+            + [f"{place},{volt},{volt**2}" for place in places for volt in range(3)]
+        ).encode(),
+    ]
+
+
+NUMBERS = [b"1e308", b"-1e308", b"nan", b"inf", b"1e-320", b"9" * 400, b"1_0", b"", b"1e999", b"-0"]
+
+
+@fuzz(data=st.data())
+def test_calibrations(data, file):
+    content = data.draw(mutated(*calibration_files()))
+    for _ in range(data.draw(st.integers(0, 2))):
+        cells = re.split(rb"([,\n])", content)
+        cells[data.draw(st.integers(0, len(cells) - 1))] = data.draw(st.sampled_from(NUMBERS))
+        content = b"".join(cells)
+    path = file(content)
+    message = read = None
+    try:
+        read = read_calibration(path)
+    except ValueError as error:
+        message = str(error)
+    if message is not None:
+        assert re.search(rf"{re.escape(str(path))}.{{10}}", message)
+        assert "\n" not in message
+        return
+    for curve in [read] if isinstance(read, Curve) else read.values():
+        low, high = curve.reach
+        phases = np.linspace(low, min(high, low + 6), 5)
+        assert np.isfinite(curve.voltage(phases)).all()
+        np.testing.assert_allclose(curve.phase(curve.voltage(phases)), phases, atol=1e-6)
