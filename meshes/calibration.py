@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes.angles import LARGE, reduced
-from meshes.files import read_text
+from meshes.files import DataError, open_npz, read_text
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import check_fields, choice, number_field
 
@@ -72,16 +72,37 @@ def from_values(mesh: RectangularMesh, listed: np.ndarray) -> Phases:
     return Phases(theta, phi, np.array(listed[2 * count :], np.float64))
 
 
-def frozen_mask(mesh: RectangularMesh, frozen: Any) -> Phases:
+def frozen_mask(mesh: RectangularMesh, frozen: Any, name: str = "frozen") -> Phases:
     """Which shifters do not move: ``frozen`` [L, M], [L, M] and [N], or none, and all idle ones."""
     idle, shape = ~mesh.mask, (mesh.units,)
     masks = (idle, idle, np.zeros(shape, bool))
-    if frozen is not None:
-        parts = zip(Phases._fields, map(np.asarray, frozen), masks, strict=True)
-        masks = tuple(_mask(f"frozen.{name}", mask, idle) | idle for name, mask, idle in parts)
-    if all(mask.all() for mask in masks):
-        raise ValueError("frozen must leave at least one shifter that moves, got none")
-    return Phases(*masks)
+    if frozen is None:
+        return Phases(*masks)
+    if len(frozen) != len(masks):
+        raise ValueError(f"{name} must be Phases (theta, phi, gamma), got {len(frozen)} arrays")
+    parts = zip(Phases._fields, map(np.asarray, frozen), masks, strict=True)
+    return Phases(*(_mask(f"{name}.{part}", mask, idle) | idle for part, mask, idle in parts))
+
+
+def read_frozen(path: str | os.PathLike[str], meshes: Sequence[RectangularMesh]) -> list[Phases]:
+    """Read which shifters of a chip's meshes do not move.
+
+    A ``.npz`` file has any of the boolean arrays ``mesh1_theta``, ``mesh1_phi`` [L, M],
+    ``mesh1_gamma`` [N], ``mesh2_theta``, ...; true: does not move. Shifters without one move.
+    """
+    masks = {
+        f"mesh{number}_{part}": np.zeros(mask.shape, bool)
+        for number, mesh in enumerate(meshes, start=1)
+        for part, mask in frozen_mask(mesh, None)._asdict().items()
+    }
+    with open_npz(path, kinds="b") as archive:
+        for name in archive.names:
+            choice(f"{os.fspath(path)}: an array's name", name, masks)
+            if (found := archive.header(name)[0]) != (shape := masks[name].shape):
+                raise DataError(f"{path}: {name} must have shape {shape}, found {found}")
+            masks[name] = archive.read(name)
+    listed = list(masks.values())
+    return [Phases(*listed[first : first + 3]) for first in range(0, len(listed), 3)]
 
 
 def _mask(name: str, mask: np.ndarray, like: np.ndarray) -> np.ndarray:

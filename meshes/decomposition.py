@@ -195,6 +195,8 @@ def _programmed(
 ) -> tuple[RectangularMesh, Phases, Mismatch]:
     """Phases to write to a known chip, from those of an ideal mesh."""
     mesh, still = chip.mesh, frozen_mask(chip.mesh, frozen)
+    if all(mask.all() for mask in still):
+        raise ValueError("frozen must leave at least one shifter that moves, got none")
     lit, unreachable = _corrected(mesh, ideal)
     written = (w - offset for w, offset in zip(lit, chip.offsets, strict=True))
     phases = Phases(*(np.where(s, 0.0, w) for s, w in zip(still, written, strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import InitVar, asdict, dataclass, field, replace
 from functools import cached_property
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from meshes import Phases
+from meshes.calibration import frozen_mask, read_frozen
 from meshes.validation import integer
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import check_fields, require_finite
@@ -17,6 +20,7 @@ from photonic_ffzero.data.tasks import Task
 from photonic_ffzero.devices.device import Device
 from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block, NoiseSource
+from photonic_ffzero.layers.photonic import PhaseLayer
 from photonic_ffzero.networks import Saved, build_blocks
 from photonic_ffzero.seeds import generator
 
@@ -198,6 +202,40 @@ class Model:
         pairs = zip(self.blocks, other.blocks, strict=True)
         self.blocks = [replace(block, readout=trained.readout) for block, trained in pairs]
         vars(self).pop("_evaluated_blocks", None)  # it holds the readouts of before
+
+    def freeze(self, frozen: Any) -> None:
+        """Let phases of meshes keep their values in training; true means: does not move.
+
+        Args:
+            frozen: `Phases` of booleans for each mesh, for one mesh without a list, or the path of
+                a file, see `meshes.calibration.read_frozen`.
+        """
+        layers = [layer for layer, _ in self.layers if isinstance(layer, PhaseLayer)]
+        if not layers:
+            raise ValueError(f"frozen_phases needs meshes, got {self.config.network}")
+        meshes = [layer.mesh for layer in layers]
+        if isinstance(frozen, (str, os.PathLike)):
+            frozen = read_frozen(frozen, meshes)
+        frozen = [frozen] if isinstance(frozen, Phases) else list(frozen)
+        if len(frozen) != len(meshes):
+            raise ValueError(
+                f"frozen_phases must be for each of {len(meshes)} meshes, got {len(frozen)}"
+            )
+        masks = iter(
+            type(layer.trainable)(
+                *frozen_mask(layer.mesh, part, f"frozen_phases of mesh {number}"),
+                *(np.zeros(mask.shape, bool) for mask in layer.trainable[3:]),
+            )
+            for number, (layer, part) in enumerate(zip(layers, frozen, strict=True), start=1)
+        )
+        self.blocks = [
+            replace(block, frozen=tuple(next(masks) for _ in block.layers)) for block in self.blocks
+        ]
+        for number, block in enumerate(self.blocks, start=1):
+            if not any(mask.any() for layer in block.trainable for mask in layer):
+                where = f" of mesh {number}" if self.config.local else ""
+                raise ValueError(f"frozen_phases must leave a phase{where} that moves, got none")
+        vars(self).pop("_evaluated_blocks", None)
 
     def _structure(self) -> dict[str, Any]:
         """What two networks must share for their parameters and prototypes to mean the same."""

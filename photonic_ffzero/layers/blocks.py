@@ -38,12 +38,15 @@ class Block:
         labels: Label dimensions T; group g belongs to label dimension g modulo T.
         front: Trained layers in front of the block, each with one parameter set, which the inputs
             cross at every evaluation because the light that leaves them cannot be stored.
+        frozen: Boolean arrays like the parameters, true for those that keep their values; None if
+            all may move.
     """
 
     layers: tuple[Layer, ...]
     readout: Readout
     labels: int = 1
     front: tuple[tuple[Layer, Any], ...] = ()
+    frozen: tuple[Any, ...] | None = None
 
     @property
     def all_layers(self) -> tuple[Layer, ...]:
@@ -52,7 +55,10 @@ class Block:
 
     @property
     def trainable(self) -> tuple[Any, ...]:
-        return tuple(layer.trainable for layer in self.layers)
+        masks = tuple(layer.trainable for layer in self.layers)
+        if self.frozen is None:
+            return masks
+        return tf.nest.map_structure(lambda mask, still: mask & ~still, masks, self.frozen)
 
     @property
     def taps(self) -> int:

@@ -14,6 +14,7 @@ from warnings import catch_warnings
 import numpy as np
 from rich.console import Console
 
+from meshes.files import read_file
 from meshes.propagation import resolve_engine
 from meshes.validation import shown
 from photonic_ffzero.config import Config
@@ -179,8 +180,10 @@ class Job:
         Data are known by their checksums, as their path may change; after the first checkpoint
         nothing comes from the model to start from.
         """
-        left_out = ("dataset", "seeds", "start_from")
+        left_out = ("dataset", "seeds", "start_from", "frozen_phases")
         plan = {n: getattr(self.plan, n) for n in settings_of(Plan) if n not in left_out}
+        if path := self.plan.frozen_phases:
+            plan["frozen_phases_crc32"] = zlib.crc32(read_file(path))
         return plan | {f"{name}_data_crc32": crc for name, crc in self._checksums().items()}
 
     def _checksums(self) -> dict[str, int]:
@@ -236,6 +239,8 @@ class Job:
             model = Model(config, units, task, self.encoder, device)
             if self.plan.start_from is not None:
                 model.take_over(load_model(_model_path(self.output / self.plan.start_from, seed)))
+        if self.plan.frozen_phases is not None:
+            model.freeze(self.plan.frozen_phases)
         return Trainer(model, train, validation if len(held_out) else None, (), position)
 
     def _run_seed(

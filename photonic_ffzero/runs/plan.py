@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -53,6 +54,8 @@ _DATASET = ValueKind(
 )
 _ENCODING = ValueKind(_check_encoding, "", options=ENCODINGS)
 _TRAINED = replace(RUN, parse=lambda text: os.path.abspath(find_run(text)))
+
+_FILE = ValueKind(TEXT.check, "an existing .npz file", _existing, metavar="FILE.npz")
 
 _data = partial(setting, group="data")
 _light = partial(setting, POSITIVE, group="light", metavar="W", unit="W", default=None)
@@ -123,6 +126,15 @@ class Plan:
         default=None,
         also=("load", "checkpoint", "pretrained"),
     )
+    frozen_phases: str | None = setting(
+        _FILE,
+        "which phases do not move: booleans mesh1_theta, mesh1_phi, mesh1_gamma, ..., true for "
+        "those that keep their first values",
+        "learning",
+        applies={"network": "photonic"},
+        default=None,
+        shown="none",
+    )
     unit_power: float | None = _light(
         "watts of one unit of |E|^2, which the brightest port of an image has",
         applies={"network": "photonic", "device": ("none", SIMULATED)},
@@ -166,8 +178,8 @@ class Plan:
     def from_json(cls, content: dict[str, Any]) -> Plan:
         """Rebuild a plan from a config.json; a DataError names what is missing or out of range."""
         try:
-            config = Config(**{name: content[name] for name in settings_of(Config)})
-            return cls(config=config, **{name: content[name] for name in settings_of(cls)})
+            config = Config(**_present(content, Config))
+            return cls(config=config, **_present(content, cls))
         except KeyError as error:
             raise DataError(f"config.json must name {error}, which is missing") from None
         except (TypeError, ValueError) as error:
@@ -176,6 +188,13 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """The plan as a flat JSON object."""
         return self.config.as_json() | {name: getattr(self, name) for name in settings_of(Plan)}
+
+
+def _present(content: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """The settings of a class; optional ones may lack, as they may be younger than the file."""
+    optional = {name for name, entry in settings_of(cls).items() if entry.default is None}
+    known = dict.fromkeys(optional) | dict(content)
+    return {name: known[name] for name in settings_of(cls)}
 
 
 def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:

@@ -106,7 +106,14 @@ def make_step(block: Block, config: Config) -> Callable[..., Any]:
         rate: Any,
     ) -> tuple[Any, Any, Any]:
         def update(result: Estimate) -> tuple[Any, Any, Any]:
-            direction, new_state = optimizer.update(result.gradient, state)
+            gradient = result.gradient
+            if block.frozen is not None:  # which autodiff does not know
+                gradient = tf.nest.map_structure(
+                    lambda slope, still: tf.where(still, tf.zeros_like(slope), slope),
+                    gradient,
+                    block.frozen,
+                )
+            direction, new_state = optimizer.update(gradient, state)
             return descend(params, direction, rate), new_state, result.loss
 
         objective = perturbation(block, loss, params, x, y, noise)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from meshes._tensorflow import tf
+from meshes.validation import shown
 from photonic_ffzero.config import Config, configure, device_name, with_settings
 from photonic_ffzero.data.checks import CHECKS, check_fields
 from photonic_ffzero.data.datasets import split
@@ -261,6 +262,8 @@ def fit(
     method: str = "ff-dd",
     device: Device | str | None = None,
     observers: tuple[Observer, ...] = (),
+    start_from: Model | None = None,
+    frozen_phases: Any = None,
     **settings: Any,
 ) -> Model:
     """Train a network on the user's own arrays; return the model.
@@ -275,6 +278,9 @@ def fit(
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
         device: A device to train on instead of a simulation, or its name, see `Config`.
         observers: Told of every step and epoch.
+        start_from: A trained model of the same structure, whose parameters and prototypes are
+            taken instead of random ones.
+        frozen_phases: Which phases of the meshes keep their values, see `Model.freeze`.
         **settings: Any field of `Config`, instead of the recipe's value.
 
     Warns:
@@ -290,6 +296,12 @@ def fit(
     units = train.x.shape[-1]
     opened = open_device(config, units) if isinstance(device, str) else device
     model = Model(config, units, task, device=opened)
+    if start_from is not None:
+        if not isinstance(start_from, Model):
+            raise TypeError(f"start_from must be a Model (load_model), got {shown(start_from)}")
+        model.take_over(start_from)
+    if frozen_phases is not None:
+        model.freeze(frozen_phases)
     if callable(config.nonlinearity):
         _try_nonlinearity(model, train.x[:1])
     Trainer(model, train, held_out, observers).run()
