@@ -8,6 +8,7 @@ import copy
 import gzip
 import io
 import json
+import os
 import pickle
 import re
 import resource
@@ -21,7 +22,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_readers import IMAGES, idx_bytes, npy_member_bytes, npz_bytes, png_bytes, read_x
+from test_readers import (
+    IMAGES,
+    idx_bytes,
+    npy_member_bytes,
+    npz_bytes,
+    oriented_bytes,
+    palette_image,
+    png_bytes,
+    read_x,
+)
 
 from meshes import ChipEstimate, RectangularMesh
 from meshes._tensorflow import tf
@@ -43,6 +53,7 @@ from photonic_ffzero.runs.job import Job
 from photonic_ffzero.storage import load_checkpoint, save_checkpoint
 
 MEMORY = 2**30  # bytes that the process may take besides what it has
+SECONDS = 10  # for one file
 
 
 def fuzz(**strategies):
@@ -97,10 +108,13 @@ def file(tmp_path):
 
 def read_or_refused(read, path):
     """What a reader returns for a file; None if it refuses the file by name and reason."""
+    started = time.perf_counter()
     try:
         return read(path)
     except DataError as error:
         message = str(error)
+    finally:
+        assert time.perf_counter() - started < SECONDS
     assert re.search(rf"{re.escape(str(path))}.{{10}}", message)
     return None
 
@@ -117,6 +131,13 @@ def mutated(draw, *originals):
     return bytes(content)
 
 
+def palette_bytes():
+    buffer = io.BytesIO()
+    image, options = palette_image([99] * 3 + [0] * 3, b"\x00\xff")
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
 NPY_HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"
 
 
@@ -128,13 +149,47 @@ NPY_HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"
         (partial(read_idx, dimensions=3), [gzip.compress(idx_bytes(IMAGES))], bytes),
         (read_x, [npz_bytes(x=IMAGES), npz_bytes(compressed=True, x=IMAGES)], bytes),
         (read_x, [NPY_HEADER], partial(npy_member_bytes, payload=bytes(24))),
-        (read_image, [png_bytes(IMAGES[0])], bytes),
+        (read_image, [png_bytes(IMAGES[0]), png_bytes(IMAGES[..., :2])], bytes),
+        (read_image, [oriented_bytes(6, "PNG", IMAGES[0])], bytes),
+        (read_image, [oriented_bytes(6, "JPEG", IMAGES[0])], bytes),
+        (read_image, [palette_bytes()], bytes),
     ],
-    ids=["idx", "idx.gz", "npz", "npy", "png"],
+    ids=["idx", "idx.gz", "npz", "npy", "png", "exif", "jpeg", "palette"],
 )
 def test_files(file, read, originals, pack, data):
     array = read_or_refused(read, file(pack(data.draw(mutated(*originals)))))
     assert array is None or array.dtype.kind in "uifc"
+
+
+ENTRIES = ["image", "image", "image", "damaged", "pipe", "text", "folder", "loop", "hidden"]
+
+
+def write_entry(path, entry, damaged):
+    if entry == "pipe":
+        os.mkfifo(path)
+    elif entry == "folder":
+        path.mkdir()
+    elif entry == "loop":
+        path.symlink_to(path)
+    else:
+        image = png_bytes(IMAGES[0])
+        path.write_bytes({"text": b"notes", "damaged": damaged}.get(entry, image))
+
+
+@fuzz(
+    entries=st.lists(st.sampled_from(ENTRIES), min_size=4, max_size=6),
+    damaged=mutated(png_bytes(IMAGES[0])),
+    size=st.sampled_from([1, 28, 300, 5000, 8192, 10**9]),
+)
+def test_folders(entries, damaged, size):
+    """Two classes with whatever may lie in their folders, and images of any size."""
+    with tempfile.TemporaryDirectory() as name:
+        for index, entry in enumerate(entries):
+            folder = Path(name) / "ab"[index % 2]
+            folder.mkdir(exist_ok=True)
+            write_entry(folder / f"{'.' * (entry == 'hidden')}{index}.png", entry, damaged)
+        dataset = read_or_refused(partial(load_dataset, image_size=size), name)
+        assert dataset is None or dataset.train_images.shape[1:] == (size, size)
 
 
 def chip_file(name, write):
