@@ -106,7 +106,7 @@ class TestExport:
 
     def signed(self, model):
         module = tf.Module()
-        module.model = model
+        module.phases = [weight.value for weight in model.weights]  # exporters want them tracked
         module.serve = tf.function(lambda x: model(x), input_signature=[tf.TensorSpec([None, N])])
         return module
 
@@ -142,7 +142,7 @@ class TestExport:
 
     def test_a_graph_traced_before_is_refused(self, model, tmp_path):
         module = tf.Module()
-        module.model = model
+        module.phases = [weight.value for weight in model.weights]  # exporters want them tracked
         module.serve = tf.function(lambda x: model(x))
         concrete = module.serve.get_concrete_function(tf.TensorSpec([2, N]))
         with pytest.raises(AssertionError, match=r"calls the native engine \(engine='xla'"):
