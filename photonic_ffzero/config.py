@@ -15,6 +15,7 @@ from meshes.imperfections import PRESETS, imperfections_of
 from meshes.nonlinearities import BlackBox
 from meshes.propagation import ENGINES
 from meshes.validation import closest, from_spec, number, shown, with_values
+from photonic_ffzero.data.encoding import CHANNELS
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
 from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
@@ -173,6 +174,13 @@ class Config:
         also=("hidden", "hidden_size", "neurons"),
     )
     channels: int | None = _cnn(whole(1), "channels of a CNN's convolutions", default=16)
+    colour: str | None = _network(
+        one_of(CHANNELS),
+        "what the network sees of colours; rgb: three values a pixel",
+        default=None,
+        shown="grey; mixer: as the images are",
+        also=("color",),
+    )
     kernel_size: int | None = _cnn(whole(1), "pixels a side of a CNN's kernels", default=6)
     groups: int = _network(
         whole(1), "groups of outputs a label, each with prototypes of its own", default=1
@@ -340,6 +348,11 @@ class Config:
     def local(self) -> bool:
         """Whether every layer learns by its own loss (FF)."""
         return self.method.startswith("ff-")
+
+    @property
+    def takes_colours(self) -> bool:
+        """Whether images in colour keep their colours."""
+        return self.colour == "rgb"
 
     @property
     def layers(self) -> int:

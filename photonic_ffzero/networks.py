@@ -16,6 +16,7 @@ import numpy as np
 from meshes import Phases, RectangularMesh
 from meshes.nonlinearities import Linear
 from photonic_ffzero.config import Config
+from photonic_ffzero.data.encoding import CHANNELS
 from photonic_ffzero.data.tasks import Classification, Task
 from photonic_ffzero.devices.device import Device, OnDevice, driver_of
 from photonic_ffzero.devices.remote import SCHEME, RemoteDevice
@@ -105,10 +106,8 @@ def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
         config.kernel_size or 0,
         config.channels or 0,
     )
-    side = math.isqrt(units)
-    if side**2 != units:
-        raise ValueError(f"cnn needs square images, got {units} values an image")
-    between, shape = config.layer_nonlinearity, (side, side, 1)
+    side, colours = square_images(config, units)
+    shape = (side, side, colours)
     for index in range(config.layers - 1):
         rows, columns = Conv.map_shape(shape, size, PADDING, POOL)
         shapes = ConvParams((channels, size, size, shape[2]), *[(channels,)] * 4)
@@ -117,6 +116,18 @@ def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
         shape = (rows // POOL, columns // POOL, channels)
     outputs, groups = task.outputs * config.groups, task.labels * config.groups
     yield _dense(math.prod(shape), outputs, groups, between)
+
+
+def square_images(config: Config, units: int) -> tuple[int, int]:
+    """Pixels a side and values a pixel of a network's images."""
+    colours = CHANNELS[config.colour or "grey"]
+    side = math.isqrt(units // colours)
+    if colours * side**2 != units:
+        raise ValueError(
+            f"{config.network} needs square images, got {units} values an image of "
+            f"{colours} {'colours' if colours > 1 else 'colour'}"
+        )
+    return side, colours
 
 
 def _conv(

@@ -184,6 +184,12 @@ def defaults_of(cls: type) -> dict[str, Any]:
     return {name: None if entry.default is VARIES else entry.default for name, entry in entries}
 
 
+def completed(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's content with None for optional settings that are younger than the file."""
+    optional = {name for name, entry in settings_of(cls).items() if entry.default is None}
+    return dict.fromkeys(optional) | dict(content)
+
+
 def keep_checked(instance: Any) -> None:
     """Check the range of every setting of an instance that is set; keep the checked values.
 

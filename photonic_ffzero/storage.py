@@ -33,6 +33,7 @@ from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import Saved, open_device, parameter_shapes
 from photonic_ffzero.optimizers import OPTIMIZERS
+from photonic_ffzero.settings import completed
 
 _LONGEST_TEXT = 2**24  # bytes of JSON in a model; parsed, they take several times as many
 _PARTIAL = ".photonic_ffzero-"  # begins the names of temporary files
@@ -165,7 +166,7 @@ def load_model(
             contact another machine or run another program.
     """
     with _described(path, "description", "a model of this package") as about:
-        config = Config(**_with_nonlinearity(about["config"], nonlinearity))
+        config = Config(**_with_nonlinearity(completed(Config, about["config"]), nonlinearity))
         units = integer("units", about["units"], minimum=1)
         task = TASKS[config.task](**_with_tuples(about["task"]))
         encoder = Encoder(**_with_tuples(about["encoder"])) if about.get("encoder") else None

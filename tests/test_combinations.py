@@ -128,6 +128,8 @@ def history(network="photonic", method="ff-dd", **given):
     """What a run records of its losses and accuracies; and what its network then says."""
     x, y = samples()
     settings = BRIEF | OF_NETWORK[network] | {"network": network} | given
+    if given.get("colour") == "rgb":
+        x = np.repeat(x, 3, axis=1)
     if method.endswith("-dd"):
         settings = {"directions": 2, "epsilon": 0.2} | settings
     if settings.get("estimator") == "jvp":
@@ -208,7 +210,7 @@ SHOWN = [
     ({}, {"loss": "cross-entropy:scale=3", "epsilon": "auto"}),
     ({"network": "mlp"}, {"task": "regression", "perturb": "activations", "norm_size": 2}),
     ({"network": "mlp"}, {"depth": 3, "width": 7, "groups": 2, "nonlinearity": "tanh"}),
-    ({"network": "cnn"}, {"channels": 3, "kernel_size": 3}),
+    ({"network": "cnn"}, {"channels": 3, "kernel_size": 3, "colour": "rgb"}),
     ({"nonlinearity": "electro-optic"}, {"train_nonlinearity": True}),
     # After the last mesh stands only a goodness, which does not depend on the power.
     ({"meshes": 3}, {"amplifier": "gain=2", "rule": "vote"}),

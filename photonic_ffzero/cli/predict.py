@@ -87,10 +87,11 @@ def read_encoded(
         raise ValueError("model must be one of images, found one trained on values of no image")
     names: list[str] = []
     inputs, odd = [], 0
-    for chunk_names, images in _images(paths):
+    colour = encoder.colour == "rgb" and not centered
+    for chunk_names, images in _images(paths, colour):
         names += chunk_names
         images = 1 - images if dark_on_light else images
-        odd += 0 if centered else looks_uncentered(images).sum()
+        odd += 0 if centered or colour else looks_uncentered(images).sum()
         inputs.append(encoder(center(images) if centered else images))
     if hints is not None and odd > len(names) / 10:
         hints.append(
@@ -158,12 +159,12 @@ def _as_row(prediction: Prediction) -> dict[str, str]:
     return {"file": name, "class": label, "goodness": f"{goodness:.4f}", "margin": f"{margin:.4f}"}
 
 
-def _images(paths: Sequence[Path]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names and images [n, H, W] of each file, in [0, 1]."""
+def _images(paths: Sequence[Path], colour: bool) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Names and images of each file, in [0, 1]: [n, H, W], or with their colours [n, H, W, 3]."""
     for path in paths:
         for file in image_files(path) if path.is_dir() else [path]:
             if file.suffix.lower() in IMAGE_SUFFIXES:
-                yield [str(file)], read_image(file)[np.newaxis]
+                yield [str(file)], read_image(file, colour=colour)[np.newaxis]
             else:
                 images = _read_images_idx(file)
                 yield [f"{file}[{index}]" for index in range(len(images))], images

@@ -62,11 +62,11 @@ YOUR_IMAGES = """\
 images of your own (--dataset PATH):
   A folder with a sub-folder of PNG or JPEG files for each class, whose names
   become those of the classes; a fifth of each class is for testing, or give the
-  folder two sub-folders, train and test. Colours become grey, transparency is
-  ignored, and every image, whatever its size and proportions, is made
-  --image-size pixels square. Or an .npz file with x_train and x_test,
-  [n, H, W], bytes or floats in [0, 1], taken as they are, and y_train and
-  y_test, whole numbers from 0.
+  folder two sub-folders, train and test. Every image, whatever its size and
+  proportions, is made --image-size pixels square. Or an .npz file with x_train
+  and x_test, [n, H, W] or [n, H, W, 3], bytes or floats in [0, 1], taken as
+  they are, and y_train and y_test, whole numbers from 0. Colours become grey
+  unless --colour rgb keeps them.
 
 examples:
 """

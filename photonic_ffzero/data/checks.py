@@ -10,6 +10,8 @@ import numpy as np
 from meshes.validation import integer
 from photonic_ffzero.data.readers import DataError
 
+COLOURS = 3
+"""Channels of an image in colour: red, green and blue."""
 LARGEST = 1e15
 """Largest magnitude of fields: their squares are summed in single precision."""
 
@@ -20,8 +22,8 @@ def check_arrays(
     """Check samples of classes; return ``x`` as float32 or complex64, ``y`` as int64, and C.
 
     Args:
-        x: images [n, H, W], real, or fields [n, N], real or complex. Images may have an axis for
-            their one channel, [n, H, W, 1] or [n, 1, H, W].
+        x: images [n, H, W] or, in colour, [n, H, W, 3], real, or fields [n, N], real or complex.
+            Grey images may have an axis for their channel, [n, H, W, 1] or [n, 1, H, W].
         y: labels [n], integers 0..C-1.
         num_classes: C; None takes it from ``y``, in which every class must then occur.
         names: what errors call ``x`` and ``y``, such as the files that hold them.
@@ -53,10 +55,10 @@ def check_arrays(
 def check_images(
     x: np.ndarray, y: np.ndarray, num_classes: int | None, names: tuple[str, str]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Check images [n, H, W] as `check_arrays` does; bytes are divided by 255, floats in [0, 1]."""
+    """Check images as `check_arrays` does; bytes are divided by 255, floats in [0, 1]."""
     name = names[0]
-    if without_channel(x).ndim != 3:
-        raise DataError(f"{name} must be grey images [n, H, W], got {x.shape}")
+    if not _are_images(without_channel(x)):
+        raise DataError(f"{name} must be images [n, H, W] or [n, H, W, 3], got {x.shape}")
     if x.dtype.kind != "f" and x.dtype != np.uint8:
         raise DataError(f"{name} must be uint8, or float in [0, 1]; got {x.dtype}")
     images, labels, num_classes = check_arrays(x, y, num_classes, names)
@@ -105,15 +107,29 @@ def check_fields(name: str, x: Any, units: int | None = None, network: str = "ph
     return x
 
 
-def check_real_images(name: str, images: Any) -> np.ndarray:
-    """Check images [n, H, W], real and in any unit, with or without an axis for their channel."""
+def check_real_images(name: str, images: Any, colour: bool = False) -> np.ndarray:
+    """Check images, real and in any unit, with or without an axis for their one channel.
+
+    Return them as float32 [n, H, W], or with ``colour`` also [n, H, W, 3].
+    """
     array = as_numbers(name, images)
-    if without_channel(array).ndim != 3 or array.dtype.kind == "c":
+    allowed = _are_images if colour else lambda array: array.ndim == 3
+    if not allowed(without_channel(array)) or array.dtype.kind == "c":
+        shapes = "[n, H, W] or [n, H, W, 3]" if colour else "[n, H, W]"
         raise DataError(
-            f"{name} must be real numbers of shape [n, H, W], not empty; "
+            f"{name} must be real numbers of shape {shapes}, not empty; "
             f"got {array.dtype} of shape {array.shape}"
         )
     return _check_samples(name, array, copy=False)
+
+
+def in_colour(images: np.ndarray) -> bool:
+    """Whether images have red, green and blue, [n, H, W, 3]."""
+    return images.ndim == 4 and images.shape[3] == COLOURS
+
+
+def _are_images(array: np.ndarray) -> bool:
+    return array.ndim == 3 or in_colour(array)
 
 
 def without_channel(array: np.ndarray) -> np.ndarray:
@@ -155,14 +171,15 @@ def as_numbers(name: str, value: Any) -> np.ndarray:
 
 
 def _check_samples(name: str, value: Any, copy: bool = True) -> np.ndarray:
-    """Return images [n, H, W], float32, or fields [n, N], float32 or complex64."""
+    """Return images [n, H, W] or [n, H, W, 3], float32, or fields [n, N], float32 or complex64."""
     array = as_numbers(name, value)
     x = without_channel(array)
-    if x.ndim not in (2, 3) or x.size == 0:
+    if not (x.ndim == 2 or _are_images(x)) or x.size == 0:
         raise DataError(
-            f"{name} must be images [n, H, W] or fields [n, N], not empty; got {array.shape}"
+            f"{name} must be images [n, H, W] or [n, H, W, 3], or fields [n, N], not empty; "
+            f"got {array.shape}"
         )
-    if x.ndim == 3 and x.dtype.kind == "c":
+    if x.ndim > 2 and x.dtype.kind == "c":
         raise DataError(f"{name} of shape [n, H, W] must be real, got {x.dtype}")
     x = to_single(name, x, copy)
     if x.ndim == 2:

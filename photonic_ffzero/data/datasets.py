@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from meshes.validation import integer
-from photonic_ffzero.data.checks import check_images
+from photonic_ffzero.data.checks import COLOURS, check_images, in_colour
+from photonic_ffzero.data.cifar import CIFAR_CLASSES, read_cifar
 from photonic_ffzero.data.functions import FUNCTIONS, sample
 from photonic_ffzero.data.published import (
     PUBLISHED,
@@ -39,7 +40,8 @@ class Dataset:
     Attributes:
         name: the data set, or the name of the user's folder or file.
         source: what it was read from, in words.
-        train_images, test_images: [n, H, W] float32 in [0, 1]; for "f1" and "f2" numbers [n, D].
+        train_images, test_images: [n, H, W], or in colour [n, H, W, 3], float32 in [0, 1]; for
+            "f1" and "f2" numbers [n, D].
         train_labels, test_labels: [n] int64 in 0..num_classes-1; for "f1" and "f2" float64.
         num_classes: None where labels are numbers.
         note: one line for the user if other data were loaded than asked for, else empty.
@@ -58,19 +60,24 @@ class Dataset:
 
 
 def load_dataset(
-    name: str = "auto", data_dir: DataFolder = None, image_size: int | None = None
+    name: str = "auto",
+    data_dir: DataFolder = None,
+    image_size: int | None = None,
+    colour: bool = False,
 ) -> Dataset:
     """Load a data set by its name, or the user's images by their path.
 
     MNIST and Fashion-MNIST are read from IDX files (compressed or not) or Keras's ``.npz``, in
     ``data_dir``, else in the folder that ``PHOTONIC_FFZERO_DATA`` names, else in
     ``~/.keras/datasets`` or this package's cache; else they are downloaded into the cache and
-    checked against their published content.
+    checked against their published content. CIFAR-10 is read from its binary version, a folder
+    cifar-10-batches-bin in the same places; else its archive is downloaded and checked.
 
     A folder of images holds train/ and test/, each with a sub-folder of PNG or JPEG files for
     each class; or it holds these sub-folders directly, and a fifth of each class, drawn at random
-    but always the same, is for testing. A ``.npz`` file holds x_train and x_test, [n, H, W] as
-    bytes or as floats in [0, 1], and y_train and y_test, [n] with whole numbers from 0.
+    but always the same, is for testing. A ``.npz`` file holds x_train and x_test, [n, H, W] or in
+    colour [n, H, W, 3], as bytes or as floats in [0, 1], and y_train and y_test, [n] with whole
+    numbers from 0.
 
     Args:
         name: a name in `DATASETS`, or the path of a folder or a ``.npz`` file. "auto" is MNIST,
@@ -79,11 +86,12 @@ def load_dataset(
         data_dir: the folder that holds mnist/ and fashion-mnist/, or directly the files.
         image_size: pixels a side to which a folder's images are resized by area averaging; None
             means `IMAGE_SIZE`.
+        colour: keep the colours of a folder's images, if it has any; else they become grey.
     """
     path = expanded(name)
     if name not in DATASETS and os.path.isdir(path):
         size = IMAGE_SIZE if image_size is None else image_size
-        return _load_folder(path, integer("image_size", size, minimum=1))
+        return _load_folder(path, integer("image_size", size, minimum=1), colour)
     if image_size is not None:
         raise ValueError(f"image_size applies to folders of images alone, not to data set {name}")
     if name in DATASETS:
@@ -132,6 +140,11 @@ def load_published(name: str, data_dir: DataFolder = None) -> Dataset:
     return _checked(name, *read_published(name, data_dir), PUBLISHED[name].num_classes)
 
 
+def load_cifar(data_dir: DataFolder = None) -> Dataset:
+    dataset = _checked("cifar-10", *read_cifar(data_dir), len(CIFAR_CLASSES))
+    return replace(dataset, class_names=CIFAR_CLASSES)
+
+
 def load_auto(data_dir: DataFolder = None) -> Dataset:
     """Return MNIST, or the digits if MNIST is on no default location and cannot be downloaded."""
     try:
@@ -143,6 +156,7 @@ def load_auto(data_dir: DataFolder = None) -> Dataset:
 DATASETS: dict[str, Callable[[DataFolder], Dataset]] = {
     "auto": load_auto,
     **{name: partial(load_published, name) for name in PUBLISHED},
+    "cifar-10": load_cifar,
     "digits": load_digits,
     **{name: partial(load_samples, name) for name in FUNCTIONS},
 }
@@ -180,7 +194,7 @@ def _check_memory(source: str, x: np.ndarray, test_x: np.ndarray) -> None:
         )
 
 
-def _load_folder(folder: Path, size: int) -> Dataset:
+def _load_folder(folder: Path, size: int, colour: bool) -> Dataset:
     """Load a folder of images; the classes are mixed, so that the first few show all of them."""
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         for_testing = "test/"
@@ -203,18 +217,22 @@ def _load_folder(folder: Path, size: int) -> Dataset:
         test_files = [files[index] for index in np.flatnonzero(test)]
         files = [files[index] for index in np.flatnonzero(~test)]
         y, test_y = y[~test], y[test]
-    _check_image_size(folder, size, len(files) + len(test_files))
-    source = f"folder {folder}, made {size} x {size} grey pixels; for testing {for_testing}"
+    _check_image_size(folder, size, len(files) + len(test_files), COLOURS if colour else 1)
     order = np.random.default_rng(0).permutation(len(y))
-    x, test_x = read_images([files[index] for index in order], size), read_images(test_files, size)
+    mixed = [files[index] for index in order]
+    x, test_x = (read_images(part, size, colour) for part in (mixed, test_files))
+    if colour and all(np.all(part == part[..., :1]) for part in (x, test_x)):
+        x, test_x = (read_images(part, size) for part in (mixed, test_files))
+    pixels = f"{size} x {size} {'' if in_colour(x) else 'grey '}pixels"
+    source = f"folder {folder}, made {pixels}; for testing {for_testing}"
     return Dataset(folder.name, source, x, y[order], test_x, test_y, len(names), class_names=names)
 
 
-def _check_image_size(folder: Path, size: int, count: int) -> None:
+def _check_image_size(folder: Path, size: int, count: int, channels: int) -> None:
     """Check what the images of a folder will take; half of the limit is for reading one file."""
-    needed, limit = 4 * count * size**2, MAX_MEMORY // 2
+    needed, limit = 4 * count * channels * size**2, MAX_MEMORY // 2
     if needed > limit:
-        largest = math.isqrt(limit // (4 * count))
+        largest = math.isqrt(limit // (4 * count * channels))
         raise DataError(
             f"image_size must be at most {largest} for the {count} images of {folder}, "
             f"got {size}: they would take {needed} bytes of memory, the limit is {limit}"

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from meshes.validation import choice, integer, keep
-from photonic_ffzero.data.checks import check_real_images
+from meshes.validation import choice, integer, keep, number
+from photonic_ffzero.data.checks import COLOURS, check_real_images, in_colour
 from photonic_ffzero.data.readers import MAX_PIXELS, DataError
 
 MAX_SIDE = 2**14
 """Largest height or width that a network resizes images to, in pixels."""
+CHANNELS = {"grey": 1, "rgb": COLOURS}
+"""What a network sees of colours -> values a pixel."""
+NORMALISATIONS = ("peak", "standard")
+"""Each image's largest amplitude is 1, or each colour has mean 0 and deviation 1 in training."""
+
+_CHUNK = 4096  # images encoded at once
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
 
 
 def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
     r"""Encode images as the fields at N = size^2 ports, with peak normalisation per image.
+
+    Images in colour become N = 3 size^2 fields: red, green and blue of the first pixel, and so on.
 
     .. math:: E_p = \frac{A_p}{\max_q |A_q|}
 
     where A is the image after ``ENCODINGS[encoding]``, row by row; a dark image stays dark.
 
     Args:
-        images: [n, H, W], [n, H, W, 1] or [n, 1, H, W], real and finite, in any unit.
+        images: [n, H, W], [n, H, W, 1] or [n, 1, H, W], or in colour [n, H, W, 3]; real and
+            finite, in any unit.
         encoding: a name in :data:`ENCODINGS`; "fourier" returns complex64, the others float32.
         size: rows and columns of the encoded image; at most H and W.
     """
-    choice("encoding", encoding, ENCODINGS)
-    images = check_real_images("images", images)
-    size = _checked_size(size, images.shape[1:])
-    with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        fields = ENCODINGS[encoding](images, size).reshape(len(images), size * size)
+    fields = _amplitudes(images, encoding, size)
     # In double precision: single has no reciprocal for its smallest numbers.
     amplitudes = np.abs(fields.astype(np.result_type(fields, np.float64)))
     peaks = amplitudes.max(axis=1, keepdims=True)
@@ -41,13 +47,40 @@ def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
     return np.divide(fields, np.where(peaks > 0, peaks, 1)).astype(fields.dtype)
 
 
+def _amplitudes(images: Any, encoding: str, size: int) -> np.ndarray:
+    """Amplitudes before they are normalised: [n, size^2], or [n, 3 size^2] of colours."""
+    choice("encoding", encoding, ENCODINGS)
+    images = check_real_images("images", images, colour=True)
+    size = _checked_size(size, images.shape[1:3])
+    colour = in_colour(images)
+    planes = np.moveaxis(images, 3, 1).reshape(-1, *images.shape[1:3]) if colour else images
+    with np.errstate(over="ignore", invalid="ignore"):  # refused where they are normalised
+        encoded = ENCODINGS[encoding](planes, size)
+    if colour:
+        encoded = np.moveaxis(encoded.reshape(-1, COLOURS, size, size), 1, 3)
+    return encoded.reshape(len(images), -1)
+
+
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes images for a network as those for its training, which had ``shape`` (H, W)."""
+    """Encodes images for a network as those for its training.
+
+    Attributes:
+        encoding: A name in `ENCODINGS`.
+        size: Rows and columns of the encoded image.
+        shape: Height and width of the images for training.
+        colour: ``grey`` or ``rgb``; grey images have three equal colours, and colours become grey
+            by their luma.
+        mean, deviation: Of the amplitudes of each colour over the images for training, see
+            `fitted`; without them each image is normalised by its peak.
+    """
 
     encoding: str
     size: int
     shape: tuple[int, int]
+    colour: str = "grey"
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         height, width = (integer("shape", length, minimum=1) for length in self.shape)
@@ -58,24 +91,82 @@ class Encoder:
         shape = height, width
         encoding = choice("encoding", self.encoding, ENCODINGS)
         keep(self, encoding=encoding, size=_checked_size(self.size, shape), shape=shape)
+        channels = CHANNELS[choice("colour", self.colour, CHANNELS)]
+        mean = tuple(number("mean", value) for value in self.mean)
+        deviation = tuple(number("deviation", value, above=0) for value in self.deviation)
+        if not len(mean) == len(deviation) in (0, channels) or (mean and encoding == "fourier"):
+            raise ValueError(
+                f"mean and deviation must be of {channels} real channels or none, got {self.mean} "
+                f"and {self.deviation} for {encoding}"
+            )
+        keep(self, mean=mean, deviation=deviation)
 
     @property
     def values(self) -> int:
-        return self.size**2
+        return CHANNELS[self.colour] * self.size**2
 
     def __call__(self, images: Any) -> np.ndarray:
-        """Encode images [n, H', W'], first resized to H x W."""
-        if np.shape(images)[1:] != self.shape:
-            images = resize(images, self.shape)
-        return encode(images, self.encoding, self.size)
+        """Encode images [n, H', W'] or [n, H', W', 3], first resized to H x W."""
+        return np.concatenate([self._encoded(part) for part in _parts(images)])
+
+    def fitted(self, images: Any) -> Encoder:
+        """The encoder that gives these images mean 0 and deviation 1 in each colour."""
+        if self.encoding == "fourier":
+            raise ValueError("normalisation must be peak for fourier, whose amplitudes are complex")
+        count, total, square = 0, np.zeros(1), np.zeros(1)
+        for part in _parts(images):
+            values = self._raw(part).reshape(-1, CHANNELS[self.colour]).astype(np.float64)
+            count += len(values)
+            total, square = total + values.sum(axis=0), square + np.square(values).sum(axis=0)
+        mean = total / count
+        spread = np.sqrt(np.maximum(square / count - mean**2, 0))
+        deviation = np.where(spread > 0, spread, 1)
+        return replace(self, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
+
+    def _encoded(self, images: Any) -> np.ndarray:
+        if not self.mean:
+            return encode(self._as_trained(images), self.encoding, self.size)
+        values = self._raw(images).reshape(-1, CHANNELS[self.colour])
+        mean, deviation = (np.array(each, np.float32) for each in (self.mean, self.deviation))
+        scaled = (values - mean) / deviation
+        return scaled.reshape(len(images), -1)
+
+    def _raw(self, images: Any) -> np.ndarray:
+        return _amplitudes(self._as_trained(images), self.encoding, self.size)
+
+    def _as_trained(self, images: Any) -> Any:
+        """Images in the size and the colours of those for training."""
+        if np.ndim(images) == 4 or self.colour != "grey":
+            images = _in_channels(check_real_images("images", images, colour=True), self.colour)
+        return images if np.shape(images)[1:3] == self.shape else resize(images, self.shape)
+
+
+def _in_channels(images: np.ndarray, colour: str) -> np.ndarray:
+    """Images in grey [n, H, W] or in colour [n, H, W, 3], whichever they are."""
+    if in_colour(images) == (colour == "rgb"):
+        return images
+    return images @ _GREY if colour == "grey" else np.stack([images] * COLOURS, axis=-1)
+
+
+def _parts(images: Any) -> Iterator[Any]:
+    """Some images at a time, as those of large data sets take several times their memory."""
+    if not isinstance(images, np.ndarray):
+        yield images
+        return
+    for start in range(0, max(len(images), 1), _CHUNK):
+        yield images[start : start + _CHUNK]
 
 
 def resize(images: Any, shape: tuple[int, int]) -> np.ndarray:
     """Resize images [n, H', W'] to [n, H, W], float32, by averaging over equal areas.
 
     A = R X C^T, where R_ij is the share that pixel row j has in area row i, and C likewise.
+    Images in colour, [n, H', W', 3], keep their colours.
     """
-    return _areas(check_real_images("images", images), *shape)
+    images = check_real_images("images", images, colour=True)
+    if in_colour(images):
+        return np.moveaxis(_areas(np.moveaxis(images, 3, 1), *shape), 1, 3)
+    return _areas(images, *shape)
 
 
 def average(images: np.ndarray, size: int) -> np.ndarray:
@@ -118,7 +209,7 @@ ENCODINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 
 
 def _areas(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows, columns = map(_area_weights, images.shape[1:], (height, width))
+    rows, columns = map(_area_weights, images.shape[-2:], (height, width))
     return rows @ (images @ columns.T)
 
 

@@ -1,4 +1,4 @@
-"""Decoded pictures as grey values, the way a viewer shows them."""
+"""Decoded pictures as grey or colour values, the way a viewer shows them."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ import numpy as np
 _ORIENTATION = 0x0112  # the EXIF tag
 
 _AS_SHOWN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda grey: grey[:, ::-1],
-    3: lambda grey: grey[::-1, ::-1],
-    4: lambda grey: grey[::-1],
-    5: lambda grey: grey.T,
-    6: lambda grey: np.rot90(grey, -1),
-    7: lambda grey: grey[::-1, ::-1].T,
-    8: lambda grey: np.rot90(grey),
+    2: lambda values: values[:, ::-1],
+    3: lambda values: values[::-1, ::-1],
+    4: lambda values: values[::-1],
+    5: lambda values: values.swapaxes(0, 1),
+    6: lambda values: np.rot90(values, -1),
+    7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
+    8: lambda values: np.rot90(values),
 }
 """EXIF orientation -> the stored picture turned and mirrored as it is meant to be seen."""
 
 
-def as_shown(image: Any, depth: int) -> np.ndarray:
-    """Grey values [H, W] of a Pillow image, float32 in [0, 1]: opaque, and the right way up.
+def as_shown(image: Any, depth: int, colour: bool = False) -> np.ndarray:
+    """Values of a Pillow image, float32 in [0, 1]: opaque, and the right way up.
 
     Args:
         image: opened from a PNG or JPEG file.
         depth: bits of each channel in the file.
+        colour: whether to return red, green and blue [H, W, 3] instead of grey values [H, W].
     """
-    deep = image.mode.startswith("I")  # 16 bits, which convert("L") would clip to 8
+    deep = image.mode.startswith("I")  # 16 bits of grey, which convert would clip to 8
     alpha = _alpha(image, depth)
-    grey = np.asarray(image if deep else image.convert("L"))
-    grey = np.divide(grey, 65535 if deep else 255, dtype=np.float32)
+    values = np.asarray(image if deep else image.convert("RGB" if colour else "L"))
+    values = np.divide(values, 65535 if deep else 255, dtype=np.float32)
+    if deep and colour:
+        values = np.stack([values] * 3, axis=-1)
     if alpha is not None:
-        grey = _on_background(grey, alpha)
-    return _AS_SHOWN.get(_orientation(image), np.asarray)(grey)
+        values = _on_background(values, alpha[..., np.newaxis] if colour else alpha)
+    return _AS_SHOWN.get(_orientation(image), np.asarray)(values)
 
 
 def _alpha(image: Any, depth: int) -> np.ndarray | None:
@@ -56,7 +59,7 @@ def _alpha(image: Any, depth: int) -> np.ndarray | None:
     return (pixels != key).astype(np.float32)
 
 
-def _on_background(grey: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def _on_background(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Lay a picture on white if its ink is dark, and on black if it is light.
 
     The visible part is the ink, unless it covers most of the picture in two tones: then it is
@@ -64,14 +67,14 @@ def _on_background(grey: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """
     cover = alpha.mean(dtype=np.float64)
     if cover == 1:
-        return grey
+        return values
     if cover == 0:
         raise ValueError("every pixel is transparent")
-    tone = (grey * alpha).mean(dtype=np.float64) / cover
-    spread = np.sqrt((np.square(grey - tone) * alpha).mean(dtype=np.float64) / cover)
+    tone = (values * alpha).mean(dtype=np.float64) / cover
+    spread = np.sqrt((np.square(values - tone) * alpha).mean(dtype=np.float64) / cover)
     paper = cover > 0.5 and spread > 0.2
     background = np.float32((tone >= 0.5) == paper)
-    return grey * alpha + background * (1 - alpha)
+    return values * alpha + background * (1 - alpha)
 
 
 def _orientation(image: Any) -> Any:

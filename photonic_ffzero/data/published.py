@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import zlib
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,9 +69,7 @@ def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) ->
     A location that the user names, as an argument or in ``PHOTONIC_FFZERO_DATA``, is binding:
     files that are not there are an error and never a reason to look or download elsewhere.
     """
-    named = os.environ.get(DATA_VARIABLE) or None if data_dir is None else data_dir
-    cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "photonic_ffzero"
-    folders = [expanded("~/.keras/datasets"), cache] if named is None else [expanded(named)]
+    folders, named = locations(data_dir)
     places = []
     for folder in folders:
         # Both data sets' files have the same names: mnist/ is never read as Fashion-MNIST.
@@ -81,15 +80,26 @@ def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) ->
             return _read_idx_files(files)
         if os.path.isfile(archive := place / f"{name}.npz"):
             return read_archive(archive)
-    if named is None:
-        return _read_idx_files(_download(name, cache / name))
-    argument = DATA_VARIABLE if data_dir is None else "data_dir"
+    if not named:
+        return _read_idx_files(_download(name, folders[-1] / name))
     found = ", ".join(str(file) for place in places for file in _idx_files(place)) or "none of them"
     raise DataError(
-        f"{argument} {folders[0]}: must hold {name} as {'-ubyte, '.join(_FILES)}-ubyte (plain or "
+        f"{named} {folders[0]}: must hold {name} as {'-ubyte, '.join(_FILES)}-ubyte (plain or "
         f".gz) or as {name}.npz, directly or in {name}/; found "
         f"{found if os.path.isdir(folders[0]) else 'no such folder'}"
     )
+
+
+def locations(data_dir: str | os.PathLike[str] | None) -> tuple[list[Path], str]:
+    """Where published data sets are looked for, and the argument or variable that names it.
+
+    Without a name, the last location is the cache that downloads go to.
+    """
+    named = os.environ.get(DATA_VARIABLE) or None if data_dir is None else data_dir
+    if named is not None:
+        return [expanded(named)], DATA_VARIABLE if data_dir is None else "data_dir"
+    cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "photonic_ffzero"
+    return [expanded("~/.keras/datasets"), cache], ""
 
 
 def read_archive(path: Path) -> Source:
@@ -143,20 +153,34 @@ def _read_idx_files(files: list[Path]) -> Source:
 
 def _download(name: str, folder: Path) -> list[Path]:
     """Download the four files; each appears in the folder, decompressed, once it is checked."""
+    published, files = PUBLISHED[name], [f"{file}-ubyte" for file in _FILES]
+    for file, sha256 in zip(files, published.sha256, strict=True):
+        retrieve(name, f"{published.url}{file}.gz", sha256, folder / file, _save_unpacked)
+    return [folder / file for file in files]
+
+
+def retrieve(
+    name: str, url: str, sha256: str, path: Path, save: Callable[[str, str, object], None]
+) -> None:
+    """Download a file of a data set unless it is there; it appears once its content is checked.
+
+    Args:
+        name: The data set.
+        url: Where the file is.
+        sha256: Checksum of what ``save`` writes.
+        path: Where the file goes.
+        save: Downloads from an address to a file, see `pooch.retrieve`.
+    """
     import http.client
 
     import pooch
 
     pooch.get_logger().setLevel(logging.WARNING)  # else it prints a line for each file
-    published, files = PUBLISHED[name], [f"{file}-ubyte" for file in _FILES]
-    for file, sha256 in zip(files, published.sha256, strict=True):
-        url = f"{published.url}{file}.gz"
-        try:
-            pooch.retrieve(url, f"sha256:{sha256}", file, folder, downloader=_save_unpacked)
-        except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
-            raise DownloadError(f"{name} cannot be downloaded from {url}: {reason}") from error
-    return [folder / file for file in files]
+    try:
+        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=save)
+    except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
+        reason = str(error) or type(error).__name__
+        raise DownloadError(f"{name} cannot be downloaded from {url}: {reason}") from error
 
 
 def _save_unpacked(url: str, output_file: str, pooch: object) -> None:

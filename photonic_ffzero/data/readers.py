@@ -59,12 +59,14 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str], size: int | None = None, colour: bool = False
+) -> np.ndarray:
     """Read a PNG or JPEG file as grey values [H, W], float32 in [0, 1], as a viewer shows it.
 
     It is turned as its EXIF orientation says. A transparent picture lies on white if its ink is
     dark, and on black if it is light. With ``size``, the image is resized to ``size`` x ``size``
-    pixels by area averaging.
+    pixels by area averaging. With ``colour`` it keeps its colours, [H, W, 3].
     """
     from PIL import Image
 
@@ -75,18 +77,22 @@ def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndar
         image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is higher
             raise DataError(f"{path}: must have at most {MAX_PIXELS} pixels, found {image.size}")
-        grey = as_shown(image, depth=content[24] if image.format == "PNG" else 8)
+        values = as_shown(image, content[24] if image.format == "PNG" else 8, colour)
     if size is None:
-        return grey
-    resized = Image.fromarray(grey).resize((size, size), Image.Resampling.BOX)
-    return np.clip(np.asarray(resized), 0, 1)
+        return values
+    planes = np.moveaxis(values, 2, 0) if colour else [values]
+    resized = [
+        np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BOX))
+        for plane in map(np.ascontiguousarray, planes)
+    ]
+    return np.clip(np.stack(resized, axis=-1) if colour else resized[0], 0, 1)
 
 
-def read_images(files: Sequence[Path], size: int) -> np.ndarray:
-    """Read image files [n, size, size]."""
-    images = np.empty((len(files), size, size), np.float32)
+def read_images(files: Sequence[Path], size: int, colour: bool = False) -> np.ndarray:
+    """Read image files [n, size, size], or with their colours [n, size, size, 3]."""
+    images = np.empty((len(files), size, size, 3)[: 4 if colour else 3], np.float32)
     for image, file in zip(images, files, strict=True):
-        image[:] = read_image(file, size)
+        image[:] = read_image(file, size, colour)
     return images
 
 

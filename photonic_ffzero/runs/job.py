@@ -18,6 +18,7 @@ from meshes.files import read_file
 from meshes.propagation import resolve_engine
 from meshes.validation import shown
 from photonic_ffzero.config import Config
+from photonic_ffzero.data.checks import in_colour
 from photonic_ffzero.data.datasets import Dataset, load_dataset, split
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.readers import DataError
@@ -73,16 +74,15 @@ class Job:
         token_file: Path | None = None,
     ) -> Job:
         """Load and encode the data of a plan, and build its network once; write nothing."""
-        dataset = load_dataset(plan.dataset, data_dir, plan.image_size)
+        keep = plan.config.takes_colours
+        dataset = load_dataset(plan.dataset, data_dir, plan.image_size, keep)
         count = len(dataset.train_labels)
         held_out = min(5000, count // 10) if plan.validation is None else plan.validation
         name = dataset.name if plan.dataset == "auto" else plan.dataset
         plan = replace(plan, dataset=name, validation=held_out)
         encoder = None
-        if dataset.train_images.ndim == 3:
-            height, width = dataset.train_images.shape[1:]
-            encoder = Encoder(plan.encoding, plan.size or min(height, width), (height, width))
-            plan = replace(plan, size=encoder.size)
+        if dataset.train_images.ndim > 2:
+            plan, encoder = _encoded(plan, dataset)
         train, test = (
             Samples(encoder(x) if encoder else x, _labels(y, plan.config.task))
             for x, y in (
@@ -327,6 +327,21 @@ _REPORTED = (
     *("method", "recipe", "task", "network", "meshes", "depth", "width", "channels", "groups"),
     *("estimator", "perturb", "directions", "epochs", "seed", "rule", "device"),
 )
+
+
+def _encoded(plan: Plan, dataset: Dataset) -> tuple[Plan, Encoder]:
+    """An encoder for a data set's images; the plan with the size and the colours that it has."""
+    colours, config = in_colour(dataset.train_images), plan.config
+    if config.colour == "rgb" and not colours:
+        raise ValueError(f"colour must be grey for {dataset.name}, whose images are grey, got rgb")
+    if config.takes_colours and colours:
+        plan = replace(plan, config=replace(config, colour="rgb"))
+    height, width = dataset.train_images.shape[1:3]
+    size = plan.size or min(height, width)
+    encoder = Encoder(plan.encoding, size, (height, width), plan.config.colour or "grey")
+    if plan.normalisation == "standard":
+        encoder = encoder.fitted(dataset.train_images)
+    return replace(plan, size=encoder.size), encoder
 
 
 def _model_path(path: Path, seed: int) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 from meshes.validation import choice
 from photonic_ffzero.config import SIMULATED, Config, describe, facts
 from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE
-from photonic_ffzero.data.encoding import ENCODINGS
+from photonic_ffzero.data.encoding import ENCODINGS, NORMALISATIONS
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.power import UNIT_POWER, ChipRates
@@ -23,14 +23,17 @@ from photonic_ffzero.settings import (
     TEXT,
     ValueKind,
     check_scope,
+    completed,
     defaults_of,
     keep_checked,
+    one_of,
     setting,
     settings_of,
     whole,
 )
 
 UNENCODED = "none"  # the encoding of a data set that has no images
+_UNENCODED_INPUTS = {"encoding": UNENCODED, "size": None, "normalisation": None}
 
 
 def _check_encoding(name: str, value: Any) -> str:
@@ -83,7 +86,7 @@ class Plan:
     )
     image_size: int | None = _data(
         whole(1),
-        "make a folder's images P x P grey pixels by averaging over areas",
+        "make a folder's images P x P pixels by averaging over areas",
         metavar="P",
         default=None,
         shown=str(IMAGE_SIZE),
@@ -91,11 +94,18 @@ class Plan:
     encoding: str = _data(_ENCODING, "image to port amplitudes")
     size: int | None = _data(
         whole(1),
-        "pixels a side after encoding; S x S ports",
+        "pixels a side after encoding; S x S ports, of colours three times as many",
         metavar="S",
         default=None,
         shown="recipe's: 8, or digital all",
         also=("pixels", "ports", "units"),
+    )
+    normalisation: str | None = _data(
+        one_of(NORMALISATIONS),
+        "each image's brightest port to 1, or each colour to mean 0 and deviation 1 over the "
+        "training images",
+        default=None,
+        shown="peak; mixer: standard",
     )
     validation: int | None = _data(
         whole(0),
@@ -191,9 +201,8 @@ class Plan:
 
 
 def _present(content: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """The settings of a class; optional ones may lack, as they may be younger than the file."""
-    optional = {name for name, entry in settings_of(cls).items() if entry.default is None}
-    known = dict.fromkeys(optional) | dict(content)
+    """The settings of a class, of a file that may be older than the optional ones."""
+    known = completed(cls, content)
     return {name: known[name] for name in settings_of(cls)}
 
 
@@ -206,7 +215,7 @@ def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:
         **settings: Other fields of `Plan`; None means the default.
     """
     images = dataset not in FUNCTIONS
-    inputs = recipe_inputs(config.recipe) if images else {"encoding": UNENCODED, "size": None}
+    inputs = recipe_inputs(config.recipe) if images else _UNENCODED_INPUTS
     chosen = {name: value for name, value in settings.items() if value is not None}
     for name in () if images else chosen.keys() & inputs.keys():
         raise ValueError(f"{name} does not apply to data set {dataset}, which has no images")
