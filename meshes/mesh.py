@@ -127,6 +127,28 @@ class RectangularMesh:
         single = [x.astype(np.float32) for x in (theta, phi, gamma)]
         return Phases(single[0], wrapped(single[1]), wrapped(single[2]))
 
+    @property
+    def light_cones(self) -> Phases:
+        """The output ports that each phase moves: arrays [..., 2] of the first and the last + 1.
+
+        Light spreads by one port a column, so that a phase in column l moves the ports within
+        L - 1 - l of its pair; phi, which one port of the pair carries, within one port less.
+        """
+        column, pair = np.indices(self.mask.shape)
+        upper, left = 2 * pair + column % 2, self.num_columns - 1 - column
+        port = np.arange(self.units)
+        paired = np.minimum(port // 2 * 2 + 1, self.units - 1)  # at odd N the last port is alone
+        entry = self.num_columns - 1
+        return Phases(
+            self._within(upper - left, upper + 2 + left),
+            self._within(upper - left, np.where(left, upper + left, upper - left)),
+            self._within(port // 2 * 2 - entry, paired + 1 + entry),
+        )
+
+    def _within(self, first: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Ranges of ports [..., 2], clipped to those that exist."""
+        return np.clip(np.stack([first, end], axis=-1), 0, self.units).astype(np.int32)
+
     def propagate(self, fields: Any, phases: Phases, engine: str = "auto") -> Any:
         """The fields at the output; see :func:`meshes.propagation.propagate`."""
         return propagation.propagate(self, phases, fields, engine)

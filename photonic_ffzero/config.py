@@ -248,7 +248,8 @@ class Config:
     rule: str | None = _network(one_of(RULES), "how the layers of ff decide together", applies=FF)
     estimator: str = _learning(
         one_of(ESTIMATORS),
-        "slopes: of -dd by differences (central, forward) or exact by forward-mode "
+        "slopes: of -dd by differences (central, forward; cones: central ones of the ports that a "
+        "phase of a mesh reaches) or exact by forward-mode "
         "differentiation (jvp); of -ad by autodiff",
         shown="central; -ad: autodiff",
     )
@@ -481,6 +482,10 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
         run.slopes == "forward mode" and photonic and run.engine != "xla",
         f"engine must be xla for estimator {run.estimator}: the native engine has no forward "
         f"mode, got {run.engine}",
+    )
+    yield (
+        run.estimator == "cones" and not photonic,
+        f"estimator cones is for meshes, whose phases reach some ports only, got {run.network}",
     )
     yield (
         activations and photonic,

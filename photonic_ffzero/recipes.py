@@ -26,6 +26,7 @@ _BALANCED: Rows = [
     ({}, {"rule": "sum", "epsilon": 1e-2}),
     (DD, {"estimator": "central", "perturb": "weights", "law": "rademacher", "directions": 32}),
     (DD, {"optimizer": "sgd", "learning_rate": 0.1}),
+    ({"estimator": "cones"}, {"optimizer": "adam", "learning_rate": 1e-2}),
     (_AD, {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-2}),
 ]
 

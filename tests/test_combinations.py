@@ -71,6 +71,8 @@ def reason(method, network, perturb, estimator, imperfections, device):
     differentiated = method.endswith("-ad") or estimator in ("jvp", "autodiff")
     if (estimator == "autodiff") != method.endswith("-ad") and estimator is not None:
         blamed |= {"estimator", "perturb"}
+    if estimator == "cones" and network != "photonic":
+        blamed |= {"estimator"}
     if perturb is not None and method.endswith("-ad"):
         blamed |= {"perturb", "estimator"}
     if perturb == "activations" and (network == "photonic" or method.startswith("bp")):

@@ -98,7 +98,7 @@ def estimates(estimator, function, law, count, repeats, epsilon=1e-5):
     return joined(found.gradient).numpy()
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - {"cones"}))  # which needs detectors
 class TestEveryEstimator:
     def estimated(self, name, function, params=POINT, trainable=TRAINABLE, count=4):
         along = along_some(name, trainable, count)

@@ -9,6 +9,7 @@ from photonic_ffzero.gradients.estimators import (
     Estimator,
     ForwardDifference,
     ForwardGradient,
+    LightCones,
     estimate,
 )
 from photonic_ffzero.gradients.objectives import (
@@ -31,6 +32,7 @@ __all__ = [
     "Estimator",
     "ForwardDifference",
     "ForwardGradient",
+    "LightCones",
     "Objective",
     "Perturbation",
     "Sampler",

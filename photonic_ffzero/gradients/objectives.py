@@ -30,6 +30,8 @@ class Objective(NamedTuple):
             the loss.
         tangent: From directions to the K points' displacements from the origin.
         lift: From slopes [K, ...] along directions to the parameters' gradient.
+        reach: The entries of z that each entry of the origin moves, as in `Layer.reach`; None
+            where all move all.
     """
 
     origin: Any
@@ -37,6 +39,17 @@ class Objective(NamedTuple):
     losses: Callable[[Any], Any]
     tangent: Callable[[Directions], Any]
     lift: Callable[[Any, Directions], Any]
+    reach: Any = None
+
+    def slope(self, z: Any) -> tuple[Any, Any]:
+        """The derivative of the summed losses with respect to z [1, B, taps], and that sum.
+
+        The readout and the loss are electronics behind the detectors, so that this is known.
+        """
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            loss = tf.reduce_sum(self.losses(z))
+        return tape.gradient(loss, z), loss
 
 
 class Perturbation(Protocol):
@@ -122,7 +135,7 @@ class Weights:
             return block.measure(points, x, noise)
 
         if not (self.shortcut and block.linear):
-            return Objective(params, measure, losses, displacements, combine)
+            return Objective(params, measure, losses, displacements, combine, block.reach)
         origin = measure(one_set(params))[0]
         return Objective(
             origin, lambda z: z, losses, lambda lines: measure(displacements(lines)), combine

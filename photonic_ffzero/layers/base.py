@@ -70,6 +70,15 @@ class Layer(ABC):
     def trainable(self) -> Any:
         """One parameter set's structure of boolean arrays, false where an entry is not trained."""
 
+    @property
+    def reach(self) -> Any:
+        """The tapped values that each entry of one parameter set moves, by default all.
+
+        Structured as the parameters: arrays [..., 2] of the first and the last + 1, whose leading
+        axes broadcast to those of the parameters.
+        """
+        return everything(self.trainable, self.taps)
+
     @abstractmethod
     def init(self, rng: np.random.Generator) -> Any:
         """Draw one parameter set, without the axis P."""
@@ -111,6 +120,12 @@ class Layer(ABC):
 def one_set(params: Any) -> Any:
     """One parameter set as a stack of one, P = 1."""
     return tf.nest.map_structure(lambda w: w[tf.newaxis], params)
+
+
+def everything(params: Any, taps: int) -> Any:
+    """The `Layer.reach` of parameters that each move all tapped values."""
+    whole = np.array([0, taps], np.int32)
+    return tf.nest.map_structure(lambda w: whole.reshape([1] * np.ndim(w) + [2]), params)
 
 
 def in_chunks(function: Callable[[np.ndarray], Any], x: np.ndarray, *, pad: bool) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from meshes._tensorflow import graph, tf
 from photonic_ffzero.goodness.readouts import Readout
-from photonic_ffzero.layers.base import RUNS_ON, Layer, in_chunks, one_set
+from photonic_ffzero.layers.base import RUNS_ON, Layer, everything, in_chunks, one_set
 
 
 class NoiseSource(NamedTuple):
@@ -63,6 +63,12 @@ class Block:
     @property
     def taps(self) -> int:
         return self.layers[-1].taps
+
+    @property
+    def reach(self) -> tuple[Any, ...]:
+        """The block's tapped values that each parameter moves; see `Layer.reach`."""
+        *before, last = self.layers
+        return (*(everything(layer.trainable, self.taps) for layer in before), last.reach)
 
     @property
     def groups(self) -> int:

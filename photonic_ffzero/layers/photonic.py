@@ -34,6 +34,11 @@ class PhaseLayer(Layer):
         """True for all phases but those of idle interferometers."""
         return Phases(self.mesh.mask, self.mesh.mask, np.ones(self.mesh.units, bool))
 
+    @property
+    def reach(self) -> Any:
+        """The light cones of the phases."""
+        return self.mesh.light_cones
+
     def init(self, rng: np.random.Generator) -> Any:
         """Draw Haar-random phases."""
         return self.mesh.initial_phases(seed=int(rng.integers(2**31)))
@@ -150,6 +155,11 @@ class Modulated(Photonic):
         phases: Phases = super().trainable
         every = np.ones(self.mesh.units, bool)
         return ModulatedPhases(*phases, every, every, every)
+
+    @property
+    def reach(self) -> ModulatedPhases:
+        modulators = self.mesh.light_cones.gamma  # a modulator stands at each input, as gamma does
+        return ModulatedPhases(*super().reach, modulators, modulators, modulators)
 
     def init(self, rng: np.random.Generator) -> ModulatedPhases:
         """Draw Haar-random phases; all modulators start alike."""

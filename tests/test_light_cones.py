@@ -1,0 +1,137 @@
+"""Light cones: which ports a phase moves, and the estimator that leaves out the others."""
+
+import numpy as np
+import pytest
+
+from meshes import ElectroOptic, Phases, RectangularMesh
+from meshes._tensorflow import tf
+from photonic_ffzero.goodness.losses import CrossEntropy
+from photonic_ffzero.goodness.prototypes import simplex
+from photonic_ffzero.goodness.readouts import Goodness
+from photonic_ffzero.gradients.directions import Directions, draw
+from photonic_ffzero.gradients.estimators import (
+    Autodiff,
+    CentralDifference,
+    LightCones,
+    estimate,
+)
+from photonic_ffzero.gradients.objectives import Weights
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.photonic import Photonic
+from photonic_ffzero.seeds import generator
+
+SHAPES = [(8, 8), (9, 9), (9, 4), (8, 3), (7, 1), (2, 2), (16, 5)]
+B, CLASSES = 6, 3
+
+
+def objective(units, columns, meshes=1, precision=np.float64):
+    """A network of meshes with one loss, and its objective on random inputs."""
+    bright = ElectroOptic(phi_b=np.pi / 2)
+    layers = tuple(Photonic(RectangularMesh(units, columns), bright) for _ in range(meshes))
+    prototypes = simplex(min(CLASSES, units), units, generator(0, "prototypes"), zero_mean=True)
+    block = Block(layers, Goodness(prototypes[np.newaxis].astype(precision), "balanced"))
+    rng = generator(0, "parameters")
+    params = tuple(
+        Phases(*(tf.constant(w, precision) for w in layer.init(rng))) for layer in layers
+    )
+    x = tf.constant(rng.uniform(size=(B, units)), precision)
+    y = rng.integers(0, min(CLASSES, units), (B, 1))
+    return block, Weights()(block, CrossEntropy(), params, x, y)
+
+
+def flat(gradient):
+    return np.concatenate([np.ravel(g) for g in tf.nest.flatten(gradient)])
+
+
+def axes(block, epsilon):
+    """Every parameter alone, as orthogonal directions."""
+    masks = tf.nest.flatten(block.trainable)
+    rows = np.eye(sum(mask.size for mask in masks))[flat(block.trainable).astype(bool)]
+    rows *= np.sqrt(len(rows))
+    cuts = np.split(rows, np.cumsum([mask.size for mask in masks])[:-1], axis=1)
+    v = [cut.reshape(-1, *mask.shape) for cut, mask in zip(cuts, masks, strict=True)]
+    pack = tf.nest.pack_sequence_as
+    return Directions(pack(block.trainable, v), pack(block.trainable, [epsilon] * len(v)))
+
+
+@pytest.mark.parametrize(("units", "columns"), SHAPES)
+def test_no_port_outside_moves(units, columns):
+    mesh = RectangularMesh(units, columns)
+    phases = mesh.initial_phases(seed=1)
+    fields = np.random.default_rng(0).uniform(size=(3, units)).astype(np.float32)
+    before = mesh.intensities(fields, phases, engine="native")
+    for name, cones in mesh.light_cones._asdict().items():
+        values = getattr(phases, name)
+        assert cones.shape == (*values.shape, 2)
+        for place in np.ndindex(values.shape):
+            moved = values.copy()
+            moved[place] += 1.0
+            after = mesh.intensities(fields, phases._replace(**{name: moved}), engine="native")
+            ports = np.flatnonzero(np.abs(after - before).max(axis=0) > 1e-5)
+            first, end = cones[place]
+            assert np.isin(ports, np.arange(first, end)).all(), (name, place)
+
+
+@pytest.mark.parametrize("meshes", [1, 2])
+@pytest.mark.parametrize(("units", "columns"), SHAPES[:4])
+def test_along_every_axis_it_is_the_gradient(units, columns, meshes):
+    """Nothing that matters is left out, in the last of two meshes and in the first."""
+    block, function = objective(units, columns, meshes)
+    exact = estimate(Autodiff(), function, None)
+    estimated = estimate(LightCones(), function, axes(block, 1e-5))
+    np.testing.assert_allclose(flat(estimated.gradient), flat(exact.gradient), atol=1e-7)
+    np.testing.assert_allclose(estimated.loss, exact.loss, atol=1e-7)
+
+
+def estimates(estimator, block, function, count, repeats, epsilon=1e-4, noise=0.0):
+    """Many estimates [repeats, D], with noise of the readings."""
+
+    @tf.function(autograph=False, jit_compile=True)
+    def one(v, step, drawn):
+        noisy = function._replace(measure=lambda points: function.measure(points) + drawn)
+        return estimate(estimator, noisy, Directions(v, step)).gradient
+
+    rng, rows = generator(0, "directions"), []
+    for _ in range(repeats):
+        drawn = draw("rademacher", epsilon, count, block.trainable, rng)
+        v = tf.nest.map_structure(np.float64, drawn.v)
+        readings = noise * rng.standard_normal((2 * count, B, block.taps))
+        rows.append(flat(one(v, drawn.step, readings)))
+    return np.stack(rows)
+
+
+def deviations(found, exact):
+    """The error of the mean of estimates, in its standard errors."""
+    return (found.mean(axis=0) - exact) / (found.std(axis=0) / np.sqrt(len(found)) + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        pytest.param(16, 0.7, marks=pytest.mark.long),
+        pytest.param(8, 0.5, marks=pytest.mark.long),
+        (4, 0.3),
+    ],
+)
+def test_it_is_unbiased_and_less_noisy_than_central_differences(columns, expected):
+    block, function = objective(16, columns)
+    exact = flat(estimate(Autodiff(), function, None).gradient)
+    ours, central = (
+        estimates(estimator, block, function, 8, 300)
+        for estimator in (LightCones(), CentralDifference())
+    )
+    moved = ours.std(axis=0) > 0
+    errors = deviations(ours, exact)[moved]
+    assert np.abs(errors).max() < 5
+    np.testing.assert_allclose(np.mean(errors**2), 1, atol=0.35)
+    ratio = ours.var(axis=0).sum() / central.var(axis=0).sum()
+    np.testing.assert_allclose(ratio, expected, atol=0.12)
+
+
+@pytest.mark.long
+def test_noise_of_the_readings_does_not_bias_it():
+    """Its slope comes from the mean of the readings, whose noise is not that of their difference."""
+    block, function = objective(8, 8)
+    exact = flat(estimate(Autodiff(), function, None).gradient)
+    found = estimates(LightCones(), block, function, 2, 4000, epsilon=0.03, noise=0.01)
+    assert np.abs(deviations(found, exact)).max() < 5
