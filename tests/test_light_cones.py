@@ -130,7 +130,7 @@ def test_it_is_unbiased_and_less_noisy_than_central_differences(columns, expecte
 
 @pytest.mark.long
 def test_noise_of_the_readings_does_not_bias_it():
-    """Its slope comes from the mean of the readings, whose noise is not that of their difference."""
+    """The slope sees the mean of the readings, whose noise is not that of their difference."""
     block, function = objective(8, 8)
     exact = flat(estimate(Autodiff(), function, None).gradient)
     found = estimates(LightCones(), block, function, 2, 4000, epsilon=0.03, noise=0.01)

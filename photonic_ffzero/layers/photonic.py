@@ -158,8 +158,9 @@ class Modulated(Photonic):
 
     @property
     def reach(self) -> ModulatedPhases:
-        modulators = self.mesh.light_cones.gamma  # a modulator stands at each input, as gamma does
-        return ModulatedPhases(*super().reach, modulators, modulators, modulators)
+        cones = self.mesh.light_cones
+        modulator = cones.gamma  # one stands at each input, as gamma does
+        return ModulatedPhases(*cones, modulator, modulator, modulator)
 
     def init(self, rng: np.random.Generator) -> ModulatedPhases:
         """Draw Haar-random phases; all modulators start alike."""
