@@ -131,7 +131,11 @@ def test_every_row_of_every_recipe_is_met_by_some_run():
     """A row with a misspelt condition would never be heard of."""
     runs = []
     for method, network, task, perturb, estimator in product(
-        METHODS, NETWORKS, ("classification", "regression"), (None, "activations"), (None, "jvp", "cones")
+        METHODS,
+        NETWORKS,
+        ("classification", "regression"),
+        (None, "activations"),
+        (None, "jvp", "cones"),
     ):
         try:
             run = {"network": network, "task": task, "perturb": perturb, "estimator": estimator}
