@@ -12,6 +12,7 @@ from photonic_ffzero.data.checks import CHECKS
 from photonic_ffzero.data.tasks import Classification, Task
 from photonic_ffzero.goodness.decisions import decide, majority_vote, summed_goodness
 from photonic_ffzero.model import Model
+from photonic_ffzero.training.warnings import ResultWarning
 
 LOW_GOODNESS = 0.05
 """Mean goodness of the readouts, within [-1, 1], below which no class fits a sample."""
@@ -84,6 +85,7 @@ def predict(model: Model, x: Any) -> np.ndarray:
     if low := of_low_goodness(model, scores).sum():
         warnings.warn(
             f"goodness below {LOW_GOODNESS} in {low} of {len(scores[0])} samples: no class fits",
+            ResultWarning,
             stacklevel=2,
         )
     return model.task.predictions(decide(scores, model.config.rule))
@@ -117,4 +119,5 @@ def _warn_of_darkness(model: Model, scores: np.ndarray, dark_are: str) -> None:
     if not isinstance(model.task, Classification):
         dark_are = "their values mean nothing"
     if dark := without_light(scores).sum():
-        warnings.warn(f"no light in {dark} of {len(scores[0])} samples: {dark_are}", stacklevel=3)
+        text = f"no light in {dark} of {len(scores[0])} samples: {dark_are}"
+        warnings.warn(text, ResultWarning, stacklevel=3)
