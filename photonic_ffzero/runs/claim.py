@@ -35,6 +35,9 @@ except ImportError:  # Windows: one machine is told from another, and there are 
 BEAT, EXPIRY = 10.0, 60.0  # seconds between heartbeats; after which a silent process is dead
 _PREFIX = ".claim-"
 _LOOKS, _PAUSE = 40, 0.05  # times that a claim in the making is looked at; seconds between them
+_JITTER = (
+    random.SystemRandom()
+)  # rivals must not wait for equally long, whatever they are seeded with
 _LONGEST = 4096  # bytes of a claim's text
 
 
@@ -137,7 +140,7 @@ class Claim(Observer):
                 raise ClaimedError(
                     f"{self.folder}: another process ({owners[-1]}) is at work in it"
                 )
-            time.sleep(random.uniform(0, _PAUSE))
+            time.sleep(_JITTER.uniform(0, _PAUSE))
         raise ClaimedError(f"{self.folder}: another process is at work in it")
 
     def _create(self, number: int) -> bool:
