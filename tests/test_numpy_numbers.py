@@ -49,7 +49,7 @@ def test_real_numbers(value):
         integer("n", value)
 
 
-@pytest.mark.parametrize("value", NO_NUMBER, ids=repr)
+@pytest.mark.parametrize("value", NO_NUMBER, ids=lambda value: type(value).__name__)
 def test_what_is_no_number_is_named(value):
     for check in (integer, number):
         with pytest.raises(TypeError, match=r"n must be a .*number, got "):
@@ -57,7 +57,9 @@ def test_what_is_no_number_is_named(value):
 
 
 @pytest.mark.parametrize(
-    "value", [10**400, -(Fraction(10) ** 400), Decimal("sNaN"), np.inf], ids=str
+    "value",
+    [10**400, -(Fraction(10) ** 400), Decimal("sNaN"), np.inf],
+    ids=["int", "Fraction", "Decimal", "inf"],
 )
 def test_what_no_float_can_hold_is_not_finite(value):
     with pytest.raises(ValueError, match="x must be finite"):
