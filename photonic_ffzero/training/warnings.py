@@ -224,7 +224,9 @@ def facts_of(model: Model, x: np.ndarray, labels: Mapping[str, np.ndarray], **te
         for _, params in model.layers
     ]
     facts: dict[str, Any] = {"history": model.history, "finite": finite, **test}
-    if classes is not None:
+    if classes is None:
+        facts["decided"] = None  # numbers, of which no two are the same
+    else:
         facts["counts"] = {
             what: np.bincount(y, minlength=classes) for what, y in labels.items() if len(y)
         }
