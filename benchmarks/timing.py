@@ -12,10 +12,11 @@ import numpy as np
 from photonic_ffzero import Config, Model, Samples
 from photonic_ffzero.cli.arguments import PATH, LineParser, checked, reader
 from photonic_ffzero.data import Classification
+from photonic_ffzero.layers import Stage
 from photonic_ffzero.runs import check_new_directory, versions
 from photonic_ffzero.settings import POSITIVE
 from photonic_ffzero.storage import write_json
-from photonic_ffzero.training.step import BlockTraining
+from photonic_ffzero.training.step import StageTraining
 
 BATCH, CLASSES = 128, 10
 FOREVER = 10**6  # epochs of a training that is only timed
@@ -42,7 +43,9 @@ def training_steps(config: Config, images: Samples, index: int = 0) -> Task:
     for block, params in zip(model.blocks[:index], model.params, strict=False):
         inputs = block.all_outputs(params, inputs)
     samples = Samples(inputs, model.task.targets(images.y))
-    training = BlockTraining(config, model.blocks[index], index, model.params[index], samples)
+    training = StageTraining(
+        config, Stage((model.blocks[index],), index), model.params[index : index + 1], samples
+    )
     losses = chain.from_iterable(map(training.epoch, range(FOREVER)))
     return lambda: len(next(losses))
 

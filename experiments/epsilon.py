@@ -26,7 +26,7 @@ from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs import GridDirectory, add_legend
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.storage import write_csv
-from photonic_ffzero.training.step import BlockTraining, Samples, losses_along
+from photonic_ffzero.training.step import Samples, StageTraining, losses_along
 
 STEPS = np.geomspace(1e-3, 1.0, 13)  # rad
 DIRECTIONS = 256
@@ -57,7 +57,7 @@ def slope_errors(config: Config, samples: Samples) -> tuple[np.ndarray, np.ndarr
         slopes = np.array([(losses(h, 1) - losses(h, -1)) / (2 * h) for h in STEPS])
         errors.append(np.sqrt(np.mean((slopes - exact) ** 2, axis=1) / np.mean(exact**2)))
     auto = replace(config, epsilon="auto")
-    training = BlockTraining(auto, noisy.blocks[0], 0, noisy.params[0], samples)
+    training = StageTraining(auto, noisy.stages[0], noisy.params[:1], samples)
     return errors[0], errors[1], training.epsilon or 0.0
 
 

@@ -53,6 +53,7 @@ _network = partial(setting, group="network")
 _photonic = partial(_network, applies=_PHOTONIC)
 _photonic_here = partial(_network, applies=_PHOTONIC | _HERE)
 _cnn = partial(_network, applies={"network": "cnn"})
+_mixer = partial(_network, applies={"network": "mixer"})
 _goodness = partial(_network, applies={"readout": "goodness"})
 _learning = partial(setting, group="learning")
 _derivative = partial(_learning, applies=DD)
@@ -147,7 +148,8 @@ class Config:
     )
     task: str = _learning(one_of(TASKS), "what the labels are", default="classification")
     network: str = _network(
-        one_of(("photonic", "mlp", "cnn")), "meshes, dense layers, convolutions"
+        one_of(("photonic", "mlp", "cnn", "mixer")),
+        "meshes, dense layers, convolutions, or blocks of dense layers over patches and groups",
     )
     meshes: int | None = _photonic(
         whole(1), "meshes in a row", default=2, also=("layers", "num_meshes", "num_layers")
@@ -162,9 +164,9 @@ class Config:
     )
     depth: int | None = _network(
         whole(1),
-        "layers of a digital network, the last dense one included",
-        applies={"network": ("mlp", "cnn")},
-        shown="mlp 4, cnn 3",
+        "layers of a digital network, the last dense one included; blocks of a mixer",
+        applies={"network": ("mlp", "cnn", "mixer")},
+        shown="mlp 4, cnn 3, mixer 3",
     )
     width: int | None = _network(
         whole(1),
@@ -173,7 +175,26 @@ class Config:
         default=100,
         also=("hidden", "hidden_size", "neurons"),
     )
-    channels: int | None = _cnn(whole(1), "channels of a CNN's convolutions", default=16)
+    channels: int | None = _network(
+        whole(1),
+        "channels of a CNN's convolutions, or of a mixer's patches",
+        applies={"network": ("cnn", "mixer")},
+        default=16,
+        shown="cnn 16, mixer 256",
+    )
+    patches: int | None = _mixer(whole(1), "patches a side", metavar="P", default=4)
+    head: str | None = _mixer(
+        one_of(("prototypes", "linear")),
+        "what judges a block: fixed prototypes, a set for every group, or logits, trained by "
+        "their exact local gradient",
+        default="linear",
+    )
+    losses: str | None = _mixer(
+        one_of(("global", "block", "grouped")),
+        "one loss (bp), one a block, or one a block, patch and group, each of which judges its "
+        "own noise",
+        shown="grouped; linear head without perturbed activations: block; bp: global",
+    )
     colour: str | None = _network(
         one_of(CHANNELS),
         "what the network sees of colours; rgb: three values a pixel",
@@ -183,7 +204,10 @@ class Config:
     )
     kernel_size: int | None = _cnn(whole(1), "pixels a side of a CNN's kernels", default=6)
     groups: int = _network(
-        whole(1), "groups of outputs a label, each with prototypes of its own", default=1
+        whole(1),
+        "groups of outputs a label, each with prototypes of its own",
+        default=1,
+        shown="1; mixer 16",
     )
     nonlinearity: Any = _network(  # noqa: RUF009 - makes a field, which is not shared
         _NONLINEARITY,
@@ -273,6 +297,14 @@ class Config:
         applies={"slopes": "differences"},
         also=("eps", "delta", "h"),
     )
+    order: str | None = _learning(
+        one_of(("sequential", "together")),
+        "train layer after layer, each on the final outputs of the one before, or all on the "
+        "same batches",
+        applies={"network": ("mlp", "cnn", "mixer")} | FF,
+        default=None,
+        shown="sequential; mixer: together",
+    )
     optimizer: str = _learning(one_of(OPTIMIZERS), "how slopes become updates", also=("opt",))
     learning_rate: float = _learning(
         POSITIVE, "first rate, for the mean loss of a batch", also=("lr", "rate", "step_size")
@@ -353,12 +385,19 @@ class Config:
     @property
     def takes_colours(self) -> bool:
         """Whether images in colour keep their colours."""
-        return self.colour == "rgb"
+        return self.colour == "rgb" or (self.network == "mixer" and self.colour is None)
 
     @property
     def layers(self) -> int:
         """Layers of the network: its meshes, or its depth."""
         return self.meshes or self.depth or 0
+
+    @property
+    def stages(self) -> int:
+        """How many times the epochs are gone through, one part of the network after another."""
+        if not self.local or self.order == "together":
+            return 1
+        return self.layers + (self.head == "linear")
 
     @property
     def layer_name(self) -> str:
@@ -369,8 +408,11 @@ class Config:
     def idle(self) -> dict[str, str]:
         """Settings that would not change this run, each with the reason."""
         reasons: dict[str, str] = {}
-        if self.layers == 1:
+        if self.layers == 1 and self.head != "linear":
             reasons["rule"] = "one layer decides alone"
+        if self.layers == 1 and self.order is not None:
+            reasons["order"] = "there is one layer"
+        if self.layers == 1 and self.network != "mixer":
             reasons["nonlinearity"] = "it stands between layers, and there is one layer"
             for name in ("width", "channels", "kernel_size"):
                 reasons[name] = "it shapes the layers before the last, and there are none"
@@ -440,6 +482,8 @@ def _network_rules(run: Config) -> Iterator[tuple[bool, str]]:
         run.task == "regression" and run.rule not in (None, "last"),
         f"rule must be last for a regression, got {run.rule}",
     )
+    if run.network == "mixer":
+        yield from _mixer_rules(run)
     between, count = run.nonlinearity, run.layers
     if run.train_nonlinearity:
         electro_optic = isinstance(between, str) and between.partition(":")[0] == "electro-optic"
@@ -448,6 +492,25 @@ def _network_rules(run: Config) -> Iterator[tuple[bool, str]]:
         yield count < 2, f"train_nonlinearity needs two meshes or more, got {count}"
     amplified = run.amplification is not None
     yield amplified and count < 2, f"amplifier stands between two meshes or more, got {count}"
+
+
+def _mixer_rules(run: Config) -> Iterator[tuple[bool, str]]:
+    yield run.task == "regression", "task must be classification for mixer, got regression"
+    readout = "ports" if run.head == "linear" else "goodness"
+    yield (
+        run.readout != readout,
+        f"readout must be {readout} for head {run.head}, got {run.readout}",
+    )
+    losses = "global" if not run.local else "block or grouped"
+    yield (
+        run.losses not in losses.split(" or "),
+        f"losses must be {losses} for {run.method}, got {run.losses}",
+    )
+    yield (
+        run.losses == "grouped" and run.head == "linear" and run.perturb != "activations",
+        "losses must be block for head linear unless perturb is activations, as all groups share "
+        "that head; got grouped",
+    )
 
 
 def _training_rules(run: Config) -> Iterator[tuple[bool, str]]:
@@ -493,7 +556,7 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
         "not follow from those of activations, as a dense layer's weight's does",
     )
     yield (
-        activations and not run.local,
+        activations and not run.local and run.network != "mixer",
         "perturb must be weights for bp: slopes of the last layer's activations do not reach "
         "the layers before it without backpropagation",
     )

@@ -19,7 +19,7 @@ from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import Task
 from photonic_ffzero.devices.device import Device
 from photonic_ffzero.layers.base import Layer
-from photonic_ffzero.layers.blocks import Block, NoiseSource
+from photonic_ffzero.layers.blocks import Block, NoiseSource, Stage
 from photonic_ffzero.layers.photonic import PhaseLayer
 from photonic_ffzero.networks import Saved, build_blocks
 from photonic_ffzero.seeds import generator
@@ -37,8 +37,8 @@ class Usage:
     forward_passes: int = 0
     phase_writes: int = 0
 
-    def add(self, block: Block, passes: int, samples: int, writes: int = 1) -> None:
-        """Count samples that cross a block some times, with some phase writes each time."""
+    def add(self, block: Block | Stage, passes: int, samples: int, writes: int = 1) -> None:
+        """Count samples that cross some blocks, with some phase writes each time."""
         self.forward_passes += len(block.all_layers) * passes * samples
         self.phase_writes += len(block.layers) * passes * writes
 
@@ -86,7 +86,7 @@ class Position:
     """Where a training stands. Random states follow from it and the seed.
 
     Attributes:
-        block: The block in training, from 0.
+        block: The block in training, from 0; of several that are trained at once, the first.
         epoch: Its epoch, from 0.
         losses: The losses of the steps taken in that epoch.
         optimizer: The optimizer's state as a flat list; empty at a block's start.
@@ -106,6 +106,7 @@ class Position:
 
 _STRUCTURE = (
     *("network", "meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
+    *("patches", "head", "colour"),
     *("train_nonlinearity", "readout", "prototypes", "detection", "norm_size"),
 )
 
@@ -152,6 +153,13 @@ class Model:
         self.blocks, self.params = build_blocks(
             self.config, self.units, self.task, self.device, saved
         )
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The blocks in the order of their training, those together that are trained at once."""
+        if self.config.order == "together":
+            return [Stage(tuple(self.blocks), 0)]
+        return [Stage((block,), index) for index, block in enumerate(self.blocks)]
 
     @property
     def layers(self) -> Iterator[tuple[Layer, Any]]:

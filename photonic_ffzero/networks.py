@@ -7,7 +7,9 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.conv import Conv, ConvParams
 from photonic_ffzero.layers.dense import Dense, DenseParams
+from photonic_ffzero.layers.mixer import Head, Mixer, Pooled
 from photonic_ffzero.layers.photonic import Modulated, ModulatedPhases, Photonic, fabricated_meshes
 from photonic_ffzero.seeds import generator
 
@@ -41,6 +44,7 @@ class Blueprint(NamedTuple):
     shapes: Any  # a named tuple, as the layer's parameters
     build: Callable[[], Layer]  # to be called in the order of the layers, and once
     fixed: int = 0  # numbers that it draws besides its parameters
+    joins: bool = False  # whether it is in the block of the layer before, whatever the method
 
 
 class Saved(NamedTuple):
@@ -118,6 +122,37 @@ def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     yield _dense(math.prod(shape), outputs, groups, between)
 
 
+def mixer(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
+    """Blocks of LocalMixer on square images; with linear heads one behind each, and a final one.
+
+    The final head is a block of its own, as it is not what judges the last block's directions.
+    With a global loss it is the only one.
+    """
+    side, colours = square_images(config, units)
+    patches, channels, groups = config.patches or 0, config.channels or 0, config.groups
+    _check_divides("patches", patches, side, "the image's {} pixels a side")
+    _check_divides("groups", groups, channels, "the {} channels")
+    heads = partial(Head, patches, channels, task.classes)
+    local_heads = config.head == "linear" and config.local
+    for index in range(config.layers):
+        image = None if index else (side, colours)
+        layer = Mixer(patches, channels, config.layer_nonlinearity, groups, image)
+        yield Blueprint(Mixer.name, layer.shapes, partial(replace, layer))
+        if local_heads:
+            yield Blueprint(Head.name, heads().shapes, heads, joins=True)
+    if config.head == "linear":
+        yield Blueprint(Head.name, heads().shapes, partial(heads, last=True))
+
+
+def _check_divides(name: str, value: int, total: int, what: str) -> None:
+    if total % value:
+        divisors = [number for number in range(1, total + 1) if total % number == 0]
+        nearest = min(divisors, key=lambda number: abs(number - value))
+        raise ValueError(
+            f"{name} must divide {what.format(total)}, got {value}; the nearest is {nearest}"
+        )
+
+
 def square_images(config: Config, units: int) -> tuple[int, int]:
     """Pixels a side and values a pixel of a network's images."""
     colours = CHANNELS[config.colour or "grey"]
@@ -146,6 +181,7 @@ NETWORKS: dict[str, Callable[[Config, int, Task], Iterator[Blueprint]]] = {
     "photonic": photonic,
     "mlp": mlp,
     "cnn": cnn,
+    "mixer": mixer,
 }
 
 
@@ -256,13 +292,18 @@ def build_blocks(
             for index, layer in enumerate(layers)
         ]
     )
-    groups = [(layer,) for layer in layers] if config.local else [tuple(layers)]
+    groups: list[tuple[Layer, ...]] = [()]
+    for blueprint, layer in zip(blueprints, layers, strict=True):
+        if groups[-1] and config.local and not blueprint.joins:
+            groups.append(())
+        groups[-1] += (layer,)
     prototypes = iter(saved.prototypes if saved else ())
     blocks = [
         Block(group, _readout(config, group[-1], task, index, prototypes), task.labels)
         for index, group in enumerate(groups)
     ]
-    return blocks, [(params,) for params in initial] if config.local else [tuple(initial)]
+    parts = iter(initial)
+    return blocks, [tuple(islice(parts, len(group))) for group in groups]
 
 
 def _checked_size(blueprints: Iterable[Blueprint], config: Config) -> list[Blueprint]:
@@ -287,13 +328,15 @@ def _flag_of_size(config: Config, wide: bool) -> str:
         return "--meshes" if config.meshes else "--depth"
     if config.network == "photonic":
         return "--columns" if config.columns else "--size or --units"
-    return "--width" if config.network == "mlp" else "--channels or --size"
+    return {"mlp": "--width", "mixer": "--channels"}.get(config.network, "--channels or --size")
 
 
 def _readout(
     config: Config, layer: Layer, task: Task, index: int, saved: Iterator[np.ndarray]
 ) -> Readout:
     """The readout behind a layer, with the next of the saved prototypes, or with random ones."""
+    if isinstance(layer, Head):
+        return Ports(task.labels, task.classes)
     groups = layer.groups if layer.groups > 1 else task.labels * config.groups
     if groups % task.labels:  # a convolution's, one a channel
         raise ValueError(
@@ -304,7 +347,7 @@ def _readout(
             f"groups must share {layer.taps} tapped values evenly, got {groups} for "
             f"{task.labels} label dimensions behind {layer.name} {index + 1}"
         )
-    dimension = layer.taps // groups
+    dimension = layer.taps // layer.repeats // groups
     if task.classes > dimension:
         raise ValueError(
             f"prototypes of {task.classes} classes need at least as many tapped values (ports, "
@@ -317,13 +360,17 @@ def _readout(
         prototypes = _draw_prototypes(config, groups, task, dimension, index)
     if prototypes.shape != (shape := (groups, task.classes, dimension)):
         raise ValueError(f"prototypes_{index + 1} must have shape {shape}, got {prototypes.shape}")
-    return Goodness(prototypes, config.detection, config.norm_size or 0)
+    how = prototypes, config.detection, config.norm_size or 0
+    if isinstance(layer, Mixer):
+        return Pooled(*how, layer.patches, joint=config.losses != "grouped")
+    return Goodness(*how)
 
 
 def _draw_prototypes(
     config: Config, groups: int, task: Task, dimension: int, index: int
 ) -> np.ndarray:
-    rng = generator(config.seed, "prototypes", index)
+    # The blocks of a mixer add to one another's values, so that their prototypes are the same.
+    rng = generator(config.seed, "prototypes", 0 if config.network == "mixer" else index)
     zero_mean = config.detection == "balanced"
     draw = PROTOTYPES[config.prototypes or ""]
     corners = [draw(task.corners, dimension, rng, zero_mean=zero_mean) for _ in range(groups)]

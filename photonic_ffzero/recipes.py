@@ -15,6 +15,7 @@ DD = {"method": ("ff-dd", "bp-dd")}
 _AD = {"method": ("ff-ad", "bp-ad")}
 _ACTIVATIONS = {"perturb": "activations"}
 _REGRESSION = {"task": "regression"}
+_MIXER = {"network": "mixer"}
 
 # A recipe is a list of rows (conditions, values), applied from top to bottom: a row whose
 # conditions the run meets replaces what the rows above it said. What a user sets counts as met.
@@ -59,6 +60,12 @@ _DIGITAL: Rows = [
     (_REGRESSION | {"method": "bp-dd"}, {"directions": 32, "learning_rate": 0.003}),
     ({"network": "cnn"}, {"rule": "last"}),  # the goodness of a single channel says little
     (_ACTIVATIONS | {"network": "cnn"}, {"directions": 8, "batch_size": 128, "epochs": 3}),
+    (_MIXER, {"detection": "balanced", "norm_size": 0, "loss": "cross-entropy:scale=10"}),
+    (_MIXER, {"optimizer": "momentum", "learning_rate": 0.5, "batch_size": 128}),
+    (_MIXER | {"head": "prototypes"}, {"learning_rate": 0.1}),
+    (_MIXER | DD, {"perturb": "activations", "estimator": "forward", "directions": 1}),
+    (_MIXER | DD, {"epsilon": 1e-2}),
+    (_MIXER | {"perturb": "weights"}, {"directions": 32, "epsilon": 1e-3, "learning_rate": 0.2}),
 ]
 
 RECIPES: dict[str, Rows] = {
@@ -73,7 +80,14 @@ RECIPES: dict[str, Rows] = {
 COMMON: Rows = [
     ({"network": "photonic"}, {"nonlinearity": "electro-optic"}),
     ({"network": ("mlp", "cnn")}, {"nonlinearity": "gelu", "depth": 4}),
+    (_MIXER, {"depth": 3}),
     ({"network": "cnn"}, {"depth": 3}),
+    (_MIXER, {"nonlinearity": "relu", "channels": 256, "groups": 16, "order": "together"}),
+    (_MIXER | {"head": "prototypes"}, {"readout": "goodness"}),
+    (_MIXER | {"head": "linear"}, {"readout": "ports"}),
+    (_MIXER | FF, {"losses": "grouped", "rule": "last"}),
+    (_MIXER | FF | {"head": "linear", "perturb": (None, "weights")}, {"losses": "block"}),
+    (_MIXER | _BP, {"losses": "global"}),
     ({"readout": "ports"}, {"loss": "cross-entropy:scale=1"}),
     ({"slopes": "forward mode", "network": "photonic"}, {"engine": "xla"}),
     (_REGRESSION, {"loss": "squared", "rule": "last"}),
@@ -87,6 +101,6 @@ _INPUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_inputs(recipe: str) -> dict[str, Any]:
+def recipe_inputs(recipe: str, network: str) -> dict[str, Any]:
     """How a recipe encodes images: ``encoding``, and ``size`` (None for all pixels)."""
-    return dict(_INPUTS[recipe])
+    return _INPUTS[recipe] | ({"normalisation": "standard"} if network == "mixer" else {})

@@ -185,9 +185,16 @@ def defaults_of(cls: type) -> dict[str, Any]:
 
 
 def completed(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's content with None for optional settings that are younger than the file."""
-    optional = {name for name, entry in settings_of(cls).items() if entry.default is None}
-    return dict.fromkeys(optional) | dict(content)
+    """A file's content with None for settings that are younger than the file.
+
+    Those that apply to its run must be optional.
+    """
+    absent = {
+        name
+        for name, entry in settings_of(cls).items()
+        if entry.default is None or not matches(entry.applies, content)
+    }
+    return dict.fromkeys(absent) | dict(content)
 
 
 def keep_checked(instance: Any) -> None:

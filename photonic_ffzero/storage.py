@@ -195,7 +195,9 @@ def load_checkpoint(
         model.usage = Usage(**counts)
         model.seconds = number("seconds", about["seconds"], minimum=0)
     if position.block < len(model.blocks) and (position.epoch or position.losses):
-        state = OPTIMIZERS[model.config.optimizer]().init(model.params[position.block])
+        stage = next(stage for stage in model.stages if stage.index == position.block)
+        params = model.params[stage.index : stage.end]
+        state = tuple(map(OPTIMIZERS[model.config.optimizer]().init, params))
         leaves = enumerate(tf.nest.flatten(state), start=1)
         shapes = ((f"optimizer_{i}", tuple(leaf.shape)) for i, leaf in leaves)
         position.optimizer = list(_read_arrays(path, shapes).values())
@@ -306,8 +308,8 @@ def _position(about: dict[str, Any], model: Model) -> Position:
     losses = [number("losses", loss) for loss in about["losses"]]
     epsilon = about["epsilon"] if about["epsilon"] is None else number("epsilon", about["epsilon"])
     blocks, epochs = len(model.blocks), model.config.epochs
-    done = block == blocks
-    if block > blocks or epoch > epochs or (done and (epoch or losses)):
+    done, starts = block == blocks, [stage.index for stage in model.stages]
+    if block not in (*starts, blocks) or epoch > epochs or (done and (epoch or losses)):
         raise ValueError(
             f"block {block}, epoch {epoch} of a training of {blocks} blocks, {epochs} epochs each"
         )

@@ -75,7 +75,8 @@ def reason(method, network, perturb, estimator, imperfections, device):
         blamed |= {"estimator"}
     if perturb is not None and method.endswith("-ad"):
         blamed |= {"perturb", "estimator"}
-    if perturb == "activations" and (network == "photonic" or method.startswith("bp")):
+    reached = network == "mixer" or not method.startswith("bp")
+    if perturb == "activations" and (network == "photonic" or not reached):
         blamed |= {"perturb"}
     if network != "photonic":
         blamed |= {"imperfections"} if imperfections else set()
@@ -122,6 +123,8 @@ OF_NETWORK = {
     "photonic": {"columns": 2},
     "mlp": {"depth": 2, "width": 6, "nonlinearity": "relu"},
     "cnn": {"depth": 2, "channels": 2, "kernel_size": 2, "nonlinearity": "relu"},
+    "mixer": {"depth": 2, "channels": 6, "groups": 2, "patches": 3, "nonlinearity": "relu"}
+    | {"epochs": 3},  # the final head starts at zero, and all slopes with it
 }
 
 
@@ -176,7 +179,7 @@ def test_method_estimator_and_perturbed_space_each_change_the_history(network):
         choice = {"method": method, "perturb": perturb, "estimator": estimator}
         if isinstance(configured(network=network, **choice), Config):
             histories[method, perturb, estimator] = history(network, **choice)
-    assert len(histories) == (8 if network == "photonic" else 11)
+    assert len(histories) == {"photonic": 8, "mixer": 14}.get(network, 11)
     assert_all_differ(histories)
 
 
@@ -215,6 +218,9 @@ SHOWN = [
     ({"network": "mlp"}, {"task": "regression", "perturb": "activations", "norm_size": 2}),
     ({"network": "mlp"}, {"depth": 3, "width": 7, "groups": 2, "nonlinearity": "tanh"}),
     ({"network": "cnn"}, {"channels": 3, "kernel_size": 3, "colour": "rgb"}),
+    ({"network": "mlp"}, {"order": "together"}),
+    ({"network": "mixer"}, {"patches": 1, "head": "prototypes"}),
+    ({"network": "mixer", "perturb": "activations"}, {"losses": "block"}),
     ({"nonlinearity": "electro-optic"}, {"train_nonlinearity": True}),
     # After the last mesh stands only a goodness, which does not depend on the power.
     ({"meshes": 3}, {"amplifier": "gain=2", "rule": "vote"}),
@@ -229,7 +235,7 @@ CHANGES = [(run, {name: value}) for run, changes in SHOWN for name, value in cha
 
 
 # Choices on which the defaults of other settings depend.
-BRINGS_OTHERS = {"recipe", "method", "task", "network", "perturb", "readout", "device"}
+BRINGS_OTHERS = {"recipe", "method", "task", "network", "perturb", "readout", "device", "head"}
 
 
 def test_every_setting_is_here():
@@ -258,6 +264,8 @@ IDLE = [
     ({"network": "mlp", "depth": 1}, {"width": 9}),
     ({"network": "cnn", "depth": 1}, {"channels": 3}),
     ({"network": "cnn", "depth": 1}, {"kernel_size": 3}),
+    ({"network": "mlp", "depth": 1}, {"order": "together"}),
+    ({"network": "mixer", "depth": 1, "head": "prototypes"}, {"rule": "vote"}),
 ]
 
 

@@ -14,6 +14,7 @@ from photonic_ffzero.data.tasks import Classification, Regression
 from photonic_ffzero.goodness.readouts import Goodness, Ports
 from photonic_ffzero.layers.conv import Conv
 from photonic_ffzero.layers.dense import Dense
+from photonic_ffzero.layers.mixer import Head, Mixer, Pooled
 from photonic_ffzero.layers.photonic import Modulated, Photonic
 from photonic_ffzero.networks import NETWORKS, build_blocks, parameter_shapes
 from photonic_ffzero.settings import settings_of
@@ -25,11 +26,13 @@ SETTINGS = {
     "photonic": ({"meshes": 3, "columns": 2}, 8),
     "mlp": ({"depth": 3, "width": 8}, 5),
     "cnn": ({"depth": 3, "channels": 4, "kernel_size": 3}, 36),
+    "mixer": ({"depth": 3, "channels": 8, "groups": 2, "patches": 2, "head": "prototypes"}, 36),
 }
-KINDS = {
-    "photonic": [Photonic] * 3,
-    "mlp": [Dense] * 3,
-    "cnn": [Conv, Conv, Dense],
+KINDS = {  # by block under ff, and of the one block under bp
+    "photonic": ([[Photonic]] * 3, [Photonic] * 3),
+    "mlp": ([[Dense]] * 3, [Dense] * 3),
+    "cnn": ([[Conv], [Conv], [Dense]], [Conv, Conv, Dense]),
+    "mixer": ([[Mixer]] * 3, [Mixer] * 3),
 }
 
 
@@ -53,11 +56,11 @@ class TestEveryNetwork:
     def test_is_cut_into_blocks_by_its_method(self, network, method):
         blocks, params = built(network, method)
         kinds = [[type(layer) for layer in block.layers] for block in blocks]
-        expected = KINDS[network]
-        assert kinds == ([[kind] for kind in expected] if method[:2] == "ff" else [expected])
-        assert [block.readout.__class__ for block in blocks] == (
-            [Goodness] * len(expected) if method[:2] == "ff" else [Ports]
-        )
+        by_block, at_once = KINDS[network]
+        assert kinds == (by_block if method[:2] == "ff" else [at_once])
+        read_out = {"ff": Goodness, "bp": Ports}[method[:2]]
+        readout = Pooled if network == "mixer" else read_out
+        assert {block.readout.__class__ for block in blocks} == {readout}
         for block, own in zip(blocks, params, strict=True):
             tf.nest.assert_same_structure(own, block.trainable)
 
@@ -65,6 +68,8 @@ class TestEveryNetwork:
     @pytest.mark.parametrize("groups", [1, 2])
     def test_is_described_as_it_is_built(self, network, task, groups):
         """Without building it: a file's description is compared with its arrays first."""
+        if network == "mixer" and task is TWO:
+            pytest.skip("mixers learn classes")
         config, units = configured(network, "ff-ad", task, groups=groups)
         blocks, params = build_blocks(config, units, task)
         expected = [
@@ -77,7 +82,7 @@ class TestEveryNetwork:
         for block in blocks:
             dimensions = block.readout.prototypes.shape
             assert dimensions[1] == task.classes
-            assert dimensions[0] * dimensions[2] == block.taps
+            assert dimensions[0] * dimensions[2] * block.layers[-1].repeats == block.taps
             assert dimensions[0] % task.labels == 0
 
     def test_layers_fit_each_other_whatever_the_method(self, network):
@@ -111,8 +116,23 @@ class TestEveryNetwork:
         for (one, a), (other, b) in itertools.combinations(zip(blocks, params, strict=True), 2):
             if a[0][0].shape == b[0][0].shape:
                 assert not np.array_equal(a[0][0], b[0][0])
-            if one.readout.prototypes.shape == other.readout.prototypes.shape:
+            if network == "mixer":  # its blocks add to one another's values
+                assert np.array_equal(one.readout.prototypes, other.readout.prototypes)
+            elif one.readout.prototypes.shape == other.readout.prototypes.shape:
                 assert not np.array_equal(one.readout.prototypes, other.readout.prototypes)
+
+
+@pytest.mark.parametrize(
+    ("method", "kinds"),
+    [("ff-dd", [[Mixer, Head], [Mixer, Head], [Head]]), ("bp-dd", [[Mixer, Mixer, Head]])],
+)
+def test_linear_heads_stand_behind_their_blocks(method, kinds):
+    blocks, params = built("mixer", method, head="linear", depth=2)
+    assert [[type(layer) for layer in block.layers] for block in blocks] == kinds
+    assert {block.readout.__class__ for block in blocks} == {Ports}
+    assert not params[-1][-1].kernel.any()
+    if method == "ff-dd":
+        assert params[0][-1].kernel.any()
 
 
 def test_trained_modulators_stand_in_front_of_every_mesh_but_the_first():

@@ -63,11 +63,36 @@ NETWORK = {
 }
 NONE = dict.fromkeys([*(name for own in NETWORK.values() for name in own)])
 NONE |= dict.fromkeys(("columns", "chip", "device"))
+NONE |= dict.fromkeys(("patches", "head", "losses", "order", "colour"))
+
+MIXER = {"patches": 4, "channels": 256, "groups": 16, "depth": 3, "nonlinearity": "relu"}
+MIXER |= {"head": "linear", "order": "together", "optimizer": "momentum", "schedule": "cosine"}
+MIXER |= {"batch_size": 128, "learning_rate": 0.5, "loss": "cross-entropy:scale=1"}
+MIXER |= {"readout": "ports", "detection": None, "rule": "last"}
+MIXER_DD = {"estimator": "forward", "directions": 1, "epsilon": 1e-2, "perturb": "activations"}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "expected"),
+    [
+        ("ff-dd", {}, MIXER_DD | {"losses": "grouped"}),
+        ("ff-dd", {"perturb": "weights"}, {"directions": 32, "losses": "block"}),
+        ("ff-dd", {"head": "prototypes"}, {"readout": "goodness", "learning_rate": 0.1}),
+        ("ff-ad", {}, {"estimator": "autodiff", "losses": "block"}),
+        ("ff-ad", {"head": "prototypes"}, {"losses": "grouped", "detection": "balanced"}),
+        ("bp-dd", {}, MIXER_DD | {"losses": "global", "rule": None, "order": None}),
+        ("bp-ad", {"head": "prototypes"}, {"losses": "global", "rule": None, "order": None}),
+    ],
+)
+def test_the_recipe_of_mixers(method, settings, expected):
+    values = vars(configure("digital", method, network="mixer", **settings))
+    of_both = settings or MIXER
+    assert {name: values[name] for name in of_both | expected} == of_both | expected
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("network", [None, *NETWORKS])
+@pytest.mark.parametrize("network", [None, "photonic", "mlp", "cnn"])
 def test_every_value_of_every_recipe(recipe, method, network):
     """A recipe's own network, or any other with the same learning."""
     kind = network or {"digital": "mlp"}.get(recipe, "photonic")
@@ -121,24 +146,26 @@ def test_another_readout_brings_the_loss_and_detection_that_fit_it(recipe, reado
 
 
 def test_the_inputs_of_the_recipes():
-    assert recipe_inputs("balanced") == {"encoding": "average", "size": 8}
-    assert recipe_inputs("digital") == {"encoding": "average", "size": None}  # all pixels
+    assert recipe_inputs("balanced", "photonic") == {"encoding": "average", "size": 8}
+    assert recipe_inputs("digital", "mlp") == {"encoding": "average", "size": None}  # all pixels
     for recipe in ("paper", "published"):
-        assert recipe_inputs(recipe) == {"encoding": "crop", "size": 8}
+        assert recipe_inputs(recipe, "photonic") == {"encoding": "crop", "size": 8}
 
 
 def test_every_row_of_every_recipe_is_met_by_some_run():
     """A row with a misspelt condition would never be heard of."""
     runs = []
-    for method, network, task, perturb, estimator in product(
+    for method, network, task, perturb, estimator, head in product(
         METHODS,
         NETWORKS,
         ("classification", "regression"),
-        (None, "activations"),
+        (None, "activations", "weights"),
         (None, "jvp", "cones"),
+        (None, "prototypes"),
     ):
         try:
             run = {"network": network, "task": task, "perturb": perturb, "estimator": estimator}
+            run |= {"head": head}
             runs.append(facts(vars(configure("digital", method, **run))))
         except ValueError:
             continue

@@ -99,6 +99,11 @@ def _projected(z: Any, prototypes: Any) -> Any:
 class Readout(ABC):
     """From a block's tapped values [..., T] to scores [..., G, C], in two steps."""
 
+    @property
+    def share(self) -> float:
+        """What the losses of the groups are multiplied by before they are added up."""
+        return 1.0
+
     @abstractmethod
     def split(self, z: Any) -> Any:
         """The tapped values of every group of outputs [..., G, n]."""

@@ -34,9 +34,11 @@ class Estimator(ABC):
     Attributes:
         differentiates: The mode of automatic differentiation that the layers must support:
             ``"forward"``, ``"reverse"`` or None.
+        at_origin: Whether the first of its points is the objective's origin.
     """
 
     differentiates: ClassVar[str | None] = None
+    at_origin: ClassVar[bool] = False
 
     @abstractmethod
     def parameter_sets(self, directions: int) -> int:
@@ -148,18 +150,24 @@ class ForwardDifference(Estimator):
     .. math:: d_k = \frac{\ell(w + \epsilon v_k) - \ell(w)}{\epsilon}
     """
 
+    at_origin: ClassVar[bool] = True
+
     def parameter_sets(self, directions: int) -> int:
         return directions + 1
 
     def points(self, objective: Objective, directions: Directions) -> Any:
         tangent = objective.tangent(directions)
+        if objective.known is not None:
+            return tf.nest.map_structure(lambda w, t: w + t, objective.origin, tangent)
         return tf.nest.map_structure(
             lambda w, t: tf.concat([w[tf.newaxis], w + t], axis=0), objective.origin, tangent
         )
 
     def conclude(self, objective: Objective, evaluated: Any, directions: Directions) -> Estimate:
-        losses = objective.losses(evaluated)
-        return Estimate(objective.lift(losses[1:] - losses[:1], directions), _total(losses[:1]))
+        losses, first = objective.losses(evaluated), objective.known
+        if first is None:
+            losses, first = losses[1:], losses[:1]
+        return Estimate(objective.lift(losses - first, directions), _total(first))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from photonic_ffzero.layers.activations import ACTIVATIONS, Activation
 from photonic_ffzero.layers.base import Layer
-from photonic_ffzero.layers.blocks import Block, NoiseSource
+from photonic_ffzero.layers.blocks import Block, NoiseSource, Stage
 from photonic_ffzero.layers.conv import Conv, ConvParams
 from photonic_ffzero.layers.dense import Dense, DenseParams
+from photonic_ffzero.layers.mixer import Head, HeadParams, Mixer, MixerParams, Pooled, StemParams
 from photonic_ffzero.layers.photonic import (
     Modulated,
     ModulatedPhases,
@@ -21,11 +22,18 @@ __all__ = [
     "ConvParams",
     "Dense",
     "DenseParams",
+    "Head",
+    "HeadParams",
     "Layer",
+    "Mixer",
+    "MixerParams",
     "Modulated",
     "ModulatedPhases",
     "NoiseSource",
     "PhaseLayer",
     "Photonic",
+    "Pooled",
+    "Stage",
+    "StemParams",
     "fabricated_meshes",
 ]

@@ -28,11 +28,13 @@ class Layer(ABC):
         name: What the layer is called in files, ``mesh`` or ``dense``.
         linear: Whether the tapped values are linear in the parameters.
         calibrates: Whether the layer keeps statistics of a data set among its parameters.
+        exact: Whether its gradient is always the exact one: a head, which is read out, not moved.
     """
 
     name: ClassVar[str]
     linear: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
 
     @property
     def groups(self) -> int:
@@ -59,6 +61,11 @@ class Layer(ABC):
     @abstractmethod
     def taps(self) -> int:
         """Number of tapped values."""
+
+    @property
+    def repeats(self) -> int:
+        """How many patches the tapped values have, over which a readout takes the mean."""
+        return 1
 
     @property
     def values(self) -> int:
@@ -115,6 +122,32 @@ class Layer(ABC):
     def evaluation(self) -> Layer:
         """The layer as it is outside of training, where it uses the statistics it keeps."""
         return self
+
+
+class Moved(Layer):
+    """A layer of several maps in a row, whose values inside can be moved, all at once."""
+
+    @abstractmethod
+    def sites(self, batch: int) -> Any:
+        """The values that are moved, as boolean arrays [B, ...]."""
+
+    @abstractmethod
+    def trace(self, params: Any, x: Any, tapped: bool) -> tuple[Any, Any]:
+        """The next layer's inputs [B, ...] for one parameter set, and what the others need.
+
+        With ``tapped`` the values that detectors tap, instead of the next layer's inputs.
+        """
+
+    @abstractmethod
+    def displaced(self, params: Any, trace: Any, x: Any, moves: Any, tapped: bool) -> Any:
+        """The same, [K, B, ...], where displacements [K, B, ...] are added inside.
+
+        ``x`` [K, B, ...] are the inputs; None if they are those of the trace.
+        """
+
+    @abstractmethod
+    def pull(self, params: Any, trace: Any, slopes: Any) -> Any:
+        """The gradient of one parameter set from that of the values that are moved."""
 
 
 def one_set(params: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from meshes._tensorflow import graph, tf
 from photonic_ffzero.goodness.readouts import Readout
-from photonic_ffzero.layers.base import RUNS_ON, Layer, everything, in_chunks, one_set
+from photonic_ffzero.layers.base import RUNS_ON, Layer, Moved, everything, in_chunks, one_set
 
 
 class NoiseSource(NamedTuple):
@@ -59,6 +59,17 @@ class Block:
         if self.frozen is None:
             return masks
         return tf.nest.map_structure(lambda mask, still: mask & ~still, masks, self.frozen)
+
+    @property
+    def body(self) -> tuple[Layer, ...]:
+        """The layers that a gradient is estimated of; the others, heads, have exact ones."""
+        return tuple(layer for layer in self.layers if not layer.exact)
+
+    @property
+    def moved(self) -> tuple[Moved, ...]:
+        """The layers of the body, if the values inside each of them can be moved; else none."""
+        moved = tuple(layer for layer in self.body if isinstance(layer, Moved))
+        return moved if len(moved) == len(self.body) else ()
 
     @property
     def taps(self) -> int:
@@ -128,6 +139,29 @@ class Block:
         """Yield every layer that the inputs cross, with its parameters and its noise."""
         every = (*(one_set(front_params) for _, front_params in self.front), *params)
         return zip(self.all_layers, every, noise or [()] * len(every), strict=True)
+
+    def trace(self, params: Sequence[Any], x: Any) -> tuple[Any, list[Any]]:
+        """The inputs [B, ...] of the head, or what is tapped, and the trace of each `moved`."""
+        traces = []
+        for layer, layer_params in zip(self.moved, params, strict=False):
+            x, trace = layer.trace(layer_params, x, layer is self.layers[-1])
+            traces.append(trace)
+        return x, traces
+
+    def displaced(self, params: Sequence[Any], traces: Sequence[Any], moves: Sequence[Any]) -> Any:
+        """What `trace` gives, [K, B, ...], if the values inside are displaced [K, B, ...]."""
+        x = None
+        for layer, layer_params, trace, move in zip(
+            self.moved, params, traces, moves, strict=False
+        ):
+            x = layer.displaced(layer_params, trace, x, move, layer is self.layers[-1])
+        return x
+
+    def pull(self, params: Sequence[Any], traces: Sequence[Any], slopes: Any) -> tuple[Any, ...]:
+        """The parameters' gradient from that of the values inside; zeros for heads."""
+        own = zip(self.moved, params, traces, slopes, strict=False)
+        gradients = [layer.pull(*rest) for layer, *rest in own]
+        return (*gradients, *tf.nest.map_structure(tf.zeros_like, tuple(params[len(gradients) :])))
 
     def pullback(self, params: Sequence[Any], x: Any, g_z: Any) -> tuple[Any, ...]:
         """The parameters' gradient from that of the tapped values [B, taps]."""
@@ -209,3 +243,71 @@ class Block:
 
         # A device measures only what it is asked for: no samples to fill up the last chunk.
         return in_chunks(evaluate, x, pad=self.runs_on != "device")
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Consecutive blocks that are trained at once: on the same batches, each by its own loss.
+
+    Parameters are a tuple with one entry a block.
+
+    Attributes:
+        blocks: The blocks.
+        index: The number of the first in the network, from 0.
+    """
+
+    blocks: tuple[Block, ...]
+    index: int
+
+    @property
+    def end(self) -> int:
+        """The number of the next stage's first block."""
+        return self.index + len(self.blocks)
+
+    @property
+    def runs_on(self) -> str:
+        return max((block.runs_on for block in self.blocks), key=RUNS_ON.index)
+
+    @property
+    def cacheable(self) -> bool:
+        return all(block.cacheable for block in self.blocks)
+
+    @property
+    def calibrates(self) -> bool:
+        return any(block.calibrates for block in self.blocks)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(layer for block in self.blocks for layer in block.layers)
+
+    @property
+    def all_layers(self) -> tuple[Layer, ...]:
+        return tuple(layer for block in self.blocks for layer in block.all_layers)
+
+    def with_front(self, stage: Stage, params: Sequence[Any]) -> Stage:
+        """This stage with a trained one in front, whose outputs cannot be stored."""
+        first, *rest = self.blocks
+        for block, block_params in zip(stage.blocks, params, strict=True):
+            first = first.with_front(block, block_params)
+        return replace(self, blocks=(first, *rest))
+
+    def calibrate(self, params: Sequence[Any], x: np.ndarray) -> tuple[Any, ...]:
+        """The blocks' parameters with the statistics of a data set x, block after block."""
+        calibrated = list(params)
+        for index, block in enumerate(self.blocks):
+            calibrated[index] = block.calibrate(calibrated[index], x)
+            if any(later.calibrates for later in self.blocks[index + 1 :]):
+                x = block.all_outputs(calibrated[index], x)
+        return tuple(calibrated)
+
+    def all_outputs(self, params: Sequence[Any], x: np.ndarray) -> np.ndarray:
+        """The next stage's inputs [n, ...] for a data set."""
+        for block, block_params in zip(self.blocks, params, strict=True):
+            x = block.all_outputs(block_params, x)
+        return x
+
+    def all_scores(self, params: Sequence[Any], x: np.ndarray, source: NoiseSource) -> np.ndarray:
+        """Scores [n, T C] of the last block for a data set."""
+        for block, block_params in zip(self.blocks[:-1], params, strict=False):
+            x = block.all_outputs(block_params, x)
+        return self.blocks[-1].all_scores(params[-1], x, source)

@@ -373,6 +373,9 @@ def _network_line(config: Config, inputs: int) -> str:
         return f"{config.meshes} x {inputs} ports, {columns} columns, {where}"
     if config.network == "mlp":
         return f"MLP of {config.depth} layers, {inputs} inputs, width {config.width}"
+    if config.network == "mixer":
+        shape = f"{config.patches} x {config.patches} patches, {config.channels} channels"
+        return f"mixer of {config.depth} blocks, {shape}, {config.groups} groups"
     return f"CNN of {config.depth} layers, {inputs} pixels, {config.channels} channels"
 
 

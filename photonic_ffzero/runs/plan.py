@@ -215,7 +215,7 @@ def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:
         **settings: Other fields of `Plan`; None means the default.
     """
     images = dataset not in FUNCTIONS
-    inputs = recipe_inputs(config.recipe) if images else _UNENCODED_INPUTS
+    inputs = recipe_inputs(config.recipe, config.network) if images else _UNENCODED_INPUTS
     chosen = {name: value for name, value in settings.items() if value is not None}
     for name in () if images else chosen.keys() & inputs.keys():
         raise ValueError(f"{name} does not apply to data set {dataset}, which has no images")

@@ -238,7 +238,7 @@ def epochs_done(grid: Grid, cell: Cell, folder: Path) -> tuple[float, str]:
     except (OSError, ValueError, IndexError, csv.Error):
         return 0.0, ""
     config = cell.plan.config
-    epochs = config.epochs * (config.layers if config.local else 1)
+    epochs = config.epochs * config.stages
     figures = f"{config.layer_name} {last.get('mesh')}, epoch {last.get('epoch')}"
     with suppress(KeyError, ValueError, TypeError):
         accuracy = grid.factor * float(last["validation_accuracy"])

@@ -11,7 +11,7 @@ from meshes._tensorflow import tf
 from photonic_ffzero.config import Config
 from photonic_ffzero.gradients.estimators import ESTIMATORS
 from photonic_ffzero.layers.base import CHUNK
-from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.blocks import Block, Stage
 
 # Bytes a number, with the copies that are alive at once; measured as the growth of the process.
 _LIGHT, _LIGHT_COMPLEX, _PARAMETER, _DIRECTION = 12, 24, 8, 4
@@ -22,7 +22,7 @@ _ALWAYS = 2**30  # bytes that are not worth an error
 _SETTINGS = ("directions", "reads", "batch_size")  # what a step's memory is proportional to
 
 
-def check_memory(config: Config, blocks: Sequence[Block], params: list[Any], samples: int) -> None:
+def check_memory(config: Config, stages: Sequence[Stage], params: list[Any], samples: int) -> None:
     """Refuse a training whose steps would not fit into the memory of this machine.
 
     Raises:
@@ -33,8 +33,13 @@ def check_memory(config: Config, blocks: Sequence[Block], params: list[Any], sam
     limit = max(_SHARE * available_memory(), _ALWAYS)
 
     def needed(**changed: int) -> float:
-        steps = zip(blocks, params, strict=True)
-        return max(_step_bytes(config, block, own, **(sizes | changed)) for block, own in steps)
+        return max(
+            sum(
+                _step_bytes(config, block, own, **(sizes | changed))
+                for block, own in zip(stage.blocks, params[stage.index : stage.end], strict=True)
+            )
+            for stage in stages
+        )
 
     if needed() <= limit:
         return
@@ -62,7 +67,8 @@ def _step_bytes(
         + sent * _SOURCE * bool(chip.source_noise)
         + sets * numbers * _WRITE * bool(chip.write_noise)
     )
-    moved = batch_size * block.taps if config.perturb == "activations" else numbers
+    inside = sum(layer.values for layer in block.moved) or block.taps
+    moved = batch_size * inside if config.perturb == "activations" else numbers
     copies = 1 if config.perturb == "activations" else sets
     return (
         sets * batch_size * values * light

@@ -1,4 +1,4 @@
-"""The training of one block: its compiled step, and the batches and directions of an epoch."""
+"""The training of one stage: its compiled step, and the batches and directions of an epoch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,21 @@ from photonic_ffzero.config import Config
 from photonic_ffzero.goodness.losses import LOSSES
 from photonic_ffzero.gradients.directions import Directions, Sampler, draw
 from photonic_ffzero.gradients.epsilon import EVALUATIONS, PROBES, probe_step
-from photonic_ffzero.gradients.estimators import ESTIMATORS, Estimate, estimate
-from photonic_ffzero.gradients.objectives import PERTURBATIONS, Perturbation, Weights
-from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.gradients.estimators import (
+    ESTIMATORS,
+    Autodiff,
+    Estimate,
+    Estimator,
+    estimate,
+)
+from photonic_ffzero.gradients.objectives import (
+    PERTURBATIONS,
+    InnerActivations,
+    Perturbation,
+    Weights,
+)
+from photonic_ffzero.layers.base import one_set
+from photonic_ffzero.layers.blocks import Block, Stage
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.seeds import generator
 
@@ -48,15 +60,15 @@ def check_directions(config: Config, block: Block) -> None:
         )
 
 
-def make_steps(block: Block, config: Config) -> Callable[..., Any]:
-    """Compile several training steps of a block into one call.
+def make_steps(stage: Stage, config: Config) -> Callable[..., Any]:
+    """Compile several training steps of a stage into one call.
 
     The function maps (params, optimizer state, inputs [n, ...], labels [n, T], batches [S, B],
     directions and noise with leading S, learning rates [S], number of steps to take) to (params,
     optimizer state, losses [S]). Random numbers come from outside, because those drawn inside
     would depend on the engine.
     """
-    step = make_step(block, config)
+    step = make_step(stage, config)
 
     def steps(
         params: Any,
@@ -64,13 +76,13 @@ def make_steps(block: Block, config: Config) -> Callable[..., Any]:
         x: Any,
         y: Any,
         batches: Any,
-        directions: Directions | None,
+        directions: Any,
         noise: Any,
         rates: Any,
         count: Any,
     ) -> tuple[Any, Any, Any]:
         def body(index: Any, params: Any, state: Any, losses: Any) -> tuple[Any, ...]:
-            step_directions = directions and directions.of_step(index)
+            step_directions = [own and own.of_step(index) for own in directions]
             step_noise = tf.nest.map_structure(lambda array: array[index], noise)
             inputs, labels = tf.gather(x, batches[index]), tf.gather(y, batches[index])
             params, state, loss = step(
@@ -82,19 +94,39 @@ def make_steps(block: Block, config: Config) -> Callable[..., Any]:
         _, params, state, losses = tf.while_loop(lambda index, *_: index < count, body, start)
         return params, state, losses.stack()
 
-    return graph(steps, xla=block.runs_on == "xla")
+    return graph(steps, xla=stage.runs_on == "xla")
 
 
-def make_step(block: Block, config: Config) -> Callable[..., Any]:
-    """One training step of a block, of tensors.
+def make_step(stage: Stage, config: Config) -> Callable[..., Any]:
+    """One training step of a stage, of tensors; no block's loss moves another's parameters.
 
-    It maps (params, optimizer state, inputs [B, ...], labels [B, T], directions, noise, learning
-    rate) to (params, optimizer state, loss).
+    It maps (params, optimizer states, inputs [B, ...], labels [B, T], directions, noise, learning
+    rate) to (params, optimizer states, mean loss); all but inputs, labels and rate have one entry
+    a block.
     """
-    estimator = ESTIMATORS[config.estimator]()
+    steps = [_block_step(block, config) for block in stage.blocks]
+
+    def step(
+        params: Any, states: Any, x: Any, y: Any, directions: Any, noise: Any, rate: Any
+    ) -> tuple[Any, Any, Any]:
+        results = []
+        for index, take in enumerate(steps):
+            if index:
+                x = stage.blocks[index - 1].transmit(one_set(params[index - 1]), x)[0]
+            own = (part[index] for part in (directions, noise))
+            results.append(take(params[index], states[index], x, y, *own, rate))
+        new_params, new_states, losses = zip(*results, strict=True)
+        return new_params, new_states, tf.add_n(losses) / len(losses)
+
+    return step
+
+
+def _block_step(block: Block, config: Config) -> Callable[..., Any]:
+    """One training step of a block, of tensors: as that of a stage, but without axes of blocks."""
+    estimator = _estimator(config, block)
     optimizer = OPTIMIZERS[config.optimizer]()
     loss = from_spec("loss", config.loss, LOSSES)
-    perturbation = _perturbation(config)
+    perturbation = _perturbation(config, block)
 
     def step(
         params: Any,
@@ -122,34 +154,48 @@ def make_step(block: Block, config: Config) -> Callable[..., Any]:
     return step
 
 
-def _perturbation(config: Config) -> Perturbation:
+def _estimator(config: Config, block: Block) -> Estimator:
+    """The estimator of a block; a block of heads alone has its exact gradient."""
+    return ESTIMATORS[config.estimator]() if block.body else Autodiff()
+
+
+def _perturbation(config: Config, block: Block) -> Perturbation:
     """Where directions lie; autodiff differentiates with respect to the weights themselves."""
-    return PERTURBATIONS[config.perturb]() if config.perturb else Weights(shortcut=False)
+    if config.perturb is None or not block.body:
+        return Weights(shortcut=False)
+    if config.perturb == "activations" and block.moved:
+        return InnerActivations(grouped=config.losses == "grouped")
+    return PERTURBATIONS[config.perturb]()
+
+
+def _passes(config: Config, block: Block) -> int:
+    estimator = _estimator(config, block)
+    points = estimator.parameter_sets(config.directions or 0)
+    at_origin = getattr(estimator, "at_origin", False)  # one of somebody's own may not say
+    return _perturbation(config, block).passes(points, at_origin)
 
 
 @dataclass
-class BlockTraining:
-    """One block in training.
+class StageTraining:
+    """One stage in training.
 
-    All random numbers of an epoch follow from the seed, the block's index and the epoch, so that
+    All random numbers of an epoch follow from the seed, the stage's index and the epoch, so that
     an epoch can be repeated without those before it.
 
     Attributes:
         config: Every choice of the run.
-        block: The block.
-        index: The block's number in the network, from 0.
-        params: Its parameters, which every step replaces.
-        train: Its inputs, and labels [n, T] as the losses take them.
+        stage: The blocks.
+        params: Their parameters, which every step replaces.
+        train: Their inputs, and labels [n, T] as the losses take them.
         epsilon: The step of the differences; chosen here if the configuration says ``auto`` and
             None is given. None for autodiff.
         probed: Parameter sets that were evaluated to choose it.
-        state: The optimizer's state.
+        state: The optimizer's state for each block.
         steps_per_call: Steps compiled into one call.
     """
 
     config: Config
-    block: Block
-    index: int
+    stage: Stage
     params: Any
     train: Samples
     epsilon: float | None = None
@@ -158,16 +204,16 @@ class BlockTraining:
     steps_per_call: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._steps = make_steps(self.block, self.config)
+        self._steps = make_steps(self.stage, self.config)
         self._x, self._y = tf.constant(self.train.x), tf.constant(self.train.y)
-        self.params = tf.nest.map_structure(tf.constant, self.params)
-        self.state = OPTIMIZERS[self.config.optimizer]().init(self.params)
+        self.params = tf.nest.map_structure(tf.constant, tuple(self.params))
+        self.state = tuple(map(OPTIMIZERS[self.config.optimizer]().init, self.params))
         self.steps_per_call = self._fitting_steps()
         if not isinstance(self.config.epsilon, str):
             self.epsilon = self.config.epsilon
         elif self.epsilon is None:
             self.epsilon, self.probed = self._choose_epsilon(), EVALUATIONS
-        self._sampler = self._build_sampler()
+        self._samplers = list(map(self._sampler, self.stage.blocks))
 
     @property
     def batch_size(self) -> int:
@@ -180,9 +226,9 @@ class BlockTraining:
         return ESTIMATORS[self.config.estimator]().parameter_sets(self.config.directions or 0)
 
     @property
-    def passes(self) -> int:
-        """How often a sample crosses the block in a step."""
-        return _perturbation(self.config).passes(self.parameter_sets)
+    def passes(self) -> list[int]:
+        """How often a sample crosses each block in a step."""
+        return [_passes(self.config, block) for block in self.stage.blocks]
 
     def restore(self, optimizer: list[np.ndarray]) -> None:
         """Put back the optimizer's state, as a flat list; an empty one is a new start."""
@@ -191,7 +237,7 @@ class BlockTraining:
 
     def calibrate(self, x: np.ndarray) -> None:
         """Put the statistics of some inputs into the parameters."""
-        params = self.block.calibrate(as_arrays(self.params), x)
+        params = self.stage.calibrate(as_arrays(self.params), x)
         self.params = tf.nest.map_structure(tf.constant, params)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[float]]:
@@ -208,20 +254,26 @@ class BlockTraining:
         order = self._generator("shuffle", epoch).permutation(len(self.train.y))
         rng = self._generator("directions", epoch)
         for first in range(0, len(order) // self.batch_size, self.steps_per_call):
-            directions = self._sampler.draw(rng, self.steps_per_call) if self._sampler else None
+            directions = [
+                sampler.draw(rng, self.steps_per_call) if sampler else None
+                for sampler in self._samplers
+            ]
             if first >= start:
                 yield self._take(epoch, first, order, directions)
 
-    def _noise(self, steps: int, epoch: int, first: int = 0) -> tuple[Any, ...]:
+    def _noise(self, steps: int, epoch: int, first: int = 0) -> list[tuple[Any, ...]]:
         rng = self._generator("noise", epoch, first)
-        age = self.index * self.config.epochs + epoch
-        return self.block.draw_noise(rng, steps, self.parameter_sets, self.batch_size, age)
+        age = self.stage.index * self.config.epochs + epoch
+        return [
+            block.draw_noise(rng, steps, self.parameter_sets, self.batch_size, age)
+            for block in self.stage.blocks
+        ]
 
     def _generator(self, purpose: str, *place: int) -> np.random.Generator:
-        return generator(self.config.seed, purpose, self.index, *place)
+        return generator(self.config.seed, purpose, self.stage.index, *place)
 
     def _take(
-        self, epoch: int, first: int, order: np.ndarray, directions: Directions | None
+        self, epoch: int, first: int, order: np.ndarray, directions: list[Directions | None]
     ) -> list[float]:
         """Take a call's steps; steps beyond the epoch's end are prepared but not taken."""
         config, steps = self.config, len(order) // self.batch_size
@@ -244,9 +296,11 @@ class BlockTraining:
 
         On a device one, so that training can stop and be saved after every step.
         """
-        if self.block.runs_on == "device":
+        if self.stage.runs_on == "device":
             return 1
-        moved = sum(mask.size for mask in tf.nest.flatten(self._moved()))
+        moved = sum(
+            mask.size for block in self.stage.blocks for mask in tf.nest.flatten(self._moved(block))
+        )
         noise = sum(array.size for array in tf.nest.flatten(self._noise(1, 0)))
         numbers = moved * (self.config.directions or 1) + noise
         most = max(RANDOM_NUMBERS // numbers, 1)
@@ -254,22 +308,23 @@ class BlockTraining:
         calls = math.ceil(steps / min(most, MOST_STEPS))
         return math.ceil(steps / calls)
 
-    def _moved(self) -> Any:
+    def _moved(self, block: Block) -> Any:
         """The structure of boolean arrays that says which numbers a direction moves."""
-        return _perturbation(self.config).trainable(self.block, self.batch_size)
+        return _perturbation(self.config, block).trainable(block, self.batch_size)
 
-    def _build_sampler(self) -> Sampler | None:
+    def _sampler(self, block: Block) -> Sampler | None:
         law, count = self.config.law, self.config.directions
-        if law is None or count is None:  # autodiff
+        if law is None or count is None or not block.body:  # autodiff
             return None
-        return Sampler(law, self.epsilon or 1.0, count, self._moved())
+        return Sampler(law, self.epsilon or 1.0, count, self._moved(block))
 
     def _choose_epsilon(self) -> float:
         """Choose the step from the losses of the first samples, see `gradients.epsilon`."""
         first = Samples(self._x[: self.batch_size], self._y[: self.batch_size])
         rng = self._generator("probes")
-        v = draw("rademacher", 1.0, PROBES, self._moved(), rng).v
-        losses = losses_along(v, self.config, self.block, self.params, first, rng)
+        block = self.stage.blocks[0]  # of a mesh, which is trained alone
+        v = draw("rademacher", 1.0, PROBES, self._moved(block), rng).v
+        losses = losses_along(v, self.config, block, self.params[0], first, rng)
         return probe_step(losses, self.config.chip_imperfections.drive_step)
 
 

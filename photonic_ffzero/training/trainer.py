@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,11 +17,11 @@ from photonic_ffzero.data.checks import CHECKS, check_fields
 from photonic_ffzero.data.datasets import split
 from photonic_ffzero.data.tasks import Task, task_of
 from photonic_ffzero.devices.device import Device
-from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.blocks import Stage
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.training.memory import check_memory
-from photonic_ffzero.training.step import BlockTraining, Samples, as_arrays, check_directions
+from photonic_ffzero.training.step import Samples, StageTraining, as_arrays, check_directions
 from photonic_ffzero.training.warnings import ResultWarning, facts_of, warnings_of
 
 MONITORED = 5000  # training images on which the training accuracy is measured each epoch
@@ -75,7 +76,7 @@ class Trainer:
             return
         for block in self.model.blocks:
             check_directions(self.config, block)
-        check_memory(self.config, self.model.blocks, self.model.params, len(self.train.y))
+        check_memory(self.config, self.model.stages, self.model.params, len(self.train.y))
 
     @property
     def config(self) -> Config:
@@ -89,16 +90,17 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return len(self.model.blocks) * self.config.epochs * self.steps_per_epoch
+        return len(self.model.stages) * self.config.epochs * self.steps_per_epoch
 
     @property
     def steps_done(self) -> int:
         """Steps taken so far."""
-        epochs = self.position.block * self.config.epochs + self.position.epoch
+        done = sum(stage.end <= self.position.block for stage in self.model.stages)
+        epochs = done * self.config.epochs + self.position.epoch
         return epochs * self.steps_per_epoch + len(self.position.losses)
 
     def run(self) -> Model:
-        """Train every block in turn, freeze it, and give its outputs to the next; return the model.
+        """Train every stage in turn, freeze it, and give its outputs to the next; return the model.
 
         Raises:
             NonFiniteLossError: a loss was not finite; the last checkpoint is from before it.
@@ -107,52 +109,51 @@ class Trainer:
         """
         self._started = time.perf_counter() - self.model.seconds
         train, validation = self.train, self.validation
-        previous: Block | None = None
-        for index, block in enumerate(self.model.blocks):
+        previous: Stage | None = None
+        for stage in self.model.stages:
             if previous is not None and previous.cacheable:
-                train = self._outputs(index - 1, train)
-                validation = self._outputs(index - 1, validation) if validation else None
+                train = self._outputs(previous, train)
+                validation = self._outputs(previous, validation) if validation else None
             elif previous is not None:
-                block = block.with_front(previous, self.model.params[index - 1])
-            if index >= self.position.block:
-                self._train_block(index, block, train, validation)
-            previous = block
+                stage = stage.with_front(previous, self._params(previous))
+            if stage.index >= self.position.block:
+                self._train_stage(stage, train, validation)
+            previous = stage
         self.model.seconds = self._elapsed()
         return self.model
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
 
-    def _outputs(self, index: int, samples: Samples) -> Samples:
-        """Send samples through a trained block: once for the whole of the next block's training."""
-        block = self.model.blocks[index]
-        if not self.position.has_begun(index + 1):  # else these passes are counted already
-            self.model.usage.add(block, 1, len(samples.y), writes=0)  # its phases are written
-        return Samples(block.all_outputs(self.model.params[index], samples.x), samples.y)
+    def _params(self, stage: Stage) -> list[Any]:
+        return self.model.params[stage.index : stage.end]
 
-    def _train_block(
-        self, index: int, block: Block, train: Samples, validation: Samples | None
-    ) -> None:
+    def _keep(self, stage: Stage, params: Sequence[Any]) -> None:
+        self.model.params[stage.index : stage.end] = params
+
+    def _outputs(self, stage: Stage, samples: Samples) -> Samples:
+        """Send samples through a trained stage: once for the whole of the next one's training."""
+        if not self.position.has_begun(stage.end):  # else these passes are counted already
+            self.model.usage.add(stage, 1, len(samples.y), writes=0)  # its phases are written
+        return Samples(stage.all_outputs(self._params(stage), samples.x), samples.y)
+
+    def _train_stage(self, stage: Stage, train: Samples, validation: Samples | None) -> None:
         position = self.position
         if self.config.trains:
-            self._train_epochs(index, block, train, validation)
-        elif block.calibrates:
-            self.model.usage.add(block, 1, len(train.y), writes=0)
-            self.model.params[index] = block.calibrate(self.model.params[index], train.x)
-        position.block, position.epoch, position.optimizer = index + 1, 0, []
+            self._train_epochs(stage, train, validation)
+        elif stage.calibrates:
+            self.model.usage.add(stage, 1, len(train.y), writes=0)
+            self._keep(stage, stage.calibrate(self._params(stage), train.x))
+        position.block, position.epoch, position.optimizer = stage.end, 0, []
         position.epsilon = None
         self._save()
 
-    def _train_epochs(
-        self, index: int, block: Block, train: Samples, validation: Samples | None
-    ) -> None:
+    def _train_epochs(self, stage: Stage, train: Samples, validation: Samples | None) -> None:
         position = self.position
         targets = Samples(train.x, self.model.task.targets(train.y))
-        training = BlockTraining(
-            self.config, block, index, self.model.params[index], targets, position.epsilon
-        )
+        training = StageTraining(self.config, stage, self._params(stage), targets, position.epsilon)
         training.restore(position.optimizer)
-        self.model.usage.add(block, training.probed, training.batch_size * self._reads)
+        self.model.usage.add(stage, training.probed, training.batch_size * self._reads)
         position.epsilon = training.epsilon
         monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
         for epoch in range(position.epoch, self.config.epochs):
@@ -163,21 +164,22 @@ class Trainer:
             self._checkpoint(training)
         self._keep_params(training, train)
 
-    def _keep_params(self, training: BlockTraining, samples: Samples) -> None:
+    def _keep_params(self, training: StageTraining, samples: Samples) -> None:
         """Put the trained parameters into the model, calibrated on some samples."""
-        if training.block.calibrates:
-            self.model.usage.add(training.block, 1, len(samples.y), writes=0)
+        if training.stage.calibrates:
+            self.model.usage.add(training.stage, 1, len(samples.y), writes=0)
             training.calibrate(samples.x)
-        self.model.params[training.index] = as_arrays(training.params)
+        self._keep(training.stage, as_arrays(training.params))
 
-    def _train_epoch(self, training: BlockTraining, epoch: int) -> None:
+    def _train_epoch(self, training: StageTraining, epoch: int) -> None:
         taken, saved = self.position.losses, time.perf_counter()
         for losses in training.epoch(epoch, start=len(taken)):
             shots = training.batch_size * len(losses) * self._reads
-            self.model.usage.add(training.block, training.passes, shots, len(losses))
+            for block, passes in zip(training.stage.blocks, training.passes, strict=True):
+                self.model.usage.add(block, passes, shots, len(losses))
             taken.extend(losses)
             try:
-                self._report(training.index, epoch, losses)
+                self._report(training.stage, epoch, losses)
             except StoppedError:
                 self._checkpoint(training)
                 raise
@@ -185,24 +187,24 @@ class Trainer:
                 self._checkpoint(training)
                 saved = time.perf_counter()
 
-    def _report(self, index: int, epoch: int, losses: list[float]) -> None:
+    def _report(self, stage: Stage, epoch: int, losses: list[float]) -> None:
         """Stop at a loss that is not finite; tell the observers of any others."""
         for number, loss in enumerate(losses, len(self.position.losses) - len(losses) + 1):
             if not np.isfinite(loss):
                 place = f"epoch {epoch + 1}, step {number}"
-                raise self._diverged(index, f"loss became {loss} in {place}")
+                raise self._diverged(stage, f"loss became {loss} in {place}")
         for observer in self.observers:
-            observer.on_steps(self._name(index), losses)
+            observer.on_steps(self._name(stage), losses)
 
-    def _diverged(self, index: int, what: str) -> NonFiniteLossError:
+    def _diverged(self, stage: Stage, what: str) -> NonFiniteLossError:
         return NonFiniteLossError(
-            f"{self.config.layer_name} {self._name(index)}: the {what}; "
+            f"{self.config.layer_name} {self._name(stage)}: the {what}; "
             f"try a learning rate below {self.config.learning_rate:g}"
         )
 
-    def _checkpoint(self, training: BlockTraining) -> None:
+    def _checkpoint(self, training: StageTraining) -> None:
         """Put parameters and optimizer state into model and position; let the observers save."""
-        self.model.params[training.index] = as_arrays(training.params)
+        self._keep(training.stage, as_arrays(training.params))
         self.position.optimizer = tf.nest.flatten(as_arrays(training.state))
         self._save()
 
@@ -213,18 +215,18 @@ class Trainer:
 
     def _record(
         self,
-        training: BlockTraining,
+        training: StageTraining,
         epoch: int,
         monitored: Samples,
         validation: Samples | None,
     ) -> None:
-        index, block = training.index, training.block
+        stage = training.stage
         record = EpochRecord(
-            mesh=self._name(index),
+            mesh=self._name(stage),
             epoch=epoch + 1,
             loss=float(np.mean(self.position.losses)),
-            train_accuracy=self._quality(index, block, monitored, writes=1),
-            validation_accuracy=self._quality(index, block, validation) if validation else None,
+            train_accuracy=self._quality(stage, monitored, writes=1),
+            validation_accuracy=self._quality(stage, validation) if validation else None,
             **asdict(self.model.usage),
             epsilon=training.epsilon,
             seconds=self._elapsed(),
@@ -237,19 +239,19 @@ class Trainer:
     def _reads(self) -> int:
         return self.config.reads or 1
 
-    def _quality(self, index: int, block: Block, samples: Samples, writes: int = 0) -> float:
-        """Accuracy or R^2 of a block's readout; by default with phases that are written already."""
-        self.model.usage.add(block, 1, len(samples.y) * self._reads, writes)
-        source = self.model.noise_source("monitor", index, len(samples.y))
-        scores = block.all_scores(self.model.params[index], samples.x, source)
+    def _quality(self, stage: Stage, samples: Samples, writes: int = 0) -> float:
+        """Accuracy or R^2 of a stage's last readout; by default its phases are written already."""
+        self.model.usage.add(stage, 1, len(samples.y) * self._reads, writes)
+        source = self.model.noise_source("monitor", stage.index, len(samples.y))
+        scores = stage.all_scores(self._params(stage), samples.x, source)
         if not np.isfinite(scores).all():
-            raise self._diverged(index, "scores became infinite or not a number")
+            raise self._diverged(stage, "scores became infinite or not a number")
         return self.model.task.quality(scores, samples.y)
 
-    def _name(self, index: int) -> str:
-        """The meshes or layers that a block trains, counted from 1: ``1``, or ``1-2``."""
-        last = self.config.layers
-        return str(index + 1) if self.config.local or last == 1 else f"1-{last}"
+    def _name(self, stage: Stage) -> str:
+        """The meshes or layers that a stage trains, counted from 1: ``1``, or ``1-2``."""
+        first, last = stage.index + 1, stage.end if self.config.local else self.config.layers
+        return str(first) if first == last else f"{first}-{last}"
 
 
 @with_settings
