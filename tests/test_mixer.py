@@ -207,8 +207,8 @@ def test_networks_have_as_many_parameters_as_published(name):
     assert found == pytest.approx(ROUNDED[name], rel=3e-3)
 
 
-def numpy_forward(block, params, x, moves):
-    """A block's outputs and what its gradient needs, by NumPy alone."""
+def numpy_forward(block, params, x, moves, tapped):
+    """A block's outputs, or tapped values, and what its gradient needs, by NumPy alone."""
     layer = block.moved[0]
     h, left = x.reshape(len(x), P, -1), []
     if layer.image:
@@ -230,7 +230,7 @@ def numpy_forward(block, params, x, moves):
         if layer.image is None and index == len(moves) - 1:
             z = z + x.reshape(z.shape)
         h = np.tanh(z).reshape(len(x), P, -1)
-    return h.reshape(len(x), -1), left
+    return (z if tapped else h).reshape(len(x), -1), left
 
 
 @pytest.mark.parametrize("kind", ["first", "later"])
@@ -246,17 +246,17 @@ def test_gradients_come_from_a_black_box_s_outputs(kind, head, grouped, monkeypa
     expected = estimate(step, objective(InnerActivations(grouped), here), along)
     calls = []
 
-    def displaced(layer, layer_params, trace, inputs, moves):
+    def displaced(layer, layer_params, trace, inputs, moves, tapped):
         calls.append(len(moves[0]))
         each = [
-            numpy_forward(block, params, x.numpy(), [np.asarray(m[k]) for m in moves])[0]
+            numpy_forward(block, params, x.numpy(), [np.asarray(m[k]) for m in moves], tapped)[0]
             for k in range(len(moves[0]))
         ]
         return tf.constant(np.stack(each))
 
-    def trace(layer, layer_params, inputs):
+    def trace(layer, layer_params, inputs, tapped):
         still = [np.zeros(mask.shape) for mask in layer.sites(B)]
-        outputs, left = numpy_forward(block, params, x.numpy(), still)
+        outputs, left = numpy_forward(block, params, x.numpy(), still, tapped)
         inputs, values, scales = zip(*tf.nest.map_structure(lambda a: a[None], left), strict=True)
         return tf.constant(outputs), Passage(inputs, values, scales, [None] * len(left), None)
 
