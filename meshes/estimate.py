@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshes.angles import wrapped
 from meshes.files import DataError, open_npz, read_text, reading
 from meshes.imperfections import Chip
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
@@ -220,7 +221,7 @@ def difference(estimate: MeshEstimate, truth: MeshEstimate) -> MeshParameters:
 
 
 def _within_half_a_turn(phases: np.ndarray) -> np.ndarray:
-    return np.mod(phases + np.pi, 2 * np.pi) - np.pi
+    return wrapped(phases + np.pi) - np.pi
 
 
 def _at_output(mesh: RectangularMesh, phases: np.ndarray) -> np.ndarray:

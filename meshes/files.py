@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import stat
@@ -11,7 +12,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,7 @@ _NOT_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_MAX_READ = 2**22  # bytes of an archive's directory; a member takes some 80
 _MAX_NPY_HEADER = 1000  # characters; NumPy writes 118 for plain numbers
 
 
@@ -35,7 +37,7 @@ class DataError(ValueError):
     """Data that cannot be used; names the file or argument, the rule and the value found."""
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a regular file, or a link to one: a device or a pipe may wait or send for ever."""
     _check_regular(path, os.stat(path))  # before it is opened, which may do something to a device
 
@@ -89,7 +91,8 @@ def open_npz(
     path = Path(path)
     with ExitStack() as files:
         with reading(path, "an .npz archive"):
-            archive = zipfile.ZipFile(files.enter_context(open_regular(path)))
+            raw = open_regular(path).detach()
+            archive = zipfile.ZipFile(files.enter_context(_SmallReads(raw)))
         yield Archive(path, archive, max_bytes, kinds)
 
 
@@ -130,6 +133,21 @@ def _check_regular(path: str | os.PathLike[str], status: os.stat_result) -> None
     if not stat.S_ISREG(status.st_mode):
         kind = _NOT_FILES.get(stat.S_IFMT(status.st_mode), "something else")
         raise DataError(f"{path}: must be a regular file, found {kind}")
+
+
+class _SmallReads(io.BufferedReader):
+    """A file that is read in pieces, so that no header can ask for much memory at once.
+
+    zipfile reads an archive's directory as a whole, and takes 20 times its size for it.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_READ:
+            raise DataError(
+                f"{self.name}: an archive's directory must have at most {_MAX_READ} bytes, "
+                f"found {size}"
+            )
+        return super().read(size)
 
 
 class Archive(NamedTuple):

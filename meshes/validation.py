@@ -31,6 +31,11 @@ def one_line(text: str) -> str:
     """A text for one line of a terminal: control characters as escapes; cut if it is very long."""
     if len(text) > _LONGEST_LINE:
         text = f"{text[: _LONGEST_LINE - 200]} ... {text[-200:]}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """A text with escapes for control characters, which could clear or rewrite a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -37,6 +37,7 @@ class Signals:
     def __init__(self) -> None:
         self.received: list[int] = []
         self.patience, self.notice, self.advice = 0, "", ""
+        self._stderr = 2
         self.cleanups: list[Callable[[], object]] = []
         self._owns_process = False
 
@@ -46,6 +47,8 @@ class Signals:
         Python's own handlers would wait for that. The number of a signal is written to a pipe
         when it comes; a thread reads it.
         """
+        with suppress(OSError):  # closed
+            self._stderr = os.dup(2)  # which is not that of a terminal while TensorFlow starts
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -96,7 +99,8 @@ class Signals:
                 cleanup()
         line = "interrupted" + (f"; {self.advice}" if self.advice else "")
         with suppress(OSError):
-            os.write(2, (_SHOW_CURSOR + b"\r\n") * os.isatty(2) + f"{line}\n".encode())
+            cursor = (_SHOW_CURSOR + b"\r\n") * os.isatty(self._stderr)
+            os.write(self._stderr, cursor + f"{line}\n".encode(errors="backslashreplace"))
         os._exit(128 + self.received[0])
 
 
@@ -172,6 +176,16 @@ def command(main: _Main) -> _Main:
 def signals() -> Signals:
     """The signals of the command that runs."""
     return current
+
+
+def say(text: str) -> None:
+    """Print a line to standard error.
+
+    Names of files and messages of devices may hold control characters, which show as escapes.
+    """
+    from meshes.validation import one_line  # it imports NumPy, for which a command need not wait
+
+    print(one_line(text), file=sys.stderr)
 
 
 def printed() -> bool:

@@ -105,17 +105,22 @@ def _check_epsilon(name: str, value: Any) -> float | str:
 
 
 _NONLINEARITY = ValueKind(
-    _check_nonlinearity, "NAME, NAME:key=value,... or a function", metavar="NAME:key=value,..."
+    _check_nonlinearity,
+    "NAME, NAME:key=value,... or a function",
+    metavar="NAME:key=value,...",
+    lists=True,
 )
 _DEVICE = ValueKind(
     _check_device,
     f"{SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or module:factory",
     metavar="NAME",
+    lists=True,
 )
 _IMPERFECTIONS = ValueKind(
     _check_imperfections,
     "key=value,..., NAME of a preset, NAME:key=value,... or empty",
     metavar="key=value,...|NAME",
+    lists=True,
 )
 _EPSILON = ValueKind(
     _check_epsilon,

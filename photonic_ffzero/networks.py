@@ -314,21 +314,23 @@ def _checked_size(blueprints: Iterable[Blueprint], config: Config) -> list[Bluep
         size = blueprint.fixed + sum(math.prod(shape) for shape in blueprint.shapes)
         count += size
         if count > MOST_PARAMETERS:
+            rule = f"a network has at most {MOST_PARAMETERS} parameters"
+            if 2 * size <= MOST_PARAMETERS:
+                name = "meshes" if config.meshes else "depth"
+                most, layers = len(accepted) - 1, config.layers
+                raise ValueError(f"{name} must be at most {most} here: {rule}, got {layers}")
             raise ValueError(
-                f"network must have at most {MOST_PARAMETERS} parameters, got {count} in the "
-                f"first {len(accepted)} of {config.layers} layers; reduce "
-                f"{_flag_of_size(config, wide=2 * size > MOST_PARAMETERS)}"
+                f"{_wide_setting(config)} must be smaller: {rule}, got {count} in the first "
+                f"{len(accepted)} of {config.layers} layers"
             )
     return accepted
 
 
-def _flag_of_size(config: Config, wide: bool) -> str:
-    """The flag of the setting that makes a network large, by its layers or by their number."""
-    if not wide:
-        return "--meshes" if config.meshes else "--depth"
+def _wide_setting(config: Config) -> str:
+    """The setting that makes a layer of a network large."""
     if config.network == "photonic":
-        return "--columns" if config.columns else "--size or --units"
-    return {"mlp": "--width", "mixer": "--channels"}.get(config.network, "--channels or --size")
+        return "columns" if config.columns else "units"
+    return "width" if config.network == "mlp" else "channels"
 
 
 def _readout(

@@ -53,6 +53,7 @@ class ValueKind:
         options: The names to choose from, where the values are names.
         metavar: What stands for the value on a command line.
         suggest: Makes the end of an error from a text that cannot be read, if the options do not.
+        lists: Whether texts list ``key=value``, which former versions let end in a colon or comma.
     """
 
     check: Callable[[str, Any], Any]
@@ -61,6 +62,7 @@ class ValueKind:
     options: Collection[str] = ()
     metavar: str | None = None
     suggest: Callable[[str], str] | None = None
+    lists: bool = False
 
     @property
     def placeholder(self) -> str:
@@ -95,7 +97,7 @@ def spec_of(registry: Mapping[str, Callable[..., Any]]) -> ValueKind:
         from_spec(name, spec := text(name, value), registry)
         return spec
 
-    return ValueKind(check, f"NAME or {form}", metavar=form)
+    return ValueKind(check, f"NAME or {form}", metavar=form, lists=True)
 
 
 def values_of(cls: type) -> ValueKind:
@@ -107,7 +109,7 @@ def values_of(cls: type) -> ValueKind:
             with_values(name, "", values, cls)
         return values
 
-    return ValueKind(check, f"{form} or empty", metavar=form)
+    return ValueKind(check, f"{form} or empty", metavar=form, lists=True)
 
 
 POSITIVE = ValueKind(partial(number, above=0), "a number above 0", float, metavar="X")
@@ -187,14 +189,26 @@ def defaults_of(cls: type) -> dict[str, Any]:
 def completed(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
     """A file's content with None for settings that are younger than the file.
 
-    Those that apply to its run must be optional.
+    Those that apply to its run must be optional. Lists of values are as the command line takes
+    them today.
     """
+    known = settings_of(cls)
     absent = {
         name
-        for name, entry in settings_of(cls).items()
+        for name, entry in known.items()
         if entry.default is None or not matches(entry.applies, content)
     }
-    return dict.fromkeys(absent) | dict(content)
+    lists = {n: v for n, v in content.items() if n in known and known[n].kind.lists}
+    tidied = {name: _tidied(value) for name, value in lists.items() if isinstance(value, str)}
+    return dict.fromkeys(absent) | dict(content) | tidied
+
+
+def _tidied(text: str) -> str:
+    """``NAME:key=value,...`` without a bare colon, empty items, or values that a later one set."""
+    *name, values = text.split(":", 1)
+    items = [item.strip() for item in values.split(",") if item.strip()]
+    last = {item.partition("=")[0].rstrip(): item for item in items}
+    return ":".join([*name, ",".join(last.values())]).removesuffix(":")
 
 
 def keep_checked(instance: Any) -> None:

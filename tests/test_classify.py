@@ -55,6 +55,14 @@ def expected(model):
     return [NAMES[label] for label in predict(model, ENCODER(PIXELS / 255))]
 
 
+def test_names_do_nothing_to_the_terminal(run, images, tmp_path, capsys):
+    images.rename(tmp_path / "i\x1b[1A")
+    assert main([str(run), str(tmp_path / "i\x1b[1A")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert all(line.isprintable() and r"i\x1b[1A" in line for line in lines[1:])
+
+
 def test_image_files_are_classified_as_arrays_are(model, run, images, tmp_path, capsys):
     csv_file = tmp_path / "classes.csv"
     rows = table(capsys, run, *sorted(images.iterdir()), "--csv", csv_file)

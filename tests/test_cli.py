@@ -16,8 +16,9 @@ import pytest
 from photonic_ffzero.cli import export, predict, report, serve
 from photonic_ffzero.cli.experiment import run_experiment
 from photonic_ffzero.cli.train import build_parser, main
+from photonic_ffzero.devices import DeviceError
 from photonic_ffzero.runs.names import find_run
-from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, Trainer
+from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, StoppedError, Trainer
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "mnist_photonic.py"
@@ -218,6 +219,9 @@ SPECS = [
     (["--device", "simulated:"], "'simulated:'"),
     (["--amplifier", "gain=0"], "0.0"),
     (["--learning-rate", "-1e-3"], "-0.001"),
+    (["--meshes", "1000000", "--columns", "100000"], "1000000"),
+    (["--columns", "1000000000"], r"\d+ in the first 1 of 2 layers"),
+    (["--recipe", "digital", "--width", "1000000000"], r"\d+ in the first 2 of 4"),
     (["--learning-rate", "-inf"], "-inf"),
     (["--learning-rate", "1e400"], "inf"),
     (["--seed", "9" * 40], "9" * 40),
@@ -356,6 +360,23 @@ class Stop(Observer):
         self.steps += len(losses)
         if self.steps >= 3:
             raise self.error
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("kind", [DeviceError, OSError, NonFiniteLossError, StoppedError])
+def test_texts_from_elsewhere_do_nothing_to_the_terminal(monkeypatch, capsys, kind):
+    """Neither what a device says nor the name of a folder; both show as they are written."""
+
+    def stop(self):
+        raise kind("light\x1b[2J\nlost")
+
+    monkeypatch.setattr(Trainer, "run", stop)
+    folder = "a[/b]:smile:\x1b]0;x\x07"
+    assert main([*[flag for flag in QUICK if flag != "--quiet"], "--output", folder]) in (1, 128)
+    out, err = capsys.readouterr()
+    assert not re.search(r"[^\n -~]", out + err)
+    assert r"a[/b]:smile:\x1b]0;x\x07" in err
+    assert kind is StoppedError or r"light\x1b[2J\nlost" in err
 
 
 @pytest.mark.usefixtures("eager")

@@ -66,6 +66,19 @@ def test_a_signal_ends_a_command_at_once_with_one_line(tmp_path, number, code):
     assert (tmp_path / "cleaned").exists()
 
 
+def test_the_line_about_the_end_shows_while_native_output_is_hidden(tmp_path):
+    """As while TensorFlow starts; a path in it may be no text."""
+    hidden = """
+    command.signals().advice = "go on with \\udcff"
+    os.dup2(os.open("hidden", os.O_CREAT | os.O_WRONLY), 2)
+"""
+    with started(tmp_path, hidden + HANGS) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == "interrupted; go on with \\udcff\n"
+    assert process.returncode == 130
+    assert (tmp_path / "hidden").read_text() == ""
+
+
 def test_a_second_signal_ends_work_that_answers_the_first(tmp_path):
     patient = """
     command.signals().patience = 1

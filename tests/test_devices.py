@@ -674,7 +674,7 @@ def test_the_command_ends_at_an_interrupt_and_names_a_bad_flag(capsys, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(DeviceServer, "serve_forever", interrupt)
-    assert serve.main(["--units", "4"]) == 0
+    assert serve.main(["--units", "4"]) == 130
     assert capsys.readouterr().out.startswith("tcp://127.0.0.1:")
     assert "--device" in error_of(["--device", "chip"], capsys, serve.main)
 
@@ -771,10 +771,12 @@ class TestRuns:
             assert main([*RUN, "--device", server.address, "--output", "run"]) == 1
         resume = ["--resume", "run", "--quiet", "--device"]
         good, dying.identity = 10**9, "chip B"
+        before = {path.name: path.read_bytes() for path in Path("run").iterdir()}
         with served(dying) as server:
             assert main([*resume, server.address]) == 1
             line = capsys.readouterr().err
-            assert re.search(r"device_identity must be 'chip A', .* found 'chip B'", line)
+        assert {path.name: path.read_bytes() for path in Path("run").iterdir()} == before
+        assert re.search(r"device_identity must be 'chip A', .* found 'chip B'", line)
         with np.load("run/model.npz") as arrays:
             content = dict(arrays)
         about = json.loads(content["description"].tobytes())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from photonic_ffzero.data import DataError
+from photonic_ffzero.data import encoding as module
 from photonic_ffzero.data.encoding import ENCODINGS, Encoder, average, crop, encode, fourier, resize
 
 RNG = np.random.default_rng(0)
@@ -67,6 +70,25 @@ def test_average_is_a_fine_grid_averaged_in_blocks(shape, size):
     fine = np.kron(images, np.ones((1, size, size)))
     blocks = fine.reshape(3, size, shape[0], size, shape[1]).mean(axis=(2, 4))
     np.testing.assert_allclose(average(images, size), blocks, rtol=1e-5)
+
+
+def test_a_long_side_is_averaged_a_few_areas_at_a_time(monkeypatch):
+    images = random_images(37, 90)
+    whole = average(images, 7)
+    for weights in (1, 50, 300):
+        monkeypatch.setattr(module, "_WEIGHTS", weights)
+        np.testing.assert_allclose(average(images, 7), whole, rtol=1e-6)
+
+
+def test_a_line_of_millions_of_pixels_takes_little_memory():
+    line = np.zeros((1, 1, 2**24), np.float32)
+    line[..., : 2**23] = 1
+    tracemalloc.start()
+    small = resize(line, (28, 28))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(small[0, :, 13:15], [[1, 0]] * 28)
+    assert peak < 2**29
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,11 @@ KERNEL, TAPS = "kernel_size must", "prototypes of 3 classes .* got 2 behind dens
         ("cnn", 36, {}, Classification(11), "prototypes of 11 classes .* got 10 behind conv 1"),
         ("cnn", 36, {"channels": 3}, TWO, "channels must be a multiple of the 2 label .*, got 3"),
         ("photonic", 6, {"groups": 4}, CLASSES, "groups must share 6 tapped .* behind mesh 1"),
-        ("mlp", 5, {"width": 10**6}, CLASSES, "network must have at most .* in the first 2 of 3"),
+        ("mlp", 5, {"width": 10**6}, CLASSES, "width must be smaller: .* in the first 2 of 3"),
+        ("cnn", 36, {"channels": 10**8}, CLASSES, "channels must be smaller: .* parameters, got"),
+        ("photonic", 6, {"columns": 10**8}, CLASSES, "columns must be smaller: .* parameters, got"),
+        ("photonic", 1000, {"meshes": 999, "columns": 1000}, CLASSES, "meshes must be .* got 999"),
+        ("mlp", 5, {"depth": 99, "width": 8000}, CLASSES, "depth must be at most 3 .*, got 99"),
     ],
 )
 def test_what_does_not_fit_is_one_error_before_any_training(

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from photonic_ffzero import load_model
+from photonic_ffzero import Config, configure, load_model
 from photonic_ffzero.cli.train import build_parser, main
-from photonic_ffzero.settings import settings_of
+from photonic_ffzero.settings import completed, settings_of
 
 HERE = Path(__file__).parent
 PROMISES = json.loads((HERE / "promises.json").read_text())
@@ -41,8 +41,6 @@ def test_registries_keep_their_names(registry):
 
 
 def test_settings_and_flags_are_there():
-    from photonic_ffzero import Config
-
     assert set(PROMISES["settings"]) <= set(settings_of(Config))
     flags = {flag for action in build_parser()._actions for flag in action.option_strings}
     assert set(PROMISES["flags"]) <= flags
@@ -58,6 +56,38 @@ def test_scripts_and_targets_are_there():
 def test_a_former_path_runs_as_a_program():
     command = [sys.executable, "-m", "photonic_ffzero.report", "--help"]
     assert "--output" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+FORMER_SPECS = {
+    "nonlinearity": {
+        "electro-optic:": "electro-optic",
+        "electro-optic:g=1,,alpha=0.2,": "electro-optic:g=1,alpha=0.2",
+        "electro-optic: g=9, g=1": "electro-optic:g=1",
+        "kerr:phi_nl=1": "kerr:phi_nl=1",
+    },
+    "loss": {"cross-entropy:": "cross-entropy", "margin:margin=1,": "margin:margin=1"},
+    "imperfections": {"read_noise=0.1,": "read_noise=0.1", "": "", ",": ""},
+    "amplifier": {"gain=2,": "gain=2"},
+}
+
+
+@pytest.mark.parametrize("name", FORMER_SPECS)
+def test_former_specifications_are_read_from_files_alone(name):
+    written = configure().as_json()
+    for former, today in FORMER_SPECS[name].items():
+        assert getattr(Config(**completed(Config, written | {name: former})), name) == today
+        if former != today:
+            with pytest.raises(ValueError, match=name):
+                configure(**{name: former})
+    assert completed(Config, written) == written
+
+
+@pytest.mark.parametrize(
+    ("device", "today"),
+    [("simulated:", "simulated"), ("os:getcwd", "os:getcwd"), ("tcp://a:1?retries=0",) * 2],
+)
+def test_former_devices_too(device, today):
+    assert completed(Config, {"device": device})["device"] == today
 
 
 def test_a_former_run_loads_resumes_and_ends_in_its_figures(tmp_path):

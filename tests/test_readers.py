@@ -339,6 +339,19 @@ def test_the_arrays_of_an_archive_share_one_limit(file):
         read_npz(path, ["x", "y"], 1000)
 
 
+def test_an_archive_of_millions_of_members_is_refused(tmp_path):
+    path = tmp_path / "many.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x" * 60_000, b"")
+    content = path.read_bytes()
+    entry = content[content.index(b"PK\x01\x02") : -22]
+    size, offset = 80 * len(entry), content.index(b"PK\x01\x02")
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 80, 80, size, offset, 0)
+    path.write_bytes(content[:offset] + 80 * entry + end)
+    with pytest.raises(DataError, match=f"{path}: .* at most 4194304 bytes, found {size}"):
+        read_npz(path, ["x"])
+
+
 def test_npz_never_unpickles(file, tmp_path):
     witness = tmp_path / "witness"
 

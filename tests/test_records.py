@@ -1,6 +1,7 @@
 """JSON files of wrong types: a DataError with file and field, never a traceback."""
 
 import json
+import os
 import random
 from functools import reduce
 from pathlib import Path
@@ -13,6 +14,7 @@ from photonic_ffzero.config import configure
 from photonic_ffzero.runs import Cell, Grid, GridDirectory, Plan, RunDirectory, plan_for
 from photonic_ffzero.runs import write_results as summarise
 from photonic_ffzero.runs.job import _result_line
+from photonic_ffzero.runs.pool import epochs_done
 from photonic_ffzero.runs.records import RESULTS, read_record, read_results
 from photonic_ffzero.storage import read_json, write_json
 
@@ -133,6 +135,10 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path):
     for name in "abc":
         with pytest.raises(DataError, match=rf"{name}\.json: must be a regular file"):
             read_json(tmp_path / f"{name}.json")
+    os.mkfifo(tmp_path / "history.csv")
+    with pytest.raises(DataError, match=r"history\.csv: must be a regular file, found a pipe"):
+        RunDirectory(tmp_path).read_history()
+    assert epochs_done(grid(), grid().cells[0], tmp_path) == (0.0, "")
 
 
 def test_mutated_histories_are_read_or_refused(tmp_path):

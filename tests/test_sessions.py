@@ -263,6 +263,11 @@ class TestSecret:
         ("0.0.0.0", 0, None, "one of this machine alone"),
         ("::", 0, None, "one of this machine alone"),
         ("nowhere.invalid", 0, None, "host must be a name"),
+        ("9" * 30, 0, None, "host must be a name .*, got '9{30}'"),
+        ("999.999.9.9", 0, None, "host must be a name .*, got '999.999.9.9'"),
+        ("a.b.1", 0, SECRET, "host must be a name .*, got 'a.b.1'"),
+        ("a." * 200, 0, None, "host must be a name"),
+        ("a..b", 0, None, "host must be a name"),
         ("a" * 70 + ".b", 0, None, "host must be a name"),
         ("127.0.0.1", 70000, None, "port must be 0 to 65535, got 70000"),
     ],
@@ -270,6 +275,19 @@ class TestSecret:
 def test_hosts_that_are_refused(host, port, secret, message):
     with pytest.raises(ValueError, match=message):
         DeviceServer(chip(), host, port, secret=secret)
+
+
+@pytest.mark.parametrize("host", ["9" * 30, "999.999.9.9", "1.2.3.4.5", "a.256"])
+def test_what_is_no_host_is_never_looked_up(host, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    for use in (lambda: DeviceServer(chip(), host), lambda: Address.of(f"tcp://{host}:9")):
+        with pytest.raises(ValueError, match="host must be a name"):
+            use()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "localhost", "::1", "lab-3", "lab3.local."])
+def test_hosts_of_every_form_are_read(host):
+    assert str(Address.of(str(Address(host, 9)))) == str(Address(host, 9))
 
 
 def test_with_a_secret_any_host_will_do():
@@ -291,7 +309,7 @@ def test_version_6():
     ("flags", "message"),
     [
         (["--port", "70000"], "--port: must be at most 65535"),
-        (["--units", "100000"], "at most 134217728 parameters"),
+        (["--units", "100000"], "--units must be smaller: a network has at most 134217728"),
         (["--host", "0.0.0.0"], "--host must be one of this machine alone"),
         (["--token-file", "none"], "none"),
         (["--max-clients", "0"], "--max-clients: must be at least 1"),

@@ -171,8 +171,11 @@ def add_directories(group: Any, what: str, end: str) -> None:
 
 
 def as_flag(message: str, parser: LineParser) -> str:
-    """Show the argument's name, with which an error begins, as the flag that a user typed."""
+    """Show the argument's name, with which an error begins, as the flag that a user typed.
+
+    Python's ``units`` is ``--units`` or ``--size``.
+    """
     begins = re.match(r"(\w+)(?='s |:? )", message)
-    if begins is None or flag_of(begins[0]) not in parser.flags:
-        return message
-    return f"argument {flag_of(begins[0])}{message[begins.end() :]}"
+    name = flag_of(begins[0]) if begins else ""
+    flag = name if name in parser.flags else parser.synonyms.get(name)
+    return f"argument {flag}{message[len(name) - 2 :]}" if flag else message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from meshes.validation import one_line, printable
 from photonic_ffzero.cli.arguments import (
     LineParser,
     add_data_dir,
@@ -26,7 +26,7 @@ from photonic_ffzero.cli.arguments import (
     flag_of,
     takes,
 )
-from photonic_ffzero.command import command, signals
+from photonic_ffzero.command import command, say, signals
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.readers import DataError
@@ -35,6 +35,7 @@ from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
 from photonic_ffzero.runs.plan import plan_for
 from photonic_ffzero.runs.pool import Pool, available_cores, check_platform, training_command
+from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.summary import write_results
 from photonic_ffzero.settings import one_of
 
@@ -182,7 +183,7 @@ def run_experiment(
     """
     parser = _parser(name, description, presets, datasets)
     arguments = parser.parse_args(argv)
-    console = Console(stderr=True, quiet=arguments.quiet, highlight=False)
+    console = progress_console(arguments.quiet)
     with ExitStack() as claims:
         try:
             check_platform()
@@ -192,7 +193,7 @@ def run_experiment(
                 directory, claim = _prepared(arguments, name, description, presets, claims)
                 grid = directory.grid
                 line = f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs"
-                console.print(line, markup=False)
+                console.print(line)
         except (ValueError, TypeError, OSError) as error:
             parser.error(as_flag(str(error), parser))
         pool = Pool(directory, command(arguments.data_dir), arguments.jobs, console, claim)
@@ -207,20 +208,17 @@ def _run(
     finish: Callable[[GridDirectory, Path | None], None] | None,
 ) -> int:
     """Run what is not done, and let the experiment add its files; return the exit code."""
-    signals().advice = f"go on with: {_resume_command(directory)}"
+    signals().advice = one_line(f"go on with: {_resume_command(directory)}")
     try:
         code = _run_pool(pool, directory, console)
         if finish is not None and code <= SOME_FAILED and directory.done:
             finish(directory, data_dir)
         return code
     except KeyboardInterrupt:  # called from Python, and not in `Pool.run`
-        print(f"interrupted; go on with: {_resume_command(directory)}", file=sys.stderr)
+        say(f"interrupted; go on with: {_resume_command(directory)}")
         return 130
     except (DataError, OSError) as error:
-        print(
-            f"{directory.grid.name}.py: {error}; what was saved is in {directory.path}",
-            file=sys.stderr,
-        )
+        say(f"{directory.grid.name}.py: {error}; what was saved is in {directory.path}")
         return SOME_FAILED
 
 
@@ -232,15 +230,15 @@ def _run_pool(pool: Pool, directory: GridDirectory, console: Console) -> int:
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failed:
         log = outcome.directory / "log.txt"
-        print(f"failed: {outcome.cell.name}: {outcome.message}; see {log}", file=sys.stderr)
+        say(f"failed: {outcome.cell.name}: {outcome.message}; see {log}")
     again = _resume_command(directory)
     if stopped:
-        print(f"stopped, all is saved; go on with: {again}", file=sys.stderr)
+        say(f"stopped, all is saved; go on with: {again}")
         return 128 + stopped
     if failed:
         count = f"{len(failed)} of {len(outcomes)} runs failed"
-        print(f"{count}; try them again with: {again}", file=sys.stderr)
-    console.print(f"results in {directory.path}", markup=False, soft_wrap=True)
+        say(f"{count}; try them again with: {again}")
+    console.print(printable(f"results in {directory.path}"), soft_wrap=True)
     return SOME_FAILED if failed else 0
 
 
@@ -297,7 +295,7 @@ def _with_data(grid: Grid, data_dir: Path | None) -> Grid:
         dataset = load_dataset(name, data_dir)
         names[name] = dataset.name
         if dataset.note:
-            print(dataset.note, file=sys.stderr)
+            say(dataset.note)
     plans = (replace(cell.plan, dataset=names[cell.plan.dataset]) for cell in grid.cells)
     cells = (replace(cell, plan=plan) for cell, plan in zip(grid.cells, plans, strict=True))
     return replace(grid, cells=tuple(cells))

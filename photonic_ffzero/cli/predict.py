@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meshes.validation import one_line
 from photonic_ffzero.cli.arguments import PATH, LineParser, add_token_file, as_flag, reader
-from photonic_ffzero.command import command, printed
+from photonic_ffzero.command import command, printed, say
 from photonic_ffzero.data.centering import center, looks_uncentered
 from photonic_ffzero.data.readers import (
     IMAGE_SUFFIXES,
@@ -139,10 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(as_flag(str(error), parser))
     print("\n".join(_lines([[*rows[0]], *([*row.values()] for row in rows)])))
     if not printed():
-        print(f"{parser.prog}: the table could not be written to the output", file=sys.stderr)
+        say(f"{parser.prog}: the table could not be written to the output")
         return 1
     for hint in [*hints, *_low(model, predictions)]:
-        print(f"hint: {hint}", file=sys.stderr)
+        say(f"hint: {hint}")
     return 0
 
 
@@ -179,7 +180,11 @@ def _read_images_idx(path: Path) -> np.ndarray:
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table whose first two columns are texts; numbers are aligned to the right."""
+    """Lines of a table whose first two columns are texts; numbers are aligned to the right.
+
+    Names of files and classes may hold control characters, which show as escapes.
+    """
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, "<<>>", widths, strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 from meshes import NONLINEARITIES
 from photonic_ffzero.cli.arguments import LineParser, add_token_file, as_flag, count
@@ -19,16 +18,22 @@ from photonic_ffzero.networks import open_device
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the address, then serve a device until Ctrl-C. Bad input ends with status 2."""
+    """Print the address, then serve a device until Ctrl-C (status 130) or SIGTERM (143).
+
+    Bad input ends with status 2.
+    """
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
         server = _server(arguments)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
-    with server, suppress(KeyboardInterrupt):
+    with server:
         print(server.address, flush=True)
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:  # called from Python
+            return 130
     return 0
 
 

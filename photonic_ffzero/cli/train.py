@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from meshes.validation import one_line
 from photonic_ffzero.cli.arguments import (
     LineParser,
     add_data_dir,
@@ -20,7 +21,7 @@ from photonic_ffzero.cli.arguments import (
     as_flag,
     flag_of,
 )
-from photonic_ffzero.command import command, signals
+from photonic_ffzero.command import command, say, signals
 from photonic_ffzero.config import Config, configure
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import DeviceError
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
         except (ValueError, TypeError, OSError) as error:
             parser.error(as_flag(str(error), parser))
         if job.dataset.note:
-            print(job.dataset.note, file=sys.stderr)
+            say(job.dataset.note)
         return _run(job, claim, arguments.token_file)
 
 
@@ -142,22 +143,22 @@ def _run(job: Job, claim: Claim, token_file: Path | None) -> int:
     if token_file is not None:
         flags += f" --token-file {shlex.quote(str(token_file))}"
     how = f"go on with: {script} --resume {job.output}{flags}"
-    signals().advice = how
+    signals().advice = one_line(how)
     try:
         with StopSignals() as stop:
             job.run((claim, stop))
         return 0
     except StoppedError:
-        print(f"stopped, all is saved; {how}", file=sys.stderr)
+        say(f"stopped, all is saved; {how}")
         return 128 + sum(signals().received[:1])
     except KeyboardInterrupt:  # called from Python
-        print(f"interrupted; {how}", file=sys.stderr)
+        say(f"interrupted; {how}")
         return 130
     except DeviceError as error:
-        print(f"{script}: {error}; what was saved stands; {how}", file=sys.stderr)
+        say(f"{script}: {error}; what was saved stands; {how}")
         return 1
     except (NonFiniteLossError, DataError, OSError) as error:
-        print(f"{script}: {error}; what was saved is in {job.output}", file=sys.stderr)
+        say(f"{script}: {error}; what was saved is in {job.output}")
         return 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ NORMALISATIONS = ("peak", "standard")
 """Each image's largest amplitude is 1, or each colour has mean 0 and deviation 1 in training."""
 
 _CHUNK = 4096  # images encoded at once
+_WEIGHTS = 2**23  # weights of pixels held at once
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
 
 
@@ -38,6 +40,10 @@ def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
         encoding: a name in :data:`ENCODINGS`; "fourier" returns complex64, the others float32.
         size: rows and columns of the encoded image; at most H and W.
     """
+    return np.concatenate([_encode(part, encoding, size) for part in _parts(images)])
+
+
+def _encode(images: Any, encoding: str, size: int) -> np.ndarray:
     fields = _amplitudes(images, encoding, size)
     # In double precision: single has no reciprocal for its smallest numbers.
     amplitudes = np.abs(fields.astype(np.result_type(fields, np.float64)))
@@ -125,7 +131,7 @@ class Encoder:
 
     def _encoded(self, images: Any) -> np.ndarray:
         if not self.mean:
-            return encode(self._as_trained(images), self.encoding, self.size)
+            return _encode(self._as_trained(images), self.encoding, self.size)
         values = self._raw(images).reshape(-1, CHANNELS[self.colour])
         mean, deviation = (np.array(each, np.float32) for each in (self.mean, self.deviation))
         scaled = (values - mean) / deviation
@@ -150,7 +156,7 @@ def _in_channels(images: np.ndarray, colour: str) -> np.ndarray:
 
 def _parts(images: Any) -> Iterator[Any]:
     """Some images at a time, as those of large data sets take several times their memory."""
-    if not isinstance(images, np.ndarray):
+    if not isinstance(images, np.ndarray) or images.ndim == 0:
         yield images
         return
     for start in range(0, max(len(images), 1), _CHUNK):
@@ -209,16 +215,27 @@ ENCODINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 
 
 def _areas(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows, columns = map(_area_weights, images.shape[-2:], (height, width))
-    return rows @ (images @ columns.T)
+    rows, columns = images.shape[-2:]
+    narrow = [images[..., part] @ weights.T for part, weights in _area_weights(columns, width)]
+    wide = np.concatenate(narrow, axis=-1)
+    low = [weights @ wide[..., part, :] for part, weights in _area_weights(rows, height)]
+    return np.concatenate(low, axis=-2)
 
 
-def _area_weights(length: int, size: int) -> np.ndarray:
+def _area_weights(length: int, size: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Pixels of some areas at a time, and each one's share in each area.
+
+    All areas at once, if the weights of a side of millions of pixels would not take gigabytes.
+    """
     borders = np.arange(size + 1) * (length / size)
-    pixels = np.arange(length)
-    end = np.minimum(borders[1:, None], pixels + 1)
-    start = np.maximum(borders[:-1, None], pixels)
-    return (np.maximum(end - start, 0) * (size / length)).astype(np.float32)
+    count = size if length * size <= _WEIGHTS else math.isqrt(_WEIGHTS * size // length) or 1
+    for first in range(0, size, count):
+        own = borders[first : first + count + 1]
+        part = slice(int(own[0]), math.ceil(own[-1])) if count < size else slice(0, length)
+        pixels = np.arange(part.start, min(part.stop, length))
+        end = np.minimum(own[1:, None], pixels + 1)
+        start = np.maximum(own[:-1, None], pixels)
+        yield part, (np.maximum(end - start, 0) * (size / length)).astype(np.float32)
 
 
 def _fourier_weights(length: int, size: int) -> np.ndarray:

@@ -14,7 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from meshes.validation import check_fields, number_field, one_line, with_values
+from meshes.validation import (
+    check_fields,
+    described,
+    number_field,
+    one_line,
+    shown,
+    with_values,
+)
 from photonic_ffzero.devices import wire
 from photonic_ffzero.devices.device import DeviceError
 from photonic_ffzero.devices.session import TOKEN_VARIABLE, derived, read_secret
@@ -23,6 +30,7 @@ from photonic_ffzero.devices.wire import SECRET_BYTES, Kind
 SCHEME = "tcp://"
 
 _SECRET_FLAGS = f"--token-file or {TOKEN_VARIABLE}"
+_LONGEST_HOST = 253  # characters of a name, by RFC 1035
 _FIRST_PAUSE = 0.5  # seconds before the second attempt; each further pause is twice as long
 
 
@@ -58,11 +66,29 @@ class Address:
             raise ValueError(f"device must be written {SCHEME}host:port, got {text!r}")
         if not 0 < int(port[:6]) < 2**16:
             raise ValueError(f"device's port must be 1 to 65535, got {port}")
+        with described("device"):
+            check_host(host)
         return cls(host, int(port), with_values("device", "", rest, Patience))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{SCHEME}{host}:{self.port}"
+
+
+def check_host(host: str) -> str:
+    """Refuse what is no host before the network is asked about it, which takes seconds.
+
+    A name whose last part is a number would be an address of version 4, which this one is not.
+    """
+    numeric = ":" not in host and host.rstrip(".").rpartition(".")[2].isdecimal()
+    try:
+        if numeric:
+            socket.inet_aton(host)
+        if not 0 < len(host.encode("idna")) <= _LONGEST_HOST:
+            raise UnicodeError
+    except (OSError, UnicodeError):
+        raise ValueError(f"host must be a name or number of a machine, got {shown(host)}") from None
+    return host
 
 
 class RemoteDevice:

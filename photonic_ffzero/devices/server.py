@@ -20,7 +20,7 @@ import numpy as np
 from meshes.validation import integer, one_line
 from photonic_ffzero.devices import wire
 from photonic_ffzero.devices.device import Device, check_intensities, identity_of
-from photonic_ffzero.devices.remote import Address
+from photonic_ffzero.devices.remote import Address, check_host
 from photonic_ffzero.devices.session import TOKEN_VARIABLE, derived
 from photonic_ffzero.devices.wire import SECRET_BYTES, Kind
 
@@ -163,6 +163,7 @@ def _place(host: str, port: int, secret: bytes | None) -> tuple[socket.AddressFa
         raise ValueError("host must be a name or number of this machine, got an empty text")
     if integer("port", port, minimum=0) >= 2**16:
         raise ValueError(f"port must be 0 to 65535, got {port}")
+    check_host(host)
     try:
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from meshes.files import read_text
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification
@@ -83,9 +85,9 @@ class RunDirectory(Observer):
     def read_history(self) -> list[EpochRecord]:
         """The history from its table, where numbers have six digits."""
         table = self.path / "history.csv"
+        text = read_text(table, "a table")
         try:
-            with table.open(newline="", encoding="utf-8") as file:
-                return [_parse_record(row) for row in csv.DictReader(file)]
+            return [_parse_record(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
         except (TypeError, ValueError, csv.Error) as error:
             raise DataError(f"{table}: is no table of a run's history ({error})") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,8 @@ from rich.console import Console
 
 from meshes.files import read_file
 from meshes.propagation import resolve_engine
-from meshes.validation import shown
+from meshes.validation import printable, shown
+from photonic_ffzero.command import say
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import in_colour
 from photonic_ffzero.data.datasets import Dataset, load_dataset, split
@@ -31,7 +31,7 @@ from photonic_ffzero.networks import open_device
 from photonic_ffzero.power import SAMPLE, UNIT_POWER, power_budget
 from photonic_ffzero.runs.directory import RunDirectory, versions
 from photonic_ffzero.runs.plan import Plan
-from photonic_ffzero.runs.progress import LiveProgress
+from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import load_checkpoint, load_model, read_run, sweep, write_json
@@ -104,10 +104,10 @@ class Job:
         Args:
             observers: Told of every step, epoch and checkpoint, as the run directory is.
         """
-        console = Console(stderr=True, quiet=self.quiet, highlight=False)
-        console.print(self._description())
+        console = progress_console(self.quiet)
+        for line in self._description():
+            console.print(printable(line))
         root, run = RunDirectory(self.output), self._identity()
-        write_json(root.path / "config.json", self._written_plan())
         count, results, directories = self.plan.seeds, [], []
         for seed, folder in self._folders.items():
             directory = RunDirectory(folder, run)
@@ -115,15 +115,15 @@ class Job:
             sweep(directory.path)
             done = read_results(directory.results)
             results.append(done or self._run_seed(seed, directory, console, observers))
-            print(_result_line(results[-1]), flush=True)
+            print(printable(_result_line(results[-1])), flush=True)
             for text in results[-1].get("warnings", ()):
-                print(f"warning: {text}", file=sys.stderr)
+                say(f"warning: {text}")
         if count > 1:
             write_json(root.path / "summary.json", _seed_statistics(results))
-            print(line := _mean_line(results))
+            print(line := printable(_mean_line(results)))
             histories = [directory.read_history() for directory in directories]
             root.write_curves(histories, self.plan.config, f"{line}; bands: range")
-        console.print(f"results in {self.output}")
+        console.print(printable(f"results in {self.output}"))
         return results
 
     def check_same(self, written: dict[str, Any]) -> None:
@@ -143,10 +143,9 @@ class Job:
         for folder in self._folders.values():
             unchecked |= dict.fromkeys(self._unchecked(folder / "model.npz", written))
         if unchecked:
-            print(
+            say(
                 f"{self.output}: its checkpoint is from before it held {', '.join(unchecked)}: "
-                "whether they are the same is not checked",
-                file=sys.stderr,
+                "whether they are the same is not checked"
             )
 
     def _unchecked(self, checkpoint: Path, written: dict[str, Any]) -> list[str]:
@@ -194,24 +193,21 @@ class Job:
         crcs = {f"{name}_data_crc32": crc for name, crc in self._checksums().items()}
         return self.plan.as_json() | {"source": self.dataset.source} | crcs
 
-    def _description(self) -> str:
-        """The data, the method and the network, in four lines."""
+    def _description(self) -> list[str]:
+        """The data, the method and the network, line by line."""
         config, data, held_out = self.plan.config, self.dataset, self.plan.validation or 0
         kept = min(len(self.train.y) - held_out, self.plan.limit or len(self.train.y))
         steps = f", K = {config.directions}, {config.perturb}" if config.directions else ""
-        return (
-            f"{data.name} ({data.source})\n"
-            f"{kept} training, {held_out} validation, {len(self.test.y)} test samples\n"
-            f"{config.method}, recipe {config.recipe}{steps}, {config.epochs} epochs\n"
-            f"{_network_line(config, self.train.x.shape[-1])}{self._device_line()}"
-        )
-
-    def _device_line(self) -> str:
-        """Which device it is, or that nobody can know."""
-        if self.device is None:
-            return ""
-        unchecked = "without an identity: a resume cannot check that it is the same"
-        return f"\ndevice {identity_of(self.device) or unchecked}"
+        lines = [
+            f"{data.name} ({data.source})",
+            f"{kept} training, {held_out} validation, {len(self.test.y)} test samples",
+            f"{config.method}, recipe {config.recipe}{steps}, {config.epochs} epochs",
+            _network_line(config, self.train.x.shape[-1]),
+        ]
+        if self.device is not None:
+            unchecked = "without an identity: a resume cannot check that it is the same"
+            lines.append(f"device {identity_of(self.device) or unchecked}")
+        return lines
 
     def _trainer(self, seed: int, checkpoint: Path | None = None) -> Trainer:
         """Split off the validation samples; build the network of a seed, or load it."""
@@ -226,7 +222,7 @@ class Job:
             with catch_warnings(record=True, action="always") as caught:
                 model, position = load_checkpoint(checkpoint, device=device)
             for warning in caught:
-                print(f"warning: {warning.message}", file=sys.stderr)
+                say(f"warning: {warning.message}")
             model.config = replace(model.config, device=config.device)  # its address may differ
             for name, value in vars(config).items():
                 if (before := getattr(model.config, name)) != value:
@@ -251,6 +247,8 @@ class Job:
         observers: tuple[Observer, ...],
     ) -> dict[str, Any]:
         trainer = self._trainer(seed, directory.checkpoint)
+        # Only now, as a checkpoint that does not fit, or a device, must cost nothing saved.
+        write_json(self.output / "config.json", self._written_plan())
         sample = trainer.train.x[:SAMPLE]
         dark = self._warn_of_darkness(trainer.model, sample)
         label = f"seed {seed}, " if self.plan.seeds > 1 else ""
@@ -288,10 +286,9 @@ class Job:
         floor, unit = self.plan.detector_floor, self._unit_power
         dark = power_budget(model, sample).below(floor / unit) if floor else {}
         for stage in (stage for stage in dark if stage not in known):
-            print(
+            say(
                 f"{stage}: detectors see {dark[stage] * unit:.2g} W a port, below their floor of "
-                f"{floor:.2g} W; brighten it by --amplifier or --unit-power",
-                file=sys.stderr,
+                f"{floor:.2g} W; brighten it by --amplifier or --unit-power"
             )
         return dark
 

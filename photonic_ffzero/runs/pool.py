@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import os
 import signal
 import stat
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from meshes.files import read_text
 from meshes.validation import one_line
 from photonic_ffzero.command import signals
 from photonic_ffzero.runs.claim import Claim
@@ -232,10 +234,10 @@ class Pool:
 def epochs_done(grid: Grid, cell: Cell, folder: Path) -> tuple[float, str]:
     """The share of a run's epochs that are done, and the last of them in words."""
     try:
-        with open(folder / "history.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
+        text = read_text(folder / "history.csv", "a table")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         last = rows[-1]
-    except (OSError, ValueError, IndexError, csv.Error):
+    except (ValueError, IndexError, csv.Error):
         return 0.0, ""
     config = cell.plan.config
     epochs = config.epochs * config.stages

@@ -16,6 +16,11 @@ from photonic_ffzero.training.trainer import Observer
 _INTERVAL = 0.1  # seconds between updates, so that showing progress costs no time
 
 
+def progress_console(quiet: bool) -> Console:
+    """Standard error; nothing in a text is an instruction, as texts hold names of files."""
+    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
+
+
 def _bars(console: Console, **settings: Any) -> Progress:
     """Lines of description, bar, figures and time left; nothing if the console is no terminal."""
     return Progress(
