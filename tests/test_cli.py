@@ -221,7 +221,7 @@ SPECS = [
     (["--learning-rate", "-1e-3"], "-0.001"),
     (["--meshes", "1000000", "--columns", "100000"], "1000000"),
     (["--columns", "1000000000"], r"\d+ in the first 1 of 2 layers"),
-    (["--recipe", "digital", "--width", "1000000000"], r"\d+ in the first 2 of 4"),
+    (["--width", "1000000000", "--recipe", "digital"], r"\d+ in the first 1 of 4"),
     (["--learning-rate", "-inf"], "-inf"),
     (["--learning-rate", "1e400"], "inf"),
     (["--seed", "9" * 40], "9" * 40),
