@@ -324,7 +324,7 @@ class TestResults:
         table = rows("grid")
         assert list(table[0]) == [
             *("method", "meshes", "seed", "state"),
-            *("test_accuracy", "train_seconds", "rule", "engine"),
+            *("test_accuracy", "train_seconds", "rule", "engine", "warnings"),
         ]
         assert float(table[0]["test_accuracy"]) == third
         assert [row["state"] for row in table] == ["done"] * 5 + ["failed"]
