@@ -1,16 +1,13 @@
 """Every experiment makes grids that can run."""
 
-import csv
 import importlib
 import runpy
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from meshes._tensorflow import tf
 from photonic_ffzero.cli.experiment import Options
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.tasks import Classification, Regression
@@ -122,44 +119,3 @@ def test_slopes_err_by_curvature_at_long_steps_and_by_noise_at_short_ones():
     order = np.diff(np.log(noisy)) / np.diff(np.log(epsilon.STEPS))
     np.testing.assert_allclose(order[:2], -1, atol=0.3)
     assert np.interp(np.log(auto), np.log(epsilon.STEPS), noisy) < 1.5 * noisy.min()
-
-
-PIXELS_OF_MIXERS = {"cifar-10": 3 * 32**2, "mnist": 28**2}
-
-
-@pytest.mark.parametrize("preset", ["small", "prototypes", "medium", "mnist", "methods", "paper"])
-def test_every_cell_of_local_mixer_fits_its_data(preset):
-    grid = importlib.import_module("local_mixer").PRESETS[preset](Options(seeds=1))
-    assert len({cell.slug for cell in grid.cells}) == len(grid.cells) > 1
-    for cell in grid.cells:
-        config = cell.plan.config
-        if config.network == "mixer" and cell.plan.dataset == "cifar-10":
-            config = replace(config, colour="rgb")  # as the run finds the images
-        build_blocks(config, PIXELS_OF_MIXERS[cell.plan.dataset], Classification(10))
-
-
-def test_new_classes_are_learned_with_and_without_a_memory(monkeypatch, tmp_path, capsys):
-    """All variants for an epoch on a few digits; what is done is not done again."""
-    incremental = importlib.import_module("incremental")
-    tiny = {"recipe": "digital", "network": "mlp", "depth": 2, "width": 20}
-    monkeypatch.setattr(incremental, "NETWORKS", {"mlp": (tiny, 8)})
-    words = ["incremental", "--epochs", "1", "--limit", "200", "--output", str(tmp_path / "new")]
-    monkeypatch.setattr(sys, "argv", words)
-    tf.config.run_functions_eagerly(True)
-    try:
-        assert incremental.main() == 0
-    finally:
-        tf.config.run_functions_eagerly(False)
-    printed = capsys.readouterr().out
-    table = (tmp_path / "new" / "incremental.csv").read_text()
-    rows = list(csv.DictReader(table.splitlines()))
-    assert len(rows) == 2 * (2 * 2 + 2 * 1)  # memories; phases of two layers, or one global
-    assert {row["phase"] for row in rows} == {"1", "2"}
-    assert (tmp_path / "new" / "incremental.png").stat().st_size > 0
-    monkeypatch.setattr(incremental, "train", None)
-    assert incremental.main() == 0
-    assert capsys.readouterr().out == printed
-    monkeypatch.setattr(sys, "argv", [*words, "--seeds", "2"])
-    with pytest.raises(SystemExit):
-        incremental.main()
-    assert "output must be new" in capsys.readouterr().err
