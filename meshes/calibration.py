@@ -98,8 +98,11 @@ def read_frozen(path: str | os.PathLike[str], meshes: Sequence[RectangularMesh])
     with open_npz(path, kinds="b") as archive:
         for name in archive.names:
             choice(f"{os.fspath(path)}: an array's name", name, masks)
-            if (found := archive.header(name)[0]) != (shape := masks[name].shape):
-                raise DataError(f"{path}: {name} must have shape {shape}, found {found}")
+            shape, _ = archive.header(name)
+            if shape != masks[name].shape:
+                raise DataError(
+                    f"{path}: {name} must have shape {masks[name].shape}, found {shape}"
+                )
             masks[name] = archive.read(name)
     listed = list(masks.values())
     return [Phases(*listed[first : first + 3]) for first in range(0, len(listed), 3)]

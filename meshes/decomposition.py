@@ -198,8 +198,8 @@ def _programmed(
     if all(mask.all() for mask in still):
         raise ValueError("frozen must leave at least one shifter that moves, got none")
     lit, unreachable = _corrected(mesh, ideal)
-    written = (w - offset for w, offset in zip(lit, chip.offsets, strict=True))
-    phases = Phases(*(np.where(s, 0.0, w) for s, w in zip(still, written, strict=True)))
+    without_offsets = (w - offset for w, offset in zip(lit, chip.offsets, strict=True))
+    phases = Phases(*(np.where(s, 0.0, w) for s, w in zip(still, without_offsets, strict=True)))
     if _mismatch(target, chip, phases).largest > _EXACT:
         fitted = _fitted(target, chip, phases, still)
         phases = min(phases, fitted, key=lambda w: _mismatch(target, chip, w).rms)

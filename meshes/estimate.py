@@ -1,10 +1,11 @@
 r"""What is known of a fabricated chip: offsets, couplers and losses, with their uncertainties.
 
-Intensities do not show everything. A phase at an output port is invisible, and it equals phases
-further inside: both ports behind an interferometer may turn together, which its inputs may do as
-well. An N-port mesh has N such freedoms. As many parameters may take any value, and intensities
-determine the others only then; `unseen` names phi of the last two columns and gamma of port 0. In
-the same way only differences of losses show that no common loss of two coupled ports replaces.
+Intensities do not show everything. Nobody sees a phase at an output port. If both outputs of an
+interferometer turn by the same phase, its inputs could as well, so that such phases can stand
+further inside, too. A mesh of N ports has N of these freedoms: N parameters can be set at will, and
+intensities determine the others. `unseen` names those that are set to 0: phi of the last two
+columns and gamma of port 0. Losses have freedoms of the same kind, as a loss that both outputs of
+an interferometer share could be one of both inputs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from meshes.angles import wrapped
 from meshes.files import DataError, open_npz, read_text, reading
 from meshes.imperfections import Chip
-from meshes.mesh import Phases, RectangularMesh, in_front, to_input
+from meshes.mesh import Phases, RectangularMesh, in_front, to_input, upper_port, upper_ports
 from meshes.validation import choice, integer
 
 MOST_PLACES = 2**22
@@ -216,8 +217,8 @@ def difference(estimate: MeshEstimate, truth: MeshEstimate) -> MeshParameters:
     (loss,) = _best(_loss_freedoms(mesh), [off.loss], [known.loss])
     phi, gamma = map(_within_half_a_turn, phases)
     off = off._replace(theta=theta, phi=phi, gamma=gamma, loss=loss)
-    shown = (np.where(k, x, np.nan) for k, x in zip(known, off, strict=True))
-    return MeshParameters(*shown)
+    compared = (np.where(k, x, np.nan) for k, x in zip(known, off, strict=True))
+    return MeshParameters(*compared)
 
 
 def _within_half_a_turn(phases: np.ndarray) -> np.ndarray:
@@ -230,21 +231,16 @@ def _at_output(mesh: RectangularMesh, phases: np.ndarray) -> np.ndarray:
     return np.concatenate([inside, phases[..., None, :]], axis=-2)
 
 
-def _uppers(mesh: RectangularMesh, column: int) -> np.ndarray:
-    """The upper port of each interferometer in a column that is not idle."""
-    return 2 * np.flatnonzero(mesh.mask[column]) + column % 2
-
-
 def _reference_gauge(
     mesh: RectangularMesh, phi: np.ndarray, gamma: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn the outputs such that the `unseen` phases are 0."""
-    upper, steps = _uppers(mesh, -1 % mesh.num_columns), np.zeros(mesh.units)
+    upper, steps = upper_ports(mesh, -1 % mesh.num_columns), np.zeros(mesh.units)
     if mesh.num_columns == 1:
         screen = -gamma
         screen[upper + 1] = screen[upper]
     else:
-        before = _uppers(mesh, mesh.num_columns - 2)
+        before = upper_ports(mesh, mesh.num_columns - 2)
         steps[before] = -phi[-2, before // 2]
         screen = np.cumsum(steps[::-1])[::-1].copy()  # in front of the last column
     screen[upper] -= phi[-1, upper // 2]
@@ -322,8 +318,8 @@ def _from_arrays(
     shapes = MeshParameters.shapes(units, columns)._asdict()
     mask = RectangularMesh(units, columns).mask
     for name in arrays:
-        found = _NAME.fullmatch(name)
-        if not found or int(found[1]) > meshes:
+        match = _NAME.fullmatch(name)
+        if not match or int(match[1]) > meshes:
             raise ValueError(
                 f"an array of the estimate must be named mesh1_theta, mesh1_theta_std, ... for "
                 f"meshes 1 to {meshes}, got {name}"
@@ -409,7 +405,7 @@ _OF_PAIRS = ("theta", "phi", "coupler1", "coupler2")
 def _places(mesh: RectangularMesh) -> Iterator[tuple[dict[str, Any], tuple[str, ...], Any]]:
     """The cells that name a row of a table, the parameters in it, and their index."""
     for column, index in np.argwhere(mesh.mask).tolist():
-        upper = 2 * index + column % 2
+        upper = upper_port(column, index)
         cells = {"column": column, "interferometer": index, "ports": f"{upper}-{upper + 1}"}
         yield cells, _OF_PAIRS, (column, index)
     for port in range(mesh.units):
@@ -434,7 +430,7 @@ def _write_csv(estimate: ChipEstimate, file: Any) -> None:
 
 
 def _read_csv(path: Path) -> tuple[MeshEstimate, ...]:
-    """A row that lacks, and a cell that is empty, is a parameter of which nothing is known."""
+    """Read a table; nothing is known of a parameter whose row is missing or whose cell is empty."""
     kind = "a table of an estimate"
     reader = csv.DictReader(io.StringIO(read_text(path, kind, _LONGEST_TABLE), newline=""))
     with reading(path, kind):

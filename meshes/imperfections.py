@@ -36,7 +36,7 @@ from meshes.validation import (
     keep,
     number,
     number_field,
-    shown,
+    quoted,
     with_values,
 )
 
@@ -174,7 +174,7 @@ def imperfections_of(argument: str, text: str) -> Imperfections:
     if name not in PRESETS:
         raise ValueError(
             f"{argument} is written key=value,... or NAME:key=value,... with NAME one of "
-            f"{', '.join(PRESETS)}; got {shown(text)}{closest(name, PRESETS)}"
+            f"{', '.join(PRESETS)}; got {quoted(text)}{closest(name, PRESETS)}"
         )
     return from_spec(argument, text, {name: p.imperfections for name, p in PRESETS.items()})
 

@@ -135,7 +135,7 @@ class RectangularMesh:
         L - 1 - l of its pair; phi, which one port of the pair carries, within one port less.
         """
         column, pair = np.indices(self.mask.shape)
-        upper, left = 2 * pair + column % 2, self.num_columns - 1 - column
+        upper, left = upper_port(column, pair), self.num_columns - 1 - column
         port = np.arange(self.units)
         paired = np.minimum(port // 2 * 2 + 1, self.units - 1)  # at odd N the last port is alone
         entry = self.num_columns - 1
@@ -203,11 +203,21 @@ class RectangularMesh:
         return alpha
 
 
+def upper_port(column: Any, index: Any) -> Any:
+    """The upper port of an interferometer: odd columns begin one port further down."""
+    return 2 * index + column % 2
+
+
+def upper_ports(mesh: RectangularMesh, column: int) -> np.ndarray:
+    """The upper port of each interferometer in a column that is not idle."""
+    return np.asarray(upper_port(column, np.flatnonzero(mesh.mask[column])))
+
+
 def in_front(mesh: RectangularMesh, upper: Any, lower: Any) -> np.ndarray:
     """Screens [L + 1, N] with phases [L, M], rad, at both inputs of every interferometer."""
     screens = np.zeros((mesh.num_columns + 1, mesh.units))
     column, index = np.nonzero(mesh.mask)
-    port = 2 * index + column % 2
+    port = upper_port(column, index)
     screens[column, port], screens[column, port + 1] = upper[column, index], lower[column, index]
     return screens
 
@@ -229,9 +239,8 @@ def to_input(
     """
     phi, screen = phi.copy(), screens[..., -1, :].copy()
     for column in reversed(range(mesh.num_columns)):
-        active = np.flatnonzero(mesh.mask[column])
-        upper = 2 * active + column % 2
-        phi[..., column, active] += screen[..., upper] - screen[..., upper + 1]
+        upper = upper_ports(mesh, column)
+        phi[..., column, upper // 2] += screen[..., upper] - screen[..., upper + 1]
         screen[..., upper] = screen[..., upper + 1]
         screen += screens[..., column, :]
     return phi, screen

@@ -31,11 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_BLUE, _ORANGE, _GREEN = (
-    "#56B4E9",
-    "#D55E00",
-    "#009E73",
-)  # Okabe and Ito; distinct in grey, on black and on white
+# Colours of Okabe and Ito; distinct in grey, on black and on white.
+_BLUE, _ORANGE, _GREEN = "#56B4E9", "#D55E00", "#009E73"
 _SEQUENTIAL, _CYCLIC, _DIVERGING = "viridis", "twilight", "RdBu_r"
 _SYMBOLS = {"theta": "θ", "phi": "φ", "gamma": "γ"}
 _TURN = 2 * np.pi
@@ -72,16 +69,16 @@ def plot_chip(axes: Axes, estimate: MeshEstimate, which: str = "theta") -> Axes:
     if which in ("gamma", "loss"):
         columns = (-1,) if which == "gamma" else range(mesh.num_columns)
         boxes = np.concatenate([_ports(mesh, column) for column in columns])
-        known, drawn = getattr(std, which).ravel(), getattr(values, which).ravel()
+        deviations, drawn = getattr(std, which).ravel(), getattr(values, which).ravel()
     else:
         boxes = _interferometers(mesh)
-        known, drawn = getattr(std, which)[mesh.mask], getattr(values, which)[mesh.mask]
-    shown = np.ma.masked_where(np.isinf(known), drawn)
-    largest = max(np.abs(shown).max(), 1e-6) if shown.count() else 1.0
-    lowest = 0.0 if which == "loss" and shown.min() >= 0 else -largest
+        deviations, drawn = getattr(std, which)[mesh.mask], getattr(values, which)[mesh.mask]
+    masked = np.ma.masked_where(np.isinf(deviations), drawn)
+    largest = max(np.abs(masked).max(), 1e-6) if masked.count() else 1.0
+    lowest = 0.0 if which == "loss" and masked.min() >= 0 else -largest
     colours = colormaps[_SEQUENTIAL if lowest == 0 else _DIVERGING].with_extremes(bad="0.6")
-    label = _PARAMETERS[which] + (" (grey: unknown)" if shown.count() < shown.size else "")
-    _draw_boxes(axes, boxes, label, array=shown, clim=(lowest, largest), cmap=colours)
+    label = _PARAMETERS[which] + (" (grey: unknown)" if masked.count() < masked.size else "")
+    _draw_boxes(axes, boxes, label, array=masked, clim=(lowest, largest), cmap=colours)
     return _draw_waveguides(axes, mesh, -1 if which == "gamma" else 0)
 
 

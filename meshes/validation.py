@@ -18,7 +18,7 @@ _NO_NUMBERS = (bool, np.timedelta64)  # Python and NumPy count them among the nu
 _LONGEST_VALUE, _LONGEST_LINE = 100, 1000  # characters of a value and of an error in a terminal
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """The ``repr`` of a value on one line; a long one is cut."""
     try:
         text = " ".join(repr(value).split("\n"))
@@ -45,12 +45,12 @@ def integer(
     """Return a whole number of Python, NumPy or TensorFlow as an int; a bool is none."""
     scalar = _scalar(value)
     if isinstance(scalar, _NO_NUMBERS) or not isinstance(scalar, Integral):
-        raise TypeError(f"{name} must be a whole number, got {shown(value)}")
+        raise TypeError(f"{name} must be a whole number, got {quoted(value)}")
     value = int(scalar)
     if minimum is not None and value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {shown(value)}")
+        raise ValueError(f"{name} must be at least {minimum}, got {quoted(value)}")
     if maximum is not None and value > maximum:
-        raise ValueError(f"{name} must be at most {maximum}, got {shown(value)}")
+        raise ValueError(f"{name} must be at most {maximum}, got {quoted(value)}")
     return value
 
 
@@ -69,7 +69,7 @@ def number(
     """
     scalar = _scalar(value)
     if isinstance(scalar, _NO_NUMBERS) or not isinstance(scalar, (Real, Decimal)):
-        raise TypeError(f"{name} must be a number, got {shown(value)}")
+        raise TypeError(f"{name} must be a number, got {quoted(value)}")
     try:
         result = float(scalar)
     except (OverflowError, ValueError):  # 10**400, or a signalling NaN
@@ -83,7 +83,7 @@ def number(
     ]
     for holds, rule in rules:
         if not holds:
-            raise ValueError(f"{name} must be {rule}, got {shown(value)}")
+            raise ValueError(f"{name} must be {rule}, got {quoted(value)}")
     return result
 
 
@@ -91,7 +91,7 @@ def switch(name: str, value: Any) -> bool:
     """Return True or False of Python, NumPy or TensorFlow as a bool."""
     scalar = _scalar(value)
     if not isinstance(scalar, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {shown(value)}")
+        raise TypeError(f"{name} must be True or False, got {quoted(value)}")
     return bool(scalar)
 
 
@@ -99,7 +99,7 @@ def text(name: str, value: Any) -> str:
     """Return a text of Python or NumPy as a str."""
     scalar = _scalar(value)
     if not isinstance(scalar, str):
-        raise TypeError(f"{name} must be a text, got {shown(value)}")
+        raise TypeError(f"{name} must be a text, got {quoted(value)}")
     return str(scalar)
 
 
@@ -148,7 +148,7 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``options``; else raise a ValueError that lists them."""
     options, scalar = list(options), _scalar(value)
     if not isinstance(scalar, str) or scalar not in options:
-        found = f"{shown(value)}{closest(value, options)}"
+        found = f"{quoted(value)}{closest(value, options)}"
         raise ValueError(f"{name} must be one of {', '.join(options)}; got {found}")
     return str(scalar)
 
@@ -180,12 +180,14 @@ def from_spec(argument: str, text: str, registry: Mapping[str, Any]) -> Any:
     The text is ``"name"`` or ``"name:key=value,..."``. Errors name the ``argument`` it stands for.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{argument} must be written NAME or NAME:key=value,...; got {shown(text)}")
+        raise TypeError(
+            f"{argument} must be written NAME or NAME:key=value,...; got {quoted(text)}"
+        )
     name, colon, values = text.partition(":")
     name = name.strip()
     cls = registry[choice(argument, name, registry)]
     if colon and not values:
-        raise ValueError(f"{argument} must have key=value after the colon, got {shown(text)}")
+        raise ValueError(f"{argument} must have key=value after the colon, got {quoted(text)}")
     return with_values(argument, f"{name}:", values, cls)
 
 
@@ -196,7 +198,7 @@ def with_values(argument: str, prefix: str, text: str, cls: Any) -> Any:
     name the ``argument`` that the text stands for and the ``prefix``, ``"name:"`` or empty.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{argument} must be written key=value,...; got {shown(text)}")
+        raise TypeError(f"{argument} must be written key=value,...; got {quoted(text)}")
     owner, form = argument, "key=value,..."
     if prefix:
         owner, form = f"{argument} {prefix[:-1]}", f"NAME:{form}"
@@ -205,10 +207,10 @@ def with_values(argument: str, prefix: str, text: str, cls: Any) -> Any:
     for item in text.split(",") if text else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
-            raise ValueError(f"{argument} is written {form}; got {shown(item if key else text)}")
+            raise ValueError(f"{argument} is written {form}; got {quoted(item if key else text)}")
         choice(f"{owner}'s parameter", key, known)
         if key in values:
-            raise ValueError(f"{owner}: {key} must be set once, got {shown(text)}")
+            raise ValueError(f"{owner}: {key} must be set once, got {quoted(text)}")
         words = "options" in known[key].metadata
         values[key] = value if words else _finite(f"{owner}: {key}", value)
     with described(owner):
@@ -219,7 +221,7 @@ def _finite(name: str, text: str) -> float:
     try:
         return number(name, float(text))
     except ValueError:
-        raise ValueError(f"{name} must be a finite number, got {shown(text)}") from None
+        raise ValueError(f"{name} must be a finite number, got {quoted(text)}") from None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from meshes import NONLINEARITIES, Amplifier, Imperfections
 from meshes.imperfections import PRESETS, imperfections_of
 from meshes.nonlinearities import BlackBox
 from meshes.propagation import ENGINES
-from meshes.validation import closest, from_spec, number, shown, with_values
+from meshes.validation import closest, from_spec, number, quoted, with_values
 from photonic_ffzero.data.encoding import CHANNELS
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
@@ -86,7 +86,7 @@ def _check_device(name: str, device: Any) -> str:
     elif device.startswith(SCHEME):
         Address.of(device)
     elif not _DEVICE_TEXT.fullmatch(device):
-        raise ValueError(f"{name} must be {_DEVICE.rule}, got {shown(device)}")
+        raise ValueError(f"{name} must be {_DEVICE.rule}, got {quoted(device)}")
     return device
 
 
@@ -538,8 +538,8 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
     )
     yield (
         (run.slopes == "reverse mode") != run.method.endswith("-ad"),
-        f"estimator {run.estimator} does not fit method {run.method}: central, forward and jvp "
-        "are for -dd methods, autodiff for -ad",
+        f"estimator {run.estimator} does not fit method {run.method}: autodiff is "
+        "for -ad methods, every other estimator for -dd",
     )
     yield (
         exact and not run.local and callable(run.nonlinearity),

@@ -187,10 +187,10 @@ def defaults_of(cls: type) -> dict[str, Any]:
 
 
 def completed(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's content with None for settings that are younger than the file.
+    """A file's content, with None for the settings that did not exist when it was written.
 
-    Those that apply to its run must be optional. Lists of values are as the command line takes
-    them today.
+    Only an optional setting, or one that does not apply to the file's run, may be missing. Lists
+    of values become what the command line takes today.
     """
     known = settings_of(cls)
     absent = {

@@ -23,7 +23,7 @@ import numpy as np
 
 from meshes._tensorflow import tf
 from meshes.files import DataError, open_npz, read_npz
-from meshes.validation import integer, number, shown
+from meshes.validation import integer, number, quoted
 from photonic_ffzero.config import BLACK_BOX, Config, device_name
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
@@ -225,8 +225,8 @@ def _check_identity(path: PathLike, present: str | None) -> None:
         before = about.get("device_identity")
     if None not in (before, present) and before != present:
         raise DataError(
-            f"{path}: device_identity must be {shown(before)}, that of the device the "
-            f"training began on, found {shown(present)}"
+            f"{path}: device_identity must be {quoted(before)}, that of the device the "
+            f"training began on, found {quoted(present)}"
         )
 
 

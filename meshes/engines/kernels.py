@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from meshes.angles import LARGE
 from meshes.engines.cache import kernel
 from meshes.engines.simd import (
     LANES,
@@ -65,7 +66,7 @@ IDEAL_ROWS, GENERAL_ROWS = 4, 10
 _PORT = 2 * LANES  # floats between the ports of a tile
 _COLUMNS_A_TASK = 8
 _HALF = np.float32(0.5)
-_LARGE = np.float32(8000)  # rad; sine_cosine is exact below
+_LARGE = np.float32(LARGE)  # rad; sine_cosine is exact below
 
 _jit: Any = njit
 _inlined: Any = _jit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # LLVM inlines it

@@ -18,7 +18,7 @@ import numpy as np
 from meshes.angles import wrapped
 from meshes.engines.reference import one_set
 from meshes.files import DataError, read_text, reading
-from meshes.mesh import Phases, RectangularMesh, in_front, to_input
+from meshes.mesh import Phases, RectangularMesh, in_front, to_input, upper_port
 from meshes.validation import choice, number
 
 _LONGEST = 2**26  # bytes of a file
@@ -39,7 +39,7 @@ def netlist(mesh: RectangularMesh, phases: Phases) -> Netlist:
         errors = np.asarray(mesh.splitter_errors, np.float64)
     for column, active in enumerate(mesh.mask):
         for index in range(mesh.num_interferometers):
-            upper = 2 * index + column % 2
+            upper = upper_port(column, index)
             place, lower = f"{column}_{index}", (upper + 1) % mesh.units
             if not active[index]:
                 drawing.shift(f"idle_upper_{place}", upper, -np.pi / 2)

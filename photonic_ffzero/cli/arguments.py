@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from meshes._tensorflow import hush
-from meshes.validation import closest, one_line, shown
+from meshes.validation import closest, one_line, quoted
 from photonic_ffzero.data.published import DATA_VARIABLE
 from photonic_ffzero.devices.session import TOKEN_VARIABLE
 from photonic_ffzero.runs.names import RUN
@@ -60,7 +60,7 @@ class LineParser(argparse.ArgumentParser):
         if flag not in self.flags:
             known = {name: ours for name, ours in self.synonyms.items() if ours in self.flags}
             hint = closest(flag, self.flags, known)
-            self.error(f"unrecognized arguments: {shown(flag)[1:-1]}{hint}")
+            self.error(f"unrecognized arguments: {quoted(flag)[1:-1]}{hint}")
 
 
 def add_settings(
@@ -96,7 +96,7 @@ def reader(kind: ValueKind) -> Callable[[str], Any]:
         try:
             return kind.parse(text)
         except (ValueError, OSError):
-            found = f"{shown(text)}{kind.hint(text)}"
+            found = f"{quoted(text)}{kind.hint(text)}"
             raise argparse.ArgumentTypeError(f"must be {kind.rule}, got {found}") from None
 
     return read

@@ -113,9 +113,9 @@ def classify(model: Model, names: Sequence[str], x: np.ndarray) -> list[Predicti
     best = np.take_along_axis(goodness, chosen, axis=1)[:, 0]
     np.put_along_axis(goodness, chosen, -np.inf, axis=1)
     classes = task.names or tuple(map(str, range(task.classes)))
-    shown = [DARK if label == NO_LIGHT else classes[label] for label in labels]
+    words = [DARK if label == NO_LIGHT else classes[label] for label in labels]
     margins = np.where(labels == NO_LIGHT, 0, best - goodness.max(axis=1))
-    return list(map(Prediction, names, shown, best, margins))
+    return list(map(Prediction, names, words, best, margins))
 
 
 @command

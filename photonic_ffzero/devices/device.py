@@ -11,7 +11,7 @@ import numpy as np
 
 from meshes import Phases, RectangularMesh
 from meshes._tensorflow import from_python, tf
-from meshes.validation import integer, one_line, shown
+from meshes.validation import integer, one_line, quoted
 from photonic_ffzero.layers.photonic import PhaseLayer
 
 
@@ -60,10 +60,10 @@ def identity_of(device: Device | None) -> str | None:
     if identity is None:
         return None
     if not (isinstance(identity, str) and identity and identity.isprintable()):
-        raise ValueError(f"device's identity must be a printable text, got {shown(identity)}")
+        raise ValueError(f"device's identity must be a printable text, got {quoted(identity)}")
     if len(identity.encode()) > MAX_IDENTITY:
         raise ValueError(
-            f"device's identity must have at most {MAX_IDENTITY} bytes, got {shown(identity)}"
+            f"device's identity must have at most {MAX_IDENTITY} bytes, got {quoted(identity)}"
         )
     return identity
 

@@ -19,7 +19,7 @@ from meshes.validation import (
     described,
     number_field,
     one_line,
-    shown,
+    quoted,
     with_values,
 )
 from photonic_ffzero.devices import wire
@@ -87,7 +87,9 @@ def check_host(host: str) -> str:
         if not 0 < len(host.encode("idna")) <= _LONGEST_HOST:
             raise UnicodeError
     except (OSError, UnicodeError):
-        raise ValueError(f"host must be a name or number of a machine, got {shown(host)}") from None
+        raise ValueError(
+            f"host must be a name or number of a machine, got {quoted(host)}"
+        ) from None
     return host
 
 
@@ -113,7 +115,6 @@ class RemoteDevice:
         self._tries = 1 + int(address.patience.retries)
         self._secret, self._clock, self._pause = secret, clock, pause
         self._channel: Any = None
-        self._end = 0.0  # when the current question must have been answered
         self._written: dict[int, bytes] = {}
         self._shape = b""
         self._shape = self._ask(Kind.HELLO, b"", _SHAPE)[1]
@@ -168,7 +169,7 @@ class RemoteDevice:
         for attempt in range(self._tries):
             if attempt:
                 self._pause(_FIRST_PAUSE * 2 ** (attempt - 1))
-            self._end = self._clock() + self.address.patience.timeout
+            self._seconds_left = wire.within(self.address.patience.timeout, self._clock)
             try:
                 if self._channel is None:
                     self._connect()
@@ -243,12 +244,6 @@ class RemoteDevice:
         raise DeviceError(
             f"device {self.address} must answer {wanted}, found {kind.name} of {length} bytes"
         )
-
-    def _seconds_left(self) -> float:
-        left = self._end - self._clock()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        return left
 
 
 _SHAPE = {Kind.SHAPE: wire.SHAPE.size}

@@ -189,12 +189,12 @@ class _Client(socketserver.BaseRequestHandler):
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError):  # the client hung up, or took too long
             try:
-                greeting = _within(self.server.limits.greeting)
+                greeting = wire.within(self.server.limits.greeting)
                 if self.server.secret is not None:
                     self._authenticate(self.server.secret, greeting)
                 self._answer_next(greeting)
                 while True:
-                    self._answer_next(_within(self.server.limits.idle))
+                    self._answer_next(wire.within(self.server.limits.idle))
             except wire.ProtocolError as error:
                 self._send(Kind.FAILED, str(error).encode())
 
@@ -224,7 +224,7 @@ class _Client(socketserver.BaseRequestHandler):
         if not self._allows(kind, length):
             raise wire.ProtocolError(f"a question cannot be {kind.name} of {length} bytes")
         with self.server.room_for(length):
-            content = self.channel.receive(length, _within(self.server.limits.message))
+            content = self.channel.receive(length, wire.within(self.server.limits.message))
             self.place.busy = True
             self._send(*self._answer(kind, content))
         self.place.known, self.place.busy, self.place.last = True, False, time.monotonic()
@@ -276,15 +276,3 @@ class _Client(socketserver.BaseRequestHandler):
         fields = np.frombuffer(content, "<c8").reshape(-1, server.units)
         answer = check_intensities(server.device.measure(mesh, fields), fields.shape, mesh)
         return Kind.LIGHT, answer.astype("<f4", copy=False).tobytes()
-
-
-def _within(seconds: float) -> Callable[[], float]:
-    """How many seconds are left of some from now on; a `TimeoutError` if none."""
-    end = time.monotonic() + seconds
-
-    def seconds_left() -> float:
-        if (left := end - time.monotonic()) <= 0:
-            raise TimeoutError("timed out")
-        return left
-
-    return seconds_left

@@ -28,6 +28,7 @@ from __future__ import annotations
 import hmac
 import socket
 import struct
+import time
 from collections.abc import Callable
 from enum import IntEnum
 
@@ -62,6 +63,18 @@ class Kind(IntEnum):
 
 class ProtocolError(Exception):
     """A message that breaks the rules of this module."""
+
+
+def within(seconds: float, clock: Callable[[], float] = time.monotonic) -> Callable[[], float]:
+    """A function that says how many of these seconds are left; a `TimeoutError` if none."""
+    end = clock() + seconds
+
+    def seconds_left() -> float:
+        if (left := end - clock()) <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+    return seconds_left
 
 
 class Channel:

@@ -64,11 +64,7 @@ class Sampler:
         self._shapes = [mask.shape for mask in masks]
         self._sources = [None if mask.all() else _sources(mask) for mask in masks]
         self._sizes = [int(np.count_nonzero(mask)) for mask in masks]
-        if law == "orthonormal" and self._count > sum(self._sizes):
-            raise ValueError(
-                f"directions must be at most the number of parameters, {sum(self._sizes)}, for "
-                f"the orthonormal law; got {count}"
-            )
+        check_count(law, self._count, trainable)
 
     def draw(self, rng: np.random.Generator, steps: int) -> Directions:
         """Draw for several steps: the arrays of ``v`` lead with [steps, K]."""
@@ -81,6 +77,16 @@ class Sampler:
         return Directions(
             tf.nest.pack_sequence_as(self._structure, arrays),
             tf.nest.pack_sequence_as(self._structure, [self._epsilon * f for f in factors]),
+        )
+
+
+def check_count(law: str | None, count: int, trainable: Any) -> None:
+    """Refuse more orthonormal directions than there are dimensions."""
+    most = sum(int(np.count_nonzero(mask)) for mask in tf.nest.flatten(trainable))
+    if law == "orthonormal" and count > most:
+        raise ValueError(
+            f"directions must be at most the number of parameters, {most}, for the orthonormal "
+            f"law; got {count}"
         )
 
 

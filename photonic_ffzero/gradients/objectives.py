@@ -35,7 +35,7 @@ class Objective(NamedTuple):
         lift: From slopes [K, ...] along directions to the parameters' gradient.
         reach: The entries of z that each entry of the origin moves, as in `Layer.reach`; None
             where all move all.
-        known: The losses [1, ...] at the origin, where they come from elsewhere; else None.
+        known: The losses [1, ...] at the origin, if they are computed already; else None.
     """
 
     origin: Any
@@ -80,8 +80,8 @@ def combine(slopes: Any, directions: Directions) -> Any:
 
     .. math:: g = \frac{1}{K \epsilon} \sum_k s_k v_k
 
-    The axes of the slopes [K, ...] after K are the leading ones of every array, or 1. Where an
-    array has 1 instead, it acts on all that the slopes tell apart, whose sum is its slope.
+    The axes of the slopes [K, ...] after K are the leading ones of every array, or 1. An array of
+    size 1 along such an axis acts on all its entries, so that its slope is their sum.
     """
 
     def gradient(v: Any, step: Any) -> Any:

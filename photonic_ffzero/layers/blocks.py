@@ -141,7 +141,7 @@ class Block:
         return zip(self.all_layers, every, noise or [()] * len(every), strict=True)
 
     def trace(self, params: Sequence[Any], x: Any) -> tuple[Any, list[Any]]:
-        """The inputs [B, ...] of the head, or what is tapped, and the trace of each `moved`."""
+        """The head's inputs [B, ...], or what is tapped; and the trace of each layer in `moved`."""
         traces = []
         for layer, layer_params in zip(self.moved, params, strict=False):
             x, trace = layer.trace(layer_params, x, layer is self.layers[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from meshes.files import read_file
 from meshes.propagation import resolve_engine
-from meshes.validation import printable, shown
+from meshes.validation import printable, quoted
 from photonic_ffzero.command import say
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import in_colour
@@ -132,12 +132,12 @@ class Job:
         Args:
             written: Content of the run's config.json; a run that has not begun has no checksums.
         """
-        for name, mine in self._checksums().items():
-            theirs = written.get(f"{name}_data_crc32")
+        for key, mine in self._checksums.items():
+            name, theirs = key.partition("_")[0], written.get(key)
             if theirs is not None and mine != theirs:
                 raise DataError(
                     f"{self.output / 'config.json'}: the {name} data must have the checksum "
-                    f"{shown(theirs)}, found {mine} in {self.dataset.source}"
+                    f"{quoted(theirs)}, found {mine} in {self.dataset.source}"
                 )
         unchecked: dict[str, None] = {}
         for folder in self._folders.values():
@@ -159,8 +159,8 @@ class Job:
         for name, mine in self._identity().items():
             if before.get(name, mine) != mine:
                 raise DataError(
-                    f"{checkpoint}: {name} must be {shown(before[name])} as when the run began, "
-                    f"found {shown(mine)}"
+                    f"{checkpoint}: {name} must be {quoted(before[name])} as when the run began, "
+                    f"found {quoted(mine)}"
                 )
         in_config = {name for name in written if name.endswith("_crc32")}
         return [name for name in self._identity() if name not in before and name not in in_config]
@@ -183,15 +183,19 @@ class Job:
         plan = {n: getattr(self.plan, n) for n in settings_of(Plan) if n not in left_out}
         if path := self.plan.frozen_phases:
             plan["frozen_phases_crc32"] = zlib.crc32(read_file(path))
-        return plan | {f"{name}_data_crc32": crc for name, crc in self._checksums().items()}
+        return plan | self._checksums
 
+    @cached_property
     def _checksums(self) -> dict[str, int]:
+        """Of the training and test data, by their keys in config.json."""
         pairs = {"training": self.train, "test": self.test}
-        return {n: zlib.crc32(s.y.tobytes(), zlib.crc32(s.x.tobytes())) for n, s in pairs.items()}
+        return {
+            f"{name}_data_crc32": zlib.crc32(samples.y.tobytes(), zlib.crc32(samples.x.tobytes()))
+            for name, samples in pairs.items()
+        }
 
     def _written_plan(self) -> dict[str, Any]:
-        crcs = {f"{name}_data_crc32": crc for name, crc in self._checksums().items()}
-        return self.plan.as_json() | {"source": self.dataset.source} | crcs
+        return self.plan.as_json() | {"source": self.dataset.source} | self._checksums
 
     def _description(self) -> list[str]:
         """The data, the method and the network, line by line."""
@@ -228,7 +232,7 @@ class Job:
                 if (before := getattr(model.config, name)) != value:
                     raise DataError(
                         f"{checkpoint}: is a checkpoint of another run than config.json: {name} "
-                        f"must be {shown(before)}, found {shown(value)}"
+                        f"must be {quoted(before)}, found {quoted(value)}"
                     )
         else:
             task = task_of(config.task, self.train.y, kept, self.dataset.class_names)

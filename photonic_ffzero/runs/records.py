@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meshes.validation import shown
+from meshes.validation import quoted
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.storage import read_json
 
@@ -83,7 +83,7 @@ def check(where: Path | str, content: dict[str, Any], schema: Schema) -> dict[st
     """Return the content of a file if every known key has a value of its kind, else raise."""
     for name, kind in schema.items():
         if name in content and not kind.holds(content[name]):
-            found = shown(content[name])
+            found = quoted(content[name])
             raise DataError(f"{where}: {name} must be {kind.rule}, found {found}")
     return content
 

@@ -88,7 +88,7 @@ def _largest(fits: Any, start: int) -> int:
 
 
 def available_memory() -> float:
-    """Bytes that a new program can have without swapping; all there are where nobody says."""
+    """Bytes that a new program can have without swapping; all there are if that is unknown."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             entries = dict(line.split(":") for line in file)

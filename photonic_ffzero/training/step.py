@@ -13,7 +13,7 @@ from meshes._tensorflow import graph, tf
 from meshes.validation import from_spec
 from photonic_ffzero.config import Config
 from photonic_ffzero.goodness.losses import LOSSES
-from photonic_ffzero.gradients.directions import Directions, Sampler, draw
+from photonic_ffzero.gradients.directions import Directions, Sampler, check_count, draw
 from photonic_ffzero.gradients.epsilon import EVALUATIONS, PROBES, probe_step
 from photonic_ffzero.gradients.estimators import (
     ESTIMATORS,
@@ -49,15 +49,9 @@ def as_arrays(tensors: Any) -> Any:
 
 
 def check_directions(config: Config, block: Block) -> None:
-    """Refuse more orthonormal directions than there are dimensions, before anything is trained."""
-    if config.law != "orthonormal" or config.perturb == "activations":
-        return
-    most = sum(int(np.count_nonzero(mask)) for mask in tf.nest.flatten(block.trainable))
-    if (config.directions or 0) > most:
-        raise ValueError(
-            f"directions must be at most the number of parameters, {most}, for the orthonormal "
-            f"law; got {config.directions}"
-        )
+    """Check the number of directions of a block before anything is trained."""
+    if config.perturb != "activations":
+        check_count(config.law, config.directions or 0, block.trainable)
 
 
 def make_steps(stage: Stage, config: Config) -> Callable[..., Any]:
@@ -171,7 +165,7 @@ def _perturbation(config: Config, block: Block) -> Perturbation:
 def _passes(config: Config, block: Block) -> int:
     estimator = _estimator(config, block)
     points = estimator.parameter_sets(config.directions or 0)
-    at_origin = getattr(estimator, "at_origin", False)  # one of somebody's own may not say
+    at_origin = getattr(estimator, "at_origin", False)  # an estimator from outside need not have it
     return _perturbation(config, block).passes(points, at_origin)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.validation import shown
+from meshes.validation import quoted
 from photonic_ffzero.config import Config, configure, device_name, with_settings
 from photonic_ffzero.data.checks import CHECKS, check_fields
 from photonic_ffzero.data.datasets import split
@@ -300,7 +300,7 @@ def fit(
     model = Model(config, units, task, device=opened)
     if start_from is not None:
         if not isinstance(start_from, Model):
-            raise TypeError(f"start_from must be a Model (load_model), got {shown(start_from)}")
+            raise TypeError(f"start_from must be a Model (load_model), got {quoted(start_from)}")
         model.take_over(start_from)
     if frozen_phases is not None:
         model.freeze(frozen_phases)
