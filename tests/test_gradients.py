@@ -27,11 +27,11 @@ X = DATA.uniform(size=(B, UNITS))
 Y = DATA.integers(0, CLASSES, (B, 1))
 
 
-def photonic_block(meshes, precision):
+def photonic_block(meshes, precision, units=UNITS, columns=COLUMNS):
     """A block and parameters for it; double precision leaves only the method's error."""
     bright = ElectroOptic(phi_b=np.pi / 2)  # at phi_b = pi hardly any light leaves a mesh
-    layers = tuple(Photonic(RectangularMesh(UNITS, COLUMNS), bright) for _ in range(meshes))
-    prototypes = simplex(CLASSES, UNITS, generator(0, "prototypes"), zero_mean=True)
+    layers = tuple(Photonic(RectangularMesh(units, columns), bright) for _ in range(meshes))
+    prototypes = simplex(CLASSES, units, generator(0, "prototypes"), zero_mean=True)
     block = Block(layers, Goodness(prototypes[np.newaxis].astype(precision), "balanced"))
     rng = generator(0, "parameters")
     params = tuple(

@@ -262,41 +262,34 @@ STATE = """
 """
 
 
+def check_import(name, first, then, tmp_path):
+    """Import some modules, compare the process before and after another import, then do more."""
+    script = f"""
+    import numpy, scipy.special{first}
+    before = snapshot()
+    import {name}
+    after = snapshot()
+    for key in before:
+        assert before[key] == after[key], (key, before[key], after[key])
+    {then}
+    """
+    run_in_a_new_process(STATE + script, tmp_path)
+
+
 @pytest.mark.long
 class TestImports:
     """Importing changes nothing beyond what importing TensorFlow and Keras changes."""
 
     @pytest.mark.parametrize("name", ["meshes", "meshes.keras", "photonic_ffzero"])
     def test_change_nothing(self, name, tmp_path):
-        script = (
-            STATE
-            + f"""
-    import numpy, scipy.special, tensorflow, keras, h5py
-    before = snapshot()
-    import {name}
-    after = snapshot()
-    for key in before:
-        assert before[key] == after[key], (key, before[key], after[key])
+        still_possible = """
     tensorflow.config.threading.set_intra_op_parallelism_threads(1)
     tensorflow.config.threading.set_inter_op_parallelism_threads(1)
     for device in tensorflow.config.list_physical_devices("GPU"):
-        tensorflow.config.experimental.set_memory_growth(device, True)
-    """
-        )
-        run_in_a_new_process(script, tmp_path)
+        tensorflow.config.experimental.set_memory_growth(device, True)"""
+        check_import(name, ", tensorflow, keras, h5py", still_possible, tmp_path)
 
     @pytest.mark.parametrize("name", ["meshes", "photonic_ffzero"])
     def test_do_not_need_tensorflow(self, name, tmp_path):
-        script = (
-            STATE
-            + f"""
-    import numpy, scipy.special
-    before = snapshot()
-    import {name}
-    after = snapshot()
-    assert "tensorflow" not in sys.modules and "matplotlib" not in sys.modules
-    for key in before:
-        assert before[key] == after[key], (key, before[key], after[key])
-    """
-        )
-        run_in_a_new_process(script, tmp_path)
+        absent = 'assert "tensorflow" not in sys.modules and "matplotlib" not in sys.modules'
+        check_import(name, "", absent, tmp_path)

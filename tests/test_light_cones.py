@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
+from test_gradients import CLASSES, axes, photonic_block
 
-from meshes import ElectroOptic, Phases, RectangularMesh
+from meshes import RectangularMesh
 from meshes._tensorflow import tf
 from photonic_ffzero.goodness.losses import CrossEntropy
-from photonic_ffzero.goodness.prototypes import simplex
-from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.gradients.directions import Directions, draw
 from photonic_ffzero.gradients.estimators import (
     Autodiff,
@@ -16,42 +15,23 @@ from photonic_ffzero.gradients.estimators import (
     estimate,
 )
 from photonic_ffzero.gradients.objectives import Weights
-from photonic_ffzero.layers.blocks import Block
-from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.seeds import generator
 
 SHAPES = [(8, 8), (9, 9), (9, 4), (8, 3), (7, 1), (2, 2), (16, 5)]
-B, CLASSES = 6, 3
+B = 6
 
 
-def objective(units, columns, meshes=1, precision=np.float64):
-    """A network of meshes with one loss, and its objective on random inputs."""
-    bright = ElectroOptic(phi_b=np.pi / 2)
-    layers = tuple(Photonic(RectangularMesh(units, columns), bright) for _ in range(meshes))
-    prototypes = simplex(min(CLASSES, units), units, generator(0, "prototypes"), zero_mean=True)
-    block = Block(layers, Goodness(prototypes[np.newaxis].astype(precision), "balanced"))
-    rng = generator(0, "parameters")
-    params = tuple(
-        Phases(*(tf.constant(w, precision) for w in layer.init(rng))) for layer in layers
-    )
-    x = tf.constant(rng.uniform(size=(B, units)), precision)
-    y = rng.integers(0, min(CLASSES, units), (B, 1))
+def objective(units, columns, meshes=1):
+    """Meshes with one loss, in double precision, and their objective on random inputs."""
+    block, params = photonic_block(meshes, np.float64, units, columns)
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.uniform(size=(B, units)))
+    y = rng.integers(0, CLASSES, (B, 1))
     return block, Weights()(block, CrossEntropy(), params, x, y)
 
 
 def flat(gradient):
     return np.concatenate([np.ravel(g) for g in tf.nest.flatten(gradient)])
-
-
-def axes(block, epsilon):
-    """Every parameter alone, as orthogonal directions."""
-    masks = tf.nest.flatten(block.trainable)
-    rows = np.eye(sum(mask.size for mask in masks))[flat(block.trainable).astype(bool)]
-    rows *= np.sqrt(len(rows))
-    cuts = np.split(rows, np.cumsum([mask.size for mask in masks])[:-1], axis=1)
-    v = [cut.reshape(-1, *mask.shape) for cut, mask in zip(cuts, masks, strict=True)]
-    pack = tf.nest.pack_sequence_as
-    return Directions(pack(block.trainable, v), pack(block.trainable, [epsilon] * len(v)))
 
 
 @pytest.mark.parametrize(("units", "columns"), SHAPES)
