@@ -197,7 +197,7 @@ class Config:
     losses: str | None = _mixer(
         one_of(("global", "block", "grouped")),
         "one loss (bp), one a block, or one a block, patch and group, each of which judges its "
-        "own noise",
+        "own noise in the activations",
         shown="grouped; linear head without perturbed activations: block; bp: global",
     )
     colour: str | None = _network(

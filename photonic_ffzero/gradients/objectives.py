@@ -248,7 +248,7 @@ class InnerActivations:
             return _sample_losses(block, loss, block.readout.split(tapped), y)[:, :, tf.newaxis]
 
         here = sample_losses(z[tf.newaxis]) / batch
-        parts = [block.moved[-1].repeats, block.moved[-1].groups] if self.grouped else [1, 1]
+        parts = block.moved[-1].parts if self.grouped else (1, 1)
         share = here.shape[3] / math.prod(parts)
         known = tf.broadcast_to(here * share, [1, batch, *parts])
 
@@ -274,7 +274,7 @@ def _part_scores(block: Block, head_params: Any, z: Any, origin: Any) -> Any:
     """Scores [K, B, patches, G, C] if only one patch and group of z had moved."""
     head = block.layers[-1]
     if isinstance(head, Head):
-        return head.parts(head_params, z, origin, block.moved[-1].groups)
+        return head.parts(head_params, z, origin, block.moved[-1].parts[1])
     return cast(Pooled, block.readout).parts(z, origin)
 
 

@@ -40,7 +40,8 @@ class Layer(ABC):
     def groups(self) -> int:
         """Independent groups of parameters G, each for a group of outputs.
 
-        With more than one, every array of parameters leads with [P, G].
+        With more than one, every array of parameters leads with [P, G], and a group's outputs
+        depend on its parameters alone, so that each group can be judged by its own loss.
         """
         return 1
 
@@ -75,7 +76,10 @@ class Layer(ABC):
     @property
     @abstractmethod
     def trainable(self) -> Any:
-        """One parameter set's structure of boolean arrays, false where an entry is not trained."""
+        """One parameter set's structure of boolean arrays, false where an entry is not trained.
+
+        Entries that are trained have a gradient, estimated or, if the layer is ``exact``, exact.
+        """
 
     @property
     def reach(self) -> Any:
@@ -127,6 +131,11 @@ class Layer(ABC):
 class Moved(Layer):
     """A layer of several maps in a row, whose values inside can be moved, all at once."""
 
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[int, int]:
+        """Patches and groups of the outputs, each of which can be judged alone."""
+
     @abstractmethod
     def sites(self, batch: int) -> Any:
         """The values that are moved, as boolean arrays [B, ...]."""
@@ -148,6 +157,12 @@ class Moved(Layer):
     @abstractmethod
     def pull(self, params: Any, trace: Any, slopes: Any) -> Any:
         """The gradient of one parameter set from that of the values that are moved."""
+
+    def pullback(self, params: Any, x: Any, g_z: Any) -> Any:
+        raise ValueError(
+            f"perturb must be weights, or activations inside, for a {self.name}: a gradient of the "
+            "tapped values alone leads back to the last of its maps only"
+        )
 
 
 def one_set(params: Any) -> Any:

@@ -55,7 +55,13 @@ class Block:
 
     @property
     def trainable(self) -> tuple[Any, ...]:
-        masks = tuple(layer.trainable for layer in self.layers)
+        """What directions move: nothing of heads, and nothing that is frozen."""
+        masks = tuple(
+            tf.nest.map_structure(np.zeros_like, layer.trainable)
+            if layer.exact
+            else layer.trainable
+            for layer in self.layers
+        )
         if self.frozen is None:
             return masks
         return tf.nest.map_structure(lambda mask, still: mask & ~still, masks, self.frozen)

@@ -149,7 +149,7 @@ class Mixer(Moved):
     Attributes:
         patches: Patches a side p.
         channels: Channels of a patch D.
-        groups: Groups of channels G.
+        channel_groups: Groups of channels G.
         activation: f.
         image: Pixels a side, and values a pixel; None behind the first block.
 
@@ -160,7 +160,7 @@ class Mixer(Moved):
     patches: int
     channels: int
     activation: Activation | Nonlinearity
-    groups: int = 1
+    channel_groups: int = 1
     image: tuple[int, int] | None = None
     name: ClassVar[str] = "mixer"
 
@@ -180,16 +180,20 @@ class Mixer(Moved):
     def repeats(self) -> int:
         return self.patches**2
 
+    @property
+    def parts(self) -> tuple[int, int]:
+        return self.patches**2, self.channel_groups
+
     @cached_property
     def shapes(self) -> Any:
         """The shapes of one parameter set."""
-        patches, size = self.patches**2, self.channels // self.groups
+        patches, size = self.patches**2, self.channels // self.channel_groups
         inputs = self.channels
         if self.image:
             side, colours = self.image
             inputs = (side // self.patches) ** 2 * colours
-        own = (self.groups, size)
-        dense = ((self.groups, inputs, size), own, (self.groups, size, size), own)
+        own = (self.channel_groups, size)
+        dense = ((self.channel_groups, inputs, size), own, (self.channel_groups, size, size), own)
         if self.image:
             return StemParams(*dense)
         return MixerParams((1, patches, patches), (1, patches), *dense)
@@ -219,7 +223,7 @@ class Mixer(Moved):
 
     def sites(self, batch: int) -> tuple[np.ndarray, ...]:
         """The values [B, patches, G, n] behind the norm of each map."""
-        patches, own = self.patches**2, (self.groups, self.channels // self.groups)
+        patches, own = self.patches**2, (self.channel_groups, self.channels // self.channel_groups)
         over_patches = [] if self.image else [(1, self.channels)]
         return tuple(np.ones((batch, patches, *at), bool) for at in (*over_patches, own, own))
 
@@ -331,6 +335,7 @@ class Head(Layer):
     classes: int
     last: bool = False
     name: ClassVar[str] = "head"
+    linear: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     @property
@@ -344,8 +349,7 @@ class Head(Layer):
 
     @property
     def trainable(self) -> HeadParams:
-        """False: no direction moves a head."""
-        return HeadParams(*(np.zeros(shape, bool) for shape in self.shapes))
+        return HeadParams(*(np.ones(shape, bool) for shape in self.shapes))
 
     def init(self, rng: np.random.Generator) -> HeadParams:
         """Draw weights as those of the blocks; zeros for the final head."""
@@ -355,11 +359,20 @@ class Head(Layer):
 
     def measure(self, params: HeadParams, x: Any, noise: Any = ()) -> Any:
         """Logits [P, B, C]."""
-        pooled = tf.reduce_mean(tf.reshape(x, [*x.shape[:-1], -1, self.channels]), axis=-2)
-        return tf.matmul(pooled, params.kernel) + params.bias[:, tf.newaxis]
+        return tf.matmul(self._pooled(x), params.kernel) + params.bias[:, tf.newaxis]
 
     def transmit(self, params: HeadParams, x: Any, noise: Any = ()) -> Any:
-        return x if len(x.shape) == 3 else x[tf.newaxis]
+        """The inputs [P, B, ...] as they are."""
+        return tf.broadcast_to(x, [params.bias.shape[0], *x.shape[-2:]])
+
+    def pullback(self, params: HeadParams, x: Any, g_z: Any) -> HeadParams:
+        """The pooled inputs' products with g_z for the weights; its sum for the biases."""
+        return HeadParams(
+            tf.matmul(self._pooled(x), g_z, transpose_a=True), tf.reduce_sum(g_z, axis=0)
+        )
+
+    def _pooled(self, x: Any) -> Any:
+        return tf.reduce_mean(tf.reshape(x, [*x.shape[:-1], -1, self.channels]), axis=-2)
 
     def parts(self, params: HeadParams, z: Any, origin: Any, groups: int) -> Any:
         """The logits [K, B, patches, G, C] if of z [K, B, ...] only one patch and group differed

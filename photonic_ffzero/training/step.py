@@ -50,7 +50,7 @@ def as_arrays(tensors: Any) -> Any:
 
 def check_directions(config: Config, block: Block) -> None:
     """Check the number of directions of a block before anything is trained."""
-    if config.perturb != "activations":
+    if config.perturb != "activations" and block.body:
         check_count(config.law, config.directions or 0, block.trainable)
 
 
