@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from meshes._tensorflow import exporting, tf
-from meshes.engines import FabricatedMesh, xla
+from meshes.engines import FabricatedMesh, fitted, xla
 from meshes.validation import choice
 
 
@@ -75,7 +75,7 @@ def _sees_gpu() -> bool:
 def _run(
     mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any, engine: str, detect: bool
 ) -> Any:
-    symbolic = any(_is_tensor(x) for x in (*phases, fields))
+    symbolic = any(_is_tensor(x) for x in (*phases, fields, *fitted(mesh)))
     theta, phi, gamma, fields = _one_precision(phases, fields, symbolic)
     _check_shapes(mesh, theta, phi, gamma, fields)
     stacked = len(theta.shape) == 3 or len(fields.shape) == 3

@@ -7,7 +7,7 @@ and fields [P or 1, B, N]. It returns fields or, with ``detect``, intensities [P
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,8 +21,14 @@ class FabricatedMesh(Hashable, Protocol):
     units: int
     num_columns: int
     mask: np.ndarray  # bool [L, M]
-    splitter_errors: np.ndarray | None  # [2, L, M], rad
-    transmission: np.ndarray | None  # [L, N]
+    splitter_errors: Any  # [2, L, M], rad; an array, a tensor or None
+    transmission: Any  # [L, N], likewise
 
     @property
     def num_interferometers(self) -> int: ...
+
+
+def fitted(mesh: FabricatedMesh) -> list[Any]:
+    """The parts of the fabrication that are tensors: light is differentiable in them."""
+    parts = (mesh.splitter_errors, mesh.transmission)
+    return [part for part in parts if part is not None and not isinstance(part, np.ndarray)]

@@ -24,7 +24,7 @@ column the adjoint is M^+ g, and as M is unitary the fields are M^+ (u', v'). Bo
 through the same columns, no field is stored, and the gradient of a phase is a product of the two.
 A lossy column is not inverted, because dividing by its transmission amplifies rounding errors.
 There the fields are stored before every sqrt(L)-th column and recomputed from one stored column to
-the next.
+the next. A fitted mesh is a general one whose couplers and losses have gradients, too.
 
 **Threads** all run the same kernel and take tasks from shared counters, so that a thread that
 starts late delays nobody. The result of a task does not depend on the thread.
@@ -464,8 +464,7 @@ def _undo_ideal(c, k, S, _couplers, _at, _size, u, v, p, q):
         (cosine * ur - sine * vr, cosine * ui - sine * vi),
         (sine * pr + cosine * qr, sine * pi + cosine * qi),
         (cosine * pr - sine * qr, cosine * pi - sine * qi),
-        slopes_theta,
-        slopes_phi,
+        (slopes_theta, slopes_phi),
     )
 
 
@@ -486,7 +485,29 @@ def _undo_general(c, k, S, couplers, at, size, u, v, p, q):
     sine_2b, cosine_2b = splat(couplers, at + 4 * size), splat(couplers, at + 5 * size)
     slopes_theta = fill(_HALF) * (cosine_2b * exchange + sine_2b * imbalance)
     matrix = (*_four(c, k, S), *_four(c, k + 4 * S, S))
-    return *_adjoint(matrix, u, v), *_adjoint(matrix, p, q), slopes_theta, slopes_phi
+    return *_adjoint(matrix, u, v), *_adjoint(matrix, p, q), (slopes_theta, slopes_phi)
+
+
+@_inlined
+def _undo_fitted(c, k, S, couplers, at, size, u, v, p, q):
+    """As :func:`_undo_general`, with dl/da and dl/db of the couplers' errors, too.
+
+    A coupler's error turns the fields at its place by -sigma_x: a's in front of the
+    interferometer, b's after it, where phi is taken back first.
+    """
+    (ur, ui), (pr, pi), turn, swing = u, p, splat(c, k + 8 * S), splat(c, k + 9 * S)
+    t = turn * ur + swing * ui, turn * ui - swing * ur
+    s = turn * pr + swing * pi, turn * pi - swing * pr
+    second = _crossed(t, v, s, q)
+    u, v, p, q, (slopes_theta, slopes_phi) = _undo_general(c, k, S, couplers, at, size, u, v, p, q)
+    return u, v, p, q, (slopes_theta, slopes_phi, _crossed(u, v, p, q), second)
+
+
+@_inlined
+def _crossed(u, v, p, q):
+    """The slope of a turn by -sigma_x."""
+    (ur, ui), (vr, vi), (pr, pi), (qr, qi) = u, v, p, q
+    return pr * vi - pi * vr + qr * ui - qi * ur
 
 
 @_inlined
@@ -516,7 +537,21 @@ def _receive(upstream, start, power, samples, N, x, g):
         _set_field(g, b, (double * re, double * im))
 
 
-def _retracing(kind, undo, all_columns):
+@_inlined
+def _add_slopes(found, slopes, to, size):
+    slope_theta, slope_phi = sums_of_lanes(*found)
+    slopes[to] += slope_theta
+    slopes[to + size] += slope_phi
+
+
+@_inlined
+def _add_fitted_slopes(found, slopes, to, size):
+    theta, phi, first, second = found
+    _add_slopes((theta, phi), slopes, to, size)
+    _add_slopes((first, second), slopes, to + 2 * size, size)
+
+
+def _retracing(kind, undo, add, all_columns):
     """Take fields x and adjoints g back through one lossless column, or forth and back again."""
 
     @_of_kind(kind)
@@ -529,7 +564,7 @@ def _retracing(kind, undo, all_columns):
             b = (2 * m + odd) * _PORT
             a = at + b
             mzi = column * M + m
-            u, v, p, q, slopes_theta, slopes_phi = undo(
+            u, v, p, q, found = undo(
                 c, k + m, S, couplers, column * S + m, L * S,
                 _field(x, a), _field(x, a + _PORT), _field(g, b), _field(g, b + _PORT),
             )  # fmt: skip
@@ -537,9 +572,7 @@ def _retracing(kind, undo, all_columns):
             _set_field(x, a + _PORT, v)
             _set_field(g, b, p)
             _set_field(g, b + _PORT, q)
-            slope_theta, slope_phi = sums_of_lanes(slopes_theta, slopes_phi)
-            slopes[to + mzi] += slope_theta
-            slopes[to + L * M + mzi] += slope_phi
+            add(found, slopes, to + mzi, L * M)
         if (N + odd) % 2:
             _undo_unpaired_port(x, at + (N - 1) * _PORT, N)
             _undo_unpaired_port(g, (N - 1) * _PORT, N)
@@ -557,8 +590,13 @@ def _retracing(kind, undo, all_columns):
     return undo_column, retrace
 
 
-_, _retrace_ideal = _retracing("ideal", _undo_ideal, _all_ideal_columns)
-_undo_general_column, _retrace_lossless = _retracing("general", _undo_general, _all_general_columns)
+_, _retrace_ideal = _retracing("ideal", _undo_ideal, _add_slopes, _all_ideal_columns)
+_undo_general_column, _retrace_lossless = _retracing(
+    "general", _undo_general, _add_slopes, _all_general_columns
+)
+_undo_fitted_column, _retrace_fitted_lossless = _retracing(
+    "fitted", _undo_fitted, _add_fitted_slopes, _all_general_columns
+)
 
 
 @_inlined
@@ -582,41 +620,70 @@ def _span(L):
 
 
 @_inlined
-def _retrace_lossy(dims, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to):
-    """As ``retrace``, in a mesh with loss.
-
-    Tiles of x: the running one; one before every span of columns; one after the interferometers
-    (but before the loss) of every column of the span in work.
-    """
-    N, L, size = dims.ports, dims.columns, dims.rows * _padded(dims.ports // 2)
-    span, tile = _span(L), N * _PORT
-    trail = (1 + (L + span - 1) // span) * tile
-    for column in range(L):
-        if column % span == 0:
-            _copy(x, 0, (1 + column // span) * tile, tile)
-        _one_general_column(x, c, k + column * size, edges, column, N)
-        _attenuate(x, loss, column * N, N)
-    _receive(upstream, start, dims.power, samples, N, x, g)
-    for first in range((L - 1) // span * span, -1, -span):
-        last = min(first + span, L)
-        _copy(x, (1 + first // span) * tile, 0, tile)
-        for column in range(first, last):
-            _one_general_column(x, c, k + column * size, edges, column, N)
-            _copy(x, 0, trail + (column - first) * tile, tile)
-            _attenuate(x, loss, column * N, N)
-        for column in range(last - 1, first - 1, -1):
-            _attenuate(g, loss, column * N, N)
-            at = trail + (column - first) * tile
-            undo = k + column * size
-            _undo_general_column(x, at, g, c, undo, couplers, column, N, L, slopes, to)
-    return trail
+def _no_loss_slopes(x, at, g, N, slopes, to):
+    pass
 
 
 @_inlined
-def _retrace_general(dims, *arguments):
-    if dims.lossy:
-        return _retrace_lossy(dims, *arguments)
-    return _retrace_lossless(dims, *arguments)
+def _add_loss_slopes(x, at, g, N, slopes, to):
+    """Slopes of the amplitudes that a column passes, from the fields in front of its loss."""
+    for n in range(N):
+        (re, im), (gr, gi) = _field(x, at + n * _PORT), _field(g, n * _PORT)
+        slope = re * gr + im * gi
+        slopes[to + n] += sums_of_lanes(slope, slope)[0]
+
+
+def _retracing_lossy(kind, retrace_lossless, undo_column, add_loss_slopes):
+    """The ``retrace`` of a mesh that may have loss."""
+
+    @_of_kind(kind)
+    def retrace_lossy(
+        dims, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes, to
+    ):
+        """As ``retrace``, in a mesh with loss.
+
+        Tiles of x: the running one; one before every span of columns; one after the
+        interferometers (but before the loss) of every column of the span in work.
+        """
+        N, L, size = dims.ports, dims.columns, dims.rows * _padded(dims.ports // 2)
+        span, tile = _span(L), N * _PORT
+        trail = (1 + (L + span - 1) // span) * tile
+        for column in range(L):
+            if column % span == 0:
+                _copy(x, 0, (1 + column // span) * tile, tile)
+            _one_general_column(x, c, k + column * size, edges, column, N)
+            _attenuate(x, loss, column * N, N)
+        _receive(upstream, start, dims.power, samples, N, x, g)
+        for first in range((L - 1) // span * span, -1, -span):
+            last = min(first + span, L)
+            _copy(x, (1 + first // span) * tile, 0, tile)
+            for column in range(first, last):
+                _one_general_column(x, c, k + column * size, edges, column, N)
+                _copy(x, 0, trail + (column - first) * tile, tile)
+                _attenuate(x, loss, column * N, N)
+            for column in range(last - 1, first - 1, -1):
+                at = trail + (column - first) * tile
+                add_loss_slopes(x, at, g, N, slopes, to + 4 * L * (N // 2) + column * N)
+                _attenuate(g, loss, column * N, N)
+                undo = k + column * size
+                undo_column(x, at, g, c, undo, couplers, column, N, L, slopes, to)
+        return trail
+
+    @_of_kind(kind)
+    def retrace_any(dims, *arguments):
+        if dims.lossy:
+            return retrace_lossy(dims, *arguments)
+        return retrace_lossless(dims, *arguments)
+
+    return retrace_any
+
+
+_retrace_general = _retracing_lossy(
+    "general", _retrace_lossless, _undo_general_column, _no_loss_slopes
+)
+_retrace_fitted = _retracing_lossy(
+    "fitted", _retrace_fitted_lossless, _undo_fitted_column, _add_loss_slopes
+)
 
 
 @_inlined
@@ -634,13 +701,14 @@ def _leave(x, at, g, real, N, screens, screen, slopes, to):
             _set_field(g, b, (cosine * re + sine * im, cosine * im - sine * re))
 
 
-def _backward(kind, prepare, retrace):
+def _backward(kind, prepare, retrace, fitted=False):
     """Gradients of the phases, for every group of chunks, and of the fields [P, B, N].
 
-    ``slopes`` [P, groups, L M + L M + N], zeros at first, become the gradients of theta, phi and
-    gamma. One thread adds up a group's chunks in order, so that no sum depends on the number of
-    threads.
+    ``slopes`` [P, groups, D], zeros at first, become the gradients of theta, phi, if fitted also
+    of both couplers' errors and of the loss, and of gamma. One thread adds up a group's chunks in
+    order, so that no sum depends on the number of threads.
     """
+    parts = 4 if fitted else 2
 
     @_of_kind(kind)
     def run_backward(
@@ -650,7 +718,9 @@ def _backward(kind, prepare, retrace):
         before = flush_denormals()
         c, screens = prepare(counters, dims, theta, phi, gamma, couplers, scratch)
         N, B, L = dims.ports, dims.samples, dims.columns
-        D = 2 * L * (N // 2) + N
+        D = parts * L * (N // 2) + N
+        if fitted and dims.lossy:
+            D += L * N
         width, width_up = (1 if dims.real else 2) * N, (1 if dims.power else 2) * N
         tiles = 2 + (_span(L) + (L + _span(L) - 1) // _span(L) if dims.lossy else 0)
         buffer = np.empty(tiles * N * _PORT + LANES, np.float32)
@@ -682,6 +752,7 @@ def _backward(kind, prepare, retrace):
 
 _backward_ideal = _backward("ideal", _prepare_ideal, _retrace_ideal)
 _backward_general = _backward("general", _prepare_general, _retrace_general)
+_backward_fitted = _backward("fitted", _prepare_general, _retrace_fitted, fitted=True)
 
 
 @kernel
@@ -694,3 +765,9 @@ def backward_ideal(counters, dims, *arrays):
 def backward_general(counters, dims, *arrays):
     """As :func:`backward_ideal`, of a mesh with splitter errors or loss."""
     _backward_general(pointer(counters), dims, *pointers(arrays))
+
+
+@kernel
+def backward_fitted(counters, dims, *arrays):
+    """As :func:`backward_general`, with gradients of the couplers' errors and of the loss, too."""
+    _backward_fitted(pointer(counters), dims, *pointers(arrays))

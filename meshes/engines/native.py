@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes._tensorflow import in_this_process, tf
-from meshes.engines import FabricatedMesh, kernels
+from meshes.engines import FabricatedMesh, fitted, kernels
 from meshes.engines.threads import run_on_threads, threads
 
 _SCRATCH_BYTES = 32 * 2**20  # of coefficients; a call that needs more works through parts of P
@@ -28,9 +28,9 @@ def propagate(
     mesh: FabricatedMesh, theta: Any, phi: Any, gamma: Any, fields: Any, *, detect: bool
 ) -> Any:
     """Fields or, with ``detect``, intensities [P, B, N] at the mesh's output."""
-    arguments = (theta, phi, gamma, fields)
     if isinstance(fields, np.ndarray):
-        return _forward(mesh, detect, *arguments)
+        return _forward(mesh, detect, theta, phi, gamma, fields)
+    arguments = (theta, phi, gamma, fields, *fitted(mesh))
 
     @tf.custom_gradient
     def apply(*arguments: Any) -> Any:
@@ -60,8 +60,9 @@ def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[An
 
 
 def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndarray:
-    """Fields or intensities [P, B, N]."""
-    fabrication = _fabrication_of(mesh)
+    """Fields or intensities [P, B, N]; arrays of a fitted fabrication follow the fields."""
+    arrays, fabricated = arrays[:4], arrays[4:]
+    fabrication = _tables(mesh, *fabricated) if fabricated else _fabrication_of(mesh)
     P, (_, B, N) = len(arrays[0]), arrays[3].shape
     out = _aligned_empty((P, B, N), np.float32 if detect else np.complex64)
     kernel = kernels.forward_ideal if fabrication.ideal else kernels.forward_general
@@ -74,25 +75,35 @@ def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndar
 
 
 def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Gradients with respect to theta, phi, gamma and the fields, given those of the output."""
-    fabrication = _fabrication_of(mesh)
-    theta, phi, gamma, fields, _ = arrays
-    sizes = [x[0].size for x in (theta, phi, gamma)]
+    """Gradients with respect to theta, phi, gamma, the fields, and a fitted fabrication.
+
+    The last array is the gradient of the output.
+    """
+    theta, phi, gamma, fields, *fabricated, upstream = arrays
+    arrays = (theta, phi, gamma, fields, upstream)
+    fabrication = _tables(mesh, *fabricated) if fabricated else _fabrication_of(mesh)
+    sizes = [theta[0].size, phi[0].size, *(x.size for x in fabricated), gamma[0].size]
     gradients = np.empty((len(theta), sum(sizes)), np.float32)
     out = np.empty((len(theta), *fields.shape[1:]), fields.dtype)
     kernel = kernels.backward_ideal if fabrication.ideal else kernels.backward_general
+    kernel = kernels.backward_fitted if fabricated else kernel
     for sets in _blocks(
         len(theta), fabrication.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes
     ):
         dims = _dimensions(mesh, fabrication.rows, arrays, detect, sets)
-        *phases, light, upstream = (_flat(_of_sets(x, sets)) for x in arrays)
-        inputs = (*phases, *fabrication.backward_tables, light, upstream)
+        *phases, light, weights = (_flat(_of_sets(x, sets)) for x in arrays)
+        inputs = (*phases, *fabrication.backward_tables, light, weights)
         slopes = np.zeros((dims.sets, _GROUPS, sum(sizes)), np.float32)
         _launch(kernel, dims, inputs, [slopes.reshape(-1), _flat_out(out[sets])])
         slopes.sum(axis=1, out=gradients[sets])
     parts = np.split(gradients, np.cumsum(sizes)[:-1], axis=1)
-    shaped = [part.reshape(x.shape) for part, x in zip(parts, arrays, strict=False)]
-    return *shaped, out if len(fields) == len(out) else out.sum(axis=0, keepdims=True)
+    of_phases = zip((*parts[:2], parts[-1]), (theta, phi, gamma), strict=True)
+    of_fabrication = zip(parts[2:-1], fabricated, strict=True)
+    return (
+        *(part.reshape(x.shape) for part, x in of_phases),
+        out if len(fields) == len(out) else out.sum(axis=0, keepdims=True),
+        *(part.sum(axis=0).reshape(x.shape) for part, x in of_fabrication),
+    )
 
 
 class _Fabrication(NamedTuple):
@@ -107,8 +118,13 @@ class _Fabrication(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def _fabrication_of(mesh: FabricatedMesh) -> _Fabrication:
+    return _tables(mesh, mesh.splitter_errors, mesh.transmission)
+
+
+def _tables(
+    mesh: FabricatedMesh, delta: np.ndarray | None, loss: np.ndarray | None = None
+) -> _Fabrication:
     none = _flat(np.empty(0, np.float32))
-    delta, loss = mesh.splitter_errors, mesh.transmission
     unity = _flat(np.ones((mesh.num_columns, 2), np.float32))
     if delta is None and loss is None:
         return _Fabrication(True, kernels.IDEAL_ROWS, none, unity, (none, none, unity))
@@ -119,19 +135,19 @@ def _fabrication_of(mesh: FabricatedMesh) -> _Fabrication:
     return _Fabrication(
         ideal=False,
         rows=kernels.GENERAL_ROWS,
-        couplers=_flat(_padded(np.stack([*errors, *_passed(mesh)]))),
+        couplers=_flat(_padded(np.stack([*errors, *_passed(mesh, loss)]))),
         edges=unity if loss is None else _flat(loss[:, [0, -1]]),
         backward_tables=(lossless, none if loss is None else _flat(loss), unity),
     )
 
 
-def _passed(mesh: FabricatedMesh) -> np.ndarray:
+def _passed(mesh: FabricatedMesh, loss: np.ndarray | None) -> np.ndarray:
     """Amplitudes [2, L, M] passed after each interferometer's upper and lower port."""
-    if mesh.transmission is None:
+    if loss is None:
         return np.ones((2, *mesh.mask.shape))
     port = 2 * np.arange(mesh.num_interferometers) + np.arange(mesh.num_columns)[:, None] % 2
     pair = np.stack((port, port + 1)) % mesh.units
-    return np.take_along_axis(mesh.transmission[None], pair, axis=2)
+    return np.take_along_axis(loss[None], pair, axis=2)
 
 
 def _dimensions(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.engines import FabricatedMesh
+from meshes.engines import FabricatedMesh, fitted
 
 
 def propagate(
@@ -19,31 +19,36 @@ def propagate(
     complex_type = tf.complex128 if theta.dtype == tf.float64 else tf.complex64
     fields = tf.cast(tf.convert_to_tensor(fields), complex_type)
     fabrication = [
-        None if x is None else tf.constant(x, theta.dtype)
+        None if x is None else tf.cast(x, theta.dtype)
         for x in (mesh.mask, mesh.splitter_errors, mesh.transmission)
     ]
     # One function for every shape of mesh: TensorFlow warns of one that is traced too often.
-    forward, backward = _compiled(*(None if x is None else x.shape for x in fabrication))
+    count = 4 + len(fitted(mesh))
+    forward, backward = _compiled(count, *(None if x is None else x.shape for x in fabrication))
+    mask, *parts = fabrication
 
     @tf.custom_gradient
-    def apply(*differentiable: Any) -> Any:
+    def apply(*arguments: Any) -> Any:
+        def rest(given: Any) -> list[Any]:
+            return [mask, *given[4:], *parts[len(given) - 4 :]]
+
         def gradient(upstream: Any) -> Any:
-            return backward(*differentiable, *fabrication, upstream)
+            return backward(*arguments[:4], *rest(arguments), upstream)
 
         # Unwatched: the tape must not ask the compiled forward for its intermediate values.
-        values = [tf.stop_gradient(x) for x in differentiable]
-        return forward(*values, *fabrication), gradient
+        values = [tf.stop_gradient(x) for x in arguments]
+        return forward(*values[:4], *rest(values)), gradient
 
-    out = apply(theta, phi, gamma, fields)
+    out = apply(theta, phi, gamma, fields, *parts[: count - 4])
     return tf.math.square(tf.math.real(out)) + tf.math.square(tf.math.imag(out)) if detect else out
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(*_shapes: Any) -> list[Any]:
-    """The forward and the backward function."""
+def _compiled(count: int, *_shapes: Any) -> list[Any]:
+    """The forward and the backward function, the latter with respect to ``count`` arguments."""
     return [
         tf.function(function, jit_compile=True, autograph=False)
-        for function in (_through_columns, _gradients)
+        for function in (_through_columns, functools.partial(_gradients, count))
     ]
 
 
@@ -72,13 +77,13 @@ def _through_columns(
     return tf.transpose(x, (0, 2, 1))
 
 
-def _gradients(*arguments: Any) -> Any:
+def _gradients(count: int, *arguments: Any) -> Any:
     """Gradients by TensorFlow's tape over a second forward.
 
     The tape's tensors, one per column, cannot leave a compiled function, so both loops are in one.
     """
     *arguments, upstream = arguments  # type: ignore[assignment]
-    differentiable = arguments[:4]
+    differentiable = [*arguments[:4], *arguments[5 : 1 + count]]
     with tf.GradientTape() as tape:
         tape.watch(differentiable)
         out = _through_columns(*arguments)
