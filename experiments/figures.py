@@ -26,6 +26,7 @@ EXPERIMENTS = (
     "embeddings",
     "epsilon",
     "robustness",
+    "ports",
 )
 SCRIPTS = Path(__file__).parent
 

@@ -4,6 +4,8 @@ Train multilayer perceptrons of growing depth with the four methods. With direct
 derivatives (dd) one global loss (bp) perturbs all layers at once, a local one (ff) each
 layer alone, which is what the paper's figure 4 is about: does accuracy survive depth?
 Preset deep is that question alone: ff-dd and bp-dd, 2 to 10 layers of width 100, MNIST.
+Preset script asks it with the settings of the published script: one direction a step, 100
+epochs, no scaling and no nonlinearity between the layers.
 """
 
 import sys
@@ -46,6 +48,35 @@ PRESETS = {
             "ff-dd": {"learning_rate": 0.05, "norm_size": 0, "loss": "cross-entropy:scale=15"},
             "bp-dd": {"learning_rate": 0.01},
         },
+    ),
+    "script": partial(
+        depths,
+        axes={
+            "dataset": ("mnist",),
+            "width": (100,),
+            "depth": (2, 6, 10),
+            "method": METHODS,
+        },
+        seeds=2,
+        epochs=100,
+        scaling="none",
+        nonlinearity="identity",
+        by_method={
+            "ff-dd": {"directions": 1, "learning_rate": 1e-3},
+            "bp-dd": {"directions": 1, "learning_rate": 1e-3},
+            "ff-ad": {"learning_rate": 1e-3},
+            "bp-ad": {"learning_rate": 1e-3},
+        },
+    ),
+    "medium": partial(
+        depths,
+        axes={
+            "dataset": ("mnist", "fashion-mnist"),
+            "width": (10, 50, 100),
+            "depth": (1, 2, 4, 6, 8, 10),
+            "method": METHODS,
+        },
+        seeds=2,
     ),
     "paper": partial(
         depths,

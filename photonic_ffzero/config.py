@@ -21,6 +21,7 @@ from photonic_ffzero.devices.remote import SCHEME, Address
 from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
 from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS
 from photonic_ffzero.layers.activations import ACTIVATIONS
+from photonic_ffzero.layers.dense import SCALINGS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.recipes import COMMON, DD, FF, METHODS, RECIPES
 from photonic_ffzero.settings import (
@@ -140,8 +141,8 @@ class Config:
 
     recipe: str = _learning(
         one_of(RECIPES),
-        "where all defaults come from: ours, the paper's, its published code's, or ours for "
-        "digital networks",
+        "where all defaults come from: ours, ours for wide meshes, the paper's, its published "
+        "code's, or ours for digital networks",
         default="balanced",
     )
     method: str = _learning(
@@ -179,6 +180,13 @@ class Config:
         applies={"network": "mlp"},
         default=100,
         also=("hidden", "hidden_size", "neurons"),
+    )
+    scaling: str | None = _network(
+        one_of(SCALINGS),
+        "each layer's outputs to unit mean square in front of the next of an MLP, or as they are",
+        applies={"network": "mlp"},
+        default="unit",
+        also=("layer_norm", "rescale"),
     )
     channels: int | None = _network(
         whole(1),
@@ -419,7 +427,7 @@ class Config:
             reasons["order"] = "there is one layer"
         if self.layers == 1 and self.network != "mixer":
             reasons["nonlinearity"] = "it stands between layers, and there is one layer"
-            for name in ("width", "channels", "kernel_size"):
+            for name in ("width", "scaling", "channels", "kernel_size"):
                 reasons[name] = "it shapes the layers before the last, and there are none"
         chip, simulated_here = self._known_imperfections, self.device is None
         if simulated_here and not chip.noisy_readings:
@@ -613,7 +621,7 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **settings: Any) 
     """Fill a configuration from a recipe; settings that are given take precedence.
 
     Args:
-        recipe: ``balanced``, ``paper``, ``published`` (photonic) or ``digital``.
+        recipe: ``balanced``, ``wide``, ``paper``, ``published`` (photonic) or ``digital``.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
         **settings: Fields of `Config`; None means as the recipe has it.
 

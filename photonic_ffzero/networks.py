@@ -85,22 +85,23 @@ def _mesh(config: Config, index: int, parts: Iterator[Any], between: Any) -> Lay
 
 def mlp(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     """Dense layers: ``depth - 1`` of the same width, and one with the task's outputs."""
-    between, groups, width = config.layer_nonlinearity, task.labels * config.groups, config.width
+    groups, width = task.labels * config.groups, config.width
     if config.layers > 1 and (width or 0) % groups:
         raise ValueError(
             f"width must be a multiple of {groups}, the label dimensions ({task.labels}) times "
             f"groups ({config.groups}), got {width}"
         )
     for _ in range(config.layers - 1):
-        yield _dense(units, width or 0, groups, between)
+        yield _dense(config, units, width or 0, groups)
         units = width or 0
-    yield _dense(units, task.outputs * config.groups, groups, between)
+    yield _dense(config, units, task.outputs * config.groups, groups)
 
 
-def _dense(inputs: int, outputs: int, groups: int, between: Any) -> Blueprint:
-    size = outputs // groups
+def _dense(config: Config, inputs: int, outputs: int, groups: int) -> Blueprint:
+    size, scaling = outputs // groups, config.scaling or "unit"
     shapes = DenseParams((groups, inputs, size), (groups, size))
-    return Blueprint(Dense.name, shapes, partial(Dense, inputs, outputs, between, groups))
+    build = partial(Dense, inputs, outputs, config.layer_nonlinearity, groups, scaling)
+    return Blueprint(Dense.name, shapes, build)
 
 
 def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
@@ -119,7 +120,7 @@ def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
         yield Blueprint(Conv.name, shapes, build, fixed=rows * columns * CHANNEL_TAPS)
         shape = (rows // POOL, columns // POOL, channels)
     outputs, groups = task.outputs * config.groups, task.labels * config.groups
-    yield _dense(math.prod(shape), outputs, groups, between)
+    yield _dense(config, math.prod(shape), outputs, groups)
 
 
 def mixer(config: Config, units: int, task: Task) -> Iterator[Blueprint]:

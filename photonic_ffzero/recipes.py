@@ -1,4 +1,4 @@
-"""The four recipes that configurations start from."""
+"""The recipes that configurations start from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ DD = {"method": ("ff-dd", "bp-dd")}
 _AD = {"method": ("ff-ad", "bp-ad")}
 _ACTIVATIONS = {"perturb": "activations"}
 _REGRESSION = {"task": "regression"}
+_PHOTONIC = {"network": "photonic"}
 _MIXER = {"network": "mixer"}
 
 # A recipe is a list of rows (conditions, values), applied from top to bottom: a row whose
@@ -29,6 +30,15 @@ _BALANCED: Rows = [
     (DD, {"optimizer": "sgd", "learning_rate": 0.1}),
     ({"estimator": "cones"}, {"optimizer": "adam", "learning_rate": 1e-2}),
     (_AD, {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-2}),
+]
+
+# Meshes of about 196 ports and more. Of a short mesh, each port's intensity depends on few phases:
+# light cones then leave out most of the noise.
+_WIDE: Rows = [
+    *_BALANCED,
+    (_PHOTONIC, {"columns": 128}),
+    (_PHOTONIC | DD, {"estimator": "cones", "directions": 16}),
+    (_PHOTONIC | DD, {"optimizer": "adam", "learning_rate": 1e-2}),
 ]
 
 _PAPER: Rows = [
@@ -70,6 +80,7 @@ _DIGITAL: Rows = [
 
 RECIPES: dict[str, Rows] = {
     "balanced": _BALANCED,
+    "wide": _WIDE,
     "paper": _PAPER,
     "published": _PUBLISHED,
     "digital": _DIGITAL,
@@ -78,7 +89,7 @@ RECIPES: dict[str, Rows] = {
 # Rows that follow every recipe: ports are logits as they are, the last layer of a regression is
 # its prediction, and the native engine has no forward mode.
 COMMON: Rows = [
-    ({"network": "photonic"}, {"nonlinearity": "electro-optic"}),
+    (_PHOTONIC, {"nonlinearity": "electro-optic"}),
     ({"network": ("mlp", "cnn")}, {"nonlinearity": "gelu", "depth": 4}),
     (_MIXER, {"depth": 3}),
     ({"network": "cnn"}, {"depth": 3}),
@@ -95,6 +106,7 @@ COMMON: Rows = [
 
 _INPUTS: dict[str, dict[str, Any]] = {
     "balanced": {"encoding": "average", "size": 8},
+    "wide": {"encoding": "crop", "size": 28},
     "paper": {"encoding": "crop", "size": 8},
     "published": {"encoding": "crop", "size": 8},
     "digital": {"encoding": "average", "size": None},

@@ -23,6 +23,7 @@ GRIDS = (
     "epsilon",
     "mlp_depth",
     "photonic_methods",
+    "ports",
     "regression",
     "robustness",
 )
@@ -66,15 +67,26 @@ def test_figures_reports_in_spite_of_failures_but_stops_when_told(
     assert reports == ([report] if told <= 1 else [])
 
 
-@pytest.mark.parametrize("name", GRIDS)
-@pytest.mark.parametrize("preset", ["small", "paper"])
+def presets():
+    """The presets of every experiment."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return [
+            (name, preset) for name in GRIDS for preset in importlib.import_module(name).PRESETS
+        ]
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.mark.parametrize(("name", "preset"), presets())
 class TestPresets:
     def test_every_cell_is_a_network_that_fits_its_data(self, name, preset):
         grid = importlib.import_module(name).PRESETS[preset](Options())
-        assert len({cell.seed for cell in grid.cells}) >= (3 if preset == "paper" else 1)
-        for config, dataset in {(cell.plan.config, cell.plan.dataset) for cell in grid.cells}:
-            small = config.network == "photonic" or dataset == "digits"
-            units = PIXELS.get(dataset, 64 if small else 784)
+        assert len({cell.seed for cell in grid.cells}) >= (3 if preset in ("paper", "full") else 1)
+        for config, dataset, size in {
+            (cell.plan.config, cell.plan.dataset, cell.plan.size) for cell in grid.cells
+        }:
+            units = PIXELS.get(dataset, 784) if size is None else min(size, 8) ** 2
             task = Regression((0.0,), (1.0,)) if config.task == "regression" else Classification(10)
             if config.seed == 0:
                 build_blocks(config, units, task)

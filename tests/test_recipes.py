@@ -19,6 +19,7 @@ SETTINGS = settings_of(Config)
 # What the papers fix; K, epochs and rates of our own recipes are free to improve.
 FREE = {"balanced": {"directions", "learning_rate", "epochs"}}
 FREE["digital"] = FREE["balanced"]
+FREE["wide"] = FREE["balanced"] | {"columns"}
 NO_SLOPES = dict.fromkeys(("perturb", "law", "directions", "epsilon"))
 AD = NO_SLOPES | {"estimator": "autodiff", "optimizer": "adam"}
 DD = {"estimator": "central", "perturb": "weights", "optimizer": "sgd"}
@@ -40,6 +41,8 @@ TABLE = {
     ("balanced", "ff-ad"): BALANCED | AD | {"rule": "sum"},
     ("balanced", "bp-dd"): BALANCED | BALANCED_DD | {"rule": None},
     ("balanced", "bp-ad"): BALANCED | AD | {"rule": None},
+    ("wide", "ff-ad"): BALANCED | AD | {"rule": "sum"},
+    ("wide", "bp-ad"): BALANCED | AD | {"rule": None},
     ("digital", "ff-dd"): DIGITAL | DIGITAL_DD | DIGITAL_FF,
     ("digital", "ff-ad"): DIGITAL | AD | DIGITAL_FF,
     ("digital", "bp-dd"): DIGITAL | DIGITAL_DD | PORTS,
@@ -54,11 +57,15 @@ for recipe, law, loss in [
     TABLE[recipe, "bp-dd"] = PAPER | PAPER_DD | PORTS | {"law": law}
     TABLE[recipe, "bp-ad"] = PAPER | AD | PORTS
 
+CONES = {"estimator": "cones", "optimizer": "adam"}
+for method in ("ff-dd", "bp-dd"):
+    TABLE["wide", method] = TABLE["balanced", method]
+
 ALL = {"task": "classification", "groups": 1, "seed": 0}
 CHIP = {"train_nonlinearity": False, "amplifier": "", "imperfections": "", "reads": 1}
 NETWORK = {
     "photonic": CHIP | {"meshes": 2, "nonlinearity": "electro-optic", "engine": "auto"},
-    "mlp": {"depth": 4, "width": 100, "nonlinearity": "gelu"},
+    "mlp": {"depth": 4, "width": 100, "scaling": "unit", "nonlinearity": "gelu"},
     "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
 }
 NONE = dict.fromkeys([*(name for own in NETWORK.values() for name in own)])
@@ -100,6 +107,9 @@ def test_every_value_of_every_recipe(recipe, method, network):
     expected |= {"recipe": recipe, "method": method, "network": kind}
     if (recipe, kind, method[:2]) == ("digital", "cnn", "ff"):
         expected["rule"] = "last"  # of several layers, only the last sees the whole image
+    if (recipe, kind) == ("wide", "photonic"):
+        expected |= CONES if method.endswith("dd") else {}
+        del expected["columns"]
     expected["prototypes"] = None if expected["readout"] == "ports" else "simplex"
     values = asdict(configure(recipe, method, network=network))
     assert {name: values[name] for name in expected} == expected
@@ -148,6 +158,7 @@ def test_another_readout_brings_the_loss_and_detection_that_fit_it(recipe, reado
 def test_the_inputs_of_the_recipes():
     assert recipe_inputs("balanced", "photonic") == {"encoding": "average", "size": 8}
     assert recipe_inputs("digital", "mlp") == {"encoding": "average", "size": None}  # all pixels
+    assert recipe_inputs("wide", "photonic") == {"encoding": "crop", "size": 28}
     for recipe in ("paper", "published"):
         assert recipe_inputs(recipe, "photonic") == {"encoding": "crop", "size": 8}
 

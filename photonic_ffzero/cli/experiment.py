@@ -33,11 +33,11 @@ from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
-from photonic_ffzero.runs.plan import plan_for
+from photonic_ffzero.runs.plan import Plan, plan_for
 from photonic_ffzero.runs.pool import Pool, available_cores, check_platform, training_command
 from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.summary import write_results
-from photonic_ffzero.settings import one_of
+from photonic_ffzero.settings import one_of, settings_of
 
 CHILDREN_END = 10.0  # seconds in which the children of a killed grid save and end
 SOME_FAILED = 1  # exit code of a grid that ended; higher ones: stopped, or bad input
@@ -50,9 +50,15 @@ after the step in progress, and --resume continues: finished runs are not run
 again.
 
 presets:
-  small  shows the trend within minutes
-  paper  the paper's data and sizes; takes hours
 """
+
+# What the names of presets promise; a script's own description tells of any others.
+_PRESETS = {
+    "small": "shows the trend within minutes",
+    "medium": "most of what the paper shows; a few hours on 2 cores",
+    "full": "all of it; takes hours",
+    "paper": "the paper's data and sizes; takes hours to days",
+}
 
 _MOST_SEEDS = 10_000  # each cell of a grid is held in memory
 _RESUMABLE = ("resume", "data_dir", "jobs", "quiet")
@@ -102,7 +108,8 @@ def grid_of(
 
     Args:
         options: What the user asked for; it overrides the preset's seeds, limit and epochs.
-        points: Labels and settings of the runs: ``dataset`` and fields of `Config`.
+        points: Labels and settings of the runs: fields of `Plan`, ``dataset`` among them, and of
+            `Config`.
         seeds: How many seeds the preset has.
         limit: Training images of a run in the preset.
         **figure: Other fields of `Grid`.
@@ -110,8 +117,8 @@ def grid_of(
     cells = []
     for seed, (labels, settings) in product(options.seeds_or(seeds), list(points)):
         values = options.settings_over(settings) | {"seed": seed}
-        dataset = values.pop("dataset")
-        plan = plan_for(dataset, configure(**values), limit=options.limit or limit)
+        inputs = {name: values.pop(name) for name in settings_of(Plan) if name in values}
+        plan = plan_for(config=configure(**values), limit=options.limit or limit, **inputs)
         cells.append(Cell(labels, plan))
     return Grid(cells=tuple(cells), **figure)
 
@@ -315,7 +322,10 @@ def _parser(
 ) -> LineParser:
     parser = LineParser(
         prog=f"{name}.py",
-        description=f"{textwrap.fill(' '.join(description.split()), 79)}\n\n{_HABITS}",
+        description=f"{textwrap.fill(' '.join(description.split()), 79)}\n\n{_HABITS}"
+        + "".join(
+            f"  {preset:6}  {_PRESETS[preset]}\n" for preset in presets if preset in _PRESETS
+        ),
         epilog=_EXAMPLES.replace("NAME", name),
     )
     group, cores = parser.add_argument_group("grid"), available_cores()

@@ -13,6 +13,8 @@ from meshes.validation import integer
 from photonic_ffzero.layers.activations import Activation
 from photonic_ffzero.layers.base import Layer, merge_last_axes, normal_weights
 
+SCALINGS = ("unit", "none")
+
 
 class DenseParams(NamedTuple):
     """Weights [P, G, inputs, n] and biases [P, G, n] of a dense layer's G groups of outputs."""
@@ -28,19 +30,22 @@ class Dense(Layer):
     .. math:: z = x W + b, \qquad x' = f(z / \mathrm{rms}(z))
 
     The tapped values of each sample are scaled to unit mean square before the nonlinearity,
-    because a goodness does not fix their size, which would drift in training.
+    because a goodness does not fix their size, which would drift in training. The published
+    script leaves them as they are: scaling ``"none"``, x' = f(z).
 
     Attributes:
         inputs: Number of inputs.
         outputs: Number of outputs, a multiple of ``groups``.
         activation: f.
         groups: Groups of outputs G, each with its own prototypes.
+        scaling: ``"unit"`` or ``"none"``.
     """
 
     inputs: int
     outputs: int
     activation: Activation | Nonlinearity
     groups: int = 1
+    scaling: str = "unit"
     name: ClassVar[str] = "dense"
     linear: ClassVar[bool] = True
 
@@ -80,6 +85,8 @@ class Dense(Layer):
     def transmit(self, params: DenseParams, x: Any, noise: Any = ()) -> Any:
         """The next layer's inputs [P, B, outputs]."""
         z = self.measure(params, x)
+        if self.scaling == "none":
+            return self.activation(z)
         square = tf.reduce_mean(z * z, axis=-1, keepdims=True)
         return self.activation(z * tf.math.rsqrt(square + 1e-12))
 

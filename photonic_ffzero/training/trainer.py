@@ -276,7 +276,7 @@ def fit(
         y: Labels [n]: classes, whole numbers from 0; for ``task="regression"`` numbers, [n] or
             [n, T].
         validation: How many samples to hold out of training, or a pair (x, y) of samples.
-        recipe: ``balanced``, ``paper``, ``published`` or ``digital``.
+        recipe: ``balanced``, ``wide``, ``paper``, ``published`` or ``digital``.
         method: ``ff-dd``, ``ff-ad``, ``bp-dd`` or ``bp-ad``.
         device: A device to train on instead of a simulation, or its name, see `Config`.
         observers: Told of every step and epoch.
