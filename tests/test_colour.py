@@ -104,13 +104,12 @@ class TestCifar:
 class TestEncodings:
     @pytest.mark.parametrize("encoding", ENCODINGS)
     def test_every_colour_is_encoded_as_a_grey_image_is(self, encoding):
-        fields = encode(COLOURED, encoding, 4).reshape(6, 4, 4, 3)
+        fields = encode(COLOURED, encoding, 4).reshape(6, -1, 3)
         for channel in range(3):
-            alone = encode(COLOURED[..., channel], encoding, 4).reshape(6, 4, 4)
+            alone = encode(COLOURED[..., channel], encoding, 4)
             ratio = fields[..., channel] / alone
-            expected = np.broadcast_to(ratio[:, :1, :1], ratio.shape)
-            np.testing.assert_allclose(ratio, expected, rtol=1e-4)
-        np.testing.assert_allclose(np.abs(fields).max(axis=(1, 2, 3)), 1, rtol=1e-5)
+            np.testing.assert_allclose(ratio, ratio[:, :1].repeat(alone.shape[1], 1), rtol=1e-4)
+        np.testing.assert_allclose(np.abs(fields).max(axis=(1, 2)), 1, rtol=1e-5)
 
     def test_colours_become_grey_and_grey_becomes_colours(self):
         expected = encode(COLOURED @ GREY, "average", 4)
@@ -119,6 +118,10 @@ class TestEncodings:
         rgb = Encoder("average", 4, (8, 8), "rgb")(grey).reshape(6, 16, 3)
         for channel in range(3):
             np.testing.assert_allclose(rgb[..., channel], encode(grey, "average", 4), rtol=1e-6)
+
+    def test_an_encoder_of_colours_has_a_value_for_each_bin_and_colour(self):
+        encoder = Encoder("fourier-bins", 5, (8, 8), "rgb")
+        assert encoder(COLOURED).shape == (6, encoder.values) == (6, 15)
 
     def test_resizing_keeps_colours(self):
         small = resize(COLOURED, (4, 2))
@@ -149,6 +152,7 @@ class TestEncodings:
             (("average", 4, (8, 8), "rgb", (0.5,), (1.0,)), "mean and deviation must be of 3"),
             (("average", 4, (8, 8), "grey", (0.5,), (0.0,)), "deviation must be greater than 0"),
             (("average", 4, (8, 8), "grey", (0.5,), ()), "mean and deviation must be of 1"),
+            (("fourier-bins", 4, (8, 8), "grey", (0.5,), (1.0,)), "real channels .*fourier-bins"),
         ],
     )
     def test_bad_encoders_are_refused(self, arguments, rule):

@@ -6,13 +6,24 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from photonic_ffzero.data import DataError
 from photonic_ffzero.data import encoding as module
-from photonic_ffzero.data.encoding import ENCODINGS, Encoder, average, crop, encode, fourier, resize
+from photonic_ffzero.data.encoding import (
+    ENCODINGS,
+    Encoder,
+    average,
+    crop,
+    encode,
+    form_of,
+    fourier,
+    fourier_bins,
+    lowest_bins,
+    resize,
+)
 
 RNG = np.random.default_rng(0)
 EXAMPLES = settings(max_examples=40)
@@ -27,19 +38,22 @@ def images_and_size(draw):
     height, width = draw(st.integers(1, 12)), draw(st.integers(1, 12))
     values = st.floats(0, 1, width=32)
     images = draw(arrays(np.float32, (draw(st.integers(1, 3)), height, width), elements=values))
-    return images, draw(st.integers(1, min(height, width)))
+    encoding = draw(st.sampled_from(sorted(ENCODINGS)))
+    most = form_of(encoding).most((height, width))
+    assume(most)  # one pixel has no frequency but 0 Hz
+    return images, encoding, draw(st.integers(1, most))
 
 
 class TestEveryEncoding:
     @EXAMPLES
-    @given(case=images_and_size(), encoding=st.sampled_from(sorted(ENCODINGS)))
-    def test_the_largest_amplitude_is_one_or_the_image_is_dark(self, case, encoding):
-        images, size = case
-        fields = encode(images, encoding, size)
-        assert fields.shape == (len(images), size * size)
-        assert fields.dtype == (np.complex64 if encoding == "fourier" else np.float32)
+    @given(case=images_and_size())
+    def test_the_largest_amplitude_is_one_or_the_image_is_dark(self, case):
+        images, encoding, size = case
+        fields, form = encode(images, encoding, size), form_of(encoding)
+        assert fields.shape == (len(images), form.values(size))
+        assert fields.dtype == (np.complex64 if form.complex else np.float32)
         peaks = np.abs(fields).max(axis=1)
-        dark = ~ENCODINGS[encoding](images, size).any(axis=(1, 2))
+        dark = ~ENCODINGS[encoding](images, size).reshape(fields.shape).any(axis=1)
         np.testing.assert_allclose(peaks, np.where(dark, 0, 1), atol=1e-6)
 
     @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -110,10 +124,59 @@ def test_fourier_is_the_centre_of_the_orthonormal_transform(size):
     np.testing.assert_allclose(fourier(images, size), crop(spectrum, size), atol=1e-5)
 
 
+SHAPES = [(28, 28), (8, 9), (9, 8), (7, 7), (1, 6), (12, 4), (2, 2)]
+
+
+class TestFourierBins:
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_bins_are_those_of_numpy(self, shape):
+        images, size = random_images(*shape), form_of("fourier-bins").most(shape)
+        expected = np.fft.fft2(images, norm="ortho")[:, *lowest_bins(*shape, size)]
+        np.testing.assert_allclose(fourier_bins(images, size), expected, atol=2e-6)
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_every_pair_of_conjugates_is_kept_once_and_0_hz_never(self, shape):
+        """All bins, those with a conjugate twice, have the energy of the image without its mean."""
+        images, size = random_images(*shape), form_of("fourier-bins").most(shape)
+        bins = [
+            (a % shape[0], b % shape[1]) for a, b in zip(*lowest_bins(*shape, size), strict=True)
+        ]
+        here, there = set(bins), {(-a % shape[0], -b % shape[1]) for a, b in bins}
+        assert len(here) == size
+        assert here | there | {(0, 0)} == set(np.ndindex(shape))
+        weights = [1 if pair in there else 2 for pair in bins]
+        power = (np.abs(fourier_bins(images, size)) ** 2 * weights).sum(axis=1)
+        mean = images.mean(axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose(power, ((images - mean) ** 2).sum(axis=(1, 2)), rtol=1e-4)
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_the_order_is_that_of_the_frequency_then_of_k(self, shape):
+        most = form_of("fourier-bins").most(shape)
+        down, across = lowest_bins(*shape, most)
+        squared = (down * shape[1]) ** 2 + (across * shape[0]) ** 2
+        places = list(zip(squared, down, strict=True))
+        assert places == sorted(places)
+        for size in range(1, most):
+            few = np.stack(lowest_bins(*shape, size))
+            np.testing.assert_array_equal(few, np.stack([down, across])[:, :size])
+
+    def test_the_first_bins_of_a_square_image(self):
+        pairs = list(zip(*lowest_bins(28, 28, 8), strict=True))
+        assert pairs == [(0, 1), (1, 0), (-1, 1), (1, 1), (0, 2), (2, 0), (-2, 1), (-1, 2)]
+
+    def test_an_even_grey_is_dark(self):
+        assert not encode(np.full((1, 28, 28), 0.3), "fourier-bins", 64).any()
+
+    @pytest.mark.parametrize(("shape", "most"), [((28, 28), 393), ((7, 7), 24), ((2, 2), 3)])
+    def test_more_bins_than_there_are_get_one_line(self, shape, most):
+        with pytest.raises(ValueError, match=rf"size must be at most {most} .* got {most + 1}"):
+            Encoder("fourier-bins", most + 1, shape)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "rule"),
     [
-        ({"encoding": "wavelet"}, ValueError, "one of average, crop, fourier; got 'wavelet'"),
+        ({"encoding": "wavelet"}, ValueError, "fourier, fourier-bins; got 'wavelet'"),
         ({"size": 9}, ValueError, r"size must be at most .*\(8, 8\), got 9"),
         ({"size": 0}, ValueError, "size must be at least 1, got 0"),
         ({"images": np.ones((8, 8))}, ValueError, r"shape \[n, H, W\].* got float64 .*\(8, 8\)"),
@@ -150,3 +213,5 @@ def test_images_may_have_an_axis_for_their_one_channel(encoding, axis):
 def test_images_too_bright_for_a_transform_are_refused():
     with pytest.raises(DataError, match="images must be small enough for fourier"):
         encode(np.full((1, 8, 8), 3e38), "fourier", 4)
+    with pytest.raises(DataError, match="images must be small enough for fourier-bins"):
+        encode(3e38 * np.sign(random_images(8, 8) - 0.5), "fourier-bins", 4)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,17 +29,21 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
 def encode(images: Any, encoding: str = "average", size: int = 8) -> np.ndarray:
     r"""Encode images as the fields at N = size^2 ports, with peak normalisation per image.
 
-    Images in colour become N = 3 size^2 fields: red, green and blue of the first pixel, and so on.
+    "fourier-bins" gives N = size fields. Images in colour become 3 N fields: red, green and blue of
+    the first pixel or bin, and so on.
 
     .. math:: E_p = \frac{A_p}{\max_q |A_q|}
 
     where A is the image after ``ENCODINGS[encoding]``, row by row; a dark image stays dark.
+    Without zero frequency an even grey is dark, too.
 
     Args:
         images: [n, H, W], [n, H, W, 1] or [n, 1, H, W], or in colour [n, H, W, 3]; real and
             finite, in any unit.
-        encoding: a name in :data:`ENCODINGS`; "fourier" returns complex64, the others float32.
-        size: rows and columns of the encoded image; at most H and W.
+        encoding: a name in :data:`ENCODINGS`; the Fourier ones return complex64, the others
+            float32.
+        size: rows and columns of the encoded image, at most H and W; for "fourier-bins" the number
+            of bins, at most about H W / 2.
     """
     return np.concatenate([_encode(part, encoding, size) for part in _parts(images)])
 
@@ -54,16 +59,16 @@ def _encode(images: Any, encoding: str, size: int) -> np.ndarray:
 
 
 def _amplitudes(images: Any, encoding: str, size: int) -> np.ndarray:
-    """Amplitudes before they are normalised: [n, size^2], or [n, 3 size^2] of colours."""
+    """Amplitudes before they are normalised: [n, N], or [n, 3 N] of colours."""
     choice("encoding", encoding, ENCODINGS)
     images = check_real_images("images", images, colour=True)
-    size = _checked_size(size, images.shape[1:3])
+    size = _checked_size(encoding, size, images.shape[1:3])
     colour = in_colour(images)
     planes = np.moveaxis(images, 3, 1).reshape(-1, *images.shape[1:3]) if colour else images
     with np.errstate(over="ignore", invalid="ignore"):  # refused where they are normalised
         encoded = ENCODINGS[encoding](planes, size)
     if colour:
-        encoded = np.moveaxis(encoded.reshape(-1, COLOURS, size, size), 1, 3)
+        encoded = encoded.reshape(len(images), COLOURS, -1).swapaxes(1, 2)
     return encoded.reshape(len(images), -1)
 
 
@@ -73,7 +78,7 @@ class Encoder:
 
     Attributes:
         encoding: A name in `ENCODINGS`.
-        size: Rows and columns of the encoded image.
+        size: Rows and columns of the encoded image, or its number of bins.
         shape: Height and width of the images for training.
         colour: ``grey`` or ``rgb``; grey images have three equal colours, and colours become grey
             by their luma.
@@ -96,11 +101,11 @@ class Encoder:
             )
         shape = height, width
         encoding = choice("encoding", self.encoding, ENCODINGS)
-        keep(self, encoding=encoding, size=_checked_size(self.size, shape), shape=shape)
+        keep(self, encoding=encoding, size=_checked_size(encoding, self.size, shape), shape=shape)
         channels = CHANNELS[choice("colour", self.colour, CHANNELS)]
         mean = tuple(number("mean", value) for value in self.mean)
         deviation = tuple(number("deviation", value, above=0) for value in self.deviation)
-        if not len(mean) == len(deviation) in (0, channels) or (mean and encoding == "fourier"):
+        if not len(mean) == len(deviation) in (0, channels) or (mean and form_of(encoding).complex):
             raise ValueError(
                 f"mean and deviation must be of {channels} real channels or none, got {self.mean} "
                 f"and {self.deviation} for {encoding}"
@@ -109,7 +114,7 @@ class Encoder:
 
     @property
     def values(self) -> int:
-        return CHANNELS[self.colour] * self.size**2
+        return CHANNELS[self.colour] * form_of(self.encoding).values(self.size)
 
     def __call__(self, images: Any) -> np.ndarray:
         """Encode images [n, H', W'] or [n, H', W', 3], first resized to H x W."""
@@ -117,8 +122,10 @@ class Encoder:
 
     def fitted(self, images: Any) -> Encoder:
         """The encoder that gives these images mean 0 and deviation 1 in each colour."""
-        if self.encoding == "fourier":
-            raise ValueError("normalisation must be peak for fourier, whose amplitudes are complex")
+        if form_of(self.encoding).complex:
+            raise ValueError(
+                f"normalisation must be peak for {self.encoding}, whose amplitudes are complex"
+            )
         count, total, square = 0, np.zeros(1), np.zeros(1)
         for part in _parts(images):
             values = self._raw(part).reshape(-1, CHANNELS[self.colour]).astype(np.float64)
@@ -202,16 +209,88 @@ def fourier(images: np.ndarray, size: int) -> np.ndarray:
     Reference: Williamson et al., "Reprogrammable electro-optic nonlinear activation functions for
         optical neural networks", arXiv 1903.04579, where MNIST enters a mesh this way.
     """
-    rows, columns = (_fourier_weights(length, size) for length in images.shape[1:])
+    frequencies = np.arange(size) - size // 2
+    rows, columns = (_fourier_weights(length, frequencies) for length in images.shape[1:])
     return rows @ (images @ columns.T)
+
+
+def fourier_bins(images: np.ndarray, size: int) -> np.ndarray:
+    """Keep the lowest bins of the transform of `fourier` without 0 Hz: [n, size] complex64.
+
+    Bins (k, l), in cycles an image, stand in the order of rising |frequency| (cycles a pixel),
+
+    f^2 = (k / H)^2 + (l / W)^2,
+
+    those of the same one in the order of rising k. A real image says the same at (k, l) and
+    (-k, -l); of these the one with l > 0 is kept, or with k > 0 where l is 0 or W / 2.
+
+    Reference: Sawada, Aoyama, Notomi, "Layered-parameter perturbation for zeroth-order optimization
+        of optical neural networks", AAAI 2025, where images enter a mesh this way.
+    """
+    frequencies = lowest_bins(images.shape[1], images.shape[2], size)
+    (rows, row), (columns, column) = (np.unique(f, return_inverse=True) for f in frequencies)
+    # 0 Hz is left out, and would leave rounding errors, the only light of an even grey.
+    images = images - images.min(axis=(1, 2), keepdims=True)
+    across = images @ _fourier_weights(images.shape[2], columns).T
+    return (_fourier_weights(images.shape[1], rows) @ across)[:, row, column]
+
+
+@lru_cache(maxsize=8)
+def lowest_bins(height: int, width: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The frequencies k and l, in cycles an image, of so many bins; see `fourier_bins`."""
+    # The lowest bins have no frequency above their number, as lower ones would come before.
+    most, half = min(count, height // 2), min(count, width // 2)
+    down, across = np.meshgrid(np.arange(-most, most + 1), np.arange(half + 1), indexing="ij")
+    alone = (across == 0) | (2 * across == width)  # where -across is the same frequency
+    kept = (2 * down > -height) & (~alone | (down >= 0)) & ((down != 0) | (across != 0))
+    down, across = down[kept], across[kept]
+    order = np.lexsort((down, (down * width) ** 2 + (across * height) ** 2))[:count]
+    return down[order], across[order]
+
+
+def _number_of_bins(shape: tuple[int, ...]) -> int:
+    """Bins without 0 Hz and without the conjugates of others."""
+    height, width = shape
+    real = (2 - height % 2) * (2 - width % 2)  # bins that are their own conjugates
+    return (height * width + real) // 2 - 1
 
 
 ENCODINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "average": average,
     "crop": crop,
     "fourier": fourier,
+    "fourier-bins": fourier_bins,
 }
-"""Name -> function from images [n, H, W] and size to amplitudes [n, size, size]."""
+"""Name -> function from images [n, H, W] and size to amplitudes [n, ...], as `form_of` says."""
+
+
+class Form(NamedTuple):
+    """What an encoding makes of an image, and what its size means.
+
+    Attributes:
+        square: Whether the size is the side of a square of values, else their number.
+        complex: Whether the values are complex.
+        most: From the height and width of an image to the largest size.
+    """
+
+    square: bool = True
+    complex: bool = False
+    most: Callable[[tuple[int, ...]], int] = min
+
+    def values(self, size: int) -> int:
+        """Values of an image in grey."""
+        return size**2 if self.square else size
+
+
+_FORMS = {
+    "fourier": Form(complex=True),
+    "fourier-bins": Form(square=False, complex=True, most=_number_of_bins),
+}
+
+
+def form_of(encoding: str) -> Form:
+    """The form of an encoding; a square of real values if nothing else is said."""
+    return _FORMS.get(encoding, Form())
 
 
 def _areas(images: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -238,14 +317,15 @@ def _area_weights(length: int, size: int) -> Iterator[tuple[slice, np.ndarray]]:
         yield part, (np.maximum(end - start, 0) * (size / length)).astype(np.float32)
 
 
-def _fourier_weights(length: int, size: int) -> np.ndarray:
-    frequencies = np.arange(size) - size // 2
+def _fourier_weights(length: int, frequencies: np.ndarray) -> np.ndarray:
     turns = np.outer(frequencies, np.arange(length)) / length
     return (np.exp(-2j * np.pi * turns) / np.sqrt(length)).astype(np.complex64)
 
 
-def _checked_size(size: int, shape: tuple[int, ...]) -> int:
-    size = integer("size", size, minimum=1)
-    if size > min(shape):
-        raise ValueError(f"size must be at most the image's {shape}, got {size}")
+def _checked_size(encoding: str, size: int, shape: tuple[int, ...]) -> int:
+    size, most = integer("size", size, minimum=1), form_of(encoding).most(shape)
+    if size > most:
+        raise ValueError(
+            f"size must be at most {most} for {encoding} of images of {shape}, got {size}"
+        )
     return size

@@ -20,7 +20,7 @@ from photonic_ffzero.command import say
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import in_colour
 from photonic_ffzero.data.datasets import Dataset, load_dataset, split
-from photonic_ffzero.data.encoding import Encoder
+from photonic_ffzero.data.encoding import Encoder, form_of
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import task_of
 from photonic_ffzero.devices.device import Device, identity_of
@@ -337,9 +337,9 @@ def _encoded(plan: Plan, dataset: Dataset) -> tuple[Plan, Encoder]:
         raise ValueError(f"colour must be grey for {dataset.name}, whose images are grey, got rgb")
     if config.takes_colours and colours:
         plan = replace(plan, config=replace(config, colour="rgb"))
-    height, width = dataset.train_images.shape[1:3]
-    size = plan.size or min(height, width)
-    encoder = Encoder(plan.encoding, size, (height, width), plan.config.colour or "grey")
+    shape = dataset.train_images.shape[1:3]
+    size = plan.size or form_of(plan.encoding).most(shape)
+    encoder = Encoder(plan.encoding, size, shape, plan.config.colour or "grey")
     if plan.normalisation == "standard":
         encoder = encoder.fitted(dataset.train_images)
     return replace(plan, size=encoder.size), encoder

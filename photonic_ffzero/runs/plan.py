@@ -11,7 +11,7 @@ from typing import Any
 from meshes.validation import choice
 from photonic_ffzero.config import SIMULATED, Config, describe, facts
 from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE
-from photonic_ffzero.data.encoding import ENCODINGS, NORMALISATIONS
+from photonic_ffzero.data.encoding import ENCODINGS, NORMALISATIONS, form_of
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.power import UNIT_POWER, ChipRates
@@ -91,13 +91,18 @@ class Plan:
         default=None,
         shown=str(IMAGE_SIZE),
     )
-    encoding: str = _data(_ENCODING, "image to port amplitudes")
+    encoding: str = _data(
+        _ENCODING,
+        "image to port amplitudes: areas, the central pixels, a square of the lowest frequencies, "
+        "or the lowest bins without 0 Hz and conjugates",
+    )
     size: int | None = _data(
         whole(1),
-        "pixels a side after encoding; S x S ports, of colours three times as many",
+        "pixels a side after encoding, so that there are S x S ports; for fourier-bins the bins, a "
+        "port each; of colours three times as many",
         metavar="S",
         default=None,
-        shown="recipe's: 8, or digital all",
+        shown="recipe's: 8 (64 bins), or digital all",
         also=("pixels", "ports", "units"),
     )
     normalisation: str | None = _data(
@@ -215,8 +220,10 @@ def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:
         **settings: Other fields of `Plan`; None means the default.
     """
     images = dataset not in FUNCTIONS
-    inputs = recipe_inputs(config.recipe, config.network) if images else _UNENCODED_INPUTS
+    inputs = dict(recipe_inputs(config.recipe, config.network) if images else _UNENCODED_INPUTS)
     chosen = {name: value for name, value in settings.items() if value is not None}
     for name in () if images else chosen.keys() & inputs.keys():
         raise ValueError(f"{name} does not apply to data set {dataset}, which has no images")
+    if inputs["size"] and not form_of(chosen.get("encoding", "")).square:
+        inputs["size"] **= 2  # as many ports as the recipe has
     return Plan(config=config, **(defaults_of(Plan) | inputs | chosen | {"dataset": dataset}))
