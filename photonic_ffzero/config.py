@@ -267,7 +267,8 @@ class Config:
         default=None,
     )
     readout: str = _network(
-        one_of(READOUTS), "cosine with prototypes, or the first ports' intensities"
+        one_of(READOUTS),
+        "cosine with prototypes, or the intensities of the first or the central ports, one a class",
     )
     prototypes: str | None = _goodness(
         one_of(PROTOTYPES), "as far apart as possible, or drawn independently", default="simplex"

@@ -24,7 +24,7 @@ from photonic_ffzero.devices.device import Device, OnDevice, driver_of
 from photonic_ffzero.devices.remote import SCHEME, RemoteDevice
 from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.goodness.prototypes import PROTOTYPES
-from photonic_ffzero.goodness.readouts import Goodness, Ports, Readout
+from photonic_ffzero.goodness.readouts import READOUTS, Goodness, Ports, Readout
 from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.conv import Conv, ConvParams
@@ -353,11 +353,11 @@ def _readout(
     dimension = layer.taps // layer.repeats // groups
     if task.classes > dimension:
         raise ValueError(
-            f"prototypes of {task.classes} classes need at least as many tapped values (ports, "
-            f"outputs) a group, got {dimension} behind {layer.name} {index + 1}"
+            f"readout {config.readout}: {task.classes} classes need at least as many tapped values "
+            f"(ports, outputs) a group, got {dimension} behind {layer.name} {index + 1}"
         )
     if config.detection is None:
-        return Ports(task.labels, task.classes)
+        return READOUTS[config.readout](task.labels, task.classes)
     prototypes = next(saved, None)
     if prototypes is None:
         prototypes = _draw_prototypes(config, groups, task, dimension, index)

@@ -99,7 +99,7 @@ COMMON: Rows = [
     (_MIXER | FF, {"losses": "grouped", "rule": "last"}),
     (_MIXER | FF | {"head": "linear", "perturb": (None, "weights")}, {"losses": "block"}),
     (_MIXER | _BP, {"losses": "global"}),
-    ({"readout": "ports"}, {"loss": "cross-entropy:scale=1"}),
+    ({"readout": ("ports", "central-ports")}, {"loss": "cross-entropy:scale=1"}),
     ({"slopes": "forward mode", "network": "photonic"}, {"engine": "xla"}),
     (_REGRESSION, {"loss": "squared", "rule": "last"}),
 ]

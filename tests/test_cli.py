@@ -135,6 +135,14 @@ BAD = [
     (["--validation", "1297"], "argument --validation must leave at least one of 1297 images"),
     (["--start-from", "nowhere"], "argument --start-from: must be a run's directory or model"),
     (["--size", "3"], "10 classes need at least as many tapped values"),
+    (
+        ["--readout", "central-ports", "--encoding", "fourier-bins", "--size", "9"],
+        "argument --readout central-ports: 10 classes need at least as many tapped values",
+    ),
+    (
+        ["--encoding", "fourier-bins", "--size", "40"],
+        "argument --size must be at most 33 for fourier-bins of images of (8, 8), got 40",
+    ),
     (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
     (["--epoch", "3"], "unrecognized arguments: --epoch, did you mean --epochs?"),
 ]

@@ -10,6 +10,7 @@ from meshes._tensorflow import tf
 from photonic_ffzero.goodness.prototypes import simplex
 from photonic_ffzero.goodness.readouts import (
     DETECTIONS,
+    CentralPorts,
     Goodness,
     Ports,
     balanced,
@@ -125,12 +126,28 @@ def test_balanced_detection_reaches_prototypes_that_raw_intensities_cannot():
     assert np.diag(scores(Goodness(prototypes[np.newaxis], "raw"), positive)).max() < 0.85
 
 
-def test_ports_of_several_label_dimensions_are_the_first_of_every_group():
-    """Only then does the score of a label depend on the parameters of its own group alone."""
-    z = np.random.default_rng(3).exponential(size=(2, 5, 3 * N)).astype(np.float32)
-    readout = Ports(3, 2)
-    scores = readout(readout.split(tf.constant(z)))
-    np.testing.assert_array_equal(scores, z.reshape(2, 5, 3, N)[..., :2])
+@pytest.mark.parametrize(("kind", "first"), [(Ports, 0), (CentralPorts, 2)])
+class TestPorts:
+    def test_several_label_dimensions_have_ports_of_their_group(self, kind, first):
+        """Only then does the score of a label depend on the parameters of its own group alone."""
+        z = np.random.default_rng(3).exponential(size=(2, 5, 3 * N)).astype(np.float32)
+        readout = kind(3, 2)
+        scores = readout(readout.split(tf.constant(z)))
+        np.testing.assert_array_equal(scores, z.reshape(2, 5, 3, N)[..., first : first + 2])
+
+    def test_what_is_not_read_has_no_slope(self, kind, first):
+        readout = kind(3, 2)
+        weights = np.random.default_rng(4).normal(size=(5, 3, 2))
+        z = np.random.default_rng(5).normal(size=(5, 3 * N))
+        slope = gradient(lambda z: tf.reduce_sum(weights * readout(readout.split(z))), z)
+        np.testing.assert_array_equal(readout.join(tf.constant(weights), 3 * N), slope)
+
+
+@pytest.mark.parametrize(
+    ("size", "classes", "first"), [(64, 10, 27), (16, 10, 3), (10, 10, 0), (11, 10, 0), (13, 4, 4)]
+)
+def test_central_ports_are_in_the_middle(size, classes, first):
+    assert CentralPorts(1, classes).first(size) == first
 
 
 def test_every_group_has_values_and_prototypes_of_its_own():

@@ -351,7 +351,7 @@ def test_a_run_that_stops_ends_in_the_same_figures(words, tmp_path):
     [
         ({"patches": 3}, "patches must divide the image's 8 pixels a side, got 3; the nearest is"),
         ({"groups": 7}, "groups must divide the 64 channels, got 7; the nearest is 8"),
-        ({"groups": 8}, "prototypes of 10 classes .* got 8 behind mixer 1"),
+        ({"groups": 8}, "readout goodness: 10 classes .* got 8 behind mixer 1"),
         ({"losses": "global"}, "losses must be block or grouped for ff-dd, got global"),
         ({"losses": "block", "method": "bp-dd"}, "losses must be global for bp-dd, got block"),
         ({"readout": "ports"}, "readout must be goodness for head prototypes, got ports"),

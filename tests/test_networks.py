@@ -172,7 +172,7 @@ def test_the_depth_counts_the_last_layer():
     assert [type(block.layers[0]) for block in blocks] == [Dense]
 
 
-KERNEL, TAPS = "kernel_size must", "prototypes of 3 classes .* got 2 behind dense 1"
+KERNEL, TAPS = "kernel_size must", "readout goodness: 3 classes .* got 2 behind dense 1"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ KERNEL, TAPS = "kernel_size must", "prototypes of 3 classes .* got 2 behind dens
         ("mlp", 5, {"width": 9}, TWO, "width must be a multiple of 2, .* got 9"),
         ("mlp", 5, {"width": 2}, CLASSES, TAPS),
         ("mlp", 5, {"groups": 4}, CLASSES, TAPS),
-        ("cnn", 36, {}, Classification(11), "prototypes of 11 classes .* got 10 behind conv 1"),
+        ("cnn", 36, {}, Classification(11), "readout goodness: 11 classes .* got 10 behind conv 1"),
         ("cnn", 36, {"channels": 3}, TWO, "channels must be a multiple of the 2 label .*, got 3"),
         ("photonic", 6, {"groups": 4}, CLASSES, "groups must share 6 tapped .* behind mesh 1"),
         ("mlp", 5, {"width": 10**6}, CLASSES, "width must be smaller: .* in the first 2 of 3"),

@@ -8,7 +8,7 @@ import pytest
 from meshes._tensorflow import tf
 from photonic_ffzero.goodness.losses import CrossEntropy, Squared
 from photonic_ffzero.goodness.prototypes import simplex
-from photonic_ffzero.goodness.readouts import Goodness, Ports
+from photonic_ffzero.goodness.readouts import CentralPorts, Goodness, Ports
 from photonic_ffzero.gradients.directions import Directions, draw
 from photonic_ffzero.gradients.estimators import ESTIMATORS, Autodiff, ForwardGradient, estimate
 from photonic_ffzero.gradients.objectives import PERTURBATIONS, Activations, Weights
@@ -166,15 +166,16 @@ class TestEveryPerturbation:
         expected = expected.mean(axis=0) if name == "weights" else expected / B
         np.testing.assert_allclose(losses[0], expected)
 
+    @pytest.mark.parametrize("kind", [Ports, CentralPorts])
     @pytest.mark.parametrize(("layers", "readouts"), [(1, 1), (2, 2), (4, 2), (4, 1)])
     def test_ports_are_read_from_the_groups_whose_parameters_they_depend_on(
-        self, name, layers, readouts
+        self, name, layers, readouts, kind
     ):
         """As many groups of outputs as labels, or some for each: never another's slope."""
         layer = dense(groups=layers)
         _, params, x, _ = problem(layer)
         y = rng().uniform(-1, 1, (B, readouts))
-        block = Block((layer,), Ports(readouts, 1), labels=readouts)
+        block = Block((layer,), kind(readouts, 1), labels=readouts)
         here = (block, params, x, y)
         own = objective(PERTURBATIONS[name](), here, Squared())
         if name == "weights":

@@ -148,6 +148,7 @@ def test_exact_slopes_have_no_step_and_need_an_engine_with_a_forward_mode(recipe
     [
         ("paper", "goodness", ("raw", "margin:margin=0.3")),
         ("balanced", "ports", (None, "cross-entropy:scale=1")),
+        ("balanced", "central-ports", (None, "cross-entropy:scale=1")),
     ],
 )
 def test_another_readout_brings_the_loss_and_detection_that_fit_it(recipe, readout, expected):

@@ -6,6 +6,7 @@ from photonic_ffzero.goodness.prototypes import PROTOTYPES, independent, simplex
 from photonic_ffzero.goodness.readouts import (
     DETECTIONS,
     READOUTS,
+    CentralPorts,
     Goodness,
     Ports,
     Readout,
@@ -20,6 +21,7 @@ __all__ = [
     "PROTOTYPES",
     "READOUTS",
     "RULES",
+    "CentralPorts",
     "Cosine",
     "CrossEntropy",
     "Goodness",

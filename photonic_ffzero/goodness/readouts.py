@@ -108,6 +108,10 @@ class Readout(ABC):
     def split(self, z: Any) -> Any:
         """The tapped values of every group of outputs [..., G, n]."""
 
+    def join(self, groups: Any, taps: int) -> Any:
+        """The T = ``taps`` tapped values that `split` makes such groups of; 0 if not read."""
+        return tf.reshape(groups, [*groups.shape[:-2], taps])
+
     @abstractmethod
     def __call__(self, groups: Any) -> Any:
         """The scores [..., G, C] of the groups' values [..., G, n]."""
@@ -136,13 +140,41 @@ class Ports(Readout):
     groups: int
     classes: int
 
+    def first(self, size: int) -> int:
+        """The first of the values that are read, of so many in a group."""
+        return 0
+
     def split(self, z: Any) -> Any:
-        """Cut T = G n tapped values into G groups of n, and take the first C of each."""
-        by_group = tf.reshape(z, [*z.shape[:-1], self.groups, z.shape[-1] // self.groups])
-        return by_group[..., : self.classes]
+        """Cut T = G n tapped values into G groups of n, and take C of each."""
+        size = z.shape[-1] // self.groups
+        by_group = tf.reshape(z, [*z.shape[:-1], self.groups, size])
+        first = self.first(size)
+        return by_group[..., first : first + self.classes]
+
+    def join(self, groups: Any, taps: int) -> Any:
+        size = taps // self.groups
+        before = self.first(size)
+        ends = [[0, 0]] * (len(groups.shape) - 1) + [[before, size - before - self.classes]]
+        return super().join(tf.pad(groups, ends), taps)
 
     def __call__(self, groups: Any) -> Any:
         return groups
 
 
-READOUTS = {"goodness": Goodness, "ports": Ports}
+@dataclass(frozen=True)
+class CentralPorts(Ports):
+    """Scores are the C central tapped values of each label dimension, as Sawada et al. read out.
+
+    Of n values, those from (n - C) // 2 on: where they cannot lie in the middle, one more value
+    stands after them than before.
+
+    Reference:
+        Sawada, Aoyama, Notomi, "Layered-parameter perturbation for zeroth-order optimization of
+        optical neural networks", AAAI 2025.
+    """
+
+    def first(self, size: int) -> int:
+        return (size - self.classes) // 2
+
+
+READOUTS = {"goodness": Goodness, "ports": Ports, "central-ports": CentralPorts}

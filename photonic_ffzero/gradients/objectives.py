@@ -192,9 +192,7 @@ class Activations:
             return _sample_losses(block, loss, groups, y) / z.shape[0]
 
         def lift(slopes: Any, directions: Directions) -> Any:
-            g_groups = combine(slopes, directions)
-            unread = z.shape[-1] // g_groups.shape[1] - g_groups.shape[2]  # values with no slope
-            g_z = tf.reshape(tf.pad(g_groups, [[0, 0], [0, 0], [0, unread]]), z.shape)
+            g_z = block.readout.join(combine(slopes, directions), z.shape[-1])
             return block.pullback(params, x, g_z)
 
         return Objective(block.readout.split(z), lambda z: z, losses, displacements, lift)
