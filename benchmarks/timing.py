@@ -36,16 +36,18 @@ def new_model(config: Config, pixels: int) -> Model:
     return Model(config, pixels, Classification(CLASSES))
 
 
-def training_steps(config: Config, images: Samples, index: int = 0) -> Task:
-    """The trainer's own steps of one block; each call takes some and returns how many."""
+def training_steps(config: Config, images: Samples, index: int | None = 0) -> Task:
+    """The trainer's own steps of one block, or without ``index`` of all that are trained at once.
+
+    Each call takes some and returns how many.
+    """
     config = replace(config, epochs=FOREVER)
     model, inputs = new_model(config, images.x.shape[1]), images.x
-    for block, params in zip(model.blocks[:index], model.params, strict=False):
+    stage = model.stages[0] if index is None else Stage((model.blocks[index],), index)
+    for block, params in zip(model.blocks[: stage.index], model.params, strict=False):
         inputs = block.all_outputs(params, inputs)
     samples = Samples(inputs, model.task.targets(images.y))
-    training = StageTraining(
-        config, Stage((model.blocks[index],), index), model.params[index : index + 1], samples
-    )
+    training = StageTraining(config, stage, model.params[stage.index : stage.end], samples)
     losses = chain.from_iterable(map(training.epoch, range(FOREVER)))
     return lambda: len(next(losses))
 

@@ -18,6 +18,7 @@ import numpy as np
 from meshes import Phases, RectangularMesh
 from meshes.nonlinearities import Linear
 from photonic_ffzero.config import Config
+from photonic_ffzero.data.checks import COLOURS
 from photonic_ffzero.data.encoding import CHANNELS
 from photonic_ffzero.data.tasks import Classification, Task
 from photonic_ffzero.devices.device import Device, OnDevice, driver_of
@@ -159,9 +160,11 @@ def square_images(config: Config, units: int) -> tuple[int, int]:
     colours = CHANNELS[config.colour or "grey"]
     side = math.isqrt(units // colours)
     if colours * side**2 != units:
+        coloured = COLOURS * math.isqrt(units // COLOURS) ** 2 == units and colours == 1
         raise ValueError(
             f"{config.network} needs square images, got {units} values an image of "
             f"{colours} {'colours' if colours > 1 else 'colour'}"
+            f"{'; colour rgb would fit' if coloured else ''}"
         )
     return side, colours
 

@@ -1,13 +1,16 @@
 """Every experiment makes grids that can run."""
 
+import csv
 import importlib
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from meshes._tensorflow import tf
 from photonic_ffzero.cli.experiment import Options
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.tasks import Classification, Regression
@@ -131,3 +134,55 @@ def test_slopes_err_by_curvature_at_long_steps_and_by_noise_at_short_ones():
     order = np.diff(np.log(noisy)) / np.diff(np.log(epsilon.STEPS))
     np.testing.assert_allclose(order[:2], -1, atol=0.3)
     assert np.interp(np.log(auto), np.log(epsilon.STEPS), noisy) < 1.5 * noisy.min()
+
+
+PIXELS_OF_MIXERS = {"cifar-10": 3 * 32**2, "mnist": 28**2}
+
+
+@pytest.mark.parametrize("preset", ["small", "prototypes", "medium", "mnist", "methods", "paper"])
+def test_every_cell_of_local_mixer_fits_its_data(preset):
+    grid = importlib.import_module("local_mixer").PRESETS[preset](Options(seeds=1))
+    assert len({cell.slug for cell in grid.cells}) == len(grid.cells) > 1
+    for cell in grid.cells:
+        config = cell.plan.config
+        if config.network == "mixer" and cell.plan.dataset == "cifar-10":
+            config = replace(config, colour="rgb")  # as the run finds the images
+        build_blocks(config, PIXELS_OF_MIXERS[cell.plan.dataset], Classification(10))
+
+
+def test_new_classes_are_learned_with_and_without_a_memory(monkeypatch, tmp_path, capsys):
+    """All variants for an epoch on a few digits; what is done is not done again."""
+    incremental = importlib.import_module("incremental")
+    tiny = {"recipe": "digital", "network": "mlp", "depth": 2, "width": 20}
+    monkeypatch.setattr(incremental, "NETWORKS", {"mlp": (tiny, 8)})
+    words = ["--epochs", "1", "--limit", "100", "--output", str(tmp_path / "new")]
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert incremental.main(words) == 0
+    finally:
+        tf.config.run_functions_eagerly(False)
+    printed = capsys.readouterr().out
+    table = (tmp_path / "new" / "incremental.csv").read_text()
+    rows = list(csv.DictReader(table.splitlines()))
+    assert len(rows) == 2 * (2 * 2 + 2 * 1)  # memories; phases of two layers, or one global
+    assert {(row["phase"], row["progress"]) for row in rows if row["loss"] == "local"} == {
+        (phase, progress) for phase in "12" for progress in ("0.5", "1.0")
+    }
+    assert (tmp_path / "new" / "incremental.png").stat().st_size > 0
+    monkeypatch.setattr(incremental, "train", None)
+    assert incremental.main(words) == 0
+    assert capsys.readouterr().out == printed
+    with pytest.raises(SystemExit):
+        incremental.main([*words, "--seeds", "2"])
+    assert "--output: must be new or hold runs with seeds 2, found 1" in capsys.readouterr().err
+
+
+def test_a_memory_brings_as_many_old_samples_as_new_ones():
+    incremental = importlib.import_module("incremental")
+    labels = np.tile(np.arange(10), 30)
+    old, new = incremental.parts(labels, 2)
+    assert set(labels[old]) == set(range(5))
+    repeated = new[labels[new] < 5]
+    assert len(repeated) == len(new) - len(repeated) == 150
+    assert np.array_equal(np.unique(repeated), np.arange(20)[labels[:20] < 5])
+    assert set(labels[incremental.parts(labels, 0)[1]]) == set(range(5, 10))

@@ -145,8 +145,8 @@ def add_data_dir(group: Any) -> None:
         "--data-dir",
         type=reader(PATH),
         metavar="DIR",
-        help=f"folder that holds mnist/ and fashion-mnist/ (default: {DATA_VARIABLE}, then "
-        "Keras's folder, then a download)",
+        help="folder that holds mnist/, fashion-mnist/, cifar-10-batches-bin/ (default: "
+        f"{DATA_VARIABLE}, then Keras's folder, then a download)",
     )
 
 

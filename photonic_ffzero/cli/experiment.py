@@ -54,7 +54,7 @@ presets:
 
 # What the names of presets promise; a script's own description tells of any others.
 _PRESETS = {
-    "small": "shows the trend within minutes",
+    "small": "shows the trend in the least time",
     "medium": "most of what the paper shows; a few hours on 2 cores",
     "full": "all of it; takes hours",
     "paper": "the paper's data and sizes; takes hours to days",

@@ -44,7 +44,7 @@ mesh. The phase shifts are trained, by default from forward passes alone:
 """
 
 DIGITAL = """\
-Train a digital MLP or CNN on MNIST, or on a function (regression).
+Train a digital MLP, CNN or mixer on MNIST, or on a function (regression).
 
 The same core as the photonic networks: every layer learns by its own loss from
 fixed prototypes and a cosine goodness, by default from forward passes alone.
@@ -67,7 +67,7 @@ images of your own (--dataset PATH):
   proportions, is made --image-size pixels square. Or an .npz file with x_train
   and x_test, [n, H, W] or [n, H, W, 3], bytes or floats in [0, 1], taken as
   they are, and y_train and y_test, whole numbers from 0. Colours become grey
-  unless --colour rgb keeps them.
+  unless --colour rgb keeps them, as it does by default for a mixer.
 
 examples:
 """
@@ -85,6 +85,7 @@ DIGITAL_EXAMPLES = """\
   mnist_digital.py --data-dir ~/data --seeds 3
   mnist_digital.py --perturb activations --directions 8
   mnist_digital.py --network cnn --channels 4
+  mnist_digital.py --network mixer --dataset cifar-10 --epochs 12
   mnist_digital.py --dataset f1 --task regression
   mnist_digital.py --resume results/mnist-mlp-ff-dd-20260101-120000
 """
