@@ -25,6 +25,7 @@ from photonic_ffzero.layers.dense import SCALINGS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.recipes import COMMON, DD, FF, METHODS, RECIPES
 from photonic_ffzero.settings import (
+    NOT_NEGATIVE,
     POSITIVE,
     SWITCH,
     TEXT,
@@ -322,6 +323,14 @@ class Config:
     optimizer: str = _learning(one_of(OPTIMIZERS), "how slopes become updates", also=("opt",))
     learning_rate: float = _learning(
         POSITIVE, "first rate, for the mean loss of a batch", also=("lr", "rate", "step_size")
+    )
+    weight_decay: float | None = _learning(
+        NOT_NEGATIVE,
+        "share of every parameter that a step takes away, for a learning rate of 1",
+        applies={"network": ("mlp", "cnn", "mixer")},
+        default=0.0,
+        shown="0",
+        also=("decay", "l2", "wd"),
     )
     schedule: str = _learning(one_of(SCHEDULES), "how the learning rate goes on")
     batch_size: int = _learning(whole(1), "images a step", metavar="B", also=("bs", "batch"))

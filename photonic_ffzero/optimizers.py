@@ -78,9 +78,17 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
 OPTIMIZERS = {"sgd": sgd, "momentum": momentum, "adam": adam}
 
 
-def descend(params: Any, direction: Any, rate: Any) -> Any:
-    """w - rate * direction."""
-    return tf.nest.map_structure(lambda w, u: w - rate * u, params, direction)
+def descend(params: Any, direction: Any, rate: Any, decay: float = 0.0) -> Any:
+    r"""Step along a direction: :math:`w - \eta (u + \lambda w)`, with the weight decay lambda.
+
+    Reference:
+        Loshchilov and Hutter, arXiv 1711.05101, algorithm 2: the decay has no part in momenta.
+    """
+
+    def step(w: Any, u: Any) -> Any:
+        return w - rate * (u + decay * w if decay else u)
+
+    return tf.nest.map_structure(step, params, direction)
 
 
 def constant(progress: float) -> float:

@@ -53,6 +53,17 @@ def test_adam_is_algorithm_1(settings):
     np.testing.assert_allclose(path(adam(**settings)), expected, atol=1e-4 * RATE * STEPS)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_weight_decay_takes_away_a_share_of_the_weights(decay):
+    w, u = (tf.constant(g) for g in GRADIENTS[:2])
+    expected = (1 - RATE * decay) * GRADIENTS[0] - RATE * GRADIENTS[1]
+    np.testing.assert_allclose(descend(w, u, np.float32(RATE), decay), expected, rtol=1e-6)
+    if not decay:
+        np.testing.assert_array_equal(
+            descend(w, u, np.float32(RATE), decay), w - np.float32(RATE) * u
+        )
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 class TestEveryOptimizer:
     def test_is_pure_and_keeps_the_structure(self, name):

@@ -140,7 +140,8 @@ def _block_step(block: Block, config: Config) -> Callable[..., Any]:
                     block.frozen,
                 )
             direction, new_state = optimizer.update(gradient, state)
-            return descend(params, direction, rate), new_state, result.loss
+            moved = descend(params, direction, rate, config.weight_decay or 0.0)
+            return moved, new_state, result.loss
 
         objective = perturbation(block, loss, params, x, y, noise)
         return estimate(estimator, objective, directions, update)
