@@ -642,8 +642,9 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **settings: Any) 
     known = settings_of(Config)
     for name in settings.keys() - known.keys():
         raise TypeError(f"unknown setting {name}{closest(name, known, synonyms_of(Config))}")
+    settings = {n: v for n, v in settings.items() if v is not None}
     settings |= {"recipe": recipe, "method": method}
-    chosen = {n: known[n].kind.check(n, v) for n, v in settings.items() if v is not None}
+    chosen = {n: known[n].kind.check(n, v) for n, v in settings.items()}
     values = defaults_of(Config)
     for conditions, row in (*RECIPES[chosen["recipe"]], *COMMON):
         if matches(conditions, facts(values | chosen)):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_readers import (
     IMAGES,
@@ -44,12 +44,10 @@ from meshes.interchange import (
     write_touchstone,
 )
 from photonic_ffzero import DataError, Model, configure, load_dataset
-from photonic_ffzero.cli.train import build_parser, main
 from photonic_ffzero.data.readers import read_idx, read_image
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import EpochRecord, Position
 from photonic_ffzero.optimizers import OPTIMIZERS
-from photonic_ffzero.runs.job import Job
 from photonic_ffzero.storage import load_checkpoint, save_checkpoint
 
 MEMORY = 2**30  # bytes that the process may take besides what it has
@@ -362,55 +360,7 @@ def test_estimates(file, arrays):
     read_or_refused(ChipEstimate.load, file(archive(arrays), "chip.npz"))
 
 
-# --- the command line -------------------------------------------------------------------------
-
-WORDS = """
-0 1 2 3 -1 64 0.5 1e-3 nan inf -inf 1e400 1_0 ٣ 1000000000 x -- - a=b = : , :=, é %s
-digits f1 f2 auto mnist /dev/null / . no/such ~
-photonic mlp cnn ff-ad bp-dd jvp regression ports rademacher paper published digital
-kerr kerr:phi_nl=nan kerr:phi_nl electro-optic:alpha=2 electro-optic:g=1e300
-drive_bits=8 drive_bits=1e9 splitter_error=-1 read_noise=0.1 write_noise=1e300
-squared cross-entropy:scale=0 margin:margin=x gain=2 level=0 gain=1,level=1 level=1e400
-electro-optic:tap=0.5,gain=1e400 electro-optic:v_pi=0 electro-optic:tap=0.1,g=1
-"""
-ODD_WORDS = ["", "\n", "\udcff", "9" * 30, "9" * 5000]
-SMALL = ["--dataset", "digits", "--size", "4", "--output", "run"]
-
-
-@st.composite
-def command_lines(draw):
-    """A good command line and some flags more, with values that may suit them."""
-    arguments = list(draw(st.sampled_from([[], SMALL])))
-    for _ in range(draw(st.integers(1, 4))):
-        action = draw(st.sampled_from(build_parser()._actions))
-        values = st.sampled_from([*WORDS.split(), *ODD_WORDS]) | st.text(max_size=5)
-        if action.choices:
-            values |= st.sampled_from(sorted(action.choices))
-        arguments += [draw(st.sampled_from(action.option_strings)), draw(values)]
-    return arguments
-
-
-@fuzz(arguments=command_lines(), recipe=st.sampled_from(["balanced", "digital"]))
-@example(arguments=["--meshes", "1000000000"], recipe="balanced")
-@example(arguments=["--columns", "1000000000"], recipe="balanced")
-@example(arguments=["--width", "1000000000"], recipe="digital")
-@example(arguments=["--network", "cnn", "--channels", "1000000000"], recipe="digital")
-def test_command_lines(arguments, recipe, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PHOTONIC_FFZERO_DATA", str(tmp_path))
-    monkeypatch.setattr(Job, "run", lambda *arguments: [])
-    if "--dataset" not in arguments:
-        arguments = ["--dataset", "digits", *arguments]
-    try:
-        code = main(arguments, recipe)
-    except SystemExit as stop:
-        code = stop.code
-    error = capsys.readouterr().err
-    assert code in (0, 2)
-    if code:
-        assert re.match(r"mnist_\w+\.py: error: .{20}", error)
-        assert "Traceback" not in error
-    assert not list(tmp_path.iterdir())
+# --- calibrations -----------------------------------------------------------------------------
 
 
 def calibration_files():

@@ -33,7 +33,7 @@ from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
-from photonic_ffzero.runs.plan import Plan, plan_for
+from photonic_ffzero.runs.plan import MOST_SEEDS, Plan, plan_for
 from photonic_ffzero.runs.pool import Pool, available_cores, check_platform, training_command
 from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.summary import write_results
@@ -60,7 +60,6 @@ _PRESETS = {
     "paper": "the paper's data and sizes; takes hours to days",
 }
 
-_MOST_SEEDS = 10_000  # each cell of a grid is held in memory
 _RESUMABLE = ("resume", "data_dir", "jobs", "quiet")
 _NOT_REPEATED = (*_RESUMABLE, "output")  # flags that do not change the grid
 
@@ -339,7 +338,7 @@ def _parser(
     )
     for flag, minimum, default, what, *most in (
         ("--seed", 0, 0, "first seed (default: 0)"),
-        ("--seeds", 1, None, "seeds from --seed on (default: preset's)", _MOST_SEEDS),
+        ("--seeds", 1, None, "seeds from --seed on (default: preset's)", MOST_SEEDS),
         ("--epochs", 1, None, "epochs a block (default: preset's)"),
         ("--limit", 1, None, "train on the first N images (default: preset's)"),
     ):

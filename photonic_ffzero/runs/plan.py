@@ -32,6 +32,7 @@ from photonic_ffzero.settings import (
     whole,
 )
 
+MOST_SEEDS = 10_000  # the folder of each is held in memory
 UNENCODED = "none"  # the encoding of a data set that has no images
 _UNENCODED_INPUTS = {"encoding": UNENCODED, "size": None, "normalisation": None}
 
@@ -127,7 +128,7 @@ class Plan:
         also=("subset", "num_train", "max_samples"),
     )
     seeds: int = setting(
-        whole(1),
+        whole(1, MOST_SEEDS),
         "run N seeds from --seed on; report mean and spread",
         "run",
         default=1,
