@@ -112,6 +112,8 @@ def reading(where: str | os.PathLike[str], kind: str) -> Iterator[None]:
             yield
     except DataError:
         raise
+    except FileNotFoundError as error:
+        raise DataError(f"{where}: No such file or directory") from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{where}: cannot be read as {kind}: {reason.splitlines()[0]}") from error

@@ -39,6 +39,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int | None, noun: str, plural: str = "") -> str:
+    """A number of things: ``1 epoch``, ``2 epochs``; the plural may be irregular."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def integer(
     name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None
 ) -> int:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
@@ -213,8 +213,28 @@ def is_command() -> bool:
     """Whether this process runs a script of ``experiments`` or ``-m`` a module of this package."""
     if sys.argv[:1] == ["-m"]:  # while the package is imported
         return any(word.partition(".")[0] == __package__ for word in sys.orig_argv)
-    script = Path(sys.argv[0] if sys.argv else "")
-    return script.parent.resolve() == Path(__file__).resolve().parents[1] / "experiments"
+    return _is_script(Path(sys.argv[0] if sys.argv else ""))
+
+
+def _is_script(path: Path) -> bool:
+    return path.parent.resolve() == Path(__file__).resolve().parents[1] / "experiments"
+
+
+_start = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]  # before a script changes them
+
+
+def start_of(script: str, otherwise: Sequence[str]) -> list[str]:
+    """The words that start a script of ``experiments``, for lines to paste into a terminal.
+
+    They name the interpreter and the folder as this process was started with.
+
+    Args:
+        script: The script's name.
+        otherwise: The words if this process was not started by one of these scripts.
+    """
+    path = Path(_start[-1] if _start else "")
+    here = path.suffix == ".py" and _is_script(path)  # a module's name is no path
+    return [*_start[:-1], str(path.with_name(script))] if here else [*otherwise]
 
 
 if is_command():  # the imports take seconds

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from meshes.validation import counted
 from photonic_ffzero.data.checks import CHECKS
 from photonic_ffzero.data.tasks import Classification, Task
 from photonic_ffzero.goodness.decisions import decide, majority_vote, summed_goodness
@@ -84,7 +85,8 @@ def predict(model: Model, x: Any) -> np.ndarray:
     _warn_of_darkness(model, scores, "predicted as -1")
     if low := of_low_goodness(model, scores).sum():
         warnings.warn(
-            f"goodness below {LOW_GOODNESS} in {low} of {len(scores[0])} samples: no class fits",
+            f"goodness below {LOW_GOODNESS} in {low} of {counted(len(scores[0]), 'sample')}: "
+            "no class fits",
             ResultWarning,
             stacklevel=2,
         )
@@ -119,5 +121,5 @@ def _warn_of_darkness(model: Model, scores: np.ndarray, dark_are: str) -> None:
     if not isinstance(model.task, Classification):
         dark_are = "their values mean nothing"
     if dark := without_light(scores).sum():
-        text = f"no light in {dark} of {len(scores[0])} samples: {dark_are}"
+        text = f"no light in {dark} of {counted(len(scores[0]), 'sample')}: {dark_are}"
         warnings.warn(text, ResultWarning, stacklevel=3)

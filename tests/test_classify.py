@@ -93,8 +93,8 @@ def test_a_large_colour_photograph_is_brought_to_the_training_images(run, tmp_pa
 
 def test_dark_on_light_swaps_dark_and_light(model, images, tmp_path):
     ink = image_folder(tmp_path / "ink", 255 - PIXELS)
-    _, x = read_encoded(model, [images])
-    _, swapped = read_encoded(model, [ink], dark_on_light=True)
+    x = read_encoded(model, [images]).x
+    swapped = read_encoded(model, [ink], dark_on_light=True).x
     np.testing.assert_allclose(swapped, x, atol=1e-6)
 
 
@@ -104,6 +104,36 @@ def test_an_image_without_light_has_no_class(run, tmp_path, capsys):
     assert dark[0].endswith("no")
     assert dark[1:] == ["light", "0.0000", "0.0000"]
     assert lit[1] in NAMES
+
+
+@pytest.mark.parametrize(("value", "word"), [(0, "no light"), (99, "blank"), (255, "blank")])
+@pytest.mark.parametrize("flags", [[], ["--center"]])
+@pytest.mark.parametrize("network", ["photonic", "mlp"])
+def test_a_picture_of_one_value_has_no_class(network, flags, value, word, tmp_path, capsys):
+    recipe = "balanced" if network == "photonic" else "digital"
+    save_model(Model(configure(recipe), 9, Classification(3), ENCODER), tmp_path / "model.npz")
+    cross = np.zeros((40, 40), np.uint8)
+    cross[10:30, 18:22] = cross[18:22, 10:30] = 255
+    image_folder(tmp_path / "page", [np.full((40, 30), value, np.uint8), cross])
+    assert main([str(tmp_path / "model.npz"), str(tmp_path / "page"), *flags]) == 0
+    out, error = capsys.readouterr()
+    assert re.search(rf"0\.png +{word} +0\.0000 +0\.0000\n", out)
+    assert not re.search(rf"1\.png +{word}", out)
+    assert "--center" not in error
+
+
+def test_a_file_that_cannot_be_read_leaves_the_others(run, images, capsys):
+    (images / "1.png").write_bytes(b"no image")
+    (images / "notes.txt").write_text("seven")
+    (images / "more").mkdir()
+    assert main([str(run), str(images), str(images / "absent.png")]) == 1
+    out, error = capsys.readouterr()
+    assert len(out.splitlines()) == 1 + 3
+    lines = [line for line in error.splitlines() if not line.startswith("hint: ")]
+    assert [line.partition(": ")[0] for line in lines] == ["predict.py"] * 4
+    for name, line in zip(("1.png", "more", "notes.txt", "absent.png"), lines, strict=True):
+        assert line.startswith(f"predict.py: {images / name}: ")
+        assert "<" not in line  # no object of Python
 
 
 def test_center_is_offered_and_finds_the_ink(run, tmp_path, capsys):
@@ -121,7 +151,7 @@ def test_center_is_offered_and_finds_the_ink(run, tmp_path, capsys):
     image_folder(tmp_path / "photos", [photo])
     folder = str(tmp_path / "photos")
     assert main([str(run), folder]) == 0
-    assert re.match("hint: 1 of 1 images .* --center\n", capsys.readouterr().err)
+    assert re.match("hint: 1 of 1 image with .* --center\n", capsys.readouterr().err)
     assert main([str(run), folder, "--center"]) == 0
     assert "--center" not in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from photonic_ffzero import command
 from photonic_ffzero.cli import export, predict, report, serve
 from photonic_ffzero.cli.experiment import run_experiment
 from photonic_ffzero.cli.train import build_parser, main
@@ -391,7 +392,7 @@ def test_texts_from_elsewhere_do_nothing_to_the_terminal(monkeypatch, capsys, ki
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (KeyboardInterrupt(), 130, "go on with: mnist_photonic.py --resume run"),
+        (KeyboardInterrupt(), 130, " -m photonic_ffzero.cli --resume run"),
         (NonFiniteLossError("the loss became nan"), 1, "the loss became nan"),
         (OSError("No space left on device"), 1, "No space left on device"),
     ],
@@ -416,14 +417,25 @@ def test_a_run_that_stops_keeps_what_it_learned(monkeypatch, capsys, error, code
 
 
 def test_a_run_of_any_network_names_its_own_script_when_it_stops(monkeypatch, capsys):
-    """A grid's runs are all resumed by one command, whatever they are of."""
+    """As the process was started, with the folder of the data, so that the line can be pasted."""
+    monkeypatch.setattr(command, "_start", ["my python", "-u", str(SCRIPT.parent / "predict.py")])
 
     def stop(self):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "run", stop)
-    assert main([*QUICK, "--recipe", "digital", "--output", "run"]) == 130
-    assert "go on with: mnist_digital.py --resume run" in capsys.readouterr().err
+    Path("my data").mkdir()
+    flags = ["--recipe", "digital", "--output", "a run", "--data-dir", "my data"]
+    assert main([*QUICK, *flags]) == 130
+    line = f"'my python' -u {SCRIPT.parent}/mnist_digital.py --resume 'a run' --data-dir 'my data'"
+    assert f"go on with: {line}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "-c", "photonic_ffzero.cli.worker", "elsewhere/predict.py"])
+def test_another_process_names_what_it_is_told(monkeypatch, name):
+    monkeypatch.chdir(SCRIPT.parent)
+    monkeypatch.setattr(command, "_start", ["python", name][: 1 + bool(name)])
+    assert command.start_of("ablation.py", ["x", "y"]) == ["x", "y"]
 
 
 @pytest.mark.parametrize("recipe", ["balanced", "digital"])

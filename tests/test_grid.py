@@ -814,8 +814,10 @@ class TestCommandLine:
     def test_a_finished_grid_is_shown_again_and_not_run(self, capsys):
         experiment(["--output", "grid", "--quiet"])
         first, before = capsys.readouterr().out, finished_files("grid")
-        assert experiment(["--resume", "grid", "--quiet"]) == 0
-        assert capsys.readouterr().out == first
+        assert experiment(["--resume", "grid"]) == 0
+        again = capsys.readouterr()
+        assert again.out == first
+        assert again.err == "this grid was done already, its results are in grid\n"
         assert finished_files("grid") == before
 
     def test_another_experiments_grid_is_refused(self, capsys):

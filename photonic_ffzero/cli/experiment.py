@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from meshes.validation import one_line, printable
+from meshes.validation import counted, one_line, printable
 from photonic_ffzero.cli.arguments import (
     LineParser,
     add_data_dir,
@@ -26,7 +26,7 @@ from photonic_ffzero.cli.arguments import (
     flag_of,
     takes,
 )
-from photonic_ffzero.command import command, say, signals
+from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.readers import DataError
@@ -198,7 +198,7 @@ def run_experiment(
             else:
                 directory, claim = _prepared(arguments, name, description, presets, claims)
                 grid = directory.grid
-                line = f"{grid.heading}: preset {grid.preset}, {len(grid.cells)} runs"
+                line = f"{grid.heading}: preset {grid.preset}, {counted(len(grid.cells), 'run')}"
                 console.print(line)
         except (ValueError, TypeError, OSError) as error:
             parser.error(as_flag(str(error), parser))
@@ -214,22 +214,24 @@ def _run(
     finish: Callable[[GridDirectory, Path | None], None] | None,
 ) -> int:
     """Run what is not done, and let the experiment add its files; return the exit code."""
-    signals().advice = one_line(f"go on with: {_resume_command(directory)}")
+    again = _resume_command(directory, data_dir)
+    signals().advice = one_line(f"go on with: {again}")
     try:
-        code = _run_pool(pool, directory, console)
+        code = _run_pool(pool, directory, console, again)
         if finish is not None and code <= SOME_FAILED and directory.done:
             finish(directory, data_dir)
         return code
     except KeyboardInterrupt:  # called from Python, and not in `Pool.run`
-        say(f"interrupted; go on with: {_resume_command(directory)}")
+        say(f"interrupted; go on with: {again}")
         return 130
     except (DataError, OSError) as error:
         say(f"{directory.grid.name}.py: {error}; what was saved is in {directory.path}")
         return SOME_FAILED
 
 
-def _run_pool(pool: Pool, directory: GridDirectory, console: Console) -> int:
-    """Run what is not done, write the results, and say what failed."""
+def _run_pool(pool: Pool, directory: GridDirectory, console: Console, again: str) -> int:
+    """Run what is not done, write the results, and say what failed and how to try ``again``."""
+    done = len(directory.done) == len(directory.grid.cells)
     stopped = pool.run()
     print(write_results(directory), end="", flush=True)
     outcomes = directory.outcomes()
@@ -237,20 +239,22 @@ def _run_pool(pool: Pool, directory: GridDirectory, console: Console) -> int:
     for outcome in failed:
         log = outcome.directory / "log.txt"
         say(f"failed: {outcome.cell.name}: {outcome.message}; see {log}")
-    again = _resume_command(directory)
     if stopped:
         say(f"stopped, all is saved; go on with: {again}")
         return 128 + stopped
     if failed:
-        count = f"{len(failed)} of {len(outcomes)} runs failed"
+        count = f"{len(failed)} of {counted(len(outcomes), 'run')} failed"
         say(f"{count}; try them again with: {again}")
-    console.print(printable(f"results in {directory.path}"), soft_wrap=True)
+    ending = "this grid was done already, its results are in" if done else "results in"
+    console.print(printable(f"{ending} {directory.path}"), soft_wrap=True)
     return SOME_FAILED if failed else 0
 
 
-def _resume_command(directory: GridDirectory) -> str:
-    script = f"experiments/{directory.grid.name}.py"
-    return shlex.join(["python", script, "--resume", str(directory.path)])
+def _resume_command(directory: GridDirectory, data_dir: Path | None) -> str:
+    script = f"{directory.grid.name}.py"
+    words = start_of(script, ["python", f"experiments/{script}"])
+    flags = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    return shlex.join([*words, "--resume", str(directory.path), *flags])
 
 
 def _prepared(

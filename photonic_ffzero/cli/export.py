@@ -23,6 +23,7 @@ from meshes.calibration import (
     within_a_turn,
 )
 from meshes.mesh import Phases
+from meshes.validation import counted
 from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader, takes
 from photonic_ffzero.command import command
 from photonic_ffzero.layers.photonic import Modulated, PhaseLayer
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_settings(rows, arguments.output, _about(model, calibration, arguments))
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
-    print(f"{len(rows)} phase shifters in {arguments.output}")
+    print(f"{counted(len(rows), 'phase shifter')} in {arguments.output}")
     return 0
 
 

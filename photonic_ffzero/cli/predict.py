@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meshes.validation import one_line
+from meshes.validation import counted, one_line
 from photonic_ffzero.cli.arguments import PATH, LineParser, add_token_file, as_flag, reader
 from photonic_ffzero.command import command, printed, say
 from photonic_ffzero.data.centering import center, looks_uncentered
 from photonic_ffzero.data.readers import (
     IMAGE_SUFFIXES,
     DataError,
-    image_files,
     read_idx,
     read_image,
+    visible_files,
 )
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification
 from photonic_ffzero.devices import RemoteDevice
@@ -37,7 +37,9 @@ and scans of digits need --center.
 
 The table has a line for each image: its class; the class's goodness, which is
 the mean over the network's readouts; and by how much that exceeds the next
-best class's. "no light" stands for a class where an image is black.
+best class's. "no light" stands for a class where an image is black, "blank"
+where all of its pixels have one value. A file that cannot be read is named,
+the others are classified, and the exit status is 1.
 """
 
 EXAMPLES = """\
@@ -48,14 +50,28 @@ examples:
   predict.py results/run/seed-0/model.npz data/mnist/t10k-images-idx3-ubyte
 """
 
-DARK = "no light"  # is shown instead of a class
+DARK, BLANK = "no light", "blank"  # are shown instead of a class
+
+
+class Encoded(NamedTuple):
+    """Images as inputs of a model.
+
+    Attributes:
+        names: A name for each.
+        x: The images [n, N], encoded as the training images were.
+        empty: What is shown for a class where an image has no content, else an empty text.
+    """
+
+    names: list[str]
+    x: np.ndarray
+    empty: list[str]
 
 
 class Prediction(NamedTuple):
     """The class of an image, its score (mean over the readouts), and its lead over the next best.
 
     The lead is negative where a vote chose a class with a lower score. An image without light has
-    the class "no light", and neither score nor lead.
+    the class "no light", one with a single value "blank", and neither a score nor a lead.
     """
 
     name: str
@@ -70,7 +86,8 @@ def read_encoded(
     dark_on_light: bool = False,
     centered: bool = False,
     hints: list[str] | None = None,
-) -> tuple[list[str], np.ndarray]:
+    failures: list[str] | None = None,
+) -> Encoded:
     """Read PNG, JPEG or IDX files or folders of images as inputs of a model.
 
     Args:
@@ -79,31 +96,47 @@ def read_encoded(
         dark_on_light: Swap dark and light, because a network sees light alone.
         centered: Bring the images to the form of MNIST's, see `center`.
         hints: Receives a line if images look as if they needed that.
-
-    Returns:
-        A name for each image, and the images [n, N], encoded as the training images were.
+        failures: Receives a line for each file that cannot be read, which is an error without it.
     """
     encoder = model.encoder
     if encoder is None:
         raise ValueError("model must be one of images, found one trained on values of no image")
     names: list[str] = []
-    inputs, odd = [], 0
+    inputs, empty, odd = [], [], 0
     colour = encoder.colour == "rgb" and not centered
-    for chunk_names, images in _images(paths, colour):
+    for chunk_names, images in _images(paths, colour, failures):
         names += chunk_names
         images = 1 - images if dark_on_light else images
         odd += 0 if centered or colour else looks_uncentered(images).sum()
-        inputs.append(encoder(center(images) if centered else images))
+        shown = center(images) if centered else images
+        empty += [_emptiness(a) or _emptiness(b) for a, b in zip(images, shown, strict=True)]
+        inputs.append(encoder(shown))
     if hints is not None and odd > len(names) / 10:
         hints.append(
-            f"{odd} of {len(names)} images have light paper, or ink that is small or off-centre: "
-            "for digits like MNIST's try --center"
+            f"{odd} of {counted(len(names), 'image')} with light paper, or ink that is small or "
+            "off-centre: for digits like MNIST's try --center"
         )
-    return names, np.concatenate(inputs)
+    if not inputs:
+        first, *others = failures or ["images must be at least one, got none"]
+        more = f" (and {counted(len(others), 'file')} more)" if others else ""
+        raise DataError(f"{first}{more}")
+    return Encoded(names, np.concatenate(inputs), empty)
 
 
-def classify(model: Model, names: Sequence[str], x: np.ndarray) -> list[Prediction]:
-    """Classify the model's inputs [n, N], each with a name."""
+def _emptiness(image: np.ndarray) -> str:
+    """What an image without content is called; an empty text for all others."""
+    if image.max() > image.min():
+        return ""
+    return BLANK if image.any() else DARK
+
+
+def classify(
+    model: Model, names: Sequence[str], x: np.ndarray, empty: Sequence[str] = ()
+) -> list[Prediction]:
+    """Classify the model's inputs [n, N], each with a name.
+
+    ``empty`` may say of each image what stands for its class, or nothing; see `Encoded`.
+    """
     task = model.task
     if not isinstance(task, Classification):
         raise ValueError(f"model must be one of classes, found one of a {task.name}")
@@ -113,8 +146,13 @@ def classify(model: Model, names: Sequence[str], x: np.ndarray) -> list[Predicti
     best = np.take_along_axis(goodness, chosen, axis=1)[:, 0]
     np.put_along_axis(goodness, chosen, -np.inf, axis=1)
     classes = task.names or tuple(map(str, range(task.classes)))
-    words = [DARK if label == NO_LIGHT else classes[label] for label in labels]
-    margins = np.where(labels == NO_LIGHT, 0, best - goodness.max(axis=1))
+    margins = best - goodness.max(axis=1)
+    empty = [
+        word or DARK * bool(label == NO_LIGHT)
+        for word, label in zip(empty or [""] * len(x), labels, strict=True)
+    ]
+    words = [word or classes[label] for word, label in zip(empty, labels, strict=True)]
+    best, margins = (np.where(list(map(bool, empty)), 0, values) for values in (best, margins))
     return list(map(Prediction, names, words, best, margins))
 
 
@@ -129,10 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             device = RemoteDevice.at(device or "", arguments.token_file)
         model = load_model(model_file(arguments.model), device=device)
         hints: list[str] = []
-        names, x = read_encoded(
-            model, arguments.images, arguments.dark_on_light, arguments.center, hints
+        failures: list[str] = []
+        encoded = read_encoded(
+            model, arguments.images, arguments.dark_on_light, arguments.center, hints, failures
         )
-        predictions = classify(model, names, x)
+        predictions = classify(model, *encoded)
         rows = [_as_row(prediction) for prediction in predictions]
         if arguments.csv:
             write_csv(arguments.csv, rows)
@@ -144,15 +183,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for hint in [*hints, *_low(model, predictions)]:
         say(f"hint: {hint}")
-    return 0
+    for failure in failures:
+        say(f"{parser.prog}: {failure}")
+    return 1 if failures else 0
 
 
 def _low(model: Model, predictions: Sequence[Prediction]) -> Iterator[str]:
     """A line if goodness is so low that no class fits; other scores than goodness have no unit."""
-    lit = [prediction for prediction in predictions if prediction.label != DARK]
+    lit = [prediction for prediction in predictions if prediction.label not in (DARK, BLANK)]
     low = sum(prediction.goodness < LOW_GOODNESS for prediction in lit)
     if low and model.config.readout == "goodness":
-        yield f"no class fits {low} of {len(predictions)} images: goodness below {LOW_GOODNESS}"
+        images = counted(len(predictions), "image")
+        yield f"no class fits {low} of {images}: goodness below {LOW_GOODNESS}"
 
 
 def _as_row(prediction: Prediction) -> dict[str, str]:
@@ -160,23 +202,41 @@ def _as_row(prediction: Prediction) -> dict[str, str]:
     return {"file": name, "class": label, "goodness": f"{goodness:.4f}", "margin": f"{margin:.4f}"}
 
 
-def _images(paths: Sequence[Path], colour: bool) -> Iterator[tuple[list[str], np.ndarray]]:
+def _images(
+    paths: Sequence[Path], colour: bool, failures: list[str] | None
+) -> Iterator[tuple[list[str], np.ndarray]]:
     """Names and images of each file, in [0, 1]: [n, H, W], or with their colours [n, H, W, 3]."""
     for path in paths:
-        for file in image_files(path) if path.is_dir() else [path]:
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                yield [str(file)], read_image(file, colour=colour)[np.newaxis]
-            else:
-                images = _read_images_idx(file)
-                yield [f"{file}[{index}]" for index in range(len(images))], images
+        try:
+            files = visible_files(path) if path.is_dir() else [path]
+        except DataError as error:
+            files = _failed(error, failures)
+        for file in files:
+            try:
+                yield _read(file, colour)
+            except (DataError, OSError) as error:
+                _failed(error, failures)
 
 
-def _read_images_idx(path: Path) -> np.ndarray:
+def _failed(error: Exception, failures: list[str] | None) -> list[Path]:
+    """Note an error of a file where there is a list for it; nothing is read."""
+    if failures is None:
+        raise error
+    failures.append(str(error))
+    return []
+
+
+def _read(file: Path, colour: bool) -> tuple[list[str], np.ndarray]:
+    """Names and images of one file."""
+    if file.suffix.lower() in IMAGE_SUFFIXES:
+        return [str(file)], read_image(file, colour=colour)[np.newaxis]
     try:
-        return np.divide(read_idx(path, 3), 255, dtype=np.float32)
+        images = np.divide(read_idx(file, 3), 255, dtype=np.float32)
     except DataError as error:
         kinds = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"{error} (an IDX file, as its name ends in none of {kinds})") from None
+        why = f" (an IDX file, as its name ends in none of {kinds})" if file.is_file() else ""
+        raise DataError(f"{error}{why}") from None
+    return [f"{file}[{index}]" for index in range(len(images))], images
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from photonic_ffzero.cli.arguments import (
     as_flag,
     flag_of,
 )
-from photonic_ffzero.command import command, say, signals
+from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config, configure
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import DeviceError
@@ -134,16 +134,17 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
             parser.error(as_flag(str(error), parser))
         if job.dataset.note:
             say(job.dataset.note)
-        return _run(job, claim, arguments.token_file)
+        return _run(job, claim, arguments)
 
 
-def _run(job: Job, claim: Claim, token_file: Path | None) -> int:
+def _run(job: Job, claim: Claim, arguments: argparse.Namespace) -> int:
     """Run a job in a directory that is claimed; return the exit code."""
     script = _script(job.plan.config.recipe)  # a grid's runs are resumed whatever they are of
-    flags = _device_flag(job.plan.config)
-    if token_file is not None:
-        flags += f" --token-file {shlex.quote(str(token_file))}"
-    how = f"go on with: {script} --resume {job.output}{flags}"
+    words = [*start_of(script, _ANY_RUN), "--resume", str(job.output)]
+    for flag in ("data_dir", "token_file"):
+        if (path := getattr(arguments, flag)) is not None:
+            words += [flag_of(flag), str(path)]
+    how = f"go on with: {shlex.join(words)}{_device_flag(job.plan.config)}"
     signals().advice = one_line(how)
     try:
         with StopSignals() as stop:
@@ -207,6 +208,7 @@ def resumed(
     return job, claim
 
 
+_ANY_RUN = (sys.executable, "-m", "photonic_ffzero.cli")
 _RESUMABLE = ("resume", "data_dir", "quiet", "device", "token_file")
 
 

@@ -31,17 +31,18 @@ def center(images: Any) -> np.ndarray:
 def looks_uncentered(images: Any) -> np.ndarray:
     """Which images [n] have paper that is not black, or ink that is small or away from the middle.
 
-    These are signs that a network trained on images like MNIST's wants them centred.
+    These are signs that a network trained on images like MNIST's wants them centred. An image
+    without ink is none of them.
     """
     return np.array([_differs(image) for image in check_real_images("images", images)])
 
 
 def _differs(image: np.ndarray) -> bool:
     peak = image.max()
-    if np.median(image) > 0.1 * peak:
-        return bool(peak > 0)
-    if peak <= 0:
+    if peak == image.min():  # there is no ink
         return False
+    if np.median(image) > 0.1 * peak:
+        return True
     starts, stops = _box(image > 0.5 * peak)
     sizes = np.array(image.shape)
     shift = np.abs((starts + stops) / 2 - sizes / 2) / sizes

@@ -68,13 +68,16 @@ def read_image(
     dark, and on black if it is light. With ``size``, the image is resized to ``size`` x ``size``
     pixels by area averaging. With ``colour`` it keeps its colours, [H, W, 3].
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
     with reading(path, "a PNG or JPEG image"):
         # A real file would allocate as many bytes as a chunk of the image announces.
         content = read_file(path)
-        image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        try:
+            image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        except UnidentifiedImageError:  # it would name the bytes, not the file
+            raise ValueError("its content is neither") from None
         if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is higher
             raise DataError(f"{path}: must have at most {MAX_PIXELS} pixels, found {image.size}")
         values = as_shown(image, content[24] if image.format == "PNG" else 8, colour)
@@ -114,12 +117,18 @@ def list_classes(folder: Path) -> tuple[list[Path], np.ndarray, tuple[str, ...]]
 
 def image_files(folder: Path) -> list[Path]:
     """List a folder's images in the order of their names; any other file is an error."""
-    files = _visible(folder)
-    if not files:
-        raise DataError(f"{folder}: must hold at least one image, found none")
+    files = visible_files(folder)
     for file in files:
         if file.suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"{file}: must be a PNG or JPEG file, found suffix {file.suffix!r}")
+    return files
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """List what is in a folder of images, in the order of the names; an empty one is an error."""
+    files = _visible(folder)
+    if not files:
+        raise DataError(f"{folder}: must hold at least one image, found none")
     return files
 
 

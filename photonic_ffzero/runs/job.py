@@ -15,7 +15,7 @@ from rich.console import Console
 
 from meshes.files import read_file
 from meshes.propagation import resolve_engine
-from meshes.validation import printable, quoted
+from meshes.validation import counted, printable, quoted
 from photonic_ffzero.command import say
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import in_colour
@@ -108,12 +108,13 @@ class Job:
         for line in self._description():
             console.print(printable(line))
         root, run = RunDirectory(self.output), self._identity()
-        count, results, directories = self.plan.seeds, [], []
+        count, results, directories, trained = self.plan.seeds, [], [], False
         for seed, folder in self._folders.items():
             directory = RunDirectory(folder, run)
             directories.append(directory)
             sweep(directory.path)
             done = read_results(directory.results)
+            trained |= done is None
             results.append(done or self._run_seed(seed, directory, console, observers))
             print(printable(_result_line(results[-1])), flush=True)
             for text in results[-1].get("warnings", ()):
@@ -123,7 +124,8 @@ class Job:
             print(line := printable(_mean_line(results)))
             histories = [directory.read_history() for directory in directories]
             root.write_curves(histories, self.plan.config, f"{line}; bands: range")
-        console.print(printable(f"results in {self.output}"))
+        ending = "results in" if trained else "this run was done already, its results are in"
+        console.print(printable(f"{ending} {self.output}"))
         return results
 
     def check_same(self, written: dict[str, Any]) -> None:
@@ -204,8 +206,8 @@ class Job:
         steps = f", K = {config.directions}, {config.perturb}" if config.directions else ""
         lines = [
             f"{data.name} ({data.source})",
-            f"{kept} training, {held_out} validation, {len(self.test.y)} test samples",
-            f"{config.method}, recipe {config.recipe}{steps}, {config.epochs} epochs",
+            f"{kept} training, {held_out} validation, {counted(len(self.test.y), 'test sample')}",
+            f"{config.method}, recipe {config.recipe}{steps}, {counted(config.epochs, 'epoch')}",
             _network_line(config, self.train.x.shape[-1]),
         ]
         if self.device is not None:
@@ -371,13 +373,16 @@ def _network_line(config: Config, inputs: int) -> str:
     if config.network == "photonic":
         columns = config.columns or inputs
         where = config.device or f"{resolve_engine(config.engine or 'auto')} engine"
-        return f"{config.meshes} x {inputs} ports, {columns} columns, {where}"
+        ports = counted(inputs, "port")
+        return f"{config.meshes} x {ports}, {counted(columns, 'column')}, {where}"
+    layers, channels = counted(config.depth, "layer"), counted(config.channels, "channel")
     if config.network == "mlp":
-        return f"MLP of {config.depth} layers, {inputs} inputs, width {config.width}"
+        return f"MLP of {layers}, {counted(inputs, 'input')}, width {config.width}"
     if config.network == "mixer":
-        shape = f"{config.patches} x {config.patches} patches, {config.channels} channels"
-        return f"mixer of {config.depth} blocks, {shape}, {config.groups} groups"
-    return f"CNN of {config.depth} layers, {inputs} pixels, {config.channels} channels"
+        shape = f"{config.patches} x {counted(config.patches, 'patch', 'patches')}, {channels}"
+        blocks = counted(config.depth, "block")
+        return f"mixer of {blocks}, {shape}, {counted(config.groups, 'group')}"
+    return f"CNN of {layers}, {counted(inputs, 'pixel')}, {channels}"
 
 
 def _quality(quality: float, task: str) -> str:

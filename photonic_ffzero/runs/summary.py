@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from meshes.validation import one_line
+from meshes.validation import counted, one_line
 from photonic_ffzero import plots
 from photonic_ffzero.runs.grid import Grid, GridDirectory, Label, Outcome, label_text
 from photonic_ffzero.storage import write_csv, write_whole
@@ -47,7 +47,7 @@ def footnotes(outcomes: Iterable[Outcome]) -> list[str]:
     lists = [list(map(str, _warnings(outcome))) for outcome in outcomes if outcome.results]
     texts = dict.fromkeys(chain.from_iterable(lists))
     return [
-        f"warning in {sum(text in mine for mine in lists)} of {len(lists)} runs: {text}"
+        f"warning in {sum(text in mine for mine in lists)} of {counted(len(lists), 'run')}: {text}"
         for text in texts
     ]
 

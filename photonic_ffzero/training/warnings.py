@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.validation import from_spec
+from meshes.validation import counted, from_spec
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.goodness.losses import LOSSES
@@ -153,8 +153,8 @@ def no_progress(facts: Facts) -> str | None:
         if len(records) < _ENOUGH or falls or records[-1].train_accuracy > facts.accuracy_of_chance:
             return None
     return (
-        f"nothing was learned in {facts.config.epochs} epochs: the accuracy is that of chance, and "
-        "the loss did not fall; try another learning rate"
+        f"nothing was learned in {counted(facts.config.epochs, 'epoch')}: the accuracy is that of "
+        "chance, and the loss did not fall; try another learning rate"
     )
 
 
@@ -187,7 +187,8 @@ def few_samples(facts: Facts) -> str | None:
         if few:
             count, label = min(few)
             others = f" ({len(few)} classes have fewer than {_FEW})" if len(few) > 1 else ""
-            return f"class {label} has {count} {what} samples{others}: use more, or fewer classes"
+            samples = counted(count, f"{what} sample")
+            return f"class {label} has {samples}{others}: use more, or fewer classes"
     return None
 
 
