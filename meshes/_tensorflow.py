@@ -27,7 +27,13 @@ def hush() -> None:
 
 @contextmanager
 def _hidden_stderr() -> Iterator[None]:
-    """Hide what native code writes to standard error, which no setting does, unless it fails."""
+    """Hide what native code writes to standard error, which no setting does, unless it fails.
+
+    Some of TensorFlow's lines come before its logger is set up and heed no variable. They can be
+    hidden only by another file in place of descriptor 2, which belongs to the whole process. So
+    only commands do it, where this package started the process and no thread of somebody else's
+    writes there meanwhile; what the command itself must say then, it writes to a copy of 2.
+    """
     try:
         sys.stderr.flush()
         saved = os.dup(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, field, fields, replace
@@ -222,11 +223,19 @@ def with_values(argument: str, prefix: str, text: str, cls: Any) -> Any:
         return cls(**values) if isinstance(cls, type) else replace(cls, **values)
 
 
+_IN_PI = re.compile(r"([+-]?)(?:([\d.]+)\*)?pi(?:/([\d.]+))?")  # pi, pi/2, 2*pi, -3*pi/4
+
+
 def _finite(name: str, text: str) -> float:
     try:
+        if in_pi := _IN_PI.fullmatch(text):
+            sign, factor, divisor = in_pi.groups("1")
+            return number(name, float(sign + factor) * math.pi / float(divisor))
         return number(name, float(text))
-    except ValueError:
-        raise ValueError(f"{name} must be a finite number, got {quoted(text)}") from None
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"{name} must be a finite number, such as 0.5 or 2*pi, got {quoted(text)}"
+        ) from None
 
 
 @contextmanager

@@ -114,6 +114,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def save_model(model: Model, path: PathLike) -> None:
     """Save a model as a ``.npz`` file of plain numbers (nothing pickled).
 
+    The file is replaced in one step: it is always one whole model, also where several processes
+    save to it, of which the last one wins.
+
     It holds ``description`` (configuration, ports, task and encoder, as the bytes of a JSON text),
     the parameters of every layer, ``mesh_1_theta``, ``mesh_1_phi``, ``mesh_1_gamma``, ...
     (``dense_1_kernel``, ``conv_1_kernel``, ... of digital layers), and ``prototypes_1``, ....

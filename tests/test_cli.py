@@ -453,12 +453,20 @@ def test_help_teaches_within_80_columns(recipe, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_help_fits_80_columns(script, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+@pytest.mark.parametrize("columns", [60, 80])
+def test_every_help_fits_the_terminal(script, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit) as stop:
         SCRIPTS[script](["--help"])
     assert stop.value.code == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    text = capsys.readouterr().out
+    told, *examples = text.split("examples:\n")
+    assert max(map(len, told.splitlines())) <= columns
+    if columns == 80:
+        assert max(map(len, text.splitlines())) <= columns
+    for example in examples:  # a line each, to paste
+        assert all(re.match(r"  [\w.]+\.py", line) for line in example.splitlines())
+    assert "\n\n" in told
 
 
 def test_a_newcomer_sees_no_noise(tmp_path):

@@ -790,7 +790,9 @@ class TestRuns:
 
     def test_refusals_name_the_flag_and_write_nothing(self, capsys):
         run = [*RUN, "--device", "tcp://127.0.0.1:9?retries=0", "--output", "run"]
-        assert "does not answer, asked 1 times" in error_of(run, capsys)
+        error = error_of(run, capsys)
+        assert "does not answer, asked 1 time: " in error
+        assert "cli.serve running there" in error
         assert not Path("run").exists()
         assert main([*RUN, "--epochs", "1", "--output", "run"]) == 0
         resume = ["--resume", "run", "--device", "simulated"]

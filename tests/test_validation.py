@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshes.validation import choice, closest, from_spec, integer, number, one_line, with_values
+from meshes.validation import (
+    choice,
+    closest,
+    counted,
+    from_spec,
+    integer,
+    number,
+    one_line,
+    with_values,
+)
 
 NO_NUMBERS = [None, "3", [1], 1j, True]
 
@@ -80,16 +89,28 @@ def test_choice_passes_an_option_and_lists_them_otherwise(wrong):
     assert f"optics must be one of lens, mirror; got {wrong!r}" in str(error.value)
 
 
+def test_counts_of_one_are_singular():
+    words = [counted(n, "epoch") for n in (0, 1, 2)] + [
+        counted(n, "patch", "patches") for n in (1, 2)
+    ]
+    assert words == ["0 epochs", "1 epoch", "2 epochs", "1 patch", "2 patches"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("lens", Lens()),
         (" lens : focus = -3 , width = 5e-1 ", Lens(-3.0, 0.5)),
         (f"lens:focus={1 / 3!r}", Lens(1 / 3)),
+        ("lens:focus=pi,width=pi/4", Lens(math.pi, math.pi / 4)),
+        ("lens:focus=-2*pi,width=0.5*pi/3", Lens(-2 * math.pi, 0.5 * math.pi / 3)),
     ],
 )
 def test_from_spec_builds_what_is_written(text, expected):
     assert from_spec("optics", text, LENSES) == expected
+
+
+NO_NUMBERS = ["pie", "pi/0", "pi*2", "2pi", "pi/pi", "1..2*pi", "pi**2", "*pi", "pi/", "e*pi"]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +131,7 @@ def test_from_spec_builds_what_is_written(text, expected):
         ("lens:focus=", "optics .*focus .* got ''"),
         ("lens:width=0", "^optics lens: width .* got 0.0"),
         ("lens:focus=1e400", "optics .*focus .* got '1e400'"),
+        *((f"lens:focus={x}", f"focus .* got '{re.escape(x)}'") for x in NO_NUMBERS),
     ],
 )
 def test_from_spec_names_what_is_wrong(text, message):

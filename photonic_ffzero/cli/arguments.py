@@ -6,8 +6,9 @@ import argparse
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,34 @@ from photonic_ffzero.settings import MOST, SWITCH, TEXT, ValueKind, settings_of,
 _NUMBER = re.compile(r"-\.?\d|-inf|-nan", re.IGNORECASE)  # no flag, although it begins with a dash
 
 
+_EXAMPLE = re.compile(r" +(python|[\w.]+\.py)( |$)")  # a line to paste
+_ENTRY = re.compile(r" +\S+  +")  # of a list of two columns, up to the second one
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Fills texts to the width of the terminal; examples and lists keep their lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = groupby(text.splitlines(), _block)
+        return "\n".join(self._filled([*lines], width) for _, lines in blocks)
+
+    def _filled(self, lines: list[str], width: int) -> str:
+        first, *others = lines
+        if not first.strip() or _EXAMPLE.match(first):
+            return "\n".join(lines)
+        entry, margin = _ENTRY.match(first), " " * (len(first) - len(first.lstrip()))
+        text = " ".join([first, *map(str.strip, others)])
+        return textwrap.fill(
+            text, width, subsequent_indent=" " * len(entry[0]) if entry else margin
+        )
+
+
+def _block(line: str) -> tuple[int, str]:
+    """What the lines of a block share: their indent. A line of a list stands alone."""
+    alone = not line.strip() or _ENTRY.match(line) or _EXAMPLE.match(line)
+    return len(line) - len(line.lstrip()), line if alone else " "
+
+
 class LineParser(argparse.ArgumentParser):
     """A parser whose errors take one line, and which suggests the flag that was meant.
 
@@ -29,9 +58,7 @@ class LineParser(argparse.ArgumentParser):
     """
 
     def __init__(self, **settings: Any) -> None:
-        if "\n" in (settings.get("description") or ""):  # set in lines; else argparse fills them
-            settings["formatter_class"] = argparse.RawDescriptionHelpFormatter
-        super().__init__(allow_abbrev=False, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **settings)
         self.synonyms = {"--out": "--output", "--workers": "--jobs", "--silent": "--quiet"}
         self._negative_number_matcher = _NUMBER  # argparse's takes -1e-3 for a flag
 

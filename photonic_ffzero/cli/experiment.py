@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -325,7 +324,7 @@ def _parser(
 ) -> LineParser:
     parser = LineParser(
         prog=f"{name}.py",
-        description=f"{textwrap.fill(' '.join(description.split()), 79)}\n\n{_HABITS}"
+        description=f"{' '.join(description.split())}\n\n{_HABITS}"
         + "".join(
             f"  {preset:6}  {_PRESETS[preset]}\n" for preset in presets if preset in _PRESETS
         ),

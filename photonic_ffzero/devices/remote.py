@@ -16,6 +16,7 @@ import numpy as np
 
 from meshes.validation import (
     check_fields,
+    counted,
     described,
     number_field,
     one_line,
@@ -157,7 +158,8 @@ class RemoteDevice:
             for written in self._written.values():
                 self._ask(Kind.WRITE, written, {Kind.DONE: 0})
         raise DeviceError(
-            f"device {self.address} has lost the phases written to it, asked {self._tries} times: "
+            f"device {self.address} has lost the phases written to it, asked "
+            f"{counted(self._tries, 'time')}: "
             "does someone else use it?"
         )
 
@@ -180,8 +182,8 @@ class RemoteDevice:
                     raise
                 last = error
         raise DeviceError(
-            f"device {self.address} does not answer, asked {self._tries} times: "
-            f"{str(last) or type(last).__name__}"
+            f"device {self.address} does not answer, asked {counted(self._tries, 'time')}: "
+            f"{str(last) or type(last).__name__}{_hint(last)}"
         ) from last
 
     def _connect(self) -> None:
@@ -244,6 +246,13 @@ class RemoteDevice:
         raise DeviceError(
             f"device {self.address} must answer {wanted}, found {kind.name} of {length} bytes"
         )
+
+
+def _hint(error: OSError) -> str:
+    """What to look at after an error of the connection."""
+    if isinstance(error, ConnectionRefusedError):
+        return "; is python -m photonic_ffzero.cli.serve running there, with this --port?"
+    return ""
 
 
 _SHAPE = {Kind.SHAPE: wire.SHAPE.size}
