@@ -165,6 +165,11 @@ class Archive(NamedTuple):
         """The names of all arrays."""
         return [name[:-4] for name in self.file.namelist() if name.endswith(".npy")]
 
+    @property
+    def bytes_on_disk(self) -> int:
+        """The size of the file."""
+        return os.fstat(self.file.fp.fileno()).st_size  # type: ignore[union-attr]
+
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
         """Shape and type of an array, checked against the bytes that are there."""
         with self._stream(name) as stream:

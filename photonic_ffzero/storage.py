@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.files import DataError, open_npz, read_npz
+from meshes.files import Archive, DataError, open_npz
 from meshes.validation import integer, number, quoted
 from photonic_ffzero.config import BLACK_BOX, Config, device_name
 from photonic_ffzero.data.checks import to_single
@@ -36,7 +36,8 @@ from photonic_ffzero.optimizers import OPTIMIZERS
 from photonic_ffzero.settings import completed
 
 _LONGEST_TEXT = 2**24  # bytes of JSON in a model; parsed, they take several times as many
-_PARTIAL = ".photonic_ffzero-"  # begins the names of temporary files
+TEMPORARY = ".photonic_ffzero-"
+"""Begins the names of temporary files."""
 _STALE = 3600.0  # seconds after which nobody writes a temporary file any more
 _INFLATION, _SMALL = 16, 2**22  # arrays may be so many times as large as their file, or so small
 
@@ -50,8 +51,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     replaces the old file in one step. An `OSError` names the file and leaves the old one. Several
     processes may write the same file; the last one wins. A link is replaced, not followed.
     """
-    partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(8)}.partial")
-    sweep(path.parent, f"{_PARTIAL}*", _STALE)
+    partial = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.partial")
+    sweep(path.parent, f"{TEMPORARY}*", _STALE)
     try:
         if path.exists() and not path.is_file():  # root could replace a device
             raise OSError(errno.EINVAL, "must be a file or new")
@@ -168,13 +169,19 @@ def load_model(
             Only a simulated device is opened without it: a file must not make this program
             contact another machine or run another program.
     """
-    with _described(path, "description", "a model of this package") as about:
+    with open_npz(path) as archive:
+        return _load_model(archive, nonlinearity, device)
+
+
+def _load_model(archive: Archive, nonlinearity: Any, device: Device | str | None) -> Model:
+    """Load a model from a file that stays open, as another process may replace it meanwhile."""
+    with _described(archive, "description", "a model of this package") as about:
         config = Config(**_with_nonlinearity(completed(Config, about["config"]), nonlinearity))
         units = integer("units", about["units"], minimum=1)
         task = TASKS[config.task](**_with_tuples(about["task"]))
         encoder = Encoder(**_with_tuples(about["encoder"])) if about.get("encoder") else None
         # Memory is taken for a model only after the file was seen to hold the arrays of one.
-        saved = _read_saved(path, config, units, task)
+        saved = _read_saved(archive, config, units, task)
         model = Model(config, units, task, encoder, saved=saved)
     if device is None and config.simulates_device:
         device = config.device
@@ -188,10 +195,16 @@ def load_checkpoint(
 
     A device with another identity than that of the training is a `DataError`.
     """
-    model = load_model(path, nonlinearity=nonlinearity, device=device)
-    if model.device is not None:
-        _check_identity(path, identity_of(model.device))
-    with _described(path, "training", "the state of a training") as about:
+    with open_npz(path) as archive:
+        model = _load_model(archive, nonlinearity, device)
+        if model.device is not None:
+            _check_identity(archive, identity_of(model.device))
+        return model, _load_position(archive, model)
+
+
+def _load_position(archive: Archive, model: Model) -> Position:
+    """Load the position of a model's training; the model gets its history, usage and time."""
+    with _described(archive, "training", "the state of a training") as about:
         position = _position(about, model)
         model.history = History(_epoch_record(**record) for record in about["history"])
         counts = {name: integer(name, n, minimum=0) for name, n in about["usage"].items()}
@@ -203,32 +216,35 @@ def load_checkpoint(
         state = tuple(map(OPTIMIZERS[model.config.optimizer]().init, params))
         leaves = enumerate(tf.nest.flatten(state), start=1)
         shapes = ((f"optimizer_{i}", tuple(leaf.shape)) for i, leaf in leaves)
-        position.optimizer = list(_read_arrays(path, shapes).values())
-    return model, position
+        position.optimizer = list(_read_arrays(archive, shapes).values())
+    return position
 
 
 def read_run(path: PathLike) -> dict[str, Any]:
     """What the results of a checkpoint's run depend on; empty for a checkpoint from before that."""
-    with _described(path, "training", "the state of a training") as about:
+    with (
+        open_npz(path) as archive,
+        _described(archive, "training", "the state of a training") as about,
+    ):
         run = about.get("run", {})
         if not isinstance(run, dict):
             raise TypeError(f"a {type(run).__name__} for run")
     return run
 
 
-def _check_identity(path: PathLike, present: str | None) -> None:
+def _check_identity(archive: Archive, present: str | None) -> None:
     """Compare a device with that of the training; an older file says nothing of it."""
-    with _described(path, "description", "a model of this package") as about:
+    with _described(archive, "description", "a model of this package") as about:
         if "device_identity" not in about:
             warnings.warn(
-                f"{path} is from before devices had an identity: whether this one is the same is "
-                "not checked",
+                f"{archive.path} is from before devices had an identity: whether this one is the "
+                "same is not checked",
                 stacklevel=3,
             )
         before = about.get("device_identity")
     if None not in (before, present) and before != present:
         raise DataError(
-            f"{path}: device_identity must be {quoted(before)}, that of the device the "
+            f"{archive.path}: device_identity must be {quoted(before)}, that of the device the "
             f"training began on, found {quoted(present)}"
         )
 
@@ -264,7 +280,7 @@ def _model_arrays(model: Model) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _read_saved(path: PathLike, config: Config, units: int, task: Task) -> Saved:
+def _read_saved(archive: Archive, config: Config, units: int, task: Task) -> Saved:
     kinds: list[Any] = []  # a layer's named tuple of parameters
 
     def expected() -> Iterator[tuple[str, tuple[int, ...] | None]]:
@@ -275,7 +291,7 @@ def _read_saved(path: PathLike, config: Config, units: int, task: Task) -> Saved
             for index in range(config.layers if config.local else 1):
                 yield f"prototypes_{index + 1}", None
 
-    arrays = iter(_read_arrays(path, expected()).values())
+    arrays = iter(_read_arrays(archive, expected()).values())
     params = [kind(*islice(arrays, len(kind._fields))) for kind in kinds]
     return Saved(params, list(arrays))
 
@@ -327,9 +343,9 @@ def _epoch_record(mesh: Any, epoch: Any, **numbers: Any) -> EpochRecord:
 
 
 @contextmanager
-def _described(path: PathLike, name: str, what: str) -> Iterator[dict[str, Any]]:
+def _described(archive: Archive, name: str, what: str) -> Iterator[dict[str, Any]]:
     """Yield a JSON object of a file; an error of the body becomes one of the file."""
-    text = read_npz(path, [name], _LONGEST_TEXT)[name]
+    path, text = archive.path, archive._replace(max_bytes=_LONGEST_TEXT).read(name)
     if text.dtype != np.uint8:
         raise DataError(f"{path}: {name} must be a text as uint8, found {text.dtype}")
     try:
@@ -346,20 +362,19 @@ def _described(path: PathLike, name: str, what: str) -> Iterator[dict[str, Any]]
 
 
 def _read_arrays(
-    path: PathLike, shapes: Iterable[tuple[str, tuple[int, ...] | None]]
+    archive: Archive, shapes: Iterable[tuple[str, tuple[int, ...] | None]]
 ) -> dict[str, np.ndarray]:
     """Read arrays, of any shape where None, in single precision; check all headers before."""
-    limit = _SMALL + _INFLATION * os.path.getsize(path)
-    with open_npz(path) as archive:
-        names, size = [], 0
-        for name, shape in shapes:
-            present, dtype = archive.header(name)
-            if shape not in (None, present):
-                raise DataError(f"{path}: {name} must have shape {shape}, found {present}")
-            if dtype.kind != "f":
-                raise DataError(f"{path}: {name} must hold real numbers, found {dtype}")
-            names.append(name)
-            size += math.prod(present) * dtype.itemsize
-            if size > limit:
-                raise DataError(f"{path}: must unpack to at most {limit} bytes, found {size}")
-        return {name: to_single(f"{path}: {name}", archive.read(name)) for name in names}
+    path, limit = archive.path, _SMALL + _INFLATION * archive.bytes_on_disk
+    names, size = [], 0
+    for name, shape in shapes:
+        present, dtype = archive.header(name)
+        if shape not in (None, present):
+            raise DataError(f"{path}: {name} must have shape {shape}, found {present}")
+        if dtype.kind != "f":
+            raise DataError(f"{path}: {name} must hold real numbers, found {dtype}")
+        names.append(name)
+        size += math.prod(present) * dtype.itemsize
+        if size > limit:
+            raise DataError(f"{path}: must unpack to at most {limit} bytes, found {size}")
+    return {name: to_single(f"{path}: {name}", archive.read(name)) for name in names}

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from photonic_ffzero.runs import check_new_directory
 from photonic_ffzero.runs import claim as claims
 from photonic_ffzero.runs.claim import Claim, ClaimedError, Owner, claim_new, claim_unique
 from photonic_ffzero.storage import write_whole
@@ -108,7 +109,10 @@ def test_no_directory_can_be_made_behind_a_file(tmp_path):
 def test_a_directory_with_files_is_not_new_but_one_with_a_dead_claim_is(tmp_path):
     dead = {"host": "a", "kernel": claims._kernel(), "pid": 1}
     (tmp_path / ".claim-3").write_text(json.dumps(dead))
+    (tmp_path / ".photonic_ffzero-0123456789abcdef.partial").touch()
+    check_new_directory(tmp_path)
     claim_new(tmp_path).release()
+    assert files(tmp_path) == []
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"output .* found files"):
         claim_new(tmp_path)

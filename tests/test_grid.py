@@ -8,11 +8,13 @@ import csv
 import io
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -715,6 +717,61 @@ def test_a_second_signal_kills_what_does_not_listen():
     assert not living(pids("grid"))
 
 
+def kill_all(process):
+    """Kill a grid and all of its children, as when the power fails."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    with suppress(OSError):  # it ended by itself
+        numbers = map(int, children.read_text().split())
+        for number in (process.pid, *numbers):
+            os.kill(number, signal.SIGKILL)
+
+
+def goes_on_after_kills(begin, count, grid_of, expected):
+    """Kill grids at random moments, some with their children; each must end in the same figures.
+
+    Args:
+        begin: From flags to the process of a grid.
+        count: How many kills.
+        grid_of: From the number of a grid to its directory.
+        expected: The figures of a grid that nothing stopped.
+    """
+    started, rng, number, kills = time.perf_counter(), random.Random(GRID_SEED), 1, 0
+    begin("--output", grid_of(0)).communicate(timeout=600)
+    duration = time.perf_counter() - started
+    while True:
+        folder = grid_of(number)
+        process = begin("--resume" if Path(folder, "grid.json").exists() else "--output", folder)
+        try:
+            process.communicate(timeout=rng.uniform(0, duration) if kills < count else 600)
+        except subprocess.TimeoutExpired:
+            (kill_all if rng.random() < 0.5 else subprocess.Popen.kill)(process)
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0
+        assert expected(folder) == expected(grid_of(0))
+        if kills == count:
+            return number
+        number += 1
+
+
+GRID_KILLS = int(os.environ.get("PHOTONIC_FFZERO_GRID_KILLS", "30"))
+GRID_SEED = int(os.environ.get("PHOTONIC_FFZERO_SEED", "16"))
+
+
+@needs_proc
+@pytest.mark.long
+def test_killed_at_any_moment_a_grid_goes_on_to_the_same_figures(whole):
+    """PHOTONIC_FFZERO_GRID_KILLS sets how often."""
+
+    def begin(*flags):
+        return start(*flags, "--jobs", "2", steps=20)
+
+    count = goes_on_after_kills(begin, GRID_KILLS, "grid-{}".format, but_seconds)
+    print(f"{GRID_KILLS} kills of {count} grids, seed {GRID_SEED}")
+    assert but_seconds("grid-0") == whole
+
+
 # --- the command line -----------------------------------------------------------------------------
 
 BAD = [
@@ -856,16 +913,20 @@ def twins(options: Options) -> Grid:
     return Grid(cells=tuple(Cell({"twin": name}, plan) for name in ("a", "b")), x="twin")
 
 
+def drive(preset, *flags):
+    """A grid of real runs in another process."""
+    text = DRIVER.replace("None)", f"None, {{{{'small': {preset}}}}}, training_command)")
+    text = text.replace("import experiment", f"import experiment, training_command, {preset}")
+    Path("driver.py").write_text(text.format(tests=str(Path(__file__).parent)))
+    return subprocess.Popen([sys.executable, "driver.py", *flags], stderr=subprocess.DEVNULL)
+
+
 @needs_proc
 @pytest.mark.long
 def test_a_real_run_saves_when_the_grid_is_killed_and_ends_as_its_twin(monkeypatch):
     """SIGKILL the grid; its child saves and ends; the twin runs without a stop."""
     monkeypatch.setattr(module, "CHILDREN_END", 120.0)  # for busy machines
-    text = DRIVER.replace("None)", "None, {{'small': twins}}, training_command)")
-    text = text.replace("import experiment", "import experiment, training_command, twins")
-    Path("driver.py").write_text(text.format(tests=str(Path(__file__).parent)))
-    flags = ["--output", "grid", "--jobs", "1"]
-    process = subprocess.Popen([sys.executable, "driver.py", *flags], stderr=subprocess.DEVNULL)
+    process = drive("twins", "--output", "grid", "--jobs", "1")
     stopped, other = (Path(f"grid/cells/twin-{name}_seed-0") for name in ("a", "b"))
     assert wait_until((stopped / "model.npz").exists, 600)
     process.kill()
@@ -877,3 +938,23 @@ def test_a_real_run_saves_when_the_grid_is_killed_and_ends_as_its_twin(monkeypat
     here, there = (read_json(folder / "results.json") for folder in (stopped, other))
     assert {**here, "train_seconds": 0} == {**there, "train_seconds": 0}
     assert [row["state"] for row in rows("grid")] == ["done", "done"]
+
+
+def pair(options: Options) -> Grid:
+    """Two short runs."""
+    config = configure(epochs=8, batch_size=40, meshes=1, directions=2)
+    plan = plan_for("digits", config, size=4, limit=200)
+    plans = {seed: replace(plan, config=replace(config, seed=seed)) for seed in (0, 1)}
+    return Grid(cells=tuple(Cell({"of": "two"}, plan) for plan in plans.values()), x="of")
+
+
+@needs_proc
+@pytest.mark.long
+def test_killed_at_any_moment_real_runs_go_on_to_the_same_figures():
+    """A third of PHOTONIC_FFZERO_GRID_KILLS, as each takes some seconds."""
+
+    def begin(*flags):
+        return drive("pair", *flags, "--jobs", "2", "--quiet")
+
+    count = goes_on_after_kills(begin, max(GRID_KILLS // 3, 1), "grid-{}".format, but_seconds)
+    print(f"{max(GRID_KILLS // 3, 1)} kills of {count} grids, seed {GRID_SEED}")

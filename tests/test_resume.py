@@ -15,13 +15,14 @@ import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 
 import numpy as np
 import pytest
 
 from meshes._tensorflow import tf
 from photonic_ffzero import DataError, Model, Observer, Trainer, configure, storage
+from photonic_ffzero.cli import train
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import EpochRecord, Position
@@ -37,6 +38,7 @@ RUN = ["--dataset", "digits", "--size", "4", "--limit", "200", "--batch-size", "
 RUN += ["--directions", "2", "--epochs", "3", "--quiet"]
 CNN = ["--recipe", "digital", "--network", "cnn", "--depth", "2", "--channels", "2"]
 CNN += ["--kernel-size", "3"]
+RESUMES = int(os.environ.get("PHOTONIC_FFZERO_RESUMES", "20"))
 KILLS = int(os.environ.get("PHOTONIC_FFZERO_KILLS", "20"))
 
 
@@ -190,7 +192,7 @@ def run_in_fork(*arguments):
 
 @pytest.mark.long
 def test_killed_at_any_moment_a_run_goes_on_to_the_same_results():
-    """SIGKILL at random times of runs; PHOTONIC_FFZERO_KILLS sets how often."""
+    """SIGKILL at random times of runs; PHOTONIC_FFZERO_KILLS sets how often, seed 0 when."""
     for _ in range(2):  # the first one also starts the server of the forks
         rmtree("whole", ignore_errors=True)
         begun = time.perf_counter()
@@ -231,6 +233,64 @@ def ended(process, output):
     process.join(300)
     assert process.exitcode == 0, Path("log.txt").read_text()
     return figures(output) == figures("whole") and history(output) == history("whole")
+
+
+def at_once(meet, log, *arguments):
+    """A run in a process that waits for others, and takes its name in the same second as they."""
+    train.time.strftime = lambda form: "20260101-120000"
+    meet.wait(300)
+    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY), 2)
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    tf.config.run_functions_eagerly(True)
+    raise SystemExit(main([*arguments]))
+
+
+def begun_at_once(*commands):
+    """The exit codes of runs that begin at the same moment, and what each one says."""
+    meet, logs = FORKS.Barrier(len(commands)), [f"log-{n}.txt" for n in range(len(commands))]
+    processes = [
+        FORKS.Process(target=at_once, args=[meet, log, *arguments])
+        for log, arguments in zip(logs, commands, strict=True)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(600)
+    told = [
+        (process.pid, Path(log).read_text()) for process, log in zip(processes, logs, strict=True)
+    ]
+    return [process.exitcode for process in processes], told
+
+
+@pytest.mark.long
+def test_eight_runs_of_one_second_leave_eight_results():
+    codes, told = begun_at_once(*[RUN] * 8)
+    assert codes == [0] * 8, told
+    folders = sorted(path.name for path in Path("results").iterdir())
+    name = "digits-photonic-ff-dd-20260101-120000"
+    assert folders == [name, *(f"{name}-{number}" for number in range(2, 9))]
+    first, *others = (figures(f"results/{folder}") for folder in folders)
+    assert others == [first] * 7
+
+
+@pytest.mark.long
+def test_of_two_that_resume_a_run_at_once_one_works_and_one_says_so():
+    """PHOTONIC_FFZERO_RESUMES sets how often."""
+    assert ended(start("whole"), "whole")
+    process = start("begun")
+    while not Path("begun/model.npz").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert not Path("begun/results.json").exists()
+    for number in range(RESUMES):
+        copytree("begun", run := f"run-{number}")
+        codes, told = begun_at_once(*[["--resume", run, "--quiet"]] * 2)
+        assert sorted(codes) == [0, 2], told
+        (worker, _), (_, refusal) = told if codes[1] else told[::-1]
+        assert f"{run}: another process (process {worker} on " in refusal
+        assert figures(run) == figures("whole")
+        assert history(run) == history("whole")
 
 
 @contextmanager

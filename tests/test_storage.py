@@ -3,10 +3,13 @@
 import csv
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
+from test_resume import FORKS
 
+from meshes._tensorflow import tf
 from photonic_ffzero import DataError, Model, configure, load_model, networks, save_model
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.storage import read_json, write_csv, write_json, write_whole
@@ -55,6 +58,42 @@ def test_prototypes_come_from_the_file_not_from_the_seed(saved):
     other = np.eye(CLASSES, PORTS, dtype=np.float32)[np.newaxis]
     change(saved, prototypes_2=other)
     np.testing.assert_array_equal(load_model(saved).blocks[1].readout.prototypes, other)
+
+
+SIZES = (1, 2)  # of two networks, which are their seeds, too
+
+
+def save_often(meet, path, seed, count):
+    """In a process of its own: a network of another size for each seed."""
+    model = Model(configure(columns=4, seed=seed, meshes=1 + seed), PORTS, TASK)
+    meet.wait(300)
+    for _ in range(count):
+        save_model(model, path)
+
+
+@pytest.mark.long
+def test_of_two_processes_that_save_to_one_file_each_leaves_it_whole(tmp_path):
+    """PHOTONIC_FFZERO_SAVES sets how often each of them saves."""
+    count = int(os.environ.get("PHOTONIC_FFZERO_SAVES", "200"))
+    path, meet, loads, seeds = tmp_path / "model.npz", FORKS.Barrier(3), 0, set()
+    processes = [FORKS.Process(target=save_often, args=[meet, path, s, count]) for s in SIZES]
+    params = {
+        s: Model(configure(columns=4, seed=s, meshes=1 + s), PORTS, TASK).params for s in SIZES
+    }
+    for process in processes:
+        process.start()
+    meet.wait(300)
+    while any(process.is_alive() for process in processes) or not loads:
+        if path.exists():
+            loaded = load_model(path)
+            expected = params[loaded.config.seed]
+            tf.nest.map_structure(np.testing.assert_array_equal, loaded.params, expected)
+            loads += 1
+            seeds.add(loaded.config.seed)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert seeds == {1, 2}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.npz"]
+    print(f"{loads} loads while two processes saved {count} times each")
 
 
 def test_global_networks_too(tmp_path):

@@ -37,11 +37,10 @@ class _Formatter(argparse.HelpFormatter):
         first, *others = lines
         if not first.strip() or _EXAMPLE.match(first):
             return "\n".join(lines)
-        entry, margin = _ENTRY.match(first), " " * (len(first) - len(first.lstrip()))
+        entry = _ENTRY.match(first)
+        margin = len(entry[0]) if entry else len(first) - len(first.lstrip())
         text = " ".join([first, *map(str.strip, others)])
-        return textwrap.fill(
-            text, width, subsequent_indent=" " * len(entry[0]) if entry else margin
-        )
+        return textwrap.fill(text, width, subsequent_indent=" " * margin)
 
 
 def _block(line: str) -> tuple[int, str]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from photonic_ffzero.command import signals
-from photonic_ffzero.storage import sweep
+from photonic_ffzero.storage import TEMPORARY, sweep
 from photonic_ffzero.training.trainer import Observer
 
 try:
@@ -221,8 +221,8 @@ def claim_unique(folder: Path) -> Claim:
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether a directory holds anything but claims."""
-    return any(not entry.name.startswith(_PREFIX) for entry in folder.iterdir())
+    """Whether a directory holds anything but claims and what a killed process began to write."""
+    return any(not name.startswith((_PREFIX, TEMPORARY)) for name in os.listdir(folder))
 
 
 def _numbers(folder: Path) -> set[int]:
