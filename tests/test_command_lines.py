@@ -49,11 +49,11 @@ SUITABLE = ["1", "2", "3", "4", "0.5"]
 
 
 def training(recipe):
-    """Train on the digits, unless the command line names other data."""
+    """Train on the digits, unless the command line names other data or a run."""
 
     def command(words):
-        data = () if "--dataset" in words else ("--dataset", "digits")
-        return train.main([*data, *words], recipe)
+        named = {"--dataset", "--resume"} & {*words}
+        return train.main(words if named else ["--dataset", "digits", *words], recipe)
 
     return command
 

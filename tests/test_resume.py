@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shlex
 import signal
@@ -427,6 +428,21 @@ class TestRefused:
         (run / "config.json").write_text(json.dumps(config | {name: value}))
         assert f"model.npz: {name} must be {config[name]}" in self.refused(capsys)
         assert (run / "model.npz").read_bytes() == before
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("dataset", "nosuch"), ("seeds", 0), ("epochs", "x"), ("size", [])]
+    )
+    def test_a_setting_that_none_can_have(self, run, capsys, name, value):
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(config | {name: value}))
+        assert re.search(f"error: run/config.json: {name} .* {value!r}", self.refused(capsys))
+
+    def test_a_finished_run_with_another_setting(self, capsys):
+        main([*RUN, "--output", "run"])
+        config = json.loads(Path("run/config.json").read_text())
+        Path("run/config.json").write_text(json.dumps(config | {"epochs": 4}))
+        assert main(["--resume", "run", "--quiet"]) == 1
+        assert "epochs must be 3, found 4" in capsys.readouterr().err
 
     def test_other_test_labels(self, run, capsys, monkeypatch):
         load = Job.load

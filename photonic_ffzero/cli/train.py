@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from meshes.validation import one_line
+from meshes.validation import one_line, quoted
 from photonic_ffzero.cli.arguments import (
     LineParser,
     add_data_dir,
@@ -194,13 +194,20 @@ def resumed(
     for name, value in vars(arguments).items():
         if value != parser.get_default(name) and name not in _RESUMABLE:
             raise ValueError(f"resume takes every setting from the run; leave out {flag_of(name)}")
-    written = read_json(arguments.resume / "config.json")
+    file = arguments.resume / "config.json"
+    written = read_json(file)
     if written is None:
         raise ValueError(
             f"resume must name a run's directory, no config.json in {arguments.resume}"
         )
     claim = claims.enter_context(Claim(arguments.resume))
-    plan = _with_device(Plan.from_json(written), arguments.device)
+    plan = _with_device(Plan.from_json(written, file), arguments.device)
+    kind = settings_of(Plan)["dataset"].kind
+    try:
+        kind.parse(plan.dataset)
+    except ValueError:
+        found = quoted(plan.dataset)
+        raise DataError(f"{file}: dataset must be {kind.rule}, found {found}") from None
     job = Job.load(
         plan, arguments.data_dir, arguments.resume, arguments.quiet, arguments.token_file
     )

@@ -115,6 +115,8 @@ class Job:
             sweep(directory.path)
             done = read_results(directory.results)
             trained |= done is None
+            if done and directory.checkpoint.exists():
+                self._trainer(seed, directory.checkpoint)  # that the results are those of this plan
             results.append(done or self._run_seed(seed, directory, console, observers))
             print(printable(_result_line(results[-1])), flush=True)
             for text in results[-1].get("warnings", ()):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from meshes.validation import choice
@@ -191,15 +192,15 @@ class Plan:
         return ChipRates(**rates) if rates else None
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Plan:
+    def from_json(cls, content: dict[str, Any], where: Path | str = "config.json") -> Plan:
         """Rebuild a plan from a config.json; a DataError names what is missing or out of range."""
         try:
             config = Config(**_present(content, Config))
             return cls(config=config, **_present(content, cls))
         except KeyError as error:
-            raise DataError(f"config.json must name {error}, which is missing") from None
+            raise DataError(f"{where} must name {error}, which is missing") from None
         except (TypeError, ValueError) as error:
-            raise DataError(f"config.json: {error}") from None
+            raise DataError(f"{where}: {error}") from None
 
     def as_json(self) -> dict[str, Any]:
         """The plan as a flat JSON object."""
