@@ -155,7 +155,9 @@ def check(name, words, folder, capsys, before):
     error = capsys.readouterr().err
     told = f"seed {SEED}: {name} {words!r} -> {code}: {error!r}"
     assert time.perf_counter() - start < SECONDS, told
-    assert code in (0, 2), told
+    # predict.py classifies the images that it can read beside others.
+    assert code in (0, 2) or (code, name) == (1, "predict"), told
+    assert "Traceback" not in error, told
     if code == 2:
         assert re.match(r"[\w. -]+: error: .{10}", error), told
         assert error.count("\n") == 1, told
@@ -187,7 +189,7 @@ def test_a_few_mutated_command_lines(name, nothing_runs, capsys):
 @pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 def test_mutated_command_lines(name, nothing_runs, capsys):
-    assert set(check_many(name, LINES, nothing_runs, capsys)) == {0, 2}
+    assert set(check_many(name, LINES, nothing_runs, capsys)) >= {0, 2}
 
 
 @pytest.mark.parametrize(
