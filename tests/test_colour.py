@@ -192,9 +192,14 @@ class TestNetworks:
         pixels = np.round(255 * coloured_data().test_images[0]).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "one.png")
         Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+        Image.new("RGB", (6, 6), (200, 30, 0)).save(tmp_path / "red.png")
         capsys.readouterr()
-        assert classify([str(run), str(tmp_path / "one.png"), str(tmp_path / "grey.png")]) == 0
-        assert "grey.png" in capsys.readouterr().out
+        assert (
+            classify([str(run), *(str(tmp_path / f"{n}.png") for n in ("one", "grey", "red"))]) == 0
+        )
+        *_, grey, red = capsys.readouterr().out.splitlines()
+        assert "grey.png" in grey
+        assert red.split()[1:] == ["blank", "0.0000", "0.0000"]
         about = json.loads((run / "config.json").read_text())
         assert (about["colour"], about["normalisation"]) == ("rgb", "standard")
 

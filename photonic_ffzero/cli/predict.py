@@ -125,7 +125,7 @@ def read_encoded(
 
 def _emptiness(image: np.ndarray) -> str:
     """What an image without content is called; an empty text for all others."""
-    if image.max() > image.min():
+    if np.ptp(image, axis=(0, 1)).any():  # one colour is no content, either
         return ""
     return BLANK if image.any() else DARK
 
