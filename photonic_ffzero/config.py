@@ -297,7 +297,7 @@ class Config:
     )
     law: str | None = _derivative(
         one_of(LAWS),
-        f"law of the directions: {', '.join(LAWS)}",
+        f"law of the directions: {', '.join(LAWS)} (which follows the light in meshes)",
         metavar="NAME",
         also=("distribution",),
     )
@@ -365,6 +365,11 @@ class Config:
     def slopes(self) -> str | None:
         """What the estimator rests on: ``differences``, ``forward mode`` or ``reverse mode``."""
         return _slopes(self.estimator)
+
+    @property
+    def follows_network(self) -> bool:
+        """Whether the law of the directions follows the network, see `Layered`."""
+        return self.law is not None and hasattr(LAWS[self.law], "every")
 
     @property
     def layer_nonlinearity(self) -> Any:
@@ -477,6 +482,9 @@ def facts(values: Mapping[str, Any]) -> dict[str, Any]:
 _SLOPES = {None: "differences", "forward": "forward mode", "reverse": "reverse mode"}
 
 
+_PRECONDITIONED = ("central", "forward", "jvp")  # right with directions of any covariance
+
+
 def _slopes(estimator: Any) -> str | None:
     """None for no known estimator."""
     if estimator not in tuple(ESTIMATORS):
@@ -572,6 +580,15 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
     yield (
         run.estimator == "cones" and not photonic,
         f"estimator cones is for meshes, whose phases reach some ports only, got {run.network}",
+    )
+    yield (
+        run.follows_network and not photonic,
+        f"law {run.law} is for meshes, whose layout it uses, got {run.network}",
+    )
+    yield (
+        run.follows_network and run.estimator not in _PRECONDITIONED,
+        f"estimator must be {', '.join(_PRECONDITIONED)} for law {run.law}, whose estimate is the "
+        f"gradient times the covariance, got {run.estimator}",
     )
     yield (
         activations and photonic,

@@ -91,6 +91,7 @@ class Position:
         losses: The losses of the steps taken in that epoch.
         optimizer: The optimizer's state as a flat list; empty at a block's start.
         epsilon: Step of the differences in that block, once it has been chosen.
+        metric: The smoothed metric of a law that follows the network; else empty.
     """
 
     block: int = 0
@@ -98,6 +99,7 @@ class Position:
     losses: list[float] = field(default_factory=list)
     optimizer: list[np.ndarray] = field(default_factory=list)
     epsilon: float | None = None
+    metric: list[np.ndarray] = field(default_factory=list)
 
     def has_begun(self, block: int) -> bool:
         """Whether any step of a block was taken."""

@@ -29,6 +29,7 @@ _BALANCED: Rows = [
     (DD, {"estimator": "central", "perturb": "weights", "law": "rademacher", "directions": 32}),
     (DD, {"optimizer": "sgd", "learning_rate": 0.1}),
     ({"estimator": "cones"}, {"optimizer": "adam", "learning_rate": 1e-2}),
+    ({"law": "layered"}, {"optimizer": "adam", "learning_rate": 1e-2}),
     (_AD, {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-2}),
 ]
 

@@ -131,7 +131,8 @@ def save_checkpoint(
     """Save a model with all that its training needs to go on; the file loads as a model, too.
 
     It also holds ``training`` (position, history, usage and time, as the bytes of a JSON text) and
-    the state of the optimizer as ``optimizer_1``, .... ``run`` is what else the run's results
+    the state of the optimizer as ``optimizer_1``, ..., and the metric that a law follows as
+    ``metric_1``, .... ``run`` is what else the run's results
     depend on, from name to value, see `read_run`.
     """
     training = {
@@ -144,8 +145,13 @@ def save_checkpoint(
         "seconds": model.seconds,
         "run": dict(run or {}),
     }
-    state = {f"optimizer_{i}": leaf for i, leaf in enumerate(position.optimizer, start=1)}
+    state = _numbered("optimizer", position.optimizer) | _numbered("metric", position.metric)
     _save(path, _model_arrays(model) | {"training": _as_bytes(training)} | state)
+
+
+def _numbered(name: str, values: Iterable[Any]) -> dict[str, Any]:
+    """``name_1``, ``name_2``, ... with the values."""
+    return {f"{name}_{number}": value for number, value in enumerate(values, start=1)}
 
 
 def model_file(run: Path) -> Path:
@@ -214,9 +220,12 @@ def _load_position(archive: Archive, model: Model) -> Position:
         stage = next(stage for stage in model.stages if stage.index == position.block)
         params = model.params[stage.index : stage.end]
         state = tuple(map(OPTIMIZERS[model.config.optimizer]().init, params))
-        leaves = enumerate(tf.nest.flatten(state), start=1)
-        shapes = ((f"optimizer_{i}", tuple(leaf.shape)) for i, leaf in leaves)
-        position.optimizer = list(_read_arrays(archive, shapes).values())
+        shapes = _numbered("optimizer", (tuple(leaf.shape) for leaf in tf.nest.flatten(state)))
+        position.optimizer = list(_read_arrays(archive, shapes.items()).values())
+        if model.config.follows_network:
+            places = model.blocks[position.block].together
+            shapes = _numbered("metric", ((*part.shape, part.shape[1]) for part in places))
+            position.metric = list(_read_arrays(archive, shapes.items()).values())
     return position
 
 

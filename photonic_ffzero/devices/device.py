@@ -197,6 +197,10 @@ class OnDevice(PhaseLayer):
     runs_on: ClassVar[str] = "device"
     cacheable: ClassVar[bool] = False
 
+    def entering(self, params: Phases, x: Any) -> Any:
+        """The encoded fields; what enters a later mesh only the device knows."""
+        return None if isinstance(x, Sent) else x
+
     def measure(self, params: Phases, x: Any, noise: Any = ()) -> Any:
         """Intensities at the output ports [P, B, N], as the device reads them."""
         fields, path = self.transmit(params, x)

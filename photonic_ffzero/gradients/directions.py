@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +17,9 @@ class Directions(NamedTuple):
     """K directions for a structure of parameters.
 
     Attributes:
-        v: Structured as the parameters, each array with a leading K, E[v v^T] = 1; zero where an
-            entry is not trained (idle interferometers). float32, or int8 from a `Sampler` whose
-            law draws whole numbers.
+        v: Structured as the parameters, each array with a leading K, E[v v^T] = 1, or Sigma by a
+            law that follows the network (`Layered`); zero where an entry is not trained (idle
+            interferometers). float32, or int8 from a `Sampler` whose law draws whole numbers.
         step: Structured likewise, one float an array: w moves to w + step v.
     """
 
@@ -31,7 +32,7 @@ class Directions(NamedTuple):
 
 
 class Sampler:
-    r"""Draws K directions with unit covariance over the D trainable parameters.
+    r"""Draws K directions over the D trainable parameters, all laws but one with unit covariance.
 
     ======================  ==========================================================
     ``rademacher``          every entry -1 or +1
@@ -39,9 +40,10 @@ class Sampler:
     ``orthonormal``         K orthogonal vectors of length sqrt(D), Haar-random
     ``gaussian-unit``       normal, then scaled to length sqrt(D)
     ``gaussian-unit-each``  the same for each array (theta, phi, gamma) on its own
+    ``layered``             normal, longer where a mesh's light moves less, see `Layered`
     ======================  ==========================================================
 
-    The last two are the published ones: a unit vector u = v / sqrt(D), and an estimate multiplied
+    The unit laws are the published ones: a unit vector u = v / sqrt(D), and an estimate multiplied
     by D. For them ``epsilon`` is the length of the whole step, and every parameter moves by about
     epsilon / sqrt(D). For the others it is the step of each parameter.
 
@@ -56,7 +58,7 @@ class Sampler:
     """
 
     def __init__(self, law: str, epsilon: float, count: int, trainable: Any) -> None:
-        self._law = LAWS[choice("law", law, LAWS)]
+        self._law: Any = LAWS[choice("law", law, LAWS)]
         self._epsilon = number("epsilon", epsilon, above=0)
         self._count = integer("directions", count, minimum=1)
         self._structure = trainable
@@ -64,12 +66,44 @@ class Sampler:
         self._shapes = [mask.shape for mask in masks]
         self._sources = [None if mask.all() else _sources(mask) for mask in masks]
         self._sizes = [int(np.count_nonzero(mask)) for mask in masks]
+        self._colours: list[_Colour] = []
         check_count(law, self._count, trainable)
+
+    @property
+    def every(self) -> int | None:
+        """Steps after which the law follows the network; None for a law that does not."""
+        return getattr(self._law, "every", None)
+
+    def follow(
+        self,
+        places: Sequence[np.ndarray],
+        metric: Sequence[np.ndarray],
+        before: Sequence[np.ndarray] = (),
+    ) -> list[np.ndarray]:
+        """Draw from now on by the metric of the network; return it as the law smooths it.
+
+        Args:
+            places: Entries [G, s] of all parameters, one array after the other, in each of G
+                blocks of the metric. An entry is in one block at most; in none it stays white.
+            metric: The blocks [G, s, s] as they are now.
+            before: The smoothed blocks of before; empty at the start, or to go on with ``metric``.
+        """
+        trained = np.concatenate([np.ravel(mask) for mask in tf.nest.flatten(self._structure)])
+        drawn = _sources(trained)
+        smoothed = list(map(self._law.smoothed, before, metric)) if before else list(metric)
+        self._colours = []
+        for part, blocks in zip(places, smoothed, strict=True):
+            moved = trained[part]
+            kept = blocks * (moved[:, :, np.newaxis] & moved[:, np.newaxis, :])
+            self._colours.append(_Colour(drawn[part], self._law.root(kept)))
+        return smoothed
 
     def draw(self, rng: np.random.Generator, steps: int) -> Directions:
         """Draw for several steps: the arrays of ``v`` lead with [steps, K]."""
         lead = (steps, self._count)
         flat, factors = self._law(rng, lead, self._sizes)
+        if self._colours:
+            flat = _split(_coloured(np.concatenate(flat, axis=-1), self._colours), self._sizes)
         arrays = [
             (values if sources is None else _spread(values, sources)).reshape(*lead, *shape)
             for values, sources, shape in zip(flat, self._sources, self._shapes, strict=True)
@@ -102,6 +136,33 @@ def _spread(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
     return np.concatenate([values, idle], axis=-1).take(sources, axis=-1)
 
 
+class _Colour(NamedTuple):
+    """The root L of blocks of a metric [G, s, s], and their entries among those drawn [G, s]."""
+
+    places: np.ndarray
+    root: np.ndarray
+
+    def __call__(self, white: np.ndarray) -> np.ndarray:
+        """z L^-1 for z [n, G, s], which has the covariance (L L^T)^-1."""
+        if len(self.root) > 1:
+            return np.einsum("ngs,gst->ngt", white, np.linalg.inv(self.root))
+        from scipy.linalg import solve_triangular  # SciPy takes a second to import
+
+        lower, columns = self.root[0], white[:, 0].T
+        solved = solve_triangular(lower, columns, trans="T", lower=True, check_finite=False)
+        return solved.T[:, np.newaxis]
+
+
+def _coloured(white: np.ndarray, colours: Sequence[_Colour]) -> np.ndarray:
+    """Directions [..., D] with the covariance of each part; entries that are idle stay so."""
+    idle = np.zeros((*white.shape[:-1], 1), white.dtype)
+    padded = np.concatenate([white, idle], axis=-1).reshape(-1, white.shape[-1] + 1)
+    result = padded.copy()
+    for colour in colours:
+        result[:, colour.places] = colour(padded[:, colour.places])
+    return result[:, :-1].reshape(white.shape)
+
+
 def draw(
     law: str, epsilon: float, count: int, trainable: Any, rng: np.random.Generator
 ) -> Directions:
@@ -113,7 +174,8 @@ def draw(
 Lead = tuple[int, int]  # steps, K
 
 # A law maps (generator, (steps, K), sizes of the arrays) to directions [steps, K, size] for each
-# array, and the factors by which epsilon becomes the arrays' steps.
+# array, and the factors by which epsilon becomes the arrays' steps. What it draws has unit
+# covariance; a law with the attributes of `Layered` then gets another one from the network.
 Law = Callable[[np.random.Generator, Lead, list[int]], tuple[list[np.ndarray], list[float]]]
 
 
@@ -165,10 +227,46 @@ def _gaussian_unit_each(rng: np.random.Generator, lead: Lead, sizes: list[int]) 
     ]
 
 
+@dataclass(frozen=True)
+class Layered:
+    r"""Normal, and longer where the light of an ideal mesh moves less.
+
+    .. math:: \Sigma = (1 + \rho) (F + \rho 1)^{-1}, \qquad F = \langle J^T J \rangle
+
+    with J, the derivative of the fields that leave the mesh, see `meshes.sensitivity`. Where
+    nothing is known of the network, F = 1, and the law is ``gaussian``.
+
+    Attributes:
+        rho: What is added to F.
+        every: Steps after which F is taken anew.
+        smoothing: Share of the new F in the mean over all.
+
+    Reference:
+        Sawada, Aoyama, Notomi, "Layered-parameter perturbation for zeroth-order optimization of
+        optical neural networks", AAAI 2025.
+    """
+
+    rho: float = 0.1
+    every: int = 100
+    smoothing: float = 0.01
+
+    def __call__(self, rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+        return _gaussian(rng, lead, sizes)
+
+    def smoothed(self, before: np.ndarray, now: np.ndarray) -> np.ndarray:
+        return before + np.float32(self.smoothing) * (now - before)
+
+    def root(self, metric: np.ndarray) -> np.ndarray:
+        """L of Sigma = (L L^T)^-1, for each block [G, s, s]."""
+        unit = np.eye(metric.shape[-1], dtype=metric.dtype)
+        return np.linalg.cholesky((metric + np.float32(self.rho) * unit) / np.float32(1 + self.rho))
+
+
 LAWS: dict[str, Law] = {
     "rademacher": _rademacher,
     "gaussian": _gaussian,
     "orthonormal": _orthonormal,
     "gaussian-unit": _gaussian_unit,
     "gaussian-unit-each": _gaussian_unit_each,
+    "layered": Layered(),
 }

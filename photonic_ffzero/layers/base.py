@@ -90,6 +90,19 @@ class Layer(ABC):
         """
         return everything(self.trainable, self.taps)
 
+    @property
+    def together(self) -> list[np.ndarray]:
+        """Entries [G, s] of the parameters, array after array, in the blocks of the `metric`."""
+        return []
+
+    def metric(self, params: Any, x: Any) -> list[np.ndarray]:
+        """How the layer's output moves with one parameter set: blocks [G, s, s], float32.
+
+        They belong to the entries of `together`; by default there are none. ``x`` are inputs, of
+        any shape that the layer is given.
+        """
+        return []
+
     @abstractmethod
     def init(self, rng: np.random.Generator) -> Any:
         """Draw one parameter set, without the axis P."""

@@ -120,6 +120,26 @@ class Block:
         pairs = zip(block.evaluation.layers, params, strict=True)
         return replace(self, front=(*block.front, *pairs))
 
+    @property
+    def together(self) -> list[np.ndarray]:
+        """Entries of all layers' parameters, layer after layer; see `Layer.together`."""
+        places, before = [], 0
+        for layer in self.layers:
+            places += [before + part for part in layer.together]
+            before += sum(mask.size for mask in tf.nest.flatten(layer.trainable))
+        return places
+
+    def metric(self, params: Sequence[Any], x: Any) -> list[np.ndarray]:
+        """The `Layer.metric` of every layer, for one parameter set and inputs [B, ...]."""
+        blocks: list[np.ndarray] = []
+        front = len(self.front)
+        for index, (layer, its_params, _) in enumerate(self._passage(one_set(params), ())):
+            if index >= front:
+                blocks += layer.metric(params[index - front], x)
+            if layer is not self.layers[-1]:
+                x = layer.transmit(its_params, x)
+        return blocks
+
     def draw_noise(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, age: int
     ) -> tuple[Any, ...]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from meshes import Amplifier, Phases, RectangularMesh
+from meshes import Amplifier, Phases, RectangularMesh, sensitivity
 from meshes._tensorflow import fused, tf
 from meshes.imperfections import Chip, Imperfections, Noise
 from meshes.nonlinearities import ElectroOptic, Linear, Nonlinearity, electro_optic
 from meshes.propagation import resolve_engine
-from photonic_ffzero.layers.base import Layer
+from photonic_ffzero.layers.base import Layer, one_set
 from photonic_ffzero.seeds import generator
 
 _NO_NOISE = Noise()
+MOST_TOGETHER = 64**2
+"""Phases of the largest mesh whose metric is taken whole: those of 64 ports and columns."""
 
 
 class PhaseLayer(Layer):
@@ -38,6 +41,34 @@ class PhaseLayer(Layer):
     def reach(self) -> Any:
         """The light cones of the phases."""
         return self.mesh.light_cones
+
+    @property
+    def together(self) -> list[np.ndarray]:
+        """All phases, or above `MOST_TOGETHER` the theta and phi of each interferometer."""
+        mask = self.mesh.mask
+        internal = np.flatnonzero(mask)
+        external, screen = mask.size + internal, 2 * mask.size + np.arange(self.mesh.units)
+        if self._is_small:
+            return [np.concatenate([internal, external, screen])[np.newaxis]]
+        return [np.stack([internal, external], axis=1), screen[:, np.newaxis]]
+
+    def metric(self, params: Any, x: Any) -> list[np.ndarray]:
+        """How the fields that leave the ideal mesh move with its phases, see `meshes.sensitivity`.
+
+        If the light that enters is not known, that of all ports is taken to be equal.
+        """
+        arguments = self.mesh, Phases(*params[:3]), self.entering(params, x)
+        if self._is_small:
+            return [sensitivity.metric(*arguments)[np.newaxis]]
+        return list(sensitivity.pair_metric(*arguments))
+
+    @property
+    def _is_small(self) -> bool:
+        return 2 * int(self.mesh.mask.sum()) + self.mesh.units <= MOST_TOGETHER
+
+    @abstractmethod
+    def entering(self, params: Any, x: Any) -> Any:
+        """The fields [..., N] that enter the mesh; None if they are not known."""
 
     def init(self, rng: np.random.Generator) -> Any:
         """Draw Haar-random phases."""
@@ -95,6 +126,11 @@ class Photonic(PhaseLayer):
         """Complex fields after the nonlinearity [P, B, N]."""
         phases, fields = self._as_on_chip(params, x, noise)
         return self.nonlinearity(self.mesh.propagate(fields, phases, engine=self.engine))
+
+    def entering(self, params: Any, x: Any) -> Any:
+        for _, fields in self._entrance(one_set(params), x):
+            x = fields
+        return x
 
     def stages(self, params: Any, x: Any, noise: Any = ()) -> Iterator[tuple[str, Any]]:
         """Yield the name of each element that the light passes, and the fields after it."""

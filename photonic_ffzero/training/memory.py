@@ -16,6 +16,7 @@ from photonic_ffzero.layers.blocks import Block, Stage
 # Bytes a number, with the copies that are alive at once; measured as the growth of the process.
 _LIGHT, _LIGHT_COMPLEX, _PARAMETER, _DIRECTION = 12, 24, 8, 4
 _READING, _SOURCE, _WRITE = 16, 32, 16  # noise of a reading, of a port's light, of a phase
+_METRIC = 20  # of a law that follows the network: now, smoothed, kept, with rho, and its root
 _SHARE = 0.8  # of the memory that is available
 _ALWAYS = 2**30  # bytes that are not worth an error
 
@@ -69,11 +70,13 @@ def _step_bytes(
     )
     inside = sum(layer.values for layer in block.moved) or block.taps
     moved = batch_size * inside if config.perturb == "activations" else numbers
+    metric = sum(part.size * part.shape[1] for part in block.together)
     copies = 1 if config.perturb == "activations" else sets
     return (
         sets * batch_size * values * light
         + copies * numbers * _PARAMETER
         + directions * moved * _DIRECTION
+        + metric * _METRIC * config.follows_network
         + noise
     )
 

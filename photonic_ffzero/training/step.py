@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -186,6 +186,7 @@ class StageTraining:
             None is given. None for autodiff.
         probed: Parameter sets that were evaluated to choose it.
         state: The optimizer's state for each block.
+        metric: The smoothed metric of a law that follows the network, see `Sampler.follow`.
         steps_per_call: Steps compiled into one call.
     """
 
@@ -196,6 +197,7 @@ class StageTraining:
     epsilon: float | None = None
     probed: int = field(init=False, default=0)
     state: Any = field(init=False)
+    metric: list[np.ndarray] = field(init=False, default_factory=list)
     steps_per_call: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -225,10 +227,12 @@ class StageTraining:
         """How often a sample crosses each block in a step."""
         return [_passes(self.config, block) for block in self.stage.blocks]
 
-    def restore(self, optimizer: list[np.ndarray]) -> None:
-        """Put back the optimizer's state, as a flat list; an empty one is a new start."""
+    def restore(self, optimizer: list[np.ndarray], metric: list[np.ndarray]) -> None:
+        """Put back the optimizer's state, as a flat list, and the metric; empty for a new start."""
         if optimizer:
             self.state = tf.nest.pack_sequence_as(self.state, [tf.constant(a) for a in optimizer])
+        if metric:
+            self.metric = self._follow(metric)
 
     def calibrate(self, x: np.ndarray) -> None:
         """Put the statistics of some inputs into the parameters."""
@@ -249,12 +253,32 @@ class StageTraining:
         order = self._generator("shuffle", epoch).permutation(len(self.train.y))
         rng = self._generator("directions", epoch)
         for first in range(0, len(order) // self.batch_size, self.steps_per_call):
+            if first >= start and self._is_due(first):
+                x = tf.gather(self._x, order[first * self.batch_size :][: self.batch_size])
+                now = self.stage.blocks[0].metric(self.params[0], x)
+                self.metric = self._follow(now, self.metric)
             directions = [
                 sampler.draw(rng, self.steps_per_call) if sampler else None
                 for sampler in self._samplers
             ]
             if first >= start:
                 yield self._take(epoch, first, order, directions)
+
+    def _is_due(self, first: int) -> bool:
+        """Whether the law takes the metric anew in front of a call, so many steps after the last.
+
+        It begins with the epoch, so that a run that goes on does so at the same steps.
+        """
+        (sampler, *_), size = self._samplers, self.steps_per_call
+        every = sampler.every if sampler else None
+        return every is not None and (first == 0 or first // every > (first - size) // every)
+
+    def _follow(
+        self, metric: list[np.ndarray], before: Sequence[np.ndarray] = ()
+    ) -> list[np.ndarray]:
+        """Let the directions of a stage of one block, a mesh's, follow the network."""
+        (block,), (sampler,) = self.stage.blocks, self._samplers
+        return sampler.follow(block.together, metric, before) if sampler else metric
 
     def _noise(self, steps: int, epoch: int, first: int = 0) -> list[tuple[Any, ...]]:
         rng = self._generator("noise", epoch, first)

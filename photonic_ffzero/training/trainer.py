@@ -144,7 +144,8 @@ class Trainer:
         elif stage.calibrates:
             self.model.usage.add(stage, 1, len(train.y), writes=0)
             self._keep(stage, stage.calibrate(self._params(stage), train.x))
-        position.block, position.epoch, position.optimizer = stage.end, 0, []
+        position.block, position.epoch = stage.end, 0
+        position.optimizer, position.metric = [], []
         position.epsilon = None
         self._save()
 
@@ -152,7 +153,7 @@ class Trainer:
         position = self.position
         targets = Samples(train.x, self.model.task.targets(train.y))
         training = StageTraining(self.config, stage, self._params(stage), targets, position.epsilon)
-        training.restore(position.optimizer)
+        training.restore(position.optimizer, position.metric)
         self.model.usage.add(stage, training.probed, training.batch_size * self._reads)
         position.epsilon = training.epsilon
         monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
@@ -206,6 +207,7 @@ class Trainer:
         """Put parameters and optimizer state into model and position; let the observers save."""
         self._keep(training.stage, as_arrays(training.params))
         self.position.optimizer = tf.nest.flatten(as_arrays(training.state))
+        self.position.metric = training.metric
         self._save()
 
     def _save(self) -> None:
