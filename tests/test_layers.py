@@ -130,8 +130,9 @@ class TestEveryLayer:
         params = parameters(layer)
         shared, own = inputs(kind, B), inputs(kind, P, B)
         together, each = function(params, shared), function(params, own)
+        size = layer.taps if name == "measure" else layer.outgoing
+        assert each.shape == together.shape == (P, B, size)
         if name == "measure":
-            assert each.shape == (P, B, layer.taps)
             assert each.dtype == tf.float64
         for p in range(P):
             single = lead(one_set(params, p))

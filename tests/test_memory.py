@@ -45,6 +45,23 @@ def test_the_setting_that_takes_most_is_named_with_a_value_that_fits(
         trainer(**settings | {name: fits + 1})
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": "mixer", "patches": 8, "channels": 20, "groups": 2},
+        {"network": "mlp", "depth": 2, "width": 300},
+    ],
+    ids=str,
+)
+def test_outputs_that_are_stored_between_layers_must_fit(settings, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 2e6)
+    monkeypatch.setattr(memory, "_ALWAYS", 0)
+    settings = {"recipe": "digital", "batch_size": 1, "directions": 1} | settings
+    with pytest.raises(ValueError, match=r"^order sequential .* GB .* layer, of .* order together"):
+        trainer(units=64, order="sequential", **settings)
+    trainer(units=64, order="together", **settings)
+
+
 def test_what_is_not_trained_takes_no_memory():
     trainer(epochs=0, directions=10**8)
     trainer(reads=10**8, epochs=0, **NOISY)

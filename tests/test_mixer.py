@@ -178,6 +178,46 @@ def test_parts_that_judge_their_own_noise_are_less_noisy(grouped):
     assert noise < 25 if grouped else noise > 40
 
 
+@pytest.mark.parametrize(("name", "order"), [("forward", 1), ("central", 2)])
+@pytest.mark.parametrize("head", ["linear", "prototypes"])
+def test_slopes_err_by_the_step_to_the_order_of_the_differences(head, name, order):
+    """With a smooth activation, against the exact slopes along the same directions."""
+    here = problem("later", head)
+    own = objective(InnerActivations(True), here)
+    sites = InnerActivations(True).trainable(here[0], B)
+
+    def gradient(kind, step):
+        along = tf.nest.map_structure(np.float64, draw("rademacher", step, 4, sites, rng(6)))
+        found = estimate(ESTIMATORS[kind](), own, along).gradient
+        return np.concatenate([np.ravel(g) for g in tf.nest.flatten(found)])
+
+    errors = [
+        np.linalg.norm(gradient(name, step) - gradient("jvp", step)) for step in (0.02, 0.01, 0.005)
+    ]
+    np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), order, atol=0.15)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_the_variance_is_that_of_as_many_values_as_one_slope_judges(grouped):
+    """Of signs v among N values with the gradient g, E |(g v) v|^2 = N |g|^2.
+
+    In a first block N is all values of a sample, or those of a patch and group in both maps.
+    """
+    here, count = problem("first", "linear"), 4000
+    sites = InnerActivations(grouped).trainable(here[0], B)
+    along = tf.nest.map_structure(np.float64, draw("rademacher", 1.0, count, sites, rng(7)))
+    own = objective(InnerActivations(grouped), here)
+    own = own._replace(lift=lambda slopes, directions: (slopes, directions.v))
+    slopes, v = estimate(ForwardGradient(), own, along).gradient
+    moved = tf.concat(v[0], axis=-1)  # the maps' values [K, B, P, G, 2 n]
+    each = slopes[..., tf.newaxis] * moved
+    exact = tf.reduce_mean(each, axis=0)  # the mean of the estimates
+    values = 2 * SIZE if grouped else 2 * P * D
+    unbiased = tf.reduce_sum(exact**2) * (1 + 1 / count) - tf.reduce_sum(each**2) / count**2
+    ratio = tf.reduce_mean(tf.reduce_sum(each**2, axis=[1, 2, 3, 4])) / unbiased
+    np.testing.assert_allclose(ratio, values, rtol=0.1)
+
+
 SIZES = {  # side, values a pixel, patches a side, channels, groups, blocks -> parameters
     "S/1/1": ((28, 1, 1, 256, 1, 1), 266_752 + 2 * 2_570),
     "M/1/16": ((28, 1, 1, 512, 16, 1), 28 * 28 * 512 + 512 + 16 * 32**2 + 512 + 2 * 5_130),
@@ -299,6 +339,33 @@ def test_the_parts_take_no_more_memory_than_the_values_or_their_scores(head, mon
         head, "grouped", monkeypatch, patches=8, channels=64, groups=4, colour="rgb"
     )
     assert found <= bound
+
+
+@pytest.mark.parametrize("head", ["linear", "prototypes"])
+def test_the_losses_take_no_more_memory_than_their_scores(head):
+    """Nothing is as large as all values that moved, except these themselves."""
+    patches, channels, groups, batch, points = 2, 64, 4, 3, 2
+    config = configure(
+        "digital", network="mixer", head=head, patches=patches, channels=channels, groups=groups,
+        depth=1, colour="grey",
+    )  # fmt: skip
+    model = Model(config, 8**2, Classification(10))
+    block, params = model.blocks[0], tf.nest.map_structure(tf.constant, model.params[0])
+    x, y = np.ones((batch, 64), np.float32), np.zeros((batch, 1), np.int32)
+    losses = InnerActivations(True)(block, CrossEntropy(1.0), params, x, y).losses
+    moved = tf.TensorSpec([points, batch, patches**2 * channels])
+    graph = tf.function(losses, autograph=False).get_concrete_function(moved).graph
+    sizes = {
+        (op.type, int(np.prod(out.shape)))
+        for op in graph.get_operations()
+        for out in op.outputs
+        if op.type not in ("Placeholder", "Const", "Reshape", "Identity")
+    }
+    assert (
+        max(size for _, size in sizes)
+        <= points * batch * patches**2 * groups * 10
+        < np.prod(moved.shape)
+    )
 
 
 DIGITS = {"recipe": "digital", "network": "mixer", "channels": 64, "groups": 4, "depth": 2}

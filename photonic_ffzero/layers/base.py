@@ -74,6 +74,11 @@ class Layer(ABC):
         return self.taps
 
     @property
+    def outgoing(self) -> int:
+        """Numbers a sample that the next layer gets."""
+        return self.taps
+
+    @property
     @abstractmethod
     def trainable(self) -> Any:
         """One parameter set's structure of boolean arrays, false where an entry is not trained.

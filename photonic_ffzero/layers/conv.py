@@ -99,6 +99,10 @@ class Conv(Layer):
         return rows * columns * self.channels
 
     @property
+    def outgoing(self) -> int:
+        return math.prod(size // self.pool for size in self._map) * self.channels
+
+    @property
     def groups(self) -> int:
         return self.channels
 

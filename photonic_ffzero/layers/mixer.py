@@ -11,7 +11,7 @@ import numpy as np
 
 from meshes._tensorflow import tf
 from meshes.nonlinearities import Nonlinearity
-from photonic_ffzero.goodness.readouts import Goodness
+from photonic_ffzero.goodness.readouts import DETECTIONS, Goodness, cosine
 from photonic_ffzero.layers.activations import Activation, Relu
 from photonic_ffzero.layers.base import Layer, Moved, normal_weights, one_set
 
@@ -343,6 +343,10 @@ class Head(Layer):
         return self.classes
 
     @property
+    def outgoing(self) -> int:
+        return self.patches**2 * self.channels
+
+    @property
     def shapes(self) -> HeadParams:
         """The shapes of one parameter set."""
         return HeadParams((self.channels, self.classes), (self.classes,))
@@ -377,14 +381,16 @@ class Head(Layer):
     def parts(self, params: HeadParams, z: Any, origin: Any, groups: int) -> Any:
         """The logits [K, B, patches, G, C] if of z [K, B, ...] only one patch and group differed
         from the origin [B, ...]."""
-        change = _by_part(z - origin, self.patches, groups)
-        by_group = tf.transpose(tf.reshape(change, [-1, *change.shape[3:]]), [1, 0, 2])
-        kernel = tf.reshape(params.kernel, [groups, -1, self.classes])
-        moved = tf.transpose(tf.matmul(by_group, kernel / self.patches**2), [1, 0, 2])
         logits = self.measure(one_set(params), origin)[0]
-        return logits[:, tf.newaxis, tf.newaxis] + tf.reshape(
-            moved, [*change.shape[:-1], self.classes]
-        )
+        kernels = tf.split(params.kernel / self.patches**2, groups)
+
+        def moved(change: Any, kernel: Any) -> Any:
+            flat = tf.reshape(change, [-1, change.shape[-1]])  # one product, not one a sample
+            return tf.reshape(tf.matmul(flat, kernel), [*change.shape[:-1], self.classes])
+
+        changes = _changes(z, origin, self.patches, groups)
+        by_group = [moved(*pair) for pair in zip(changes, kernels, strict=True)]
+        return logits[:, tf.newaxis, tf.newaxis] + tf.stack(by_group, axis=-2)
 
 
 @dataclass(frozen=True)
@@ -415,14 +421,33 @@ class Pooled(Goodness):
     def parts(self, z: Any, origin: Any) -> Any:
         """The scores [K, B, patches, G, C] if of z [K, B, ...] only one patch and group differed
         from the origin [B, ...]."""
-        change = _by_part(z - origin, self.patches, self.prototypes.shape[0])
-        return self(self.split(origin)[:, tf.newaxis] + change / self.patches**2)
+        still = tf.unstack(self.split(origin)[:, tf.newaxis], axis=-2)
+        changes = _changes(z, origin, self.patches, len(still))
+        by_group = [
+            cosine(
+                DETECTIONS[self.detection](pooled + change / self.patches**2),
+                corners,
+                self.norm_size,
+            )
+            for pooled, change, corners in zip(still, changes, self.prototypes, strict=True)
+        ]
+        return tf.stack(by_group, axis=-2)
 
 
 def _by_part(z: Any, patches: int, groups: int) -> Any:
     """Values [..., patches D] by patch and group, [..., patches, G, n]."""
     size = z.shape[-1] // (patches**2 * groups)
     return tf.reshape(z, [*z.shape[:-1], patches**2, groups, size])
+
+
+def _changes(z: Any, origin: Any, patches: int, groups: int) -> Iterator[Any]:
+    """The changes [K, B, patches, n] of z [K, B, ...] from its origin [B, ...], group by group.
+
+    Each is one group's alone, so that no other array of the size of z is needed for the losses.
+    """
+    by_patch = (tf.reshape(a, [*a.shape[:-1], patches**2, -1]) for a in (z, origin))
+    parts = (tf.split(a, groups, axis=-1) for a in by_patch)
+    return (moved - still for moved, still in zip(*parts, strict=True))
 
 
 def _variance(inputs: int) -> float:

@@ -83,6 +83,10 @@ class Job:
         encoder = None
         if dataset.train_images.ndim > 2:
             plan, encoder = _encoded(plan, dataset)
+        elif plan.config.colour == "rgb":
+            raise ValueError(
+                f"colour must be grey for {dataset.name}, which has no images, got rgb"
+            )
         train, test = (
             Samples(encoder(x) if encoder else x, _labels(y, plan.config.task))
             for x, y in (

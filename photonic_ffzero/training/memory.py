@@ -17,6 +17,7 @@ from photonic_ffzero.layers.blocks import Block, Stage
 _LIGHT, _LIGHT_COMPLEX, _PARAMETER, _DIRECTION = 12, 24, 8, 4
 _READING, _SOURCE, _WRITE = 16, 32, 16  # noise of a reading, of a port's light, of a phase
 _METRIC = 20  # of a law that follows the network: now, smoothed, kept, with rho, and its root
+_STORED, _STORED_COMPLEX = 12, 24  # outputs: in chunks, as an array, and as a tensor
 _SHARE = 0.8  # of the memory that is available
 _ALWAYS = 2**30  # bytes that are not worth an error
 
@@ -24,7 +25,7 @@ _SETTINGS = ("directions", "reads", "batch_size")  # what a step's memory is pro
 
 
 def check_memory(config: Config, stages: Sequence[Stage], params: list[Any], samples: int) -> None:
-    """Refuse a training whose steps would not fit into the memory of this machine.
+    """Refuse a training that would not fit into the memory of this machine.
 
     Raises:
         ValueError: names the setting that takes most, and a value that would fit.
@@ -32,6 +33,15 @@ def check_memory(config: Config, stages: Sequence[Stage], params: list[Any], sam
     sizes = {name: getattr(config, name) or 1 for name in _SETTINGS}
     sizes["batch_size"] = min(sizes["batch_size"], samples)
     limit = max(_SHARE * available_memory(), _ALWAYS)
+    if (stored := samples * _stored_bytes(config, stages)) > limit:
+        what, remedy = f"x of {samples} samples", "fewer would fit"
+        if config.order:
+            what, remedy = f"order {config.order}", f"order together stores none of {samples}"
+        raise ValueError(
+            f"{what} would need about {stored / 1e9:,.1f} GB of memory for the outputs of a "
+            f"{config.layer_name}, of {limit / 1e9:,.1f} GB that this machine can spare; {remedy}"
+        )
+    limit -= stored
 
     def needed(**changed: int) -> float:
         return max(
@@ -51,6 +61,13 @@ def check_memory(config: Config, stages: Sequence[Stage], params: list[Any], sam
         f"{name} {sizes[name]} would need about {needed() / 1e9:,.1f} GB of memory a step, of "
         f"{limit / 1e9:,.1f} GB that this machine can spare; {remedy}"
     )
+
+
+def _stored_bytes(config: Config, stages: Sequence[Stage]) -> float:
+    """Bytes a sample of the outputs on which a stage trains, of the stage before."""
+    number = _STORED_COMPLEX if config.network == "photonic" else _STORED
+    sizes = (stage.layers[-1].outgoing for stage in stages[:-1] if stage.cacheable)
+    return number * max(sizes, default=0)
 
 
 def _step_bytes(
