@@ -26,6 +26,7 @@ EXPERIMENTS = (
     "embeddings",
     "epsilon",
     "robustness",
+    "in_situ",
     "ports",
 )
 SCRIPTS = Path(__file__).parent

@@ -24,6 +24,7 @@ GRIDS = (
     "directions",
     "embeddings",
     "epsilon",
+    "in_situ",
     "mlp_depth",
     "photonic_methods",
     "ports",

@@ -322,3 +322,11 @@ class TestPresets:
     def test_the_published_shifters_take_up_to_a_thousandth(self):
         passed = PRESETS["ntt-2025"].imperfections.fabricate(64, seed=2).mesh.transmission
         assert kstest(1 - passed.ravel(), "uniform", (0, 1e-3)).pvalue > 0.01
+
+    def test_the_published_couplers_and_offsets(self):
+        """Angles of 0.01 rad are 0.005 rad in our measure; shifters are off by up to 0.1 rad."""
+        chip = PRESETS["ntt-2025"].imperfections.fabricate(64, seed=3)
+        errors = chip.mesh.splitter_errors[:, chip.mesh.mask]
+        assert kstest(errors.ravel(), "norm", (0, 0.005)).pvalue > 0.01
+        for offsets in chip.offsets:
+            assert kstest(offsets.ravel(), "uniform", (-0.1, 0.2)).pvalue > 0.01
