@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +55,47 @@ def intensities(
     .. math:: I = |E_{in} \, U(\theta, \phi, \gamma)|^2
     """
     return _run(mesh, phases, fields, engine, detect=True)
+
+
+def twice(
+    mesh: FabricatedMesh,
+    phases: tuple[Any, Any, Any],
+    offsets: tuple[Any, Any, Any],
+    fields: Any,
+    engine: str = "auto",
+) -> tuple[Any, Any]:
+    r"""The intensities of a mesh whose couplers are tensors, twice, with two ways back.
+
+    .. math:: I = |E_{in} \, U(\theta + o_\theta, \phi + o_\phi, \gamma + o_\gamma)|^2
+
+    The first has derivatives with respect to phases and fields, the second with respect to offsets,
+    couplers and losses. The native engine goes forth once for both, and back once if both have a
+    slope.
+
+    Args:
+        mesh: a mesh whose `splitter_errors` are a tensor, and its `transmission` a tensor or None.
+        phases: tensors theta, phi [P, L, M] and gamma [P, N], rad.
+        offsets: tensors [L, M], [L, M] and [N], rad.
+        fields: amplitudes [B, N], or [P or 1, B, N].
+        engine: as in :func:`propagate`.
+    """
+    if resolve_engine(engine, _dtype(phases[0])) == "native":
+        from meshes.engines import native
+
+        theta, phi, gamma, fields = _one_precision(phases, fields, True)
+        fields = fields if len(fields.shape) == 3 else fields[None]
+        return native.twice(mesh, theta, phi, gamma, offsets, fields)
+    still = tf.nest.map_structure(tf.stop_gradient, (tuple(phases), tuple(offsets), fields))
+    moved = [w + o for w, o in zip(phases, still[1], strict=True)]
+    fitted_phases = [w + o for w, o in zip(still[0], offsets, strict=True)]
+    still_mesh = copy.copy(mesh)
+    still_mesh.splitter_errors = tf.stop_gradient(mesh.splitter_errors)
+    if mesh.transmission is not None:
+        still_mesh.transmission = tf.stop_gradient(mesh.transmission)
+    return (
+        intensities(still_mesh, tuple(moved), fields, engine),
+        intensities(mesh, tuple(fitted_phases), still[2], engine),
+    )
 
 
 def resolve_engine(engine: str, dtype: Any = np.float32) -> str:

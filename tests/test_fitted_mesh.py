@@ -5,6 +5,7 @@ import pytest
 
 from meshes import Phases, RectangularMesh
 from meshes._tensorflow import tf
+from meshes.propagation import twice
 
 SHAPES = [
     (5, 4, True),
@@ -75,3 +76,28 @@ def test_values_are_those_of_a_mesh_of_arrays():
             total(mesh, arrays, fields, weights, engine),
             rtol=1e-6,
         )
+
+
+@pytest.mark.parametrize("lossy", [False, True])
+@pytest.mark.parametrize(("units", "columns"), [(5, 4), (8, 8), (20, 9)])
+def test_one_way_forth_and_two_ways_back(units, columns, lossy):
+    """Phases and fields have the slopes of the first result; offsets and parts of the second."""
+    mesh, parts, fields, weights = case(units, columns, lossy)
+    inputs = tf.constant(np.abs(fields))
+    offsets = [0.1 * x[0] for x in parts[:3]]
+    found = {}
+    for engine, dtype in (("xla", tf.float64), ("native", tf.float32)):
+        values = [tf.cast(x, dtype) for x in (*parts, *offsets, inputs, weights)]
+        w = values.pop()
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            *phases_and_parts, o1, o2, o3, light = values
+            theta, phi, gamma, *fabrication = phases_and_parts
+            fitted = RectangularMesh.measured(units, columns, *fabrication)
+            phases, moved = Phases(theta, phi, gamma), (o1, o2, o3)
+            one, other = twice(fitted, phases, moved, light, engine)
+            total = tf.reduce_sum(one * w) + tf.reduce_sum(tf.square(other) * w)
+        found[engine] = tape.gradient(total, values)
+    for native, exact in zip(found["native"], found["xla"], strict=True):
+        exact = exact * mesh.mask if exact.shape[-2:] == mesh.mask.shape else exact
+        np.testing.assert_allclose(native, exact, atol=4e-4 * np.abs(exact).max())

@@ -24,7 +24,8 @@ column the adjoint is M^+ g, and as M is unitary the fields are M^+ (u', v'). Bo
 through the same columns, no field is stored, and the gradient of a phase is a product of the two.
 A lossy column is not inverted, because dividing by its transmission amplifies rounding errors.
 There the fields are stored before every sqrt(L)-th column and recomputed from one stored column to
-the next. A fitted mesh is a general one whose couplers and losses have gradients, too.
+the next. A fitted mesh is a general one whose couplers and losses have gradients, too; with two
+adjoints g, of which the second has gradients of the phases alone, both go back with one field.
 
 **Threads** all run the same kernel and take tasks from shared counters, so that a thread that
 starts late delays nobody. The result of a task does not depend on the thread.
@@ -504,6 +505,14 @@ def _undo_fitted(c, k, S, couplers, at, size, u, v, p, q):
 
 
 @_inlined
+def _undo_both(c, k, S, couplers, at, size, u, v, p, q, r, s):
+    """As :func:`_undo_fitted` for the adjoints p, q, and :func:`_undo_general` for r, s."""
+    _, _, r, s, plain = _undo_general(c, k, S, couplers, at, size, u, v, r, s)
+    u, v, p, q, fit = _undo_fitted(c, k, S, couplers, at, size, u, v, p, q)
+    return u, v, p, q, r, s, fit, plain
+
+
+@_inlined
 def _crossed(u, v, p, q):
     """The slope of a turn by -sigma_x."""
     (ur, ui), (vr, vi), (pr, pi), (qr, qi) = u, v, p, q
@@ -551,8 +560,8 @@ def _add_fitted_slopes(found, slopes, to, size):
     _add_slopes((first, second), slopes, to + 2 * size, size)
 
 
-def _retracing(kind, undo, add, all_columns):
-    """Take fields x and adjoints g back through one lossless column, or forth and back again."""
+def _undoing(kind, undo, add):
+    """Take fields x and adjoints g back through one lossless column."""
 
     @_of_kind(kind)
     def undo_column(x, at, g, c, k, couplers, column, N, L, slopes, to):
@@ -577,26 +586,73 @@ def _retracing(kind, undo, add, all_columns):
             _undo_unpaired_port(x, at + (N - 1) * _PORT, N)
             _undo_unpaired_port(g, (N - 1) * _PORT, N)
 
+    return undo_column
+
+
+_undo_ideal_column = _undoing("ideal", _undo_ideal, _add_slopes)
+_undo_general_column = _undoing("general", _undo_general, _add_slopes)
+_undo_fitted_column = _undoing("fitted", _undo_fitted, _add_fitted_slopes)
+
+
+@_inlined
+def _undo_column_of_both(x, at, g, c, k, couplers, column, N, L, slopes, to):
+    """As ``undo_column`` of a fitted mesh; g holds the tiles of two adjoints."""
+    M, S, odd, second = N // 2, _padded(N // 2), column % 2, N * _PORT
+    if odd:
+        _undo_unpaired_port(x, at, N)
+        _undo_unpaired_port(g, 0, N)
+        _undo_unpaired_port(g, second, N)
+    for m in range((N - odd) // 2):
+        b = (2 * m + odd) * _PORT
+        a, h = at + b, second + b
+        u, v, p, q, r, s, fit, plain = _undo_both(
+            c, k + m, S, couplers, column * S + m, L * S,
+            _field(x, a), _field(x, a + _PORT), _field(g, b), _field(g, b + _PORT),
+            _field(g, h), _field(g, h + _PORT),
+        )  # fmt: skip
+        _set_field(x, a, u)
+        _set_field(x, a + _PORT, v)
+        _set_field(g, b, p)
+        _set_field(g, b + _PORT, q)
+        _set_field(g, h, r)
+        _set_field(g, h + _PORT, s)
+        mzi = to + column * M + m
+        _add_slopes(plain, slopes, mzi, L * M)
+        _add_fitted_slopes(fit, slopes, mzi + 2 * L * M, L * M)
+    if (N + odd) % 2:
+        _undo_unpaired_port(x, at + (N - 1) * _PORT, N)
+        _undo_unpaired_port(g, (N - 1) * _PORT, N)
+        _undo_unpaired_port(g, second + (N - 1) * _PORT, N)
+
+
+def _retracing(kind, undo_column, all_columns, adjoints=1):
+    """From input fields to input adjoints; returns where the input fields are in x."""
+
     @_of_kind(kind)
     def retrace(dims, x, g, c, k, couplers, _loss, edges, upstream, start, samples, slopes, to):
-        """From input fields to input adjoints; returns where the input fields are in x."""
         N, L, size = dims.ports, dims.columns, dims.rows * _padded(dims.ports // 2)
         all_columns(x, c, k, dims.rows, edges, N, L)
-        _receive(upstream, start, dims.power, samples, N, x, g)
+        _receive_all(dims, upstream, start, samples, x, g, adjoints)
         for column in range(L - 1, -1, -1):
             undo_column(x, 0, g, c, k + column * size, couplers, column, N, L, slopes, to)
         return 0
 
-    return undo_column, retrace
+    return retrace
 
 
-_, _retrace_ideal = _retracing("ideal", _undo_ideal, _add_slopes, _all_ideal_columns)
-_undo_general_column, _retrace_lossless = _retracing(
-    "general", _undo_general, _add_slopes, _all_general_columns
-)
-_undo_fitted_column, _retrace_fitted_lossless = _retracing(
-    "fitted", _undo_fitted, _add_fitted_slopes, _all_general_columns
-)
+@_inlined
+def _receive_all(dims, upstream, start, samples, x, g, adjoints):
+    """Read the tiles of all adjoints."""
+    N, width = dims.ports, (1 if dims.power else 2) * dims.ports
+    for j in range(adjoints):
+        at = j * dims.sets * dims.samples * width + start
+        _receive(upstream, at, dims.power, samples, N, x, advance(g, j * N * _PORT))
+
+
+_retrace_ideal = _retracing("ideal", _undo_ideal_column, _all_ideal_columns)
+_retrace_lossless = _retracing("general", _undo_general_column, _all_general_columns)
+_retrace_fitted_lossless = _retracing("fitted", _undo_fitted_column, _all_general_columns)
+_retrace_both_lossless = _retracing("both", _undo_column_of_both, _all_general_columns, 2)
 
 
 @_inlined
@@ -633,7 +689,7 @@ def _add_loss_slopes(x, at, g, N, slopes, to):
         slopes[to + n] += sums_of_lanes(slope, slope)[0]
 
 
-def _retracing_lossy(kind, retrace_lossless, undo_column, add_loss_slopes):
+def _retracing_lossy(kind, retrace_lossless, undo_column, add_loss_slopes, adjoints=1):
     """The ``retrace`` of a mesh that may have loss."""
 
     @_of_kind(kind)
@@ -653,7 +709,7 @@ def _retracing_lossy(kind, retrace_lossless, undo_column, add_loss_slopes):
                 _copy(x, 0, (1 + column // span) * tile, tile)
             _one_general_column(x, c, k + column * size, edges, column, N)
             _attenuate(x, loss, column * N, N)
-        _receive(upstream, start, dims.power, samples, N, x, g)
+        _receive_all(dims, upstream, start, samples, x, g, adjoints)
         for first in range((L - 1) // span * span, -1, -span):
             last = min(first + span, L)
             _copy(x, (1 + first // span) * tile, 0, tile)
@@ -663,8 +719,10 @@ def _retracing_lossy(kind, retrace_lossless, undo_column, add_loss_slopes):
                 _attenuate(x, loss, column * N, N)
             for column in range(last - 1, first - 1, -1):
                 at = trail + (column - first) * tile
-                add_loss_slopes(x, at, g, N, slopes, to + 4 * L * (N // 2) + column * N)
-                _attenuate(g, loss, column * N, N)
+                place = to + (2 + 2 * adjoints) * L * (N // 2) + column * N
+                add_loss_slopes(x, at, g, N, slopes, place)
+                for j in range(adjoints):
+                    _attenuate(advance(g, j * N * _PORT), loss, column * N, N)
                 undo = k + column * size
                 undo_column(x, at, g, c, undo, couplers, column, N, L, slopes, to)
         return trail
@@ -684,6 +742,9 @@ _retrace_general = _retracing_lossy(
 _retrace_fitted = _retracing_lossy(
     "fitted", _retrace_fitted_lossless, _undo_fitted_column, _add_loss_slopes
 )
+_retrace_both = _retracing_lossy(
+    "both", _retrace_both_lossless, _undo_column_of_both, _add_loss_slopes, 2
+)
 
 
 @_inlined
@@ -701,14 +762,15 @@ def _leave(x, at, g, real, N, screens, screen, slopes, to):
             _set_field(g, b, (cosine * re + sine * im, cosine * im - sine * re))
 
 
-def _backward(kind, prepare, retrace, fitted=False):
+def _backward(kind, prepare, retrace, parts=2, adjoints=1):
     """Gradients of the phases, for every group of chunks, and of the fields [P, B, N].
 
-    ``slopes`` [P, groups, D], zeros at first, become the gradients of theta, phi, if fitted also
-    of both couplers' errors and of the loss, and of gamma. One thread adds up a group's chunks in
-    order, so that no sum depends on the number of threads.
+    ``slopes`` [P, groups, D], zeros at first, become the gradients of theta, phi, in a fitted mesh
+    also of both couplers' errors and of the loss, and of gamma. Of two adjoints, [2, P, B, N], the
+    first has these; in front of them are theta and phi of the second, behind them its gamma. The
+    gradient of the fields is that of the last. One thread adds up a group's chunks in order, so
+    that no sum depends on the number of threads.
     """
-    parts = 4 if fitted else 2
 
     @_of_kind(kind)
     def run_backward(
@@ -718,14 +780,14 @@ def _backward(kind, prepare, retrace, fitted=False):
         before = flush_denormals()
         c, screens = prepare(counters, dims, theta, phi, gamma, couplers, scratch)
         N, B, L = dims.ports, dims.samples, dims.columns
-        D = parts * L * (N // 2) + N
-        if fitted and dims.lossy:
+        D = parts * L * (N // 2) + adjoints * N
+        if parts > 2 and dims.lossy:
             D += L * N
         width, width_up = (1 if dims.real else 2) * N, (1 if dims.power else 2) * N
-        tiles = 2 + (_span(L) + (L + _span(L) - 1) // _span(L) if dims.lossy else 0)
+        tiles = 1 + adjoints + (_span(L) + (L + _span(L) - 1) // _span(L) if dims.lossy else 0)
         buffer = np.empty(tiles * N * _PORT + LANES, np.float32)
         g = next_cache_line(pointer(buffer))
-        x = advance(g, N * _PORT)
+        x = advance(g, adjoints * N * _PORT)
         while True:
             task = add_to_counter(counters, 2)
             if task >= dims.sets * dims.groups:
@@ -741,9 +803,12 @@ def _backward(kind, prepare, retrace, fitted=False):
                     dims, x, g, c, k, couplers, loss, edges, upstream, start, samples, slopes,
                     task * D,
                 )  # fmt: skip
-                to = (task + 1) * D - N
-                _leave(x, at, g, dims.real, N, screens, p * 2 * _padded(N), slopes, to)
-                _write(g, width, samples, out, (p * B + first) * width)
+                for j in range(adjoints):
+                    to = (task + 1) * D - (adjoints - j) * N
+                    screen, tile = p * 2 * _padded(N), advance(g, j * N * _PORT)
+                    _leave(x, at, tile, dims.real, N, screens, screen, slopes, to)
+                tile = advance(g, (adjoints - 1) * N * _PORT)
+                _write(tile, width, samples, out, (p * B + first) * width)
         keep_alive(buffer)
         restore_denormals(before)
 
@@ -752,7 +817,8 @@ def _backward(kind, prepare, retrace, fitted=False):
 
 _backward_ideal = _backward("ideal", _prepare_ideal, _retrace_ideal)
 _backward_general = _backward("general", _prepare_general, _retrace_general)
-_backward_fitted = _backward("fitted", _prepare_general, _retrace_fitted, fitted=True)
+_backward_fitted = _backward("fitted", _prepare_general, _retrace_fitted, parts=4)
+_backward_both = _backward("both", _prepare_general, _retrace_both, parts=6, adjoints=2)
 
 
 @kernel
@@ -771,3 +837,9 @@ def backward_general(counters, dims, *arrays):
 def backward_fitted(counters, dims, *arrays):
     """As :func:`backward_general`, with gradients of the couplers' errors and of the loss, too."""
     _backward_fitted(pointer(counters), dims, *pointers(arrays))
+
+
+@kernel
+def backward_both(counters, dims, *arrays):
+    """As :func:`backward_fitted`, of two adjoints."""
+    _backward_both(pointer(counters), dims, *pointers(arrays))

@@ -45,6 +45,34 @@ def propagate(
     return apply(*arguments)
 
 
+def twice(
+    mesh: FabricatedMesh, theta: Any, phi: Any, gamma: Any, offsets: Any, fields: Any
+) -> tuple[Any, Any]:
+    """The intensities [P, B, N] of a fitted mesh, twice; see `meshes.propagation.twice`."""
+    arguments = (theta, phi, gamma, fields, *offsets, *fitted(mesh))
+
+    def moved(theta: Any, phi: Any, gamma: Any, fields: Any, *rest: Any) -> tuple[Any, ...]:
+        return theta + rest[0], phi + rest[1], gamma + rest[2], fields, *rest[3:]
+
+    @tf.custom_gradient
+    def apply(*arguments: Any) -> Any:
+        def gradient(*upstream: Any) -> Any:
+            inputs = moved(*arguments)
+            like = [(x.dtype, x.shape) for x in (*inputs, *inputs[:3])]
+            weights = tf.stack(upstream[::-1])
+            slopes = _call(functools.partial(_backward, mesh, True), (*inputs, weights), like)
+            fit, light, fabricated, second = slopes[:3], slopes[3], slopes[4:-3], slopes[-3:]
+            shared = [tf.reduce_sum(x, axis=0) for x in fit]
+            return *second, light, *shared, *fabricated
+
+        inputs = moved(*arguments)
+        like = [(tf.float32, (inputs[0].shape[0], *fields.shape[1:]))]
+        (light,) = _call(functools.partial(_forward, mesh, True), inputs, like)
+        return (light, tf.identity(light)), gradient
+
+    return apply(*arguments)
+
+
 def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[Any]:
     """Call a function of arrays with tensors; ``like`` lists the results' types and shapes."""
     if tf.executing_eagerly():
@@ -62,7 +90,7 @@ def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[An
 def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndarray:
     """Fields or intensities [P, B, N]; arrays of a fitted fabrication follow the fields."""
     arrays, fabricated = arrays[:4], arrays[4:]
-    fabrication = _tables(mesh, *fabricated) if fabricated else _fabrication_of(mesh)
+    fabrication = _fabrication(mesh, fabricated)
     P, (_, B, N) = len(arrays[0]), arrays[3].shape
     out = _aligned_empty((P, B, N), np.float32 if detect else np.complex64)
     kernel = kernels.forward_ideal if fabrication.ideal else kernels.forward_general
@@ -77,33 +105,43 @@ def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndar
 def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     """Gradients with respect to theta, phi, gamma, the fields, and a fitted fabrication.
 
-    The last array is the gradient of the output.
+    The last array is the gradient of the output [P, B, N]. Where it is [2, P, B, N], those of the
+    second follow: theta, phi, gamma; and the fields' is the second's.
     """
     theta, phi, gamma, fields, *fabricated, upstream = arrays
-    arrays = (theta, phi, gamma, fields, upstream)
-    fabrication = _tables(mesh, *fabricated) if fabricated else _fabrication_of(mesh)
-    sizes = [theta[0].size, phi[0].size, *(x.size for x in fabricated), gamma[0].size]
+    both, fabrication = upstream.ndim == 4, _fabrication(mesh, fabricated)
+    grid, fitted_sizes = [theta[0].size, phi[0].size], [x.size for x in fabricated]
+    ports = gamma[0].size
+    sizes = [*(grid if both else ()), *grid, *fitted_sizes, *[ports] * (2 if both else 1)]
     gradients = np.empty((len(theta), sum(sizes)), np.float32)
     out = np.empty((len(theta), *fields.shape[1:]), fields.dtype)
     kernel = kernels.backward_ideal if fabrication.ideal else kernels.backward_general
-    kernel = kernels.backward_fitted if fabricated else kernel
-    for sets in _blocks(
-        len(theta), fabrication.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes
-    ):
+    if fabricated:
+        kernel = kernels.backward_both if both else kernels.backward_fitted
+    step = fabrication.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes
+    for sets in _blocks(len(theta), step):
         dims = _dimensions(mesh, fabrication.rows, arrays, detect, sets)
-        *phases, light, weights = (_flat(_of_sets(x, sets)) for x in arrays)
+        *phases, light = (_flat(_of_sets(x, sets)) for x in arrays[:4])
+        weights = _flat(upstream[:, sets] if both else _of_sets(upstream, sets))
         inputs = (*phases, *fabrication.backward_tables, light, weights)
         slopes = np.zeros((dims.sets, _GROUPS, sum(sizes)), np.float32)
         _launch(kernel, dims, inputs, [slopes.reshape(-1), _flat_out(out[sets])])
         slopes.sum(axis=1, out=gradients[sets])
     parts = np.split(gradients, np.cumsum(sizes)[:-1], axis=1)
-    of_phases = zip((*parts[:2], parts[-1]), (theta, phi, gamma), strict=True)
-    of_fabrication = zip(parts[2:-1], fabricated, strict=True)
+    second = [*parts[:2], parts.pop()] if both else []
+    parts = parts[2:] if both else parts
+    *first, phase_screen = parts
+    of_phases = [*first[:2], phase_screen, *second]
     return (
-        *(part.reshape(x.shape) for part, x in of_phases),
+        *(x.reshape(like.shape) for x, like in zip(of_phases[:3], arrays, strict=False)),
         out if len(fields) == len(out) else out.sum(axis=0, keepdims=True),
-        *(part.sum(axis=0).reshape(x.shape) for part, x in of_fabrication),
+        *(x.sum(axis=0).reshape(y.shape) for x, y in zip(first[2:], fabricated, strict=True)),
+        *(x.reshape(like.shape) for x, like in zip(of_phases[3:], arrays, strict=False)),
     )
+
+
+def _fabrication(mesh: FabricatedMesh, fabricated: Sequence[np.ndarray]) -> _Fabrication:
+    return _tables(mesh, *fabricated) if fabricated else _fabrication_of(mesh)
 
 
 class _Fabrication(NamedTuple):
