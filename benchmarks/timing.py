@@ -17,6 +17,7 @@ from photonic_ffzero.runs import check_new_directory, versions
 from photonic_ffzero.settings import POSITIVE
 from photonic_ffzero.storage import write_json
 from photonic_ffzero.training.step import StageTraining
+from photonic_ffzero.training.twins import twin_of
 
 BATCH, CLASSES = 128, 10
 FOREVER = 10**6  # epochs of a training that is only timed
@@ -47,7 +48,9 @@ def training_steps(config: Config, images: Samples, index: int | None = 0) -> Ta
     for block, params in zip(model.blocks[: stage.index], model.params, strict=False):
         inputs = block.all_outputs(params, inputs)
     samples = Samples(inputs, model.task.targets(images.y))
-    training = StageTraining(config, stage, model.params[stage.index : stage.end], samples)
+    params = model.params[stage.index : stage.end]
+    twin = twin_of(model, stage.index, stage.blocks[0])
+    training = StageTraining(config, stage, params, samples, twin=twin)
     losses = chain.from_iterable(map(training.epoch, range(FOREVER)))
     return lambda: len(next(losses))
 

@@ -13,6 +13,7 @@ from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.inference import Evaluation, evaluate, predict
 from photonic_ffzero.model import EpochRecord, Model, Usage
 from photonic_ffzero.storage import load_model, save_model
+from photonic_ffzero.training.chips import calibrate
 from photonic_ffzero.training.step import Samples
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, Trainer, fit
 
@@ -32,6 +33,7 @@ __all__ = [
     "SimulatedChip",
     "Trainer",
     "Usage",
+    "calibrate",
     "configure",
     "encode",
     "evaluate",

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, TypeVar, get_type_hints
 
-from meshes import NONLINEARITIES, Amplifier, Imperfections
+from meshes import NONLINEARITIES, Amplifier, Imperfections, Nonlinearity
 from meshes.imperfections import PRESETS, imperfections_of
 from meshes.nonlinearities import BlackBox
 from meshes.propagation import ENGINES
@@ -59,6 +59,9 @@ _mixer = partial(_network, applies={"network": "mixer"})
 _goodness = partial(_network, applies={"readout": "goodness"})
 _learning = partial(setting, group="learning")
 _derivative = partial(_learning, applies=DD)
+_TWIN = {"estimator": "twin"}
+_twin = partial(_learning, applies=_TWIN)
+_twin_of_device = partial(_learning, applies=_TWIN | {"device": (SIMULATED, "external")})
 
 
 def device_kind(device: Any) -> str:
@@ -288,8 +291,9 @@ class Config:
     estimator: str = _learning(
         one_of(ESTIMATORS),
         "slopes: of -dd by differences (central, forward; cones: central ones of the ports that a "
-        "phase of a mesh reaches) or exact by forward-mode "
-        "differentiation (jvp); of -ad by autodiff",
+        "phase of a mesh reaches), from a model of the meshes that fits itself to their readings, "
+        "corrected by differences (twin), or exact by forward-mode differentiation (jvp); of -ad "
+        "by autodiff",
         shown="central; -ad: autodiff",
     )
     perturb: str | None = _derivative(
@@ -302,7 +306,27 @@ class Config:
         also=("distribution",),
     )
     directions: int | None = _derivative(
-        whole(1), "directions a step", metavar="K", also=("k", "num_directions")
+        whole(0),
+        "directions a step; 0: none, with estimator twin alone",
+        metavar="K",
+        also=("k", "num_directions"),
+    )
+    calibration: int | None = _twin(
+        whole(0),
+        "settings of the phases, each read with one batch, from which the twin of a block learns "
+        "before it is trained",
+        default=0,
+    )
+    twin_nonlinearity: str | None = _twin_of_device(
+        spec_of(NONLINEARITIES),
+        "what the twin takes for the nonlinearity of a device",
+        default="electro-optic",
+    )
+    twin_amplifier: str | None = _twin_of_device(
+        values_of(Amplifier),
+        "what the twin takes for the amplifiers of a device",
+        metavar="gain=G|level=P",
+        default="",
     )
     epsilon: float | str | None = _learning(
         _EPSILON,
@@ -386,6 +410,15 @@ class Config:
         return with_values("amplifier", "", self.amplifier, Amplifier) if self.amplifier else None
 
     @property
+    def twin_model(self) -> tuple[Nonlinearity, Amplifier | None]:
+        """What a twin takes for a device's nonlinearities and amplifiers."""
+        between = from_spec("twin_nonlinearity", self.twin_nonlinearity or "linear", NONLINEARITIES)
+        amplifier = self.twin_amplifier
+        return between, with_values(
+            "twin_amplifier", "", amplifier, Amplifier
+        ) if amplifier else None
+
+    @property
     def chip_imperfections(self) -> Imperfections:
         """How far from ideal the chip is."""
         return imperfections_of("imperfections", self.imperfections or "")
@@ -444,16 +477,22 @@ class Config:
             reasons["nonlinearity"] = "it stands between layers, and there is one layer"
             for name in ("width", "scaling", "channels", "kernel_size"):
                 reasons[name] = "it shapes the layers before the last, and there are none"
-        chip, simulated_here = self._known_imperfections, self.device is None
+        chip, simulated_here = self.known_imperfections, self.device is None
         if simulated_here and not chip.noisy_readings:
             reasons["reads"] = "readings without noise are all alike"
         noisy_device = not simulated_here and (chip.noisy_readings or not chip.steady)
         if not (chip.fabricated or noisy_device):
             reasons["chip"] = "chips without random imperfections are all alike"
+        if self.directions == 0:
+            for name in ("law", "epsilon"):
+                reasons[name] = "no directions are drawn"
+        if self.estimator == "twin" and self.local and self.layers == 1:
+            for name in ("twin_nonlinearity", "twin_amplifier"):
+                reasons[name] = "it stands between meshes, and there is one mesh"
         return reasons
 
     @property
-    def _known_imperfections(self) -> Imperfections:
+    def known_imperfections(self) -> Imperfections:
         """How far from ideal chip or device are, as far as this process can know."""
         return self.device_imperfections if self.simulates_device else self.chip_imperfections
 
@@ -578,8 +617,21 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
         f"mode, got {run.engine}",
     )
     yield (
-        run.estimator == "cones" and not photonic,
-        f"estimator cones is for meshes, whose phases reach some ports only, got {run.network}",
+        run.estimator in ("cones", "twin") and not photonic,
+        f"estimator {run.estimator} is for meshes, whose layout it uses, got {run.network}",
+    )
+    yield (
+        run.estimator == "twin" and not run.local and callable(run.nonlinearity),
+        "nonlinearity is a black box, which estimator twin would have to differentiate for "
+        f"{run.method}; ff-dd never does",
+    )
+    yield (
+        run.directions == 0 and run.estimator != "twin",
+        f"directions must be at least 1 for estimator {run.estimator}, got 0",
+    )
+    yield (
+        run.directions == 0 and run.epsilon == AUTO,
+        "directions must be at least 1 for epsilon auto, got 0",
     )
     yield (
         run.follows_network and not photonic,
@@ -603,7 +655,7 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
 
 
 def _step_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    chip, unit_law = run._known_imperfections, "unit" in (run.law or "")
+    chip, unit_law = run.known_imperfections, "unit" in (run.law or "")
     yield (
         run.slopes != "differences" and not chip.differentiable,
         "imperfections with drive_bits or adc_bits cannot be differentiated, which estimator "

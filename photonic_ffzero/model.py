@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes import Phases
+from meshes import ChipEstimate, MeshEstimate, Phases
 from meshes.calibration import frozen_mask, read_frozen
 from meshes.validation import integer
 from photonic_ffzero.config import Config
@@ -18,6 +18,7 @@ from photonic_ffzero.data.checks import check_fields, require_finite
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import Task
 from photonic_ffzero.devices.device import Device
+from photonic_ffzero.gradients import has_twin
 from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block, NoiseSource, Stage
 from photonic_ffzero.layers.photonic import PhaseLayer
@@ -57,6 +58,12 @@ class EpochRecord:
         forward_passes: See `Usage`.
         phase_writes: See `Usage`.
         epsilon: Step of the differences (of a phase: rad), or None.
+        twin_weight: Weight w of the measured slopes at the epoch's end; None without a twin.
+        twin_coefficient: Coefficient c of the twin's gradient; likewise.
+        twin_error: Error of the intensities that the twin predicts, relative to their deviation
+            from equal ports, a running mean; likewise.
+        twin_unexplained: Share of the variance of the measured slopes that the twin does not
+            explain; None without measured slopes.
         seconds: Time since training began.
     """
 
@@ -68,7 +75,16 @@ class EpochRecord:
     forward_passes: int
     phase_writes: int
     epsilon: float | None
+    twin_weight: float | None = field(default=None, kw_only=True)
+    twin_coefficient: float | None = field(default=None, kw_only=True)
+    twin_error: float | None = field(default=None, kw_only=True)
+    twin_unexplained: float | None = field(default=None, kw_only=True)
     seconds: float
+
+    @classmethod
+    def optional(cls) -> set[str]:
+        """The names of the fields that may be None."""
+        return {name for name, kind in cls.__annotations__.items() if kind.endswith("None")}
 
 
 class History(list[EpochRecord]):
@@ -130,6 +146,8 @@ class Model:
         history: One record an epoch; ``history.to_frame()`` makes a DataFrame.
         usage: Forward passes and phase writes of the training.
         seconds: Time of the training.
+        known: What is known of each mesh: what a twin has learned of those whose training ended,
+            and what was known before of others. Empty without a twin.
     """
 
     config: Config
@@ -143,6 +161,7 @@ class Model:
     history: History = field(init=False, default_factory=History)
     usage: Usage = field(init=False, default_factory=Usage)
     seconds: float = field(init=False, default=0.0)
+    known: list[MeshEstimate] = field(init=False, default_factory=list)
 
     def __post_init__(self, saved: Saved | None) -> None:
         self.units = integer("units", self.units, minimum=1)
@@ -155,6 +174,14 @@ class Model:
         self.blocks, self.params = build_blocks(
             self.config, self.units, self.task, self.device, saved
         )
+        if has_twin(self.config.estimator):
+            meshes, columns = self.config.layers, self.config.columns
+            self.known = list(ChipEstimate.known(self.units, columns, meshes).meshes)
+
+    @property
+    def chip_estimate(self) -> ChipEstimate | None:
+        """What a twin has learned of the meshes; None without one."""
+        return ChipEstimate(tuple(self.known)) if self.known else None
 
     @property
     def stages(self) -> list[Stage]:
@@ -199,6 +226,15 @@ class Model:
             blocks.append(replace(block, layers=(*front, *block.layers)) if front else block)
             front = () if blocks[-1].cacheable else blocks[-1].layers
         return blocks
+
+    def know(self, estimate: ChipEstimate) -> None:
+        """Take what is known of the chip, from which the twin starts."""
+        if not self.known:
+            raise ValueError(
+                f"chip_estimate is what estimator twin starts from, got {self.config.estimator}"
+            )
+        estimate.check_fits(self.units, self.config.columns or self.units, self.config.layers)
+        self.known = list(estimate.meshes)
 
     def take_over(self, other: Model) -> None:
         """Take parameters and prototypes from a trained network of the same structure."""

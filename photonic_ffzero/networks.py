@@ -246,8 +246,11 @@ def on_device(config: Config, units: int, device: Device | None) -> Iterator[Lay
                 raise ValueError(f"device must have {needed} {what}, found {present}")
         if driver.meshes < config.layers:
             raise ValueError(f"device must have {config.layers} meshes, found {driver.meshes}")
-    for _ in range(config.layers):
-        yield OnDevice(RectangularMesh(units, columns), driver, config.reads or 1)
+    between, amplifier = config.twin_model
+    for index in range(config.layers):
+        mesh = RectangularMesh(units, columns)
+        front = amplifier if index else None
+        yield OnDevice(mesh, driver, config.reads or 1, between, front)
 
 
 def parameter_shapes(config: Config, units: int, task: Task) -> Iterator[tuple[str, Any]]:

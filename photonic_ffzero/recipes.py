@@ -28,7 +28,8 @@ _BALANCED: Rows = [
     ({}, {"rule": "sum", "epsilon": 1e-2}),
     (DD, {"estimator": "central", "perturb": "weights", "law": "rademacher", "directions": 32}),
     (DD, {"optimizer": "sgd", "learning_rate": 0.1}),
-    ({"estimator": "cones"}, {"optimizer": "adam", "learning_rate": 1e-2}),
+    ({"estimator": ("cones", "twin")}, {"optimizer": "adam", "learning_rate": 1e-2}),
+    ({"estimator": "twin"}, {"directions": 0}),
     ({"law": "layered"}, {"optimizer": "adam", "learning_rate": 1e-2}),
     (_AD, {"estimator": "autodiff", "optimizer": "adam", "learning_rate": 1e-2}),
 ]

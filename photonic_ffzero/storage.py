@@ -21,8 +21,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from meshes import ChipEstimate
 from meshes._tensorflow import tf
-from meshes.files import Archive, DataError, open_npz
+from meshes.files import Archive, DataError, open_npz, reading
 from meshes.validation import integer, number, quoted
 from photonic_ffzero.config import BLACK_BOX, Config, device_name
 from photonic_ffzero.data.checks import to_single
@@ -32,8 +33,9 @@ from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import Saved, open_device, parameter_shapes
-from photonic_ffzero.optimizers import OPTIMIZERS
 from photonic_ffzero.settings import completed
+from photonic_ffzero.training.step import StepState
+from photonic_ffzero.training.twins import twin_of
 
 _LONGEST_TEXT = 2**24  # bytes of JSON in a model; parsed, they take several times as many
 TEMPORARY = ".photonic_ffzero-"
@@ -131,9 +133,9 @@ def save_checkpoint(
     """Save a model with all that its training needs to go on; the file loads as a model, too.
 
     It also holds ``training`` (position, history, usage and time, as the bytes of a JSON text) and
-    the state of the optimizer as ``optimizer_1``, ..., and the metric that a law follows as
-    ``metric_1``, .... ``run`` is what else the run's results
-    depend on, from name to value, see `read_run`.
+    the state of the optimizer, and of a twin, as ``optimizer_1``, ..., the metric that a law
+    follows as ``metric_1``, ..., and what is known of a chip as ``known_mesh1_theta``, .... ``run``
+    is what else the run's results depend on, from name to value, see `read_run`.
     """
     training = {
         "block": position.block,
@@ -146,7 +148,8 @@ def save_checkpoint(
         "run": dict(run or {}),
     }
     state = _numbered("optimizer", position.optimizer) | _numbered("metric", position.metric)
-    _save(path, _model_arrays(model) | {"training": _as_bytes(training)} | state)
+    known = {f"{_KNOWN}{name}": x for name, x in _known_arrays(model).items()}
+    _save(path, _model_arrays(model) | {"training": _as_bytes(training)} | known | state)
 
 
 def _numbered(name: str, values: Iterable[Any]) -> dict[str, Any]:
@@ -216,10 +219,12 @@ def _load_position(archive: Archive, model: Model) -> Position:
         counts = {name: integer(name, n, minimum=0) for name, n in about["usage"].items()}
         model.usage = Usage(**counts)
         model.seconds = number("seconds", about["seconds"], minimum=0)
+    _read_known(archive, model)
     if position.block < len(model.blocks) and (position.epoch or position.losses):
         stage = next(stage for stage in model.stages if stage.index == position.block)
+        twin = twin_of(model, stage.index, stage.blocks[0])
         params = model.params[stage.index : stage.end]
-        state = tuple(map(OPTIMIZERS[model.config.optimizer]().init, params))
+        state = tuple(StepState.first(model.config, block, twin) for block in params)
         shapes = _numbered("optimizer", (tuple(leaf.shape) for leaf in tf.nest.flatten(state)))
         position.optimizer = list(_read_arrays(archive, shapes.items()).values())
         if model.config.follows_network:
@@ -227,6 +232,28 @@ def _load_position(archive: Archive, model: Model) -> Position:
             shapes = _numbered("metric", ((*part.shape, part.shape[1]) for part in places))
             position.metric = list(_read_arrays(archive, shapes.items()).values())
     return position
+
+
+_KNOWN = "known_"  # stands before the names of a chip estimate's arrays in a checkpoint
+
+
+def _known_arrays(model: Model) -> dict[str, np.ndarray]:
+    return model.chip_estimate.arrays() if model.chip_estimate else {}
+
+
+def _read_known(archive: Archive, model: Model) -> None:
+    """Put what a checkpoint knows of the chip into a model with a twin."""
+    expected = _known_arrays(model)
+    for name, array in expected.items():
+        if (present := archive.header(_KNOWN + name)[0]) != array.shape:
+            raise DataError(
+                f"{archive.path}: {_KNOWN}{name} must have shape {array.shape}, found {present}"
+            )
+    if expected:
+        arrays: Any = {name: archive.read(_KNOWN + name) for name in expected}
+        sizes = model.units, model.config.columns, len(model.known)
+        with reading(archive.path, "a checkpoint"):
+            model.known = list(ChipEstimate.known(*sizes, **arrays).meshes)
 
 
 def read_run(path: PathLike) -> dict[str, Any]:
@@ -346,7 +373,7 @@ def _position(about: dict[str, Any], model: Model) -> Position:
 
 def _epoch_record(mesh: Any, epoch: Any, **numbers: Any) -> EpochRecord:
     for name, value in numbers.items():
-        if value is not None or name not in ("validation_accuracy", "epsilon"):
+        if value is not None or name not in EpochRecord.optional():
             number(name, value)
     return EpochRecord(mesh=str(mesh), epoch=integer("epoch", epoch), **numbers)
 

@@ -71,7 +71,7 @@ def reason(method, network, perturb, estimator, imperfections, device):
     differentiated = method.endswith("-ad") or estimator in ("jvp", "autodiff")
     if (estimator == "autodiff") != method.endswith("-ad") and estimator is not None:
         blamed |= {"estimator", "perturb"}
-    if estimator == "cones" and network != "photonic":
+    if estimator in ("cones", "twin") and network != "photonic":
         blamed |= {"estimator"}
     if perturb is not None and method.endswith("-ad"):
         blamed |= {"perturb", "estimator"}
@@ -230,6 +230,15 @@ SHOWN = [
     ({"device": f"{SIMULATED}:{CHIP}"}, {"chip": 1}),
     ({"imperfections": NOISY}, {"reads": 2}),
     ({"device": f"{SIMULATED}:{NOISY}"}, {"chip": 1, "reads": 2}),
+    ({"estimator": "twin", "imperfections": CHIP}, {"calibration": 5}),
+    (
+        {"estimator": "twin", "device": f"{SIMULATED}:{CHIP}", "directions": 0},
+        {"twin_nonlinearity": "kerr"},
+    ),
+    (
+        {"estimator": "twin", "device": SIMULATED, "directions": 0, "meshes": 3},
+        {"twin_amplifier": "gain=2"},
+    ),
 ]
 CHANGES = [(run, {name: value}) for run, changes in SHOWN for name, value in changes.items()]
 

@@ -333,6 +333,8 @@ class TestTraining:
             {"method": "bp-dd"},
             {"reads": 3, "estimator": "forward"},
             {"epsilon": "auto", "epochs": 1},
+            {"estimator": "twin", "directions": 0, "calibration": 6, "reads": 2},
+            {"estimator": "twin", "method": "bp-dd", "calibration": 4, "twin_nonlinearity": SPEC},
         ],
         ids=str,
     )

@@ -73,6 +73,7 @@ for name in ("mlp", "cnn"):
 NONE = dict.fromkeys([*(name for own in NETWORK.values() for name in own)])
 NONE |= dict.fromkeys(("columns", "chip", "device"))
 NONE |= dict.fromkeys(("patches", "head", "losses", "order", "colour", "weight_decay"))
+NONE |= dict.fromkeys(("calibration", "twin_nonlinearity", "twin_amplifier"))
 
 MIXER = {"patches": 4, "channels": 256, "groups": 16, "depth": 3, "nonlinearity": "relu"}
 MIXER |= {"head": "linear", "order": "together", "optimizer": "momentum", "schedule": "cosine"}
@@ -174,7 +175,7 @@ def test_every_row_of_every_recipe_is_met_by_some_run():
         NETWORKS,
         ("classification", "regression"),
         (None, "activations", "weights"),
-        (None, "jvp", "cones"),
+        (None, "jvp", "cones", "twin"),
         (None, "prototypes"),
     ):
         try:
@@ -329,7 +330,7 @@ def test_misspelt_names_are_answered_with_the_likely_one(settings, error, meant)
 
 
 OF_NETWORK = {"depth": "mlp", "width": "mlp", "channels": "cnn", "kernel_size": "cnn"}
-COUNTS = dict.fromkeys(("meshes", "columns", "reads", "directions", "batch_size", "groups"), 1)
+COUNTS = dict.fromkeys(("meshes", "columns", "reads", "batch_size", "groups"), 1)
 COUNTS |= dict.fromkeys(OF_NETWORK, 1) | dict.fromkeys(("seed", "chip", "epochs", "norm_size"), 0)
 
 

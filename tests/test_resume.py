@@ -39,6 +39,7 @@ RUN += ["--directions", "2", "--epochs", "3", "--quiet"]
 CNN = ["--recipe", "digital", "--network", "cnn", "--depth", "2", "--channels", "2"]
 CNN += ["--kernel-size", "3"]
 RESUMES = int(os.environ.get("PHOTONIC_FFZERO_RESUMES", "20"))
+TWIN = ["--estimator", "twin", "--calibration", "3", "--imperfections", "ntt-2025:read_noise=0.1"]
 KILLS = int(os.environ.get("PHOTONIC_FFZERO_KILLS", "20"))
 
 
@@ -50,8 +51,8 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def eager(flags):
-    """Digital runs are not compiled, which would take longer than their few steps."""
-    tf.config.run_functions_eagerly("--recipe" in flags)
+    """Digital runs and twins are not compiled, which would take longer than their few steps."""
+    tf.config.run_functions_eagerly("--recipe" in flags or "--estimator" in flags)
     yield
     tf.config.run_functions_eagerly(False)
 
@@ -96,6 +97,7 @@ def stopped_at(monkeypatch, step, arguments, output):
         (["--recipe", "digital", "--width", "12", "--optimizer", "adam"], 7),
         ([*CNN, "--method", "bp-ad"], 7),
         *[([], step) for step in (7, 15)],
+        (TWIN, 21),
         *[
             pytest.param(flags, step, marks=pytest.mark.long)
             for flags, step in (
@@ -104,6 +106,8 @@ def stopped_at(monkeypatch, step, arguments, output):
                 (["--task", "regression"], 16),
                 *[([], step) for step in (1, 5, 16, 23)],
                 *[(["--optimizer", "adam"], step) for step in (7, 23)],
+                *[(TWIN, step) for step in (5, 15)],
+                ([*TWIN, "--method", "bp-dd", "--directions", "0"], 7),
                 *[(["--method", "bp-ad"], step) for step in (5, 7)],
             )
         ],

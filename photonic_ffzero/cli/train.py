@@ -256,6 +256,11 @@ class StopSignals(Observer):
     def __exit__(self, *error: object) -> None:
         signals().patience = 0
 
+    def on_calibration(self, mesh: str, done: int, total: int) -> None:
+        """Stop here if a signal came; what was saved stands."""
+        if signals().received:
+            raise StoppedError
+
     def on_steps(self, mesh: str, losses: list[float]) -> None:
         """Stop here if a signal came."""
         if signals().received:

@@ -9,10 +9,10 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from meshes import Phases, RectangularMesh
+from meshes import Amplifier, Linear, Nonlinearity, Phases, RectangularMesh
 from meshes._tensorflow import from_python, tf
 from meshes.validation import integer, one_line, quoted
-from photonic_ffzero.layers.photonic import PhaseLayer
+from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 
 
 class DeviceError(OSError):
@@ -189,13 +189,21 @@ class OnDevice(PhaseLayer):
         driver: The driver of the device; None in a model that was loaded without its device, and
             cannot predict.
         reads: Readings averaged into one.
+        nonlinearity: What a twin takes for the device's nonlinearity after the mesh.
+        amplifier: What a twin takes for the amplifier in front of it.
     """
 
     mesh: RectangularMesh
     driver: Driver | None
     reads: int = 1
+    nonlinearity: Nonlinearity = Linear()  # noqa: RUF009 (frozen)
+    amplifier: Amplifier | None = None
     runs_on: ClassVar[str] = "device"
     cacheable: ClassVar[bool] = False
+
+    @property
+    def nominal(self) -> Photonic:
+        return Photonic(self.mesh, self.nonlinearity, amplifier=self.amplifier)
 
     def entering(self, params: Phases, x: Any) -> Any:
         """The encoded fields; what enters a later mesh only the device knows."""

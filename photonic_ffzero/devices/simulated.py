@@ -10,7 +10,7 @@ import numpy as np
 
 from meshes import Amplifier, ElectroOptic, Imperfections, Nonlinearity, Phases
 from meshes._tensorflow import tf
-from meshes.imperfections import Noise
+from meshes.imperfections import Chip, Noise
 from meshes.validation import integer
 from photonic_ffzero.layers.photonic import Photonic, fabricated_meshes
 from photonic_ffzero.seeds import generator
@@ -61,6 +61,12 @@ class SimulatedChip:
         self.identity = _identity(self, imperfections, seed)
         self._rng = generator(seed, "device")
         self._written: dict[int, tuple[Phases, Any]] = {}
+
+    @property
+    def chips(self) -> list[Chip]:
+        """The truth about each mesh, which no training looks at."""
+        ideal = Imperfections()
+        return [layer.chip or Chip(layer.mesh, ideal) for layer in self._layers]
 
     def write(self, mesh: int, theta: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> None:
         phases = Phases(*(w[np.newaxis] for w in (theta, phi, gamma)))

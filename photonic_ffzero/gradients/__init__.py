@@ -10,7 +10,10 @@ from photonic_ffzero.gradients.estimators import (
     ForwardDifference,
     ForwardGradient,
     LightCones,
+    TwinEstimator,
+    TwinFacts,
     estimate,
+    has_twin,
 )
 from photonic_ffzero.gradients.objectives import (
     PERTURBATIONS,
@@ -19,6 +22,7 @@ from photonic_ffzero.gradients.objectives import (
     Perturbation,
     Weights,
 )
+from photonic_ffzero.gradients.twin import Twin, TwinState
 
 __all__ = [
     "ESTIMATORS",
@@ -36,7 +40,12 @@ __all__ = [
     "Objective",
     "Perturbation",
     "Sampler",
+    "Twin",
+    "TwinEstimator",
+    "TwinFacts",
+    "TwinState",
     "Weights",
     "draw",
     "estimate",
+    "has_twin",
 ]

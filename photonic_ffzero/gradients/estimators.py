@@ -16,16 +16,26 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from meshes._tensorflow import fused, tf
+from photonic_ffzero.gradients.control import corrected, summed, weighting
 from photonic_ffzero.gradients.directions import Directions
 from photonic_ffzero.gradients.objectives import Objective
 from photonic_ffzero.layers.base import one_set
 
 
 class Estimate(NamedTuple):
-    """A gradient, structured as the parameters, and the loss it belongs to."""
+    """A gradient, structured as the parameters, and the loss it belongs to.
+
+    Attributes:
+        gradient: The gradient.
+        loss: The loss.
+        state: The next `TwinState` of the objective's twin, if it has one.
+        facts: What the history says of the twin, `TwinFacts`.
+    """
 
     gradient: Any
     loss: Any
+    state: Any = ()
+    facts: Any = ()
 
 
 class Estimator(ABC):
@@ -35,10 +45,12 @@ class Estimator(ABC):
         differentiates: The mode of automatic differentiation that the layers must support:
             ``"forward"``, ``"reverse"`` or None.
         at_origin: Whether the first of its points is the objective's origin.
+        has_twin: Whether the objective needs a twin.
     """
 
     differentiates: ClassVar[str | None] = None
     at_origin: ClassVar[bool] = False
+    has_twin: ClassVar[bool] = False
 
     @abstractmethod
     def parameter_sets(self, directions: int) -> int:
@@ -231,10 +243,74 @@ class Autodiff(Estimator):
         return evaluated
 
 
+class TwinFacts(NamedTuple):
+    """How much an estimate owes to a twin, and how good the twin is."""
+
+    weight: Any  # w of the measured slopes
+    coefficient: Any  # c of the twin's gradient
+    error: Any  # of predicted intensities, relative to their deviation from equal ports
+    unexplained: Any  # share of the variance of the measured slopes
+
+
+@dataclass(frozen=True)
+class TwinEstimator(CentralDifference):
+    """The gradient of the objective's twin, corrected by slopes that are measured on the chip.
+
+    See `gradients.twin` and `gradients.control`. Without directions it is the twin's gradient at
+    the origin, where one reading serves the fit of the twin and the loss that is reported.
+    """
+
+    has_twin: ClassVar[bool] = True
+
+    def parameter_sets(self, directions: int) -> int:
+        return max(2 * directions, 1)
+
+    def points(self, objective: Objective, directions: Directions | None) -> Any:
+        if directions is None:
+            return one_set(tf.nest.map_structure(tf.convert_to_tensor, objective.origin))
+        return super().points(objective, directions)
+
+    def evaluate(self, objective: Objective, points: Any) -> Any:
+        """Readings, and how the twin compares with them."""
+        readings = objective.measure(points)
+        return readings, objective.twin.compare(objective, points, readings)
+
+    def conclude(
+        self, objective: Objective, evaluated: Any, directions: Directions | None
+    ) -> Estimate:
+        readings, (gradient, comparison) = evaluated
+        losses = objective.losses(readings)
+        twin, before, _, rate = objective.twin
+        state, facts = twin.fitted(before, comparison, rate), TwinFacts(0.0, 1.0, before.error, 1.0)
+        if directions is not None:
+            plus, minus = tf.split(tf.reduce_sum(losses, axis=1), 2, axis=0)
+            measured = (plus - minus) / 2
+            how = weighting(before.slopes, _least(directions))
+            sums = summed(before.slopes, gradient, measured, directions)
+            gradient = corrected(gradient, measured, directions, how)
+            state = state._replace(slopes=sums)
+            facts = TwinFacts(how.weight, how.coefficient, before.error, how.unexplained)
+        return Estimate(gradient, _total(losses), state, facts)
+
+
+def _least(directions: Directions) -> float:
+    """The weight w* of `weighting`, for as many directions in as many dimensions."""
+    arrays = tf.nest.flatten(directions.v)
+    count = arrays[0].shape[0]
+    squares = [tf.reduce_sum(tf.square(tf.cast(v, tf.float32))) for v in arrays]
+    return count / (count + tf.add_n(squares) / count - 1)
+
+
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "central": CentralDifference,
     "cones": LightCones,
+    "twin": TwinEstimator,
     "forward": ForwardDifference,
     "jvp": ForwardGradient,
     "autodiff": Autodiff,
 }
+
+
+def has_twin(name: str) -> bool:
+    """Whether an estimator needs a twin; one from outside need not say so."""
+    return getattr(ESTIMATORS[name](), "has_twin", False)

@@ -36,6 +36,7 @@ class Objective(NamedTuple):
         reach: The entries of z that each entry of the origin moves, as in `Layer.reach`; None
             where all move all.
         known: The losses [1, ...] at the origin, if they are computed already; else None.
+        twin: A model of the layers with its state, `BoundTwin`; None without one.
     """
 
     origin: Any
@@ -45,6 +46,7 @@ class Objective(NamedTuple):
     lift: Callable[[Any, Directions], Any]
     reach: Any = None
     known: Any = None
+    twin: Any = None
 
     def slope(self, z: Any) -> tuple[Any, Any]:
         """The derivative of the summed losses with respect to z [1, B, taps], and that sum.

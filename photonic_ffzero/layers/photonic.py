@@ -43,6 +43,11 @@ class PhaseLayer(Layer):
         return self.mesh.light_cones
 
     @property
+    @abstractmethod
+    def nominal(self) -> Photonic:
+        """The layer as it was designed, without imperfections: all that a twin may know."""
+
+    @property
     def together(self) -> list[np.ndarray]:
         """All phases, or above `MOST_TOGETHER` the theta and phi of each interferometer."""
         mask = self.mesh.mask
@@ -111,6 +116,11 @@ class Photonic(PhaseLayer):
         """Unless the chip's light is noisy."""
         return self.chip is None or self.chip.imperfections.steady
 
+    @property
+    def nominal(self) -> Photonic:
+        mesh = RectangularMesh(self.mesh.units, self.mesh.num_columns)
+        return replace(self, mesh=mesh, chip=None)
+
     def draw_noise(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, age: int
     ) -> Any:
@@ -118,13 +128,13 @@ class Photonic(PhaseLayer):
 
     def measure(self, params: Phases, x: Any, noise: Any = ()) -> Any:
         """Intensities at the output ports [P, B, N], as the chip's detectors read them."""
-        phases, fields = self._as_on_chip(params, x, noise)
+        phases, fields = self.as_on_chip(params, x, noise)
         z = self.mesh.intensities(fields, phases, engine=self.engine)
         return fused(self.chip.read, z, noise or _NO_NOISE) if self.chip else z
 
     def transmit(self, params: Phases, x: Any, noise: Any = ()) -> Any:
         """Complex fields after the nonlinearity [P, B, N]."""
-        phases, fields = self._as_on_chip(params, x, noise)
+        phases, fields = self.as_on_chip(params, x, noise)
         return self.nonlinearity(self.mesh.propagate(fields, phases, engine=self.engine))
 
     def entering(self, params: Any, x: Any) -> Any:
@@ -135,7 +145,7 @@ class Photonic(PhaseLayer):
     def stages(self, params: Any, x: Any, noise: Any = ()) -> Iterator[tuple[str, Any]]:
         """Yield the name of each element that the light passes, and the fields after it."""
         yield from self._entrance(params, x)
-        phases, fields = self._as_on_chip(params, x, noise)
+        phases, fields = self.as_on_chip(params, x, noise)
         fields = self.mesh.propagate(fields, phases, engine=self.engine)
         yield self.name, fields
         if not isinstance(self.nonlinearity, Linear):
@@ -146,7 +156,7 @@ class Photonic(PhaseLayer):
         if self.amplifier is not None:
             yield "amplifier", fused(self.amplifier, x)
 
-    def _as_on_chip(self, params: Any, x: Any, noise: Any) -> tuple[Phases, Any]:
+    def as_on_chip(self, params: Any, x: Any, noise: Any = ()) -> tuple[Phases, Any]:
         """The phases and the input fields that the chip makes of those it is given."""
         for _, fields in self._entrance(params, x):
             x = fields

@@ -7,7 +7,7 @@ import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -55,15 +55,16 @@ class RunDirectory(Observer):
     """The directory of a run, which fills as the run goes on.
 
     ``config.json`` is written at the start; ``history.csv`` and the checkpoint ``model.npz``
-    after every epoch, so that an interrupted run can go on; ``results.json`` and the figures at
-    the end. The checkpoint holds ``run``: what else the results depend on.
+    after every epoch, so that an interrupted run can go on, and with a twin also
+    ``chip_estimate.npz``, what is known of the chip; ``results.json`` and the figures at the end.
+    The checkpoint holds ``run``: what else the results depend on.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
         from pandas import DataFrame  # here, so that its import is no part of the training time
 
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self._run, self._table = path, run, partial(DataFrame, columns=_COLUMNS)
+        self.path, self._run, self._table = path, run, DataFrame
 
     @property
     def checkpoint(self) -> Path:
@@ -77,10 +78,14 @@ class RunDirectory(Observer):
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
         """Write the history as a table, and the checkpoint."""
-        table = self._table(model.history)
+        columns = _COLUMNS if model.known else [c for c in _COLUMNS if not c.startswith("twin_")]
+        table = self._table([asdict(record) for record in model.history], columns=columns)
         text = table.to_csv(index=False, float_format="%.6g", lineterminator="\r\n")
         write_whole(self.path / "history.csv", lambda file: file.write(text.encode()))
         save_checkpoint(model, position, self.checkpoint, self._run)
+        if (known := model.chip_estimate) is not None:
+            arrays: dict[str, Any] = known.arrays()
+            write_whole(self.path / "chip_estimate.npz", lambda file: np.savez(file, **arrays))
 
     def read_history(self) -> list[EpochRecord]:
         """The history from its table, where numbers have six digits."""
@@ -134,7 +139,7 @@ class RunDirectory(Observer):
 
 
 def _parse_record(row: dict[str, str]) -> EpochRecord:
-    mesh, optional = row.pop("mesh", ""), ("validation_accuracy", "epsilon")
+    mesh, optional = row.pop("mesh", ""), EpochRecord.optional()
     numbers: dict[str, Any] = {
         name: None if name in optional and text == "" else float(text) for name, text in row.items()
     }

@@ -13,6 +13,7 @@ from warnings import catch_warnings
 import numpy as np
 from rich.console import Console
 
+from meshes import ChipEstimate
 from meshes.files import read_file
 from meshes.propagation import resolve_engine
 from meshes.validation import counted, printable, quoted
@@ -187,7 +188,7 @@ class Job:
         Data are known by their checksums, as their path may change; after the first checkpoint
         nothing comes from the model to start from.
         """
-        left_out = ("dataset", "seeds", "start_from", "frozen_phases")
+        left_out = ("dataset", "seeds", "start_from", "frozen_phases", "chip_estimate")
         plan = {n: getattr(self.plan, n) for n in settings_of(Plan) if n not in left_out}
         if path := self.plan.frozen_phases:
             plan["frozen_phases_crc32"] = zlib.crc32(read_file(path))
@@ -247,6 +248,8 @@ class Job:
             model = Model(config, units, task, self.encoder, device)
             if self.plan.start_from is not None:
                 model.take_over(load_model(_model_path(self.output / self.plan.start_from, seed)))
+            if self.plan.chip_estimate is not None:
+                model.know(ChipEstimate.load(self.plan.chip_estimate))
         if self.plan.frozen_phases is not None:
             model.freeze(self.plan.frozen_phases)
         return Trainer(model, train, validation if len(held_out) else None, (), position)

@@ -152,6 +152,15 @@ class Plan:
         default=None,
         shown="none",
     )
+    chip_estimate: str | None = setting(
+        replace(_FILE, rule="an existing .npz or .csv file", metavar="FILE"),
+        "what is known of the chip, from which the twin starts: a chip_estimate.npz of another "
+        "run or of calibrate.py, or a table (CSV) of measured values",
+        "learning",
+        applies={"estimator": "twin"},
+        default=None,
+        shown="nothing is known",
+    )
     unit_power: float | None = _light(
         "watts of one unit of |E|^2, which the brightest port of an image has",
         applies={"network": "photonic", "device": ("none", SIMULATED)},

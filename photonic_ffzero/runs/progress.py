@@ -87,6 +87,16 @@ class LiveProgress(Observer):
             figures=f"loss {losses[-1]:.3f}{self._validation}",
         )
 
+    def on_calibration(self, mesh: str, done: int, total: int) -> None:
+        """Show the settings that are read; elsewhere than on a terminal, say when all are."""
+        now = time.perf_counter()
+        if now - self._updated > _INTERVAL:
+            self._updated = now
+            name, figures = f"{self._label} {mesh}", f"calibrating {done}/{total}"
+            self._bar.update(self._task, description=name, figures=figures)
+        if done == total and not self._console.is_terminal:
+            self._console.print(f"{self._label} {mesh}: calibrated by {total} settings")
+
     def on_epoch(self, record: EpochRecord) -> None:
         """Show the accuracy on the validation images."""
         quality = record.validation_accuracy
@@ -96,6 +106,38 @@ class LiveProgress(Observer):
                 f"{self._label} {record.mesh}, epoch {record.epoch}: "
                 f"loss {record.loss:.3f}{self._validation}, {record.seconds:.0f} s",
                 highlight=False,
+            )
+
+
+class CalibrationProgress:
+    """A bar on a terminal; elsewhere one line a mesh. One after another, meshes are calibrated."""
+
+    def __init__(self, console: Console, meshes: int) -> None:
+        self._console, self._meshes, self._done, self._updated = console, meshes, 0, 0.0
+        self._bar = _bars(console)
+        self._task = self._bar.add_task("mesh 1", total=meshes, figures="compiling")
+
+    def __enter__(self) -> CalibrationProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def told(self, done: int, total: int) -> None:
+        """Show how many settings of the mesh in work are read."""
+        now, mesh = time.perf_counter(), self._done + 1
+        if done == total:
+            self._done += 1
+            if not self._console.is_terminal:
+                self._console.print(f"mesh {mesh}: {total} settings read")
+        elif now - self._updated > _INTERVAL:
+            self._updated = now
+            self._bar.update(
+                self._task,
+                completed=self._done + done / total,
+                description=f"mesh {mesh} of {self._meshes}",
+                figures=f"{done}/{total} settings",
             )
 
 

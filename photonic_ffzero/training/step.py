@@ -20,6 +20,7 @@ from photonic_ffzero.gradients.estimators import (
     Autodiff,
     Estimate,
     Estimator,
+    TwinFacts,
     estimate,
 )
 from photonic_ffzero.gradients.objectives import (
@@ -28,6 +29,7 @@ from photonic_ffzero.gradients.objectives import (
     Perturbation,
     Weights,
 )
+from photonic_ffzero.gradients.twin import FIT_RATE, Twin
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.blocks import Block, Stage
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
@@ -44,6 +46,28 @@ class Samples(NamedTuple):
     y: np.ndarray
 
 
+class StepState(NamedTuple):
+    """What a step passes on besides the parameters of a block.
+
+    Attributes:
+        optimizer: The optimizer's state.
+        twin: The twin's; empty without one.
+        facts: `TwinFacts` of the step; likewise.
+    """
+
+    optimizer: Any
+    twin: Any = ()
+    facts: Any = ()
+
+    @classmethod
+    def first(cls, config: Config, params: Any, twin: Twin | None = None) -> StepState:
+        """The state at the start of a block's training."""
+        optimizer = OPTIMIZERS[config.optimizer]().init(params)
+        if twin is None:
+            return cls(optimizer)
+        return cls(optimizer, twin.init(), TwinFacts(*map(tf.constant, (0.0, 0.0, 0.0, 1.0))))
+
+
 def as_arrays(tensors: Any) -> Any:
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
 
@@ -54,15 +78,15 @@ def check_directions(config: Config, block: Block) -> None:
         check_count(config.law, config.directions or 0, block.trainable)
 
 
-def make_steps(stage: Stage, config: Config) -> Callable[..., Any]:
+def make_steps(stage: Stage, config: Config, twin: Twin | None = None) -> Callable[..., Any]:
     """Compile several training steps of a stage into one call.
 
-    The function maps (params, optimizer state, inputs [n, ...], labels [n, T], batches [S, B],
-    directions and noise with leading S, learning rates [S], number of steps to take) to (params,
-    optimizer state, losses [S]). Random numbers come from outside, because those drawn inside
+    The function maps (params, `StepState` of each block, inputs [n, ...], labels [n, T], batches
+    [S, B], directions and noise with leading S, learning rates [S], number of steps to take) to
+    (params, states, losses [S]). Random numbers come from outside, because those drawn inside
     would depend on the engine.
     """
-    step = make_step(stage, config)
+    step = make_step(stage, config, twin)
 
     def steps(
         params: Any,
@@ -91,14 +115,13 @@ def make_steps(stage: Stage, config: Config) -> Callable[..., Any]:
     return graph(steps, xla=stage.runs_on == "xla")
 
 
-def make_step(stage: Stage, config: Config) -> Callable[..., Any]:
+def make_step(stage: Stage, config: Config, twin: Twin | None = None) -> Callable[..., Any]:
     """One training step of a stage, of tensors; no block's loss moves another's parameters.
 
-    It maps (params, optimizer states, inputs [B, ...], labels [B, T], directions, noise, learning
-    rate) to (params, optimizer states, mean loss); all but inputs, labels and rate have one entry
-    a block.
+    It maps (params, `StepState`s, inputs [B, ...], labels [B, T], directions, noise, learning
+    rate) to (params, states, mean loss); all but inputs, labels and rate have one entry a block.
     """
-    steps = [_block_step(block, config) for block in stage.blocks]
+    steps = [_block_step(block, config, twin) for block in stage.blocks]
 
     def step(
         params: Any, states: Any, x: Any, y: Any, directions: Any, noise: Any, rate: Any
@@ -115,7 +138,7 @@ def make_step(stage: Stage, config: Config) -> Callable[..., Any]:
     return step
 
 
-def _block_step(block: Block, config: Config) -> Callable[..., Any]:
+def _block_step(block: Block, config: Config, twin: Twin | None) -> Callable[..., Any]:
     """One training step of a block, of tensors: as that of a stage, but without axes of blocks."""
     estimator = _estimator(config, block)
     optimizer = OPTIMIZERS[config.optimizer]()
@@ -139,11 +162,15 @@ def _block_step(block: Block, config: Config) -> Callable[..., Any]:
                     gradient,
                     block.frozen,
                 )
-            direction, new_state = optimizer.update(gradient, state)
+            direction, moments = optimizer.update(gradient, state.optimizer)
+            new_state = StepState(moments, result.state, result.facts)
             moved = descend(params, direction, rate, config.weight_decay or 0.0)
             return moved, new_state, result.loss
 
         objective = perturbation(block, loss, params, x, y, noise)
+        if twin is not None:  # its fit slows down as the training does
+            fit_rate = rate * (FIT_RATE / config.learning_rate)
+            objective = objective._replace(twin=twin.bound(state.twin, x, fit_rate))
         return estimate(estimator, objective, directions, update)
 
     return step
@@ -184,8 +211,9 @@ class StageTraining:
         train: Their inputs, and labels [n, T] as the losses take them.
         epsilon: The step of the differences; chosen here if the configuration says ``auto`` and
             None is given. None for autodiff.
-        probed: Parameter sets that were evaluated to choose it.
-        state: The optimizer's state for each block.
+        twin: The model of the one block whose estimator needs one; else None.
+        probed: Parameter sets that were evaluated to choose epsilon.
+        state: A `StepState` for each block.
         metric: The smoothed metric of a law that follows the network, see `Sampler.follow`.
         steps_per_call: Steps compiled into one call.
     """
@@ -195,16 +223,17 @@ class StageTraining:
     params: Any
     train: Samples
     epsilon: float | None = None
+    twin: Twin | None = None
     probed: int = field(init=False, default=0)
     state: Any = field(init=False)
     metric: list[np.ndarray] = field(init=False, default_factory=list)
     steps_per_call: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._steps = make_steps(self.stage, self.config)
+        self._steps = make_steps(self.stage, self.config, self.twin)
         self._x, self._y = tf.constant(self.train.x), tf.constant(self.train.y)
         self.params = tf.nest.map_structure(tf.constant, tuple(self.params))
-        self.state = tuple(map(OPTIMIZERS[self.config.optimizer]().init, self.params))
+        self.state = tuple(StepState.first(self.config, p, self.twin) for p in self.params)
         self.steps_per_call = self._fitting_steps()
         if not isinstance(self.config.epsilon, str):
             self.epsilon = self.config.epsilon
@@ -228,7 +257,7 @@ class StageTraining:
         return [_passes(self.config, block) for block in self.stage.blocks]
 
     def restore(self, optimizer: list[np.ndarray], metric: list[np.ndarray]) -> None:
-        """Put back the optimizer's state, as a flat list, and the metric; empty for a new start."""
+        """Put back the state, as a flat list, and the metric; empty for a new start."""
         if optimizer:
             self.state = tf.nest.pack_sequence_as(self.state, [tf.constant(a) for a in optimizer])
         if metric:
@@ -238,6 +267,15 @@ class StageTraining:
         """Put the statistics of some inputs into the parameters."""
         params = self.stage.calibrate(as_arrays(self.params), x)
         self.params = tf.nest.map_structure(tf.constant, params)
+
+    @property
+    def twin_facts(self) -> dict[str, Any]:
+        """What the history says of the twin, by the names of `EpochRecord`; empty without one."""
+        if self.twin is None:
+            return {}
+        (state,) = self.state
+        facts = state.facts._asdict() | ({} if self.config.directions else {"unexplained": None})
+        return {f"twin_{k}": None if v is None else float(v) for k, v in facts.items()}
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[float]]:
         """Go through the samples once, in full batches of a new order.
@@ -333,7 +371,7 @@ class StageTraining:
 
     def _sampler(self, block: Block) -> Sampler | None:
         law, count = self.config.law, self.config.directions
-        if law is None or count is None or not block.body:  # autodiff
+        if law is None or not count or not block.body:  # autodiff, or a twin alone
             return None
         return Sampler(law, self.epsilon or 1.0, count, self._moved(block))
 

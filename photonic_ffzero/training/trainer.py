@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from meshes import ChipEstimate
 from meshes._tensorflow import tf
 from meshes.validation import quoted
 from photonic_ffzero.config import Config, configure, device_name, with_settings
@@ -20,8 +22,11 @@ from photonic_ffzero.devices.device import Device
 from photonic_ffzero.layers.blocks import Stage
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
+from photonic_ffzero.seeds import generator
+from photonic_ffzero.training.calibration import calibrated
 from photonic_ffzero.training.memory import check_memory
 from photonic_ffzero.training.step import Samples, StageTraining, as_arrays, check_directions
+from photonic_ffzero.training.twins import learned, places, twin_of
 from photonic_ffzero.training.warnings import ResultWarning, facts_of, warnings_of
 
 MONITORED = 5000  # training images on which the training accuracy is measured each epoch
@@ -43,6 +48,12 @@ class Observer:
         """Receive the losses of some steps, and the name of the mesh or meshes in training.
 
         Raise `StoppedError` to stop the run here, with a checkpoint.
+        """
+
+    def on_calibration(self, mesh: str, done: int, total: int) -> None:
+        """Receive how many settings of a calibration are done, and the name of the mesh.
+
+        Raise `StoppedError` to stop the run here; the calibration then begins anew.
         """
 
     def on_epoch(self, record: EpochRecord) -> None:
@@ -152,7 +163,12 @@ class Trainer:
     def _train_epochs(self, stage: Stage, train: Samples, validation: Samples | None) -> None:
         position = self.position
         targets = Samples(train.x, self.model.task.targets(train.y))
-        training = StageTraining(self.config, stage, self._params(stage), targets, position.epsilon)
+        if self.config.calibration and not position.has_begun(stage.index):
+            self._calibrate(stage, train.x)
+        twin = twin_of(self.model, stage.index, stage.blocks[0])
+        training = StageTraining(
+            self.config, stage, self._params(stage), targets, position.epsilon, twin
+        )
         training.restore(position.optimizer, position.metric)
         self.model.usage.add(stage, training.probed, training.batch_size * self._reads)
         position.epsilon = training.epsilon
@@ -164,6 +180,34 @@ class Trainer:
             position.epoch, position.losses = epoch + 1, []
             self._checkpoint(training)
         self._keep_params(training, train)
+        if twin is not None:
+            (state,) = training.state
+            self.model.known[places(self.model, stage.index)] = learned(twin, state.twin)
+
+    def _calibrate(self, stage: Stage, x: np.ndarray) -> None:
+        """Let the twin of a stage's block learn from readings at random phases."""
+        (block,), (params,) = stage.blocks, self._params(stage)
+        count, batch = self.config.calibration or 0, min(self.config.batch_size, len(x))
+        rng = generator(self.config.seed, "calibration", stage.index)
+        twin = twin_of(self.model, stage.index, block)
+        if twin is None:
+            return
+
+        def inputs() -> np.ndarray:
+            """Amplitudes of both signs, which tell more than images; or those that come in."""
+            if np.iscomplexobj(x):
+                return x[rng.integers(len(x), size=batch)]
+            return rng.standard_normal((batch, x.shape[1]), np.float32)
+
+        def told(done: int, total: int) -> None:
+            for observer in self.observers:
+                observer.on_calibration(self._name(stage), done, total)
+
+        age = stage.index * self.config.epochs
+        self.model.known[places(self.model, stage.index)] = calibrated(
+            block, twin, params, inputs, count, rng, age, told
+        )
+        self.model.usage.add(stage, count, batch * self._reads)
 
     def _keep_params(self, training: StageTraining, samples: Samples) -> None:
         """Put the trained parameters into the model, calibrated on some samples."""
@@ -227,15 +271,24 @@ class Trainer:
             mesh=self._name(stage),
             epoch=epoch + 1,
             loss=float(np.mean(self.position.losses)),
-            train_accuracy=self._quality(stage, monitored, writes=1),
+            train_accuracy=self._quality(stage, monitored, writes=self._writes(training, epoch)),
             validation_accuracy=self._quality(stage, validation) if validation else None,
             **asdict(self.model.usage),
             epsilon=training.epsilon,
             seconds=self._elapsed(),
+            **training.twin_facts,
         )
         self.model.history.append(record)
         for observer in self.observers:
             observer.on_epoch(record)
+
+    def _writes(self, training: StageTraining, epoch: int) -> int:
+        """How often the phases are written to be judged after an epoch.
+
+        A twin without directions measures at these phases next, which are then counted.
+        """
+        measured_next = training.twin is not None and not self.config.directions
+        return int(not measured_next or epoch + 1 == self.config.epochs)
 
     @property
     def _reads(self) -> int:
@@ -268,6 +321,7 @@ def fit(
     observers: tuple[Observer, ...] = (),
     start_from: Model | None = None,
     frozen_phases: Any = None,
+    chip_estimate: ChipEstimate | str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> Model:
     """Train a network on the user's own arrays; return the model.
@@ -285,6 +339,8 @@ def fit(
         start_from: A trained model of the same structure, whose parameters and prototypes are
             taken instead of random ones.
         frozen_phases: Which phases of the meshes keep their values, see `Model.freeze`.
+        chip_estimate: What is known of the chip, from which estimator ``twin`` starts; or the path
+            of a file of `meshes.ChipEstimate.save`.
         **settings: Any field of `Config`, instead of the recipe's value.
 
     Warns:
@@ -306,6 +362,9 @@ def fit(
         model.take_over(start_from)
     if frozen_phases is not None:
         model.freeze(frozen_phases)
+    if chip_estimate is not None:
+        known = chip_estimate
+        model.know(known if isinstance(known, ChipEstimate) else ChipEstimate.load(known))
     if callable(config.nonlinearity):
         _try_nonlinearity(model, train.x[:1])
     Trainer(model, train, held_out, observers).run()

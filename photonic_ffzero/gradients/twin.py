@@ -1,0 +1,305 @@
+r"""The twin: a model of the meshes of a block that fits itself to every reading.
+
+A twin knows the layout of each mesh, the inputs, the phases as they are written, and the readings.
+Its parameters o are offsets of the phases, errors of both couplers of each interferometer, and
+losses. After every reading, one step of Adam on o lowers the squared difference between predicted
+and read intensities, each divided by its sum over the ports:
+
+.. math:: m(o) = \operatorname{mean}_{p b n} (q_{pbn}(o) - q^*_{pbn})^2, \qquad
+    q_n = N I_n / \textstyle\sum_{n'} I_{n'}
+
+Intensities that are normalised hide a loss that all ports share, which therefore follows the ratio
+of the total light. At the same phases, the twin's derivative of the loss of the training is a
+gradient that costs no light; `gradients.control` corrects it by slopes that are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshes._tensorflow import fused, tf
+from meshes.estimate import MeshEstimate, MeshParameters, unseen
+from meshes.mesh import Phases, RectangularMesh
+from meshes.propagation import twice
+from photonic_ffzero.layers.base import one_set
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.photonic import Photonic
+from photonic_ffzero.optimizers import adam, descend
+
+FIT_RATE = 0.1
+"""Step of Adam in units of a parameter's scale, see `Twin.scales`."""
+
+# Sizes that the errors of a chip are expected to have, rad and dB: the couplers' are smaller.
+_EXPECTED = MeshParameters(theta=0.1, phi=0.1, gamma=0.1, coupler1=0.02, coupler2=0.02, loss=0.1)
+_MEMORY = 0.99  # share of a sum that the next step keeps
+
+
+class TwinState(NamedTuple):
+    """What a twin has learned, as tensors.
+
+    Attributes:
+        values: `MeshParameters` of each mesh.
+        moments: Adam's.
+        errors: Decaying sums over the steps of 1 and of the relative error of the prediction.
+        slopes: Sums over measured slopes, see `gradients.control`.
+    """
+
+    values: tuple[MeshParameters, ...]
+    moments: Any
+    errors: Any
+    slopes: Any
+
+    @property
+    def error(self) -> Any:
+        """Error of predicted intensities, relative to their deviation from equal ports."""
+        return tf.math.divide_no_nan(self.errors[1], self.errors[0])
+
+
+@dataclass(frozen=True, eq=False)
+class FittedChip:
+    """A chip as a twin knows it, which takes the place of the true one in a layer.
+
+    Attributes:
+        values: Offsets, errors of couplers, and losses.
+        drive_step: Smallest change of a phase that the drive can make, rad; 0 if any.
+        port_losses: Whether the losses of ports and columns differ; else only their total counts.
+    """
+
+    values: MeshParameters
+    drive_step: float = 0.0
+    port_losses: bool = False
+
+    def mesh(self, units: int, columns: int) -> RectangularMesh:
+        """The mesh with these couplers and losses, differentiable in them."""
+        mesh = RectangularMesh(units, columns)
+        couplers = tf.stack([self.values.coupler1, self.values.coupler2]) * np.float32(mesh.mask)
+        passed = 10.0 ** (-self.values.loss / 20.0) if self.port_losses else None
+        return RectangularMesh.measured(units, columns, couplers, passed)
+
+    @property
+    def without_offsets(self) -> FittedChip:
+        """The same chip with offsets of 0."""
+        theta, phi, gamma = (tf.zeros_like(o) for o in self.values[:3])
+        return replace(self, values=self.values._replace(theta=theta, phi=phi, gamma=gamma))
+
+    def drive(self, phases: Phases, noise: Any) -> Phases:
+        """The phases that the light sees; rounding has the slope 1."""
+        if step := self.drive_step:
+            rounded = (step * tf.round(w / step) for w in phases)
+            pairs = zip(phases, rounded, strict=True)
+            phases = Phases(*(w + tf.stop_gradient(r - w) for w, r in pairs))
+        return Phases(*(w + o for w, o in zip(phases, self.values[:3], strict=True)))
+
+    def emit(self, fields: Any, noise: Any) -> Any:
+        """The fields at the input, weaker by the total loss where only that counts."""
+        if self.port_losses:
+            return fields
+        total = tf.stop_gradient(tf.reduce_mean(tf.reduce_sum(self.values.loss, axis=0)))
+        return fields * tf.cast(10.0 ** (-total / 20.0), fields.dtype)
+
+    def read(self, intensities: Any, noise: Any) -> Any:
+        """The intensities, without noise."""
+        return intensities
+
+
+@dataclass(frozen=True, eq=False)
+class Twin:
+    """The model of a block.
+
+    Attributes:
+        block: The block as it was designed: ideal meshes, in the layers and in front of them.
+        start: What is known of each mesh of the block.
+        front: What is known of each mesh in front, which is not fitted any more.
+        drive_step: Smallest change of a phase that the drive can make, rad; 0 if any.
+        port_losses: Whether to fit a loss for each port of each column, not one in all.
+    """
+
+    block: Block
+    start: tuple[MeshEstimate, ...]
+    front: tuple[MeshEstimate, ...] = ()
+    drive_step: float = 0.0
+    port_losses: bool = False
+
+    def init(self, rng: np.random.Generator | None = None) -> TwinState:
+        """The state at the start; with ``rng``, values at random within their scales from it."""
+        values = tuple(map(_as_tensors, self.start))
+        if rng is not None:
+            values = tuple(map(self._scattered, values, self.scales, [rng] * len(values)))
+        return TwinState(values, adam().init(values), tf.zeros(2), tf.zeros(4))
+
+    def _scattered(
+        self, values: MeshParameters, scales: MeshParameters, rng: np.random.Generator
+    ) -> MeshParameters:
+        mesh = RectangularMesh(values.gamma.shape[0], values.theta.shape[0])
+        away = (
+            np.float32(scale * ~hidden * rng.standard_normal(scale.shape))
+            for scale, hidden in zip(scales, unseen(mesh), strict=True)
+        )
+        return MeshParameters(*(value + a for value, a in zip(values, away, strict=True)))
+
+    @cached_property
+    def scales(self) -> tuple[MeshParameters, ...]:
+        """How far each parameter may be off: as errors of chips are, or less if it is known.
+
+        They set the steps of the fit. What is known exactly does not move.
+        """
+        return tuple(
+            MeshParameters(*map(np.minimum, mesh.std, map(np.float64, _EXPECTED)))
+            for mesh in self.start
+        )
+
+    def bound(self, state: TwinState, x: Any, rate: Any) -> BoundTwin:
+        """The twin with a state on inputs x; ``rate`` is that of the fit."""
+        return BoundTwin(self, state, x, rate)
+
+    def measure(self, values: tuple[MeshParameters, ...], params: Any, x: Any) -> Any:
+        """The intensities [P, B, N] that the twin predicts."""
+        layers = map(self._fitted, self.block.layers, values)
+        return replace(self.block, layers=tuple(layers), front=self._front).measure(params, x)
+
+    def measure_twice(
+        self, values: tuple[MeshParameters, ...], params: Any, x: Any
+    ) -> tuple[Any, Any]:
+        """The same intensities twice: with slopes of the parameters, and of the values.
+
+        One mesh computes both at once, see `meshes.propagation.twice`.
+        """
+        if len(self.block.layers) > 1:
+            z = self.measure(values, params, x)
+            return z, z
+        for layer, layer_params in self._front:
+            x = layer.transmit(one_set(layer_params), x)
+        layer = self._fitted(self.block.layers[0], values[0])
+        chip: Any = layer.chip
+        phases, fields = replace(layer, chip=chip.without_offsets).as_on_chip(params[0], x)
+        return twice(layer.mesh, phases, values[0][:3], fields, layer.engine)
+
+    @cached_property
+    def _front(self) -> tuple[tuple[Any, Any], ...]:
+        pairs = zip(self.block.front, map(_as_tensors, self.front), strict=True)
+        return tuple((self._fitted(layer, values), params) for (layer, params), values in pairs)
+
+    def _fitted(self, layer: Any, values: MeshParameters) -> Photonic:
+        chip = FittedChip(values, self.drive_step, self.port_losses)
+        mesh = chip.mesh(layer.mesh.units, layer.mesh.num_columns)
+        return replace(layer, mesh=mesh, chip=chip)
+
+    def learn(
+        self,
+        states: Sequence[TwinState],
+        points: Any,
+        x: Any,
+        readings: Any,
+        rate: Any,
+        weights: Any,
+    ) -> list[TwinState]:
+        """One step of the fit of several twins to readings [P, B, N] of inputs x at some points.
+
+        ``weights`` [S, B] are those of the samples for each of the S states.
+        """
+        values = [state.values for state in states]
+        flat = tf.nest.flatten(values)
+        with tf.GradientTape() as tape:
+            tape.watch(flat)
+            predicted = [self.measure(each, points, x) for each in values]
+            pairs = fused(_misfits, predicted, readings, weights)
+            misfit = tf.add_n([pair[0] for pair in pairs])  # no value of one is one of another
+        zero = tf.UnconnectedGradients.ZERO
+        slopes = tape.gradient(misfit, flat, unconnected_gradients=zero)
+        packed = tf.nest.pack_sequence_as(values, slopes)
+
+        def step(packed: Any, pairs: Any, states: Any, rate: Any) -> Any:
+            return [
+                self.fitted(state, Comparison(own, *rest), rate)
+                for own, (_, *rest), state in zip(packed, pairs, states, strict=True)
+            ]
+
+        return fused(step, packed, pairs, list(states), rate)
+
+    def fitted(self, state: TwinState, comparison: Comparison, rate: Any) -> TwinState:
+        """The state after one step of Adam along the slopes of the misfit."""
+        direction, moments = adam().update(comparison.slopes, state.moments)
+        scales = tf.nest.map_structure(np.float32, self.scales)
+        scaled = tf.nest.map_structure(tf.multiply, direction, scales)
+        values = descend(state.values, scaled, rate)
+        weaker = (1 - _MEMORY) * comparison.excess / sum(v.loss.shape[0] for v in values)
+        values = tuple(
+            v._replace(loss=v.loss + weaker * np.float32(scale.loss > 0))
+            for v, scale in zip(values, self.scales, strict=True)
+        )
+        errors = _MEMORY * state.errors + tf.stack([1.0, comparison.error])
+        return state._replace(values=values, moments=moments, errors=errors)
+
+
+class Comparison(NamedTuple):
+    """How a twin's prediction compares with readings."""
+
+    slopes: Any  # of the misfit, structured as the values
+    error: Any  # relative, see `TwinState.error`
+    excess: Any  # dB by which the readings are weaker than predicted
+
+
+class BoundTwin(NamedTuple):
+    """A twin with its state on one batch x, and the rate of its fit."""
+
+    twin: Twin
+    state: TwinState
+    x: Any
+    rate: Any
+
+    def compare(self, objective: Any, points: Any, readings: Any) -> tuple[Any, Comparison]:
+        """The gradient of an objective's loss on the twin at its origin, and the comparison.
+
+        If the origin is the only point, one prediction serves both.
+        """
+        origin = tf.nest.map_structure(tf.convert_to_tensor, objective.origin)
+        values, sources = self.state.values, tf.nest.flatten(origin)
+        fitted = tf.nest.flatten(values)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([sources, fitted])
+            here, predicted = self.twin.measure_twice(values, one_set(origin), self.x)
+            if readings.shape[0] > 1:
+                predicted = self.twin.measure(values, points, self.x)
+            loss, misfit, *rest = fused(
+                lambda z, p, q: (tf.reduce_sum(objective.losses(z)), *_misfit(p, q)),
+                *(here, predicted, readings),
+            )
+        zero = tf.UnconnectedGradients.ZERO
+        if here is predicted:  # several meshes, each quantity with its way back
+            gradient = tape.gradient(loss, sources, unconnected_gradients=zero)
+            slopes = tape.gradient(misfit, fitted, unconnected_gradients=zero)
+        else:
+            both = tape.gradient([loss, misfit], sources + fitted, unconnected_gradients=zero)
+            gradient, slopes = both[: len(sources)], both[len(sources) :]
+        pack = tf.nest.pack_sequence_as
+        return pack(origin, gradient), Comparison(pack(values, slopes), *rest)
+
+
+def _misfits(predictions: Any, readings: Any, weights: Any) -> list[tuple[Any, Any, Any]]:
+    return [_misfit(p, readings, weights[index]) for index, p in enumerate(predictions)]
+
+
+def _misfit(predicted: Any, readings: Any, weights: Any = 1.0) -> tuple[Any, Any, Any]:
+    """The squared difference of normalised intensities, the relative error, and the excess, dB."""
+    ports = readings.shape[-1]
+    totals = [tf.reduce_sum(z, axis=-1, keepdims=True) for z in (predicted, readings)]
+    p, q = (
+        tf.math.divide_no_nan(z * ports, total)
+        for z, total in zip((predicted, readings), totals, strict=True)
+    )
+    by_sample = tf.reduce_mean(tf.square(p - q), axis=-1)
+    square, spread = tf.reduce_mean(by_sample), tf.reduce_mean(tf.square(q - 1))
+    sent, read = (tf.reduce_sum(total) for total in totals)
+    ratio = tf.math.divide_no_nan(sent, tf.maximum(read, 0))
+    excess = 10 / np.log(10.0) * tf.math.log(tf.clip_by_value(ratio, 1e-3, 1e3))
+    misfit = tf.reduce_mean(weights * by_sample)
+    return misfit, tf.sqrt(tf.math.divide_no_nan(square, spread)), excess
+
+
+def _as_tensors(estimate: MeshEstimate) -> MeshParameters:
+    return MeshParameters(*(tf.constant(x, tf.float32) for x in estimate.values))

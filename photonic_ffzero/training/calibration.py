@@ -1,0 +1,150 @@
+"""Calibration: what readings at random phases tell of a chip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from meshes._tensorflow import graph, tf
+from meshes.estimate import MeshEstimate, MeshParameters, difference, unseen
+from meshes.mesh import Phases
+from photonic_ffzero.gradients import Twin, TwinState
+from photonic_ffzero.layers.base import one_set
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.optimizers import cosine_decay
+from photonic_ffzero.training.twins import as_estimate
+
+CALIBRATION_RATE = 0.2
+"""Adam's rate at the start of a stage of a calibration, in units of `Twin.scales`."""
+
+_STAGES = (2, 4, 8, 12, 16)  # columns whose phases move; then eight more each
+_MEMBERS = 3  # twins that learn from the same readings
+
+Told = Callable[[int, int], None]
+"""Is told how many settings of a calibration are done, and of how many."""
+
+
+def stages(columns: int) -> list[int]:
+    """How many columns move in each stage of a calibration."""
+    steps = [*_STAGES, *range(_STAGES[-1] + 8, columns, 8)]
+    return [*(c for c in steps if c < columns), columns]
+
+
+def calibrated(
+    block: Block,
+    twin: Twin,
+    params: Any,
+    inputs: Callable[[], np.ndarray],
+    count: int,
+    rng: np.random.Generator,
+    age: int = 0,
+    told: Told = lambda done, total: None,
+) -> tuple[MeshEstimate, ...]:
+    """Learn the meshes of a block from readings at random phases, of few columns, then of more.
+
+    The phases of all other columns are those of the bar state, theta = pi and phi = 0. Several
+    twins learn from the same readings, for the uncertainties: all but the first with random
+    weights of the samples, and from a start at random.
+
+    Args:
+        block: The block that is read.
+        twin: Its twin, with what is known before.
+        params: Parameters of the block; those that are no phases, and frozen ones, stay.
+        inputs: Gives a batch [B, N].
+        count: Settings of the phases; each is read with one batch.
+        rng: Source of phases, noise, and of where the twins start.
+        age: The chip's, in epochs of training.
+        told: Told of every setting.
+    """
+
+    def learn(states: Any, params: Any, x: Any, noise: Any, rate: Any, weights: Any) -> Any:
+        noise = tf.nest.map_structure(lambda drawn: drawn[0], noise)
+        points = one_set(params)
+        readings = block.measure(points, x, noise)
+        return twin.learn(states, points, x, readings, rate, weights)
+
+    states = [twin.init(), *(twin.init(rng) for _ in range(_MEMBERS - 1))]
+    step = graph(learn, xla=block.runs_on == "xla")
+    for done, (setting, rate) in enumerate(_settings(block, params, count, rng)):
+        told(done, count)
+        x = tf.constant(inputs())
+        noise = block.draw_noise(rng, 1, 1, x.shape[0], age)
+        weights = 2 * rng.integers(2, size=(_MEMBERS, x.shape[0])).astype(np.float32)
+        weights[0] = 1
+        states = step(states, setting, x, noise, np.float32(rate), weights)
+    told(count, count)
+    best, *others = sorted(states, key=lambda state: float(state.error))
+    return tuple(
+        _with_uncertainty(twin, index, best, others) for index in range(len(twin.block.layers))
+    )
+
+
+def _settings(
+    block: Block, params: Any, count: int, rng: np.random.Generator
+) -> Iterator[tuple[Any, float]]:
+    """Parameters of the block and rates of the fit."""
+    columns = stages(len(params[0].theta))
+    for number in range(count):
+        place = number * len(columns) / count
+        drawn = tuple(random_phases(layer, columns[int(place)], rng) for layer in params)
+        if block.frozen is not None:
+            drawn = tf.nest.map_structure(np.where, block.frozen, tuple(params), drawn)
+        yield drawn, CALIBRATION_RATE * cosine_decay(place % 1)
+
+
+def random_phases(params: Any, moving: int, rng: np.random.Generator) -> Any:
+    """One mesh's parameters with uniform phases in its first columns and bar states after them."""
+    turn = 2 * math.pi
+    theta, phi, gamma = (
+        rng.uniform(0, turn, np.shape(value)).astype(np.float32) for value in params[:3]
+    )
+    theta[moving:], phi[moving:] = math.pi, 0.0
+    return type(params)(theta, phi, gamma, *params[3:])
+
+
+def _with_uncertainty(
+    twin: Twin, index: int, best: TwinState, others: Sequence[TwinState]
+) -> MeshEstimate:
+    """The best of several twins of a mesh, with uncertainties from how they differ.
+
+    What noise made of the readings differs as much as their random weights do (the bootstrap). What
+    they have not decided is as far apart at the end as it was at the start, where the twins were
+    scattered by the scales s of their parameters. The chip's errors may be larger than s, so that
+    the differences are multiplied by the size of the errors that were found, in s. Interferometers
+    of a column share one uncertainty, the root mean square.
+    """
+    found, scales = best.values[index], twin.scales[index]
+    hidden = unseen(twin.start[index].mesh)
+    if twin.block.front or index:  # it stands for the output phases of the mesh in front, too
+        hidden = hidden._replace(gamma=np.ones_like(hidden.gamma))
+    if not twin.port_losses:  # only the sum over all columns is known
+        hidden = hidden._replace(loss=np.ones_like(hidden.loss))
+    blank = MeshParameters(*(np.where(hide, np.inf, 0.0) for hide in hidden))
+    differences = [
+        difference(as_estimate(other.values[index], blank), as_estimate(found, blank))
+        for other in others
+    ]
+
+    def std(array: Any, scale: np.ndarray, hide: np.ndarray, start: Any, *apart: Any) -> np.ndarray:
+        spread = np.mean([np.square(x) for x in apart], axis=0) / 2  # of two twins
+        seen = np.where(hide, np.nan, spread)
+        errors = np.where(hide, 0.0, np.float64(array) - start)
+        size = np.sqrt(np.sum(errors**2) / max(np.sum(scale[~hide] ** 2), 1e-30))
+        lines = seen if seen.ndim > 1 else seen[np.newaxis]
+        with np.errstate(invalid="ignore"):
+            counts = np.sum(~np.isnan(lines), axis=-1, keepdims=True)
+            mean = np.nansum(lines, axis=-1, keepdims=True) / np.maximum(counts, 1)
+        smooth = np.broadcast_to(np.sqrt(mean), lines.shape).reshape(seen.shape)
+        return np.where(hide | np.isnan(seen), np.inf, max(size, 1.0) * smooth)
+
+    parts = zip(found, scales, hidden, twin.start[index].values, *differences, strict=True)
+    return as_estimate(found, MeshParameters(*(std(*part) for part in parts)))
+
+
+def bar_state(phases: Phases) -> Phases:
+    """Phases of a mesh that leaves the light of every port where it is."""
+    theta, phi, gamma = (np.zeros(np.shape(value), np.float32) for value in phases)
+    return Phases(theta + np.float32(math.pi), phi, gamma)

@@ -1,0 +1,67 @@
+"""Twins in training: how one begins, and what a run knows at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from meshes.estimate import MeshEstimate, MeshParameters
+from photonic_ffzero.gradients import Twin, TwinState, has_twin
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.photonic import PhaseLayer
+from photonic_ffzero.model import Model
+
+
+def twin_of(model: Model, index: int, block: Block) -> Twin | None:
+    """The twin of a block, with what the model knows of the chip; None if none is needed."""
+    if not has_twin(model.config.estimator):
+        return None
+    chip = model.config.known_imperfections
+    start, front = model.known[places(model, index)], model.known[: len(block.front)]
+    differ = any(np.ptp(mesh.values.loss) > 0 for mesh in (*start, *front))
+    return nominal_twin(
+        block, start, front, chip.drive_step, differ or bool(chip.loss_imbalance_db)
+    )
+
+
+def nominal_twin(
+    block: Block,
+    start: Sequence[MeshEstimate],
+    front: Sequence[MeshEstimate] = (),
+    drive_step: float = 0.0,
+    port_losses: bool = False,
+) -> Twin:
+    """A twin of a block as it was designed, which holds nothing of the chip."""
+    layers = tuple(layer.nominal for layer in block.layers if isinstance(layer, PhaseLayer))
+    before = tuple((x.nominal, params) for x, params in block.front if isinstance(x, PhaseLayer))
+    designed = replace(block, layers=layers, front=before)
+    return Twin(designed, tuple(start), tuple(front), drive_step, port_losses)
+
+
+def places(model: Model, index: int) -> slice:
+    """Where a block's meshes stand among those of the network."""
+    return slice(index, index + 1) if model.config.local else slice(0, model.config.layers)
+
+
+def learned(twin: Twin, state: TwinState) -> tuple[MeshEstimate, ...]:
+    """What a twin knows after a training.
+
+    Readings at phases that hardly move do not tell the parameters apart, so that an uncertainty
+    does not shrink: it is that of the start, and by how far the value has moved since.
+    """
+    return tuple(
+        as_estimate(after, MeshParameters(*map(_moved, mesh.std, mesh.values, after)))
+        for mesh, after in zip(twin.start, state.values, strict=True)
+    )
+
+
+def _moved(std: np.ndarray, before: np.ndarray, after: Any) -> np.ndarray:
+    return np.hypot(std, np.float64(after) - before)
+
+
+def as_estimate(values: MeshParameters, std: MeshParameters) -> MeshEstimate:
+    """An estimate from the tensors of a twin."""
+    return MeshEstimate(MeshParameters(*map(np.float64, values)), std)

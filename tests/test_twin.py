@@ -1,0 +1,462 @@
+"""The twin: its fit, its gradient and its correction, and what a run learns of a chip."""
+
+from threading import Thread
+
+import numpy as np
+import pytest
+from test_gradients import CLASSES, axes
+
+from meshes import (
+    Chip,
+    ChipEstimate,
+    ElectroOptic,
+    Imperfections,
+    Phases,
+)
+from meshes._tensorflow import tf
+from meshes.estimate import difference
+from photonic_ffzero import SimulatedChip, calibrate, configure, fit
+from photonic_ffzero.cli.calibrate import main as command_line
+from photonic_ffzero.devices import Device, DeviceServer
+from photonic_ffzero.goodness.losses import CrossEntropy
+from photonic_ffzero.goodness.prototypes import simplex
+from photonic_ffzero.goodness.readouts import Goodness
+from photonic_ffzero.gradients import (
+    Autodiff,
+    CentralDifference,
+    TwinEstimator,
+    control,
+    estimate,
+    estimators,
+)
+from photonic_ffzero.gradients.directions import Directions, draw
+from photonic_ffzero.gradients.objectives import Weights
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.photonic import Photonic
+from photonic_ffzero.seeds import generator
+from photonic_ffzero.training.calibration import calibrated, stages
+from photonic_ffzero.training.twins import learned, nominal_twin, twin_of
+
+N, B = 6, 20
+IMPERFECTIONS = Imperfections(splitter_error=0.05, phase_offset=0.2, insertion_loss_db=0.2)
+BRIGHT = ElectroOptic(phi_b=np.pi / 2)
+BRIEF = {"epochs": 2, "batch_size": 20, "estimator": "twin", "seed": 1}
+
+
+def fabricated_block(meshes=1, imperfections=IMPERFECTIONS):
+    """Meshes of a chip with one loss; parameters, and the truth about them."""
+    chips = [imperfections.fabricate(N, seed=seed) for seed in range(meshes)]
+    layers = tuple(Photonic(chip.mesh, BRIGHT, "auto", chip) for chip in chips)
+    prototypes = simplex(CLASSES, N, generator(0, "prototypes"), zero_mean=True)
+    block = Block(layers, Goodness(prototypes[np.newaxis], "balanced"))
+    params = tuple(layer.init(generator(seed, "parameters")) for seed, layer in enumerate(layers))
+    return block, params, ChipEstimate.of_chips(chips).meshes
+
+
+def objective_of(block, params, twin=None, state=None):
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.standard_normal((B, N)), tf.float32)
+    y = rng.integers(0, CLASSES, (B, 1))
+    objective = Weights()(block, CrossEntropy(), params, x, y)
+    if twin is None:
+        return objective
+    return objective._replace(twin=twin.bound(state or twin.init(), x, 0.1))
+
+
+def flat(gradient):
+    return np.concatenate([np.ravel(g) for g in tf.nest.flatten(gradient)])
+
+
+def unknown(meshes=1):
+    return ChipEstimate.known(N, meshes=meshes).meshes
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("meshes", [1, 2])
+def test_a_twin_that_knows_all_has_the_readings_and_the_gradient_of_the_chip(meshes):
+    block, params, truth = fabricated_block(meshes)
+    twin = nominal_twin(block, truth, port_losses=True)
+    objective = objective_of(block, params, twin)
+    exact = estimate(Autodiff(), objective, None)
+    result = estimate(TwinEstimator(), objective, None)
+    np.testing.assert_allclose(flat(result.gradient), flat(exact.gradient), atol=2e-5)
+    np.testing.assert_allclose(result.loss, exact.loss, rtol=1e-5)
+    assert float(result.state.error) < 1e-4
+
+
+@pytest.mark.parametrize("meshes", [1, 2])
+def test_the_first_step_of_the_fit_goes_down_the_misfit(meshes):
+    """One mesh goes forth once for gradient and fit; both slopes equal those taken apart."""
+    block, params, _ = fabricated_block(meshes)
+    twin = nominal_twin(block, unknown(meshes))
+    objective = objective_of(block, params, twin)
+    result = estimate(TwinEstimator(), objective, None)
+    points = tuple(Phases(*(w[np.newaxis] for w in part)) for part in params)
+    readings = objective.measure(points)
+    (alone,) = twin.learn([twin.init()], points, objective.twin.x, readings, 0.1, tf.ones([1, B]))
+    for one, other in zip(flat(alone.values), flat(result.state.values), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    ideal = objective_of(nominal_twin(block, unknown(meshes)).block, params)
+    expected = estimate(Autodiff(), ideal, None)
+    np.testing.assert_allclose(flat(result.gradient), flat(expected.gradient), atol=1e-5)
+
+
+def test_what_is_known_exactly_does_not_move():
+    block, params, (truth,) = fabricated_block()
+    arrays = {f"mesh1_{name}": getattr(truth.values, name) for name in ("coupler1", "loss")}
+    known = ChipEstimate.known(N, mesh1_coupler2_std=1e-3, **arrays).meshes
+    twin = nominal_twin(block, known)
+    objective = objective_of(block, params, twin)
+    state = estimate(TwinEstimator(), objective, None).state
+    (after,), (start,) = state.values, twin.init().values
+    for name in ("coupler1", "loss"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(start, name))
+    steps = {name: np.abs(getattr(after, name) - getattr(start, name)).max() for name in
+             ("theta", "coupler2")}  # fmt: skip
+    np.testing.assert_allclose([steps["theta"], steps["coupler2"]], [1e-2, 1e-4], rtol=0.01)
+
+
+def reachable(start):
+    """Every object that the attributes and entries of an object lead to."""
+    seen, queue = {}, [start]
+    while queue:
+        one = queue.pop()
+        if id(one) not in seen and not isinstance(one, type):
+            seen[id(one)] = one
+            queue += getattr(one, "__dict__", {}).values()
+            queue += one.values() if isinstance(one, dict) else []
+            queue += one if isinstance(one, (tuple, list)) else []
+    return seen.values()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"imperfections": "splitter_error=0.05,loss_imbalance_db=0.1"},
+        {"imperfections": "phase_offset=0.1,write_noise=0.01", "method": "bp-dd"},
+        {"device": SimulatedChip(N, imperfections=IMPERFECTIONS)},
+    ],
+    ids=["chip", "bp", "device"],
+)
+def test_a_twin_holds_nothing_of_the_chip(settings):
+    model = trained(epochs=0, directions=0, **settings)
+    block = model.blocks[-1]
+    if model.config.local:
+        block = block.with_front(model.blocks[0], model.params[0])
+    twin = twin_of(model, len(model.blocks) - 1, block)
+    hidden = (Chip, Imperfections, SimulatedChip, Device)
+    assert any(isinstance(one, hidden) for one in reachable(block))
+    assert not any(isinstance(one, hidden) for one in reachable(twin))
+
+
+# --- the correction -------------------------------------------------------------------------------
+
+D, K, DRAWS = 30, 4, 600
+
+
+def linear_case(coefficient, weight):
+    """Estimates [DRAWS, D] of a linear loss's gradient, that gradient, and the model's."""
+    rng = np.random.default_rng(0)
+    exact, model = rng.normal(size=(2, D))
+    how = control.Weighting(coefficient, weight, 0.5)
+
+    @tf.function(autograph=False)
+    def one(v, step):
+        measured = step * tf.linalg.matvec(v, exact)
+        return control.corrected(tf.constant(model), measured, Directions(v, step), how)
+
+    drawn = [draw("rademacher", 0.01, K, np.ones(D, bool), rng) for _ in range(DRAWS)]
+    found = [one(np.float64(each.v), np.float64(each.step)) for each in drawn]
+    return np.stack(found), exact, model
+
+
+@pytest.mark.parametrize(("coefficient", "weight"), [(0.0, 1.0), (0.7, 1.0), (2.0, 0.3)])
+def test_the_bias_is_what_the_weight_leaves_of_the_models_error(coefficient, weight):
+    """With w = 1 none, for any model; with w < 1 it is (1 - w)(c g_t - gradient)."""
+    found, exact, model = linear_case(coefficient, weight)
+    expected = exact + (1 - weight) * (coefficient * model - exact)
+    errors = (found.mean(axis=0) - expected) / (found.std(axis=0) / np.sqrt(DRAWS))
+    assert np.abs(errors).max() < 4.5
+    np.testing.assert_allclose(np.mean(errors**2), 1, atol=0.8)
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.04])
+def test_along_all_axes_any_twin_gives_the_gradient_of_the_chip(monkeypatch, epsilon):
+    """Along a complete set of directions the mean is exact: what is left is O(epsilon^2)."""
+    monkeypatch.setattr(estimators, "_least", lambda directions: 1.0)
+    block, params, _ = fabricated_block()
+    twin = nominal_twin(block, unknown())
+    state = twin.init(np.random.default_rng(3))._replace(slopes=tf.constant([99.0, 2.0, 1.0, 1.0]))
+    objective = objective_of(block, params, twin, state)
+    exact = estimate(Autodiff(), objective_of(block, params), None)
+    along = axes(block, epsilon / np.sqrt(flat(params).size))
+    along = Directions(
+        tf.nest.map_structure(np.float32, along.v), tf.nest.map_structure(np.float32, along.step)
+    )
+    result = estimate(TwinEstimator(), objective, along)
+    assert (float(result.facts.weight), round(float(result.facts.coefficient), 1)) == (1.0, 1.0)
+    biased = estimate(TwinEstimator(), objective, None)
+    assert np.abs(flat(biased.gradient) - flat(exact.gradient)).max() > 0.1
+    np.testing.assert_allclose(flat(result.gradient), flat(exact.gradient), atol=2e-2)
+
+
+def test_slopes_and_readings_of_a_step_come_after_its_gradient():
+    block, params, _ = fabricated_block()
+    twin = nominal_twin(block, unknown())
+    before = twin.init()._replace(slopes=tf.constant([50.0, 2.0, 1.5, 1.5]))
+    objective = objective_of(block, params, twin, before)
+    directions = draw("rademacher", 0.01, K, block.trainable, np.random.default_rng(0))
+    result = estimate(TwinEstimator(), objective, directions)
+    losses = objective.losses(objective.measure(TwinEstimator().points(objective, directions)))
+    plus, minus = np.split(np.sum(losses, axis=1), 2)
+    model = estimate(TwinEstimator(), objective, None).gradient
+    how = control.weighting(before.slopes, K / (K + flat(block.trainable).sum() - 1))
+    expected = control.corrected(model, tf.constant((plus - minus) / 2), directions, how)
+    np.testing.assert_allclose(flat(result.gradient), flat(expected), rtol=1e-3, atol=1e-3)
+    assert not np.allclose(result.state.slopes, before.slopes)
+    assert not np.allclose(flat(result.state.values), flat(before.values))
+
+
+def test_slopes_that_disagree_leave_plain_differences():
+    assert [float(x) for x in control.weighting(tf.zeros(4), 0.01)] == [0.0, 1.0, 1.0]
+    rng = np.random.default_rng(0)
+    for count, most in ((20, 0.3), (2000, 0.05)):
+        d, p = rng.normal(size=(2, count))
+        sums = tf.constant([count, d @ d, d @ p, p @ p], tf.float32)
+        c, w, unexplained = control.weighting(sums, 0.01)
+        assert abs(float(c)) < most
+        assert float(unexplained) > 1 - most
+        assert float(w) > 0.01**most
+
+
+@pytest.mark.long
+def test_a_useless_twin_costs_a_tenth_at_most():
+    """With offsets at random in every step, against plain differences along the same lines."""
+    block, params, _ = fabricated_block()
+    twin, rng = nominal_twin(block, unknown()), np.random.default_rng(0)
+    exact = flat(estimate(Autodiff(), objective_of(block, params), None).gradient)
+    objective = objective_of(block, params, twin)
+
+    @tf.function(autograph=False)
+    def both(state, v, step):
+        directions = Directions(v, step)
+        bound = objective._replace(twin=objective.twin._replace(state=state))
+        ours = estimate(TwinEstimator(), bound, directions)
+        return ours, estimate(CentralDifference(), objective, directions).gradient
+
+    squares, slopes = np.zeros(2), twin.init().slopes
+    for _ in range(200):
+        (values,) = twin.init().values
+        offsets = {name: tf.constant(rng.uniform(0, 2 * np.pi, getattr(values, name).shape),
+                   tf.float32) for name in Phases._fields}  # fmt: skip
+        state = twin.init()._replace(values=(values._replace(**offsets),), slopes=slopes)
+        drawn = draw("rademacher", 0.01, K, block.trainable, rng)
+        ours, plain = both(state, drawn.v, drawn.step)
+        slopes = ours.state.slopes
+        squares += [np.sum((flat(g) - exact) ** 2) for g in (ours.gradient, plain)]
+    assert squares[0] < 1.1 * squares[1]
+
+
+# --- calibration ----------------------------------------------------------------------------------
+
+
+def test_stages_of_a_calibration_end_with_all_columns():
+    assert stages(64) == [2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64]
+    assert stages(1) == [1]
+    assert stages(10) == [2, 4, 8, 10]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "imperfections",
+    [IMPERFECTIONS, Imperfections(splitter_error=0.05, phase_offset=0.3, read_noise=0.05)],
+    ids=["lossy", "noisy"],
+)
+def test_calibration_learns_offsets_and_couplers_and_knows_how_well(imperfections):
+    """The errors are below the uncertainties, and not far below."""
+    block, params, (truth,) = fabricated_block(imperfections=imperfections)
+    rng = np.random.default_rng(0)
+    (known,) = calibrated(
+        block,
+        nominal_twin(block, unknown()),
+        params,
+        lambda: rng.standard_normal((32, N), np.float32),
+        600,
+        rng,
+    )
+    off = difference(known, truth)
+    for name in ("theta", "phi", "gamma", "coupler1", "coupler2"):
+        errors, std = getattr(off, name), getattr(known.std, name)
+        seen = np.isfinite(errors) & np.isfinite(std)
+        assert seen.any()
+        assert np.sqrt(np.mean(errors[seen] ** 2)) < 0.03
+        ratio = np.sqrt(np.mean((errors[seen] / std[seen]) ** 2))
+        assert 0.15 < ratio < 1.5, name
+    assert np.isinf(known.std.phi[-2:]).all()
+    assert np.isinf(known.std.loss).all()
+    np.testing.assert_allclose(
+        known.values.loss.sum(axis=0), truth.values.loss.sum(axis=0), atol=0.1
+    )
+
+
+def test_a_training_keeps_its_uncertainties_or_enlarges_them():
+    """Phases that hardly move do not tell the parameters apart."""
+    block, _, _ = fabricated_block()
+    start = ChipEstimate.known(N, mesh1_theta=0.1, mesh1_theta_std=0.01).meshes
+    twin = nominal_twin(block, start)
+    state = twin.init()
+    (values,) = state.values
+    (after,) = learned(twin, state._replace(values=(values._replace(theta=values.theta + 0.02),)))
+    mask = start[0].mesh.mask
+    np.testing.assert_allclose(after.std.theta[mask], np.hypot(0.01, 0.02), rtol=1e-4)
+    assert np.isinf(after.std.phi).all()
+
+
+# --- in training ----------------------------------------------------------------------------------
+
+
+def samples(count=60):
+    y = np.arange(count) % 2
+    noise = np.random.default_rng(0).random((count, N), np.float32)
+    return noise + np.eye(N, dtype=np.float32)[y], y
+
+
+def trained(**settings):
+    return fit(*samples(), **(BRIEF | {"meshes": 2} | settings))
+
+
+@pytest.fixture
+def eager():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_the_history_tells_of_the_twin(eager):
+    alone = trained(directions=0, nonlinearity="electro-optic:phi_b=1.57")
+    for record in alone.history:
+        assert (record.twin_weight, record.twin_coefficient) == (0.0, 1.0)
+        assert record.twin_unexplained is None
+        assert 0 < record.twin_error < 2
+    corrected = trained(directions=2, meshes=1)
+    assert 0 < corrected.history[-1].twin_weight <= 1
+    assert 0 <= corrected.history[-1].twin_unexplained <= 1
+    plain = trained(estimator="central", directions=2, meshes=1)
+    assert plain.history[-1].twin_weight is None
+    assert plain.chip_estimate is None
+    assert corrected.chip_estimate.units == N
+
+
+def test_a_chip_estimate_is_where_the_twin_starts(eager, tmp_path):
+    """A perfect one predicts the readings from the first step on."""
+    chip = SimulatedChip(N, imperfections=IMPERFECTIONS, seed=3)
+    truth = ChipEstimate.of_chips([layer.chip for layer in chip._layers])
+    truth.save(tmp_path / "chip.npz")
+    model = trained(device=chip, directions=0, epochs=1, chip_estimate=tmp_path / "chip.npz")
+    assert max(record.twin_error for record in model.history) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("chosen", "settings", "message"),
+    [
+        (ChipEstimate.known(N + 1, meshes=2), {}, "chip_estimate must be of 6 ports.* found 7"),
+        (ChipEstimate.known(N), {}, "chip_estimate must be of .* 2 meshes, found .* 1 meshes"),
+        (ChipEstimate.known(N, 3, 2), {}, "6 columns .* found 6 ports, 3 columns"),
+        (ChipEstimate.known(N, meshes=2), {"estimator": "central"}, "chip_estimate .* got central"),
+    ],
+    ids=["ports", "meshes", "columns", "estimator"],
+)
+def test_an_estimate_that_does_not_fit_is_refused(chosen, settings, message):
+    with pytest.raises(ValueError, match=message):
+        trained(chip_estimate=chosen, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"network": "mlp", "estimator": "twin"}, "estimator twin .* got mlp"),
+        ({"method": "ff-ad"}, "estimator twin does not fit method ff-ad"),
+        ({"method": "bp-ad"}, "estimator twin does not fit method bp-ad"),
+        ({"method": "bp-dd", "nonlinearity": np.tanh}, "nonlinearity is a black box.* bp-dd"),
+        ({"estimator": "central", "directions": 0}, "directions must be at least 1.* central"),
+        ({"estimator": "central", "calibration": 5}, "calibration does not apply.* central"),
+        ({"twin_nonlinearity": "kerr"}, "twin_nonlinearity does not apply"),
+        ({"directions": 0, "epsilon": "auto"}, "directions must be at least 1 for epsilon auto"),
+        ({"calibration": -1}, "calibration must be at least 0, got -1"),
+    ],
+    ids=str,
+)
+def test_refusals(settings, message):
+    with pytest.raises(ValueError, match=message):
+        configure(**({"estimator": "twin"} | settings))
+
+
+@pytest.mark.parametrize("where", ["process", pytest.param("tcp", marks=pytest.mark.long)])
+def test_a_device_is_learned_while_it_is_trained(eager, where):
+    """In this process or in another: the twin of mesh 2 stands behind that of mesh 1."""
+    chip = SimulatedChip(N, nonlinearity=BRIGHT, imperfections=IMPERFECTIONS, seed=3)
+    chosen = {"directions": 0, "epochs": 3, "twin_nonlinearity": f"electro-optic:phi_b={np.pi / 2}"}
+    if where == "process":
+        model = trained(device=chip, calibration=5, **chosen)
+    else:
+        with DeviceServer(chip, port=0) as server:
+            thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+            thread.start()
+            model = trained(device=server.address, calibration=5, **chosen)
+            server.shutdown()
+            thread.join()
+    first, *_, last = model.history
+    assert last.loss < first.loss
+    assert model.history[-1].twin_error < 0.5
+    assert all(np.isfinite(mesh.std.theta[mesh.mesh.mask]).all() for mesh in model.known)
+    assert all(np.isinf(mesh.std.phi[-2:]).all() for mesh in model.known)
+
+
+# --- without a training ---------------------------------------------------------------------------
+
+
+def test_a_device_is_calibrated_mesh_after_mesh(eager):
+    device = SimulatedChip(4, nonlinearity=BRIGHT, imperfections=IMPERFECTIONS, seed=3)
+    heard, chosen = [], {"batch_size": 8, "nonlinearity": BRIGHT, "seed": 1}
+    known = calibrate(device, 5, told=lambda *done: heard.append(done), **chosen)
+    assert (known.units, known.columns, len(known.meshes)) == (4, 4, 2)
+    assert heard == [(done, 5) for done in range(6)] * 2
+    again = calibrate(device, 5, **chosen)
+    for one, other in zip(known.arrays().values(), again.arrays().values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    (mesh,) = calibrate(device.chips[0], 4, batch_size=8).meshes
+    assert np.isinf(mesh.std.phi[-2:]).all()
+    assert np.isfinite(mesh.std.theta[mesh.mesh.mask]).all()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"settings": 0}, "settings must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"start": ChipEstimate.known(5)}, "chip_estimate must be of 4 ports.* found 5"),
+        ({"nonlinearity": "keer"}, "nonlinearity must be one of .*'keer'"),
+    ],
+    ids=["settings", "batch", "start", "nonlinearity"],
+)
+def test_a_calibration_that_cannot_be(chosen, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(SimulatedChip(4), **chosen)
+
+
+def test_the_command_writes_what_is_known_and_how_it_looks(eager, tmp_path, capsys):
+    out = tmp_path / "chip"
+    words = ["--device", "simulated:phase_offset=0.1", "--units", "4", "--meshes", "1"]
+    words += ["--settings", "8", "--batch-size", "4", "--output", str(out), "--quiet"]
+    assert command_line(words) == 0
+    names = ["chip_estimate.csv", "chip_estimate.npz", "chip_mesh1.png", "known_against_true.png"]
+    assert sorted(path.name for path in out.glob("[a-z]*")) == names
+    npz, csv = (ChipEstimate.load(out / f"chip_estimate.{kind}") for kind in ("npz", "csv"))
+    for one, other in zip(npz.arrays().values(), csv.arrays().values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert "32 mesh passes" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command_line([*words, "--chip-estimate", str(out / "chip_estimate.txt")])
+    assert "--output" in capsys.readouterr().err  # which is checked first
