@@ -7,6 +7,7 @@ its checkpoint, stops after a step, and its results follow from its configuratio
 import csv
 import io
 import json
+import math
 import os
 import random
 import re
@@ -735,14 +736,15 @@ def goes_on_after_kills(begin, count, grid_of, expected):
         grid_of: From the number of a grid to its directory.
         expected: The figures of a grid that nothing stopped.
     """
-    started, rng, number, kills = time.perf_counter(), random.Random(GRID_SEED), 1, 0
-    begin("--output", grid_of(0)).communicate(timeout=600)
-    duration = time.perf_counter() - started
+    rng, number, kills, duration = random.Random(GRID_SEED), 0, 0, math.inf
     while True:
         folder = grid_of(number)
         process = begin("--resume" if Path(folder, "grid.json").exists() else "--output", folder)
+        while not at_work(process, folder) and process.poll() is None:
+            time.sleep(0.01)
+        started, last = time.perf_counter(), number == 0 or kills == count
         try:
-            process.communicate(timeout=rng.uniform(0, duration) if kills < count else 600)
+            process.communicate(timeout=600 if last else rng.uniform(0, duration))
         except subprocess.TimeoutExpired:
             (kill_all if rng.random() < 0.5 else subprocess.Popen.kill)(process)
             process.communicate()
@@ -751,8 +753,17 @@ def goes_on_after_kills(begin, count, grid_of, expected):
         assert process.returncode == 0
         assert expected(folder) == expected(grid_of(0))
         if kills == count:
-            return number
+            return number + 1
+        duration = time.perf_counter() - started if number == 0 else duration
         number += 1
+
+
+def at_work(process, folder):
+    """Whether a grid has claimed its directory, after its imports and checks."""
+    with suppress(OSError):
+        claims = [path.read_text() for path in Path(folder).glob(".claim-*")]
+        return any(f'"pid": {process.pid}}}' in claim for claim in claims)
+    return False
 
 
 GRID_KILLS = int(os.environ.get("PHOTONIC_FFZERO_GRID_KILLS", "30"))
