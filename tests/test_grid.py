@@ -718,12 +718,18 @@ def test_a_second_signal_kills_what_does_not_listen():
     assert not living(pids("grid"))
 
 
+def children(process):
+    """The numbers of a grid's children; none after its end."""
+    with suppress(OSError):
+        file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        return [int(number) for number in file.read_text().split()]
+    return []
+
+
 def kill_all(process):
     """Kill a grid and all of its children, as when the power fails."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    with suppress(OSError):  # it ended by itself
-        numbers = map(int, children.read_text().split())
-        for number in (process.pid, *numbers):
+    for number in (process.pid, *children(process)):
+        with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
 
 
@@ -740,8 +746,8 @@ def goes_on_after_kills(begin, count, grid_of, expected):
     while True:
         folder = grid_of(number)
         process = begin("--resume" if Path(folder, "grid.json").exists() else "--output", folder)
-        while not at_work(process, folder) and process.poll() is None:
-            time.sleep(0.01)
+        while not children(process) and process.poll() is None:
+            time.sleep(0.01)  # imports and data take longer than the work that is to be hit
         started, last = time.perf_counter(), number == 0 or kills == count
         try:
             process.communicate(timeout=600 if last else rng.uniform(0, duration))
@@ -756,14 +762,6 @@ def goes_on_after_kills(begin, count, grid_of, expected):
             return number + 1
         duration = time.perf_counter() - started if number == 0 else duration
         number += 1
-
-
-def at_work(process, folder):
-    """Whether a grid has claimed its directory, after its imports and checks."""
-    with suppress(OSError):
-        claims = [path.read_text() for path in Path(folder).glob(".claim-*")]
-        return any(f'"pid": {process.pid}}}' in claim for claim in claims)
-    return False
 
 
 GRID_KILLS = int(os.environ.get("PHOTONIC_FFZERO_GRID_KILLS", "30"))
