@@ -22,7 +22,7 @@ from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.mixer import Passage
 from photonic_ffzero.networks import build_blocks, parameter_shapes
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.training.step import make_step
+from photonic_ffzero.training.step import StepState, make_step
 from photonic_ffzero.training.trainer import Observer
 
 B, SIDE, COLOURS, PATCHES, G, SIZE, C = 3, 4, 2, 2, 2, 3, 3
@@ -313,13 +313,11 @@ def largest_array(head, losses, monkeypatch, **shape):
     stage = model.stages[0]
     sites = InnerActivations(losses == "grouped").trainable(stage.blocks[0], batch)
     step = make_step(stage, config)
-    state = [
-        tf.nest.map_structure(tf.zeros_like, tf.nest.map_structure(tf.constant, p))
-        for p in model.params
-    ]
+    params = [tf.nest.map_structure(tf.constant, p) for p in model.params]
+    state = [StepState.first(config, p, None) for p in params]
     directions = [draw("rademacher", 1e-2, 1, sites, rng(5)), None][: len(model.params)]
     compiled = tf.function(
-        lambda x, y: step(model.params, state, x, y, directions, [()] * 2, 0.1), autograph=False
+        lambda x, y: step(params, state, x, y, directions, [()] * 2, 0.1), autograph=False
     )
     graph = compiled.get_concrete_function(
         tf.zeros([batch, 32 * 32 * 3]), tf.zeros([batch, 1], tf.int32)

@@ -158,7 +158,7 @@ def test_fit_takes_complex_fields_and_holds_out_images(digits):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": "best"}, "recipe must be one of balanced, paper, .*; got 'best'"),
+        ({"recipe": "best"}, "recipe must be one of balanced, .*; got 'best'"),
         ({"temperature": 1}, "unknown setting temperature"),
         ({"validation": 400}, "validation must leave at least one of 400 images"),
     ],
