@@ -12,6 +12,7 @@ from photonic_ffzero.cli.train import build_parser
 from photonic_ffzero.config import Config, facts
 from photonic_ffzero.networks import NETWORKS
 from photonic_ffzero.recipes import COMMON, METHODS, RECIPES, recipe_inputs
+from photonic_ffzero.runs.plan import plan_for
 from photonic_ffzero.settings import markdown_table, settings_of
 
 SETTINGS = settings_of(Config)
@@ -165,6 +166,12 @@ def test_the_inputs_of_the_recipes():
     assert recipe_inputs("wide", "photonic") == {"encoding": "crop", "size": 28}
     for recipe in ("paper", "published"):
         assert recipe_inputs(recipe, "photonic") == {"encoding": "crop", "size": 8}
+
+
+def test_bins_are_as_many_as_the_ports_of_the_recipe():
+    assert plan_for("mnist", configure(), encoding="fourier-bins").size == 64
+    assert plan_for("mnist", configure(), encoding="fourier-bins", size=16).size == 16
+    assert plan_for("mnist", configure()).size == 8
 
 
 def test_every_row_of_every_recipe_is_met_by_some_run():
