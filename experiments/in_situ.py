@@ -156,6 +156,7 @@ def write_passes(directory: GridDirectory, data_dir: Path | None) -> None:
             own.set_title("{}, {} ports, {}".format(*panel), fontsize="medium")
             whole = own.secondary_xaxis("top", (lambda n: n / MESHES, lambda n: n * MESHES))
             whole.set_xlabel("passes through the network", fontsize="small")
+            whole.tick_params(which="minor", labeltop=False)  # they would overlap
             own.grid(alpha=0.3)
         add_legend(axes)
 
