@@ -44,7 +44,7 @@ Learn a chip from the intensities behind its meshes, at random phases.
 The chip must have the layout of rectangular meshes. What is learned of it,
 offsets of the phases, angles of the couplers and losses, goes with its
 uncertainties to chip_estimate.npz and chip_estimate.csv, from which a training
-starts by --estimator twin --chip-estimate FILE; chip.png shows it. Nothing is
+starts by --estimator twin --chip-estimate FILE; pictures show it. Nothing is
 written before the end, so that Ctrl-C leaves nothing.
 """
 

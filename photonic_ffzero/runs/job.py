@@ -26,6 +26,7 @@ from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import task_of
 from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.goodness.decisions import decide
+from photonic_ffzero.gradients import has_twin
 from photonic_ffzero.inference import Evaluation, score
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.networks import open_device
@@ -211,6 +212,7 @@ class Job:
         config, data, held_out = self.plan.config, self.dataset, self.plan.validation or 0
         kept = min(len(self.train.y) - held_out, self.plan.limit or len(self.train.y))
         steps = f", K = {config.directions}, {config.perturb}" if config.directions else ""
+        steps += ", with a twin" if has_twin(config.estimator) else ""
         lines = [
             f"{data.name} ({data.source})",
             f"{kept} training, {held_out} validation, {counted(len(self.test.y), 'test sample')}",
