@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes.angles import LARGE, reduced
+from meshes.engines import upper_port
 from meshes.files import DataError, open_npz, read_text
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import check_fields, choice, number_field
@@ -47,7 +48,7 @@ class Shifter(NamedTuple):
 def shifters(mesh: RectangularMesh, number: int = 1) -> list[Shifter]:
     """The phase shifters of the mesh with this number on its chip, in the order of `values`."""
     places = [
-        (column, index, f"{2 * index + column % 2}-{2 * index + column % 2 + 1}")
+        (column, index, f"{(upper := upper_port(column, index))}-{upper + 1}")
         for column, index in np.argwhere(mesh.mask).tolist()
     ]
     inner = [

@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes.angles import wrapped
+from meshes.engines import upper_port
 from meshes.files import DataError, open_npz, read_text, reading
 from meshes.imperfections import Chip
-from meshes.mesh import Phases, RectangularMesh, in_front, to_input, upper_port, upper_ports
+from meshes.mesh import Phases, RectangularMesh, in_front, to_input, upper_ports
 from meshes.validation import choice, integer
 
 MOST_PLACES = 2**22

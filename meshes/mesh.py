@@ -9,6 +9,7 @@ import numpy as np
 from meshes import propagation
 from meshes._tensorflow import tf
 from meshes.angles import wrapped
+from meshes.engines import upper_port
 from meshes.validation import integer, number
 
 _PATHS, _SHIFTERS = 1, 2  # with the seed, streams of losses; coupler errors use the seed alone
@@ -201,11 +202,6 @@ class RectangularMesh:
             active = board[column % 2 :: 2, column]
             alpha[column, : active.size] = active
         return alpha
-
-
-def upper_port(column: Any, index: Any) -> Any:
-    """The upper port of an interferometer: odd columns begin one port further down."""
-    return 2 * index + column % 2
 
 
 def upper_ports(mesh: RectangularMesh, column: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meshes.angles import wrapped
+from meshes.engines import upper_port
 from meshes.engines.reference import fields_by_column, one_set
 from meshes.estimate import MeshEstimate, MeshParameters, difference
 from meshes.mesh import Phases, RectangularMesh
@@ -127,7 +128,7 @@ _COMPARED = {
 def _interferometers(mesh: RectangularMesh) -> np.ndarray:
     """Boxes of all interferometers but idle ones."""
     columns, index = np.nonzero(mesh.mask)
-    return _boxes(columns, 2 * index + columns % 2 + 0.5, 0.66, 1.66)
+    return _boxes(columns, upper_port(columns, index) + 0.5, 0.66, 1.66)
 
 
 def _ports(mesh: RectangularMesh, column: int) -> np.ndarray:

@@ -16,17 +16,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes.mesh import Phases, RectangularMesh, upper_port
+from meshes.engines import upper_port
+from meshes.engines.reference import fields_by_column
+from meshes.mesh import Phases, RectangularMesh
 
 _ROWS = 512  # of the metric, computed at once
 
 
-class _Light(NamedTuple):
-    """Fields at the pairs of every column's output [L, R, M], and at the input [R, N]."""
+class _Arms(NamedTuple):
+    """The light in both arms behind each of the D interferometers that are not idle.
 
+    Attributes:
+        column: The interferometer's column [D].
+        port: Its upper port [D].
+        upper: The fields that leave it at this port [D, R], for R inputs.
+        lower: The fields that leave it at the port below [D, R].
+        entering: The fields in front of the first column [R, N].
+        rotation: Half of exp(i phi) [D], by which theta turns one arm into the other.
+    """
+
+    column: np.ndarray
+    port: np.ndarray
     upper: np.ndarray
     lower: np.ndarray
     entering: np.ndarray
+    rotation: np.ndarray
 
 
 def metric(mesh: RectangularMesh, phases: Phases, fields: Any = None) -> np.ndarray:
@@ -43,18 +57,12 @@ def metric(mesh: RectangularMesh, phases: Phases, fields: Any = None) -> np.ndar
     Returns:
         F [D, D], float32.
     """
-    phases = Phases(*(np.asarray(w, np.float64) for w in phases))
-    light = _forward(mesh, phases, _inputs(mesh, fields))
-    onward = _backward(mesh, phases)
-    column, pair = np.nonzero(mesh.mask)
-    port = upper_port(column, pair)
-    rotation = 0.5 * np.exp(1j * phases.phi[column, pair])
-    upper, lower = light.upper[column, :, pair], light.lower[column, :, pair]
-    up, down = onward[column + 1, port], onward[column + 1, port + 1]
+    arms, onward = _arms(mesh, phases, fields), _onward(mesh, phases)
+    up, down = (onward[arms.column + 1, port] for port in (arms.port, arms.port + 1))
     # theta acts on both arms, phi and gamma on one each.
-    first = [rotation[:, None] * lower, 1j * upper, 1j * light.entering.T]
+    first = [arms.rotation[:, None] * arms.lower, 1j * arms.upper, 1j * arms.entering.T]
     one = (np.concatenate(first), np.concatenate([up, up, onward[0]]))
-    other = (-rotation.conj()[:, None] * upper, down)
+    other = (-arms.rotation.conj()[:, None] * arms.upper, down)
     single = [tuple(part.astype(np.complex64) for part in arm) for arm in (one, other)]
     return _joined(*single)
 
@@ -71,17 +79,25 @@ def pair_metric(
         Blocks [interferometers, 2, 2] of theta and phi in the order of the mask, and [N, 1, 1] of
         gamma, float32.
     """
-    phases = Phases(*(np.asarray(w, np.float64) for w in phases))
-    light = _forward(mesh, phases, _inputs(mesh, fields))
-    column, pair = np.nonzero(mesh.mask)
-    upper, lower = light.upper[column, :, pair], light.lower[column, :, pair]
-    powers = [(np.abs(part) ** 2).sum(axis=1) for part in (upper, lower)]
-    rotation = 0.5 * np.exp(1j * phases.phi[column, pair])
-    both = np.real(np.sum((rotation[:, None] * lower).conj() * 1j * upper, axis=1))
+    arms = _arms(mesh, phases, fields)
+    powers = [(np.abs(part) ** 2).sum(axis=1) for part in (arms.upper, arms.lower)]
+    turned = (arms.rotation[:, None] * arms.lower).conj()
+    both = np.real(np.sum(turned * 1j * arms.upper, axis=1))
     blocks = np.array([[(powers[0] + powers[1]) / 4, both], [both, powers[0]]])
-    entering = (np.abs(light.entering) ** 2).sum(axis=0)
+    entering = (np.abs(arms.entering) ** 2).sum(axis=0)
     pairs = np.moveaxis(blocks, 2, 0).astype(np.float32)
     return pairs, entering[:, None, None].astype(np.float32)
+
+
+def _arms(mesh: RectangularMesh, phases: Phases, fields: Any) -> _Arms:
+    """The light in all arms of the ideal mesh."""
+    ideal = RectangularMesh(mesh.units, mesh.num_columns)
+    light = fields_by_column(ideal, phases, _inputs(mesh, fields))
+    column, pair = np.nonzero(mesh.mask)
+    port = upper_port(column, pair)
+    upper, lower = light[column + 1, :, port], light[column + 1, :, port + 1]
+    rotation = 0.5 * np.exp(1j * np.asarray(phases.phi, np.float64)[column, pair])
+    return _Arms(column, port, upper, lower, light[0], rotation)
 
 
 def _inputs(mesh: RectangularMesh, fields: Any) -> np.ndarray:
@@ -96,42 +112,21 @@ def _inputs(mesh: RectangularMesh, fields: Any) -> np.ndarray:
     return np.asarray(np.linalg.qr(x, mode="r")) if len(x) > mesh.units else x
 
 
-def _forward(mesh: RectangularMesh, phases: Phases, fields: np.ndarray) -> _Light:
-    entering = fields * np.exp(1j * phases.gamma)
-    field, upper, lower = entering.copy(), [], []
-    for sin, cos, turn, port, idle in _columns(mesh, phases):
-        u, v = field[:, port], field[:, port + 1]
-        up, low = 1j * turn * (sin * u + cos * v), 1j * (cos * u - sin * v)
-        field[:, port], field[:, port + 1] = up, low
-        field[:, idle] *= -1j
-        missing = [(0, 0), (0, mesh.num_interferometers - len(port))]
-        upper.append(np.pad(up, missing))
-        lower.append(np.pad(low, missing))
-    return _Light(np.stack(upper), np.stack(lower), entering)
-
-
-def _backward(mesh: RectangularMesh, phases: Phases) -> np.ndarray:
+def _onward(mesh: RectangularMesh, phases: Phases) -> np.ndarray:
     """Matrices [L + 1, N, N] from the ports in front of each column, and of the end, to the end."""
     onward = [np.eye(mesh.units, dtype=np.complex128)]
-    for sin, cos, turn, port, idle in reversed(list(_columns(mesh, phases))):
-        here, (sin, cos, turn) = onward[-1].copy(), (x[:, None] for x in (sin, cos, turn))
+    for column in reversed(range(mesh.num_columns)):
+        pairs, resting = np.flatnonzero(mesh.mask[column]), np.flatnonzero(~mesh.mask[column])
+        half = np.asarray(phases.theta, np.float64)[column, pairs, None] / 2
+        turn = np.exp(1j * np.asarray(phases.phi, np.float64)[column, pairs, None])
+        port, idle = upper_port(column, pairs), upper_port(column, resting)
+        here = onward[-1].copy()
         u, v = here[port], here[port + 1]
-        here[port] = 1j * (turn * sin * u + cos * v)
-        here[port + 1] = 1j * (turn * cos * u - sin * v)
-        here[idle] *= -1j
+        here[port] = 1j * (turn * np.sin(half) * u + np.cos(half) * v)
+        here[port + 1] = 1j * (turn * np.cos(half) * u - np.sin(half) * v)
+        here[np.concatenate([idle, idle + 1]) % mesh.units] *= -1j
         onward.append(here)
     return np.stack(onward[::-1])
-
-
-def _columns(mesh: RectangularMesh, phases: Phases) -> Any:
-    """Yield sin and cos of theta / 2, exp(i phi), the upper ports, and the ports of idle pairs."""
-    for column, mask in enumerate(mesh.mask):
-        pairs, resting = np.flatnonzero(mask), np.flatnonzero(~mask)
-        half = phases.theta[column, pairs] / 2
-        turn = np.exp(1j * phases.phi[column, pairs])
-        idle = upper_port(column, resting)
-        ports = np.concatenate([idle, idle + 1]) % mesh.units
-        yield np.sin(half), np.cos(half), turn, upper_port(column, pairs), ports
 
 
 def _joined(one: tuple[Any, ...], other: tuple[Any, ...]) -> np.ndarray:

@@ -28,6 +28,11 @@ class FabricatedMesh(Hashable, Protocol):
     def num_interferometers(self) -> int: ...
 
 
+def upper_port(column: Any, index: Any) -> Any:
+    """The upper port of an interferometer: odd columns begin one port further down."""
+    return 2 * index + column % 2
+
+
 def fitted(mesh: FabricatedMesh) -> list[Any]:
     """The parts of the fabrication that are tensors: light is differentiable in them."""
     parts = (mesh.splitter_errors, mesh.transmission)

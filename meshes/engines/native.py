@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes._tensorflow import in_this_process, tf
-from meshes.engines import FabricatedMesh, fitted, kernels
+from meshes.engines import FabricatedMesh, fitted, kernels, upper_port
 from meshes.engines.threads import run_on_threads, threads
 
 _SCRATCH_BYTES = 32 * 2**20  # of coefficients; a call that needs more works through parts of P
@@ -128,16 +128,19 @@ def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[
         _launch(kernel, dims, inputs, [slopes.reshape(-1), _flat_out(out[sets])])
         slopes.sum(axis=1, out=gradients[sets])
     parts = np.split(gradients, np.cumsum(sizes)[:-1], axis=1)
-    second = [*parts[:2], parts.pop()] if both else []
-    parts = parts[2:] if both else parts
-    *first, phase_screen = parts
-    of_phases = [*first[:2], phase_screen, *second]
+    second = [parts.pop(0), parts.pop(0), parts.pop()] if both else []
+    d_theta, d_phi, *d_fabricated, d_gamma = parts
     return (
-        *(x.reshape(like.shape) for x, like in zip(of_phases[:3], arrays, strict=False)),
+        *_shaped((d_theta, d_phi, d_gamma), arrays),
         out if len(fields) == len(out) else out.sum(axis=0, keepdims=True),
-        *(x.sum(axis=0).reshape(y.shape) for x, y in zip(first[2:], fabricated, strict=True)),
-        *(x.reshape(like.shape) for x, like in zip(of_phases[3:], arrays, strict=False)),
+        *_shaped([part.sum(axis=0) for part in d_fabricated], fabricated),
+        *_shaped(second, arrays),
     )
+
+
+def _shaped(gradients: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The gradients in the shapes of the first arrays."""
+    return [part.reshape(x.shape) for part, x in zip(gradients, like, strict=False)]
 
 
 def _fabrication(mesh: FabricatedMesh, fabricated: Sequence[np.ndarray]) -> _Fabrication:
@@ -183,7 +186,7 @@ def _passed(mesh: FabricatedMesh, loss: np.ndarray | None) -> np.ndarray:
     """Amplitudes [2, L, M] passed after each interferometer's upper and lower port."""
     if loss is None:
         return np.ones((2, *mesh.mask.shape))
-    port = 2 * np.arange(mesh.num_interferometers) + np.arange(mesh.num_columns)[:, None] % 2
+    port = upper_port(np.arange(mesh.num_columns)[:, None], np.arange(mesh.num_interferometers))
     pair = np.stack((port, port + 1)) % mesh.units
     return np.take_along_axis(loss[None], pair, axis=2)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes.engines import FabricatedMesh
+from meshes.engines import FabricatedMesh, upper_port
 
 
 def fields_by_column(mesh: FabricatedMesh, phases: tuple[Any, Any, Any], fields: Any) -> np.ndarray:
@@ -41,7 +41,7 @@ def _after_column(
     theta, phi = (np.where(mesh.mask[column], angle, np.pi) for angle in (theta, phi))
     errors = mesh.splitter_errors
     first, second = (0.0, 0.0) if errors is None else errors[:, column].astype(np.float64)
-    upper = 2 * np.arange(mesh.num_interferometers) + column % 2
+    upper = upper_port(column, np.arange(mesh.num_interferometers))
     lower = (upper + 1) % mesh.units  # an idle pair is (N - 1, 0)
     u, v = _coupler(x[:, upper], x[:, lower], first)
     u, v = _coupler(u * np.exp(0.5j * theta), v * np.exp(-0.5j * theta), second)

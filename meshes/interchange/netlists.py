@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes.angles import wrapped
+from meshes.engines import upper_port
 from meshes.engines.reference import one_set
 from meshes.files import DataError, read_text, reading
-from meshes.mesh import Phases, RectangularMesh, in_front, to_input, upper_port
+from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import choice, number
 
 _LONGEST = 2**26  # bytes of a file
