@@ -23,9 +23,8 @@ import numpy as np
 
 from photonic_ffzero import configure
 from photonic_ffzero.cli.experiment import Options, run_experiment
-from photonic_ffzero.gradients import ESTIMATORS
 from photonic_ffzero.plots import curve_style, save_figure
-from photonic_ffzero.runs import Cell, Grid, GridDirectory, RunDirectory, add_legend, plan_for
+from photonic_ffzero.runs import Cell, Grid, GridDirectory, add_legend, plan_for
 
 CHIP, MESHES = {"imperfections": "ntt-2025"}, 2
 SCRATCH, TRANSFERRED = "scratch", "transferred"
@@ -65,9 +64,8 @@ METHODS = {
     "FF differences": Way("ours", {"method": "ff-dd"}, {"learning_rate": 0.02}),
     "FF cones": Way("ours", CONES, SLOW),
     "FF known errors": Way("ours", AD["ours"], {}),
+    "FF twin": Way("ours", {"method": "ff-dd", "estimator": "twin"}, {}),
 }
-if "twin" in ESTIMATORS:
-    METHODS["FF twin"] = Way("ours", {"method": "ff-dd", "estimator": "twin"}, {})
 
 
 def in_situ(
@@ -87,7 +85,7 @@ def in_situ(
         options: What the user asked for.
         datasets: The data sets.
         ports: Ports of the meshes, as many as bins.
-        seeds: How many seeds, each with a chip of its own.
+        seeds: How many seeds; each has another chip.
         silico_epochs: Epochs on the ideal mesh before a transfer.
         epochs: Epochs on the chip by protocol; those of ours are for each mesh.
         limit: Training images.
@@ -146,18 +144,18 @@ def write_passes(directory: GridDirectory, data_dir: Path | None) -> None:
     panels = list(dict.fromkeys(_panel(cell) for cell in cells))
 
     def draw(*axes: Any) -> None:
-        for own, panel in zip(axes, panels, strict=True):
+        for plot, panel in zip(axes, panels, strict=True):
             for index, name in enumerate(METHODS):
                 runs = [c for c in cells if (_panel(c), c.labels["method"]) == (panel, name)]
                 if runs:
-                    _draw_runs(own, index, name, [_history(directory, cell) for cell in runs])
-            own.set(xscale="log", xlabel="passes through a mesh")
-            own.set_ylabel("accuracy on held-out images (%)")
-            own.set_title("{}, {} ports, {}".format(*panel), fontsize="medium")
-            whole = own.secondary_xaxis("top", (lambda n: n / MESHES, lambda n: n * MESHES))
-            whole.set_xlabel("passes through the network", fontsize="small")
-            whole.tick_params(which="minor", labeltop=False)  # they would overlap
-            own.grid(alpha=0.3)
+                    _draw_runs(plot, index, name, [directory.learning_curve(c) for c in runs])
+            plot.set(xscale="log", xlabel="passes through a mesh")
+            plot.set_ylabel("accuracy on held-out images (%)")
+            plot.set_title("{}, {} ports, {}".format(*panel), fontsize="medium")
+            network_axis = plot.secondary_xaxis("top", (lambda n: n / MESHES, lambda n: n * MESHES))
+            network_axis.set_xlabel("passes through the network", fontsize="small")
+            network_axis.tick_params(which="minor", labeltop=False)  # they would overlap
+            plot.grid(alpha=0.3)
         add_legend(axes)
 
     title = (
@@ -169,13 +167,6 @@ def write_passes(directory: GridDirectory, data_dir: Path | None) -> None:
 
 def _panel(cell: Cell) -> tuple[Any, ...]:
     return tuple(cell.labels[name] for name in ("dataset", "ports", "start"))
-
-
-def _history(directory: GridDirectory, cell: Cell) -> np.ndarray:
-    """Passes and accuracies in per cent [2, rows]."""
-    rows = RunDirectory(directory.cell_path(cell)).read_history()
-    values = [(row.forward_passes, 100 * (row.validation_accuracy or np.nan)) for row in rows]
-    return np.array(values, float).T
 
 
 def _draw_runs(axes: Any, index: int, name: str, histories: list[np.ndarray]) -> None:

@@ -11,6 +11,7 @@ Runs that have ended are not run again with the same --output.
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -176,21 +177,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_preset(arguments.output, preset)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+
+    @cache
+    def samples(network: str) -> tuple[Samples, Samples]:
+        """Those for training and for testing, encoded once for all runs of a network."""
+        side = min(NETWORKS[network][1], data.train_images.shape[1])
+        chosen = slice(preset["limit"])
+        train_x = encode(data.train_images[chosen], size=side)
+        test = Samples(encode(data.test_images, size=side), data.test_labels)
+        return Samples(train_x, data.train_labels[chosen]), test
+
     rows: list[dict[str, Any]] = []
     for labels, seed in runs(preset):
         file = arguments.output / f"{_name(labels, seed)}.json"
-        done = read_json(file)
-        if done is None:
-            side = min(NETWORKS[labels["network"]][1], data.train_images.shape[1])
-            chosen = slice(preset["limit"])
-            samples = Samples(
-                encode(data.train_images[chosen], size=side), data.train_labels[chosen]
-            )
-            test = Samples(encode(data.test_images, size=side), data.test_labels)
-            done = {"rows": train(labels, samples, test, preset, seed)}
-            write_json(file, done)
-        rows += done["rows"]
-        last = done["rows"][-1]
+        finished = read_json(file)
+        if finished is None:
+            finished = {"rows": train(labels, *samples(labels["network"]), preset, seed)}
+            write_json(file, finished)
+        rows += finished["rows"]
+        last = finished["rows"][-1]
         shares = f"classes 0 to 4 {100 * last['old']:.1f} %, 5 to 9 {100 * last['new']:.1f} %"
         print(f"{_name(labels, seed)}: {shares}", flush=True)
     write_csv(arguments.output / "incremental.csv", rows)

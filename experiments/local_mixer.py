@@ -57,8 +57,8 @@ def mixers(
             known = ROWS | (GROUPED if head == "prototypes" else {})
             for row in (*rows, *(known.keys() - ROWS.keys())):
                 labels = {"network": network, "head": head, "trained": row}
-                own = NETWORKS[network] | {"network": "mixer", "head": head, "dataset": dataset}
-                points.append((labels, {"recipe": "digital"} | settings | own | known[row]))
+                shape = NETWORKS[network] | {"network": "mixer", "head": head, "dataset": dataset}
+                points.append((labels, {"recipe": "digital"} | settings | shape | known[row]))
     return grid_of(
         options,
         points,

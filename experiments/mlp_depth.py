@@ -61,12 +61,8 @@ PRESETS = {
         epochs=100,
         scaling="none",
         nonlinearity="identity",
-        by_method={
-            "ff-dd": {"directions": 1, "learning_rate": 1e-3},
-            "bp-dd": {"directions": 1, "learning_rate": 1e-3},
-            "ff-ad": {"learning_rate": 1e-3},
-            "bp-ad": {"learning_rate": 1e-3},
-        },
+        learning_rate=1e-3,
+        by_method={"ff-dd": {"directions": 1}, "bp-dd": {"directions": 1}},
     ),
     "medium": partial(
         depths,

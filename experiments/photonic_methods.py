@@ -14,18 +14,19 @@ from functools import partial
 from photonic_ffzero import METHODS
 from photonic_ffzero.cli.experiment import run_experiment, sweep
 
-FIGURE = {
-    "x": "meshes",
-    "curves": ("method",),
-    "panels": "dataset",
-    "x_label": "meshes in a row",
-    "title": "Four methods on the photonic network",
-}
-RECIPES = {"x": "method", "curves": ("recipe",), "title": "Four methods at 784 ports"}
+depths = partial(
+    sweep,
+    figure={
+        "x": "meshes",
+        "curves": ("method",),
+        "panels": "dataset",
+        "x_label": "meshes in a row",
+        "title": "Four methods on the photonic network",
+    },
+)
 PRESETS = {
     "small": partial(
-        sweep,
-        figure=FIGURE,
+        depths,
         axes={"dataset": ("digits",), "meshes": (1, 2), "method": METHODS},
         seeds=2,
         epochs=20,
@@ -33,14 +34,13 @@ PRESETS = {
         by_method={"ff-dd": {"directions": 16}, "bp-dd": {"directions": 16}},
     ),
     "depth": partial(
-        sweep,
-        figure=FIGURE,
+        depths,
         axes={"dataset": ("mnist", "fashion-mnist"), "meshes": (1, 2, 3, 4), "method": METHODS},
         seeds=3,
     ),
     "paper": partial(
         sweep,
-        figure=RECIPES,
+        figure={"x": "method", "curves": ("recipe",), "title": "Four methods at 784 ports"},
         axes={"recipe": ("paper", "published"), "method": METHODS},
         dataset="mnist",
         encoding="crop",

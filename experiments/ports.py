@@ -1,9 +1,10 @@
 """Accuracy over the number of ports: how the cost of learning grows with the mesh.
 
 Train one square mesh on images of 4 x 4 to 28 x 28 pixels, one port a pixel: by central
-differences, by light cones, and by automatic differentiation as the bound. One panel gives
-every run as many forward passes, the other about as much time: narrow meshes are fast and
-get more epochs. The table shows the seconds that each run took.
+differences, by light cones, and by automatic differentiation as the bound. In one panel all
+runs have as many epochs, so that differences and cones have as many forward passes; in the
+other all take about as long, so that narrow meshes, which are fast, have more epochs. The
+table shows the seconds that each run took.
 """
 
 import sys
@@ -43,7 +44,7 @@ def accuracy_over_ports(
         options: What the user asked for.
         dataset: The preset's data set.
         epochs: Pixels a side -> variant -> epochs that take the same time at every size.
-        pass_epochs: Epochs of the runs with equal passes.
+        pass_epochs: Epochs of every run, in the panel of equal passes.
         seeds: How many seeds the preset has.
         limit: Training images of a run in the preset.
         **settings: Settings of all runs.

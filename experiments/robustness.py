@@ -28,7 +28,6 @@ from photonic_ffzero.runs import (
     Grid,
     GridDirectory,
     Label,
-    RunDirectory,
     add_legend,
     plan_for,
 )
@@ -105,17 +104,16 @@ def write_convergence(directory: GridDirectory, data_dir: Path | None) -> None:
     histories: dict[tuple[Label, ...], list[np.ndarray]] = {}
     for cell in cells:
         if cell.plan.config.epochs:
-            rows = RunDirectory(directory.cell_path(cell)).read_history()
-            passes = [(row.forward_passes, row.validation_accuracy) for row in rows]
-            histories.setdefault((*cell.labels.values(),), []).append(np.array(passes, float))
+            curve = directory.learning_curve(cell)
+            histories.setdefault((*cell.labels.values(),), []).append(curve)
 
     def draw(*panels: Any) -> None:
         for axes, chip in zip(panels, strongest.items(), strict=True):
             for index, way in enumerate(ways):
                 if runs := histories.get((*chip, way)):
-                    passes, accuracy = np.mean(runs, axis=0).T
+                    passes, accuracy = np.mean(runs, axis=0)
                     style = curve_style(index)
-                    axes.plot(passes, 100 * accuracy, label=way, markersize=4, **style)
+                    axes.plot(passes, accuracy, label=way, markersize=4, **style)
             axes.set(xlabel="forward passes", ylabel="accuracy on held-out images (%)")
             axes.set_title("{}: {}".format(*chip), fontsize="medium")
             axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))

@@ -16,6 +16,7 @@ import numpy as np
 
 from meshes.validation import integer, keep, number, one_line, text
 from photonic_ffzero.data.readers import DataError
+from photonic_ffzero.runs.directory import RunDirectory
 from photonic_ffzero.runs.plan import Plan
 from photonic_ffzero.runs.records import CELL, FAILURE, GRID, RESULTS, Schema, check, read_record
 from photonic_ffzero.storage import read_json, write_json
@@ -276,6 +277,15 @@ class GridDirectory:
     def outcomes(self) -> list[Outcome]:
         """The state of every cell, in the grid's order."""
         return [self.outcome(cell) for cell in self.grid.cells]
+
+    def learning_curve(self, cell: Cell) -> np.ndarray:
+        """Forward passes, and accuracies on held-out images in per cent [2, epochs]; NaN if none.
+
+        The epochs are those of all meshes or layers, one after another.
+        """
+        rows = RunDirectory(self.cell_path(cell)).read_history()
+        curve = np.array([(row.forward_passes, row.validation_accuracy) for row in rows], float)
+        return curve.T * [[1], [100]]
 
     @property
     def done(self) -> list[Cell]:
