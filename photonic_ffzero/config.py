@@ -19,7 +19,7 @@ from photonic_ffzero.data.encoding import CHANNELS
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
 from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
-from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS
+from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS, renewal_of
 from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.layers.dense import SCALINGS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
@@ -393,7 +393,7 @@ class Config:
     @property
     def follows_network(self) -> bool:
         """Whether the law of the directions follows the network, see `Layered`."""
-        return self.law is not None and hasattr(LAWS[self.law], "every")
+        return self.law is not None and renewal_of(self.law) is not None
 
     @property
     def layer_nonlinearity(self) -> Any:
@@ -407,16 +407,13 @@ class Config:
     @property
     def amplification(self) -> Amplifier | None:
         """The amplifier between meshes."""
-        return with_values("amplifier", "", self.amplifier, Amplifier) if self.amplifier else None
+        return _amplifier("amplifier", self.amplifier)
 
     @property
     def twin_model(self) -> tuple[Nonlinearity, Amplifier | None]:
         """What a twin takes for a device's nonlinearities and amplifiers."""
         between = from_spec("twin_nonlinearity", self.twin_nonlinearity or "linear", NONLINEARITIES)
-        amplifier = self.twin_amplifier
-        return between, with_values(
-            "twin_amplifier", "", amplifier, Amplifier
-        ) if amplifier else None
+        return between, _amplifier("twin_amplifier", self.twin_amplifier)
 
     @property
     def chip_imperfections(self) -> Imperfections:
@@ -511,6 +508,10 @@ class Config:
         return content
 
 
+def _amplifier(name: str, text: str | None) -> Amplifier | None:
+    return with_values(name, "", text, Amplifier) if text else None
+
+
 def facts(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values, the kind of device, and ``slopes``: what the estimator rests on."""
     derived = {"device": device_kind(values["device"]), "slopes": _slopes(values["estimator"])}
@@ -519,8 +520,6 @@ def facts(values: Mapping[str, Any]) -> dict[str, Any]:
 
 # What an estimator rests on, by the mode in which it differentiates.
 _SLOPES = {None: "differences", "forward": "forward mode", "reverse": "reverse mode"}
-
-
 _PRECONDITIONED = ("central", "forward", "jvp")  # right with directions of any covariance
 
 

@@ -153,17 +153,17 @@ def check(name, words, folder, capsys, before):
     start = time.perf_counter()
     code = attempt(name, list(words))
     error = capsys.readouterr().err
-    told = f"seed {SEED}: {name} {words!r} -> {code}: {error!r}"
-    assert time.perf_counter() - start < SECONDS, told
+    case = f"seed {SEED}: {name} {words!r} -> {code}: {error!r}"
+    assert time.perf_counter() - start < SECONDS, case
     # predict.py classifies the images that it can read beside others.
-    assert code in (0, 2) or (code, name) == (1, "predict"), told
-    assert "Traceback" not in error, told
+    assert code in (0, 2) or (code, name) == (1, "predict"), case
+    assert "Traceback" not in error, case
     if code == 2:
-        assert re.match(r"[\w. -]+: error: .{10}", error), told
-        assert error.count("\n") == 1, told
-        assert error[:-1].isprintable(), told
-        assert len(error) < 1300, told
-        assert content(folder) == before, told
+        assert re.match(r"[\w. -]+: error: .{10}", error), case
+        assert error.count("\n") == 1, case
+        assert error[:-1].isprintable(), case
+        assert len(error) < 1300, case
+        assert content(folder) == before, case
     for path in set(content(folder)) - set(before):
         target = folder / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -231,10 +231,10 @@ def check_settings(count, capsys):
         changed = {n: known[n] if rng.random() < 0.5 else rng.choice(VALUES) for n in names}
         whole = rng.choice(originals) | changed
         for build in (partial(Config, **whole), partial(configure, **changed)):
-            told = f"seed {SEED}: { {name: quoted(value) for name, value in changed.items()} }"
+            case = f"seed {SEED}: { {name: quoted(value) for name, value in changed.items()} }"
             error = error_of(build)
             refused += error is not None
-            assert "\n" not in str(error), told
+            assert "\n" not in str(error), case
     with capsys.disabled():
         print(f"\nsettings: {count}, seed {SEED}: {refused} of {2 * count} refused", end="")
     assert 0 < refused < 2 * count

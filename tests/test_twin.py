@@ -420,7 +420,7 @@ def test_a_device_is_learned_while_it_is_trained(eager, where):
 def test_a_device_is_calibrated_mesh_after_mesh(eager):
     device = SimulatedChip(4, nonlinearity=BRIGHT, imperfections=IMPERFECTIONS, seed=3)
     heard, chosen = [], {"batch_size": 8, "nonlinearity": BRIGHT, "seed": 1}
-    known = calibrate(device, 5, told=lambda *done: heard.append(done), **chosen)
+    known = calibrate(device, 5, progress=lambda *done: heard.append(done), **chosen)
     assert (known.units, known.columns, len(known.meshes)) == (4, 4, 2)
     assert heard == [(done, 5) for done in range(6)] * 2
     again = calibrate(device, 5, **chosen)

@@ -99,7 +99,7 @@ def _run(
                 drive_step=drive,
                 reads=arguments.reads,
                 seed=arguments.seed,
-                told=progress.told,
+                progress=progress.update,
             )
         folder = _write(arguments.output, known, device)
     except KeyboardInterrupt:  # called from Python

@@ -1,6 +1,6 @@
 """From losses to gradients: directions, objectives, estimators and the step to take."""
 
-from photonic_ffzero.gradients.directions import LAWS, Directions, Sampler, draw
+from photonic_ffzero.gradients.directions import LAWS, Directions, Sampler, draw, renewal_of
 from photonic_ffzero.gradients.estimators import (
     ESTIMATORS,
     Autodiff,
@@ -48,4 +48,5 @@ __all__ = [
     "draw",
     "estimate",
     "has_twin",
+    "renewal_of",
 ]

@@ -18,7 +18,8 @@ from meshes._tensorflow import tf
 from photonic_ffzero.gradients.directions import Directions
 from photonic_ffzero.gradients.objectives import combine
 
-_MEMORY = 0.99  # share of the sums that the next step keeps
+MEMORY = 0.99
+"""Share of a decaying sum that the next step keeps."""
 
 
 class Weighting(NamedTuple):
@@ -72,4 +73,4 @@ def summed(sums: Any, gradient: Any, measured: Any, directions: Directions) -> A
     """The sums for `weighting`, with the slopes of one step more."""
     p = products(gradient, directions)
     terms = (tf.ones_like(p), measured * measured, measured * p, p * p)
-    return _MEMORY * sums + tf.stack([tf.reduce_sum(term) for term in terms])
+    return MEMORY * sums + tf.stack([tf.reduce_sum(term) for term in terms])

@@ -57,6 +57,9 @@ class Sampler:
         Guo et al., arXiv 2603.24790, eq. 9 (directional derivative along a unit vector).
     """
 
+    every: int | None
+    """See `renewal_of`."""
+
     def __init__(self, law: str, epsilon: float, count: int, trainable: Any) -> None:
         self._law: Any = LAWS[choice("law", law, LAWS)]
         self._epsilon = number("epsilon", epsilon, above=0)
@@ -67,12 +70,8 @@ class Sampler:
         self._sources = [None if mask.all() else _sources(mask) for mask in masks]
         self._sizes = [int(np.count_nonzero(mask)) for mask in masks]
         self._colours: list[_Colour] = []
+        self.every = renewal_of(law)
         check_count(law, self._count, trainable)
-
-    @property
-    def every(self) -> int | None:
-        """Steps after which the law follows the network; None for a law that does not."""
-        return getattr(self._law, "every", None)
 
     def follow(
         self,
@@ -270,3 +269,8 @@ LAWS: dict[str, Law] = {
     "gaussian-unit-each": _gaussian_unit_each,
     "layered": Layered(),
 }
+
+
+def renewal_of(law: str) -> int | None:
+    """Steps after which a law follows the network anew; None for a law that does not."""
+    return getattr(LAWS[law], "every", None)

@@ -26,6 +26,7 @@ from meshes._tensorflow import fused, tf
 from meshes.estimate import MeshEstimate, MeshParameters, unseen
 from meshes.mesh import Phases, RectangularMesh
 from meshes.propagation import twice
+from photonic_ffzero.gradients.control import MEMORY
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import Photonic
@@ -36,7 +37,6 @@ FIT_RATE = 0.1
 
 # Sizes that the errors of a chip are expected to have, rad and dB: the couplers' are smaller.
 _EXPECTED = MeshParameters(theta=0.1, phi=0.1, gamma=0.1, coupler1=0.02, coupler2=0.02, loss=0.1)
-_MEMORY = 0.99  # share of a sum that the next step keeps
 
 
 class TwinState(NamedTuple):
@@ -129,18 +129,8 @@ class Twin:
         """The state at the start; with ``rng``, values at random within their scales from it."""
         values = tuple(map(_as_tensors, self.start))
         if rng is not None:
-            values = tuple(map(self._scattered, values, self.scales, [rng] * len(values)))
+            values = tuple(_scattered(*pair, rng) for pair in zip(values, self.scales, strict=True))
         return TwinState(values, adam().init(values), tf.zeros(2), tf.zeros(4))
-
-    def _scattered(
-        self, values: MeshParameters, scales: MeshParameters, rng: np.random.Generator
-    ) -> MeshParameters:
-        mesh = RectangularMesh(values.gamma.shape[0], values.theta.shape[0])
-        away = (
-            np.float32(scale * ~hidden * rng.standard_normal(scale.shape))
-            for scale, hidden in zip(scales, unseen(mesh), strict=True)
-        )
-        return MeshParameters(*(value + a for value, a in zip(values, away, strict=True)))
 
     @cached_property
     def scales(self) -> tuple[MeshParameters, ...]:
@@ -215,8 +205,8 @@ class Twin:
 
         def step(packed: Any, pairs: Any, states: Any, rate: Any) -> Any:
             return [
-                self.fitted(state, Comparison(own, *rest), rate)
-                for own, (_, *rest), state in zip(packed, pairs, states, strict=True)
+                self.fitted(state, Comparison(slopes, *rest), rate)
+                for slopes, (_, *rest), state in zip(packed, pairs, states, strict=True)
             ]
 
         return fused(step, packed, pairs, list(states), rate)
@@ -227,12 +217,12 @@ class Twin:
         scales = tf.nest.map_structure(np.float32, self.scales)
         scaled = tf.nest.map_structure(tf.multiply, direction, scales)
         values = descend(state.values, scaled, rate)
-        weaker = (1 - _MEMORY) * comparison.excess / sum(v.loss.shape[0] for v in values)
+        weaker = (1 - MEMORY) * comparison.excess / sum(v.loss.shape[0] for v in values)
         values = tuple(
             v._replace(loss=v.loss + weaker * np.float32(scale.loss > 0))
             for v, scale in zip(values, self.scales, strict=True)
         )
-        errors = _MEMORY * state.errors + tf.stack([1.0, comparison.error])
+        errors = MEMORY * state.errors + tf.stack([1.0, comparison.error])
         return state._replace(values=values, moments=moments, errors=errors)
 
 
@@ -299,6 +289,18 @@ def _misfit(predicted: Any, readings: Any, weights: Any = 1.0) -> tuple[Any, Any
     excess = 10 / np.log(10.0) * tf.math.log(tf.clip_by_value(ratio, 1e-3, 1e3))
     misfit = tf.reduce_mean(weights * by_sample)
     return misfit, tf.sqrt(tf.math.divide_no_nan(square, spread)), excess
+
+
+def _scattered(
+    values: MeshParameters, scales: MeshParameters, rng: np.random.Generator
+) -> MeshParameters:
+    """Values at random around these, but for those that intensities do not show."""
+    mesh = RectangularMesh(values.gamma.shape[0], values.theta.shape[0])
+    away = (
+        np.float32(scale * ~hidden * rng.standard_normal(scale.shape))
+        for scale, hidden in zip(scales, unseen(mesh), strict=True)
+    )
+    return MeshParameters(*(value + a for value, a in zip(values, away, strict=True)))
 
 
 def _as_tensors(estimate: MeshEstimate) -> MeshParameters:

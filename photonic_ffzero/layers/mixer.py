@@ -192,8 +192,8 @@ class Mixer(Moved):
         if self.image:
             side, colours = self.image
             inputs = (side // self.patches) ** 2 * colours
-        own = (self.channel_groups, size)
-        dense = ((self.channel_groups, inputs, size), own, (self.channel_groups, size, size), own)
+        grouped = (self.channel_groups, size)
+        dense = ((self.channel_groups, inputs, size), grouped, (*grouped, size), grouped)
         if self.image:
             return StemParams(*dense)
         return MixerParams((1, patches, patches), (1, patches), *dense)
@@ -223,9 +223,11 @@ class Mixer(Moved):
 
     def sites(self, batch: int) -> tuple[np.ndarray, ...]:
         """The values [B, patches, G, n] behind the norm of each map."""
-        patches, own = self.patches**2, (self.channel_groups, self.channels // self.channel_groups)
+        patches, size = self.patches**2, self.channels // self.channel_groups
+        grouped = (self.channel_groups, size)
         over_patches = [] if self.image else [(1, self.channels)]
-        return tuple(np.ones((batch, patches, *at), bool) for at in (*over_patches, own, own))
+        shapes = (*over_patches, grouped, grouped)
+        return tuple(np.ones((batch, patches, *shape), bool) for shape in shapes)
 
     def trace(self, params: Any, x: Any, tapped: bool) -> tuple[Any, Any]:
         z, passage = self._passed(one_set(params), self._cut(x))

@@ -124,7 +124,7 @@ class CalibrationProgress:
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def told(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int) -> None:
         """Show how many settings of the mesh in work are read."""
         now, mesh = time.perf_counter(), self._done + 1
         if done == total:

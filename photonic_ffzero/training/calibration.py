@@ -23,8 +23,8 @@ CALIBRATION_RATE = 0.2
 _STAGES = (2, 4, 8, 12, 16)  # columns whose phases move; then eight more each
 _MEMBERS = 3  # twins that learn from the same readings
 
-Told = Callable[[int, int], None]
-"""Is told how many settings of a calibration are done, and of how many."""
+Progress = Callable[[int, int], None]
+"""Called with how many settings of a calibration are done, and how many there are."""
 
 
 def stages(columns: int) -> list[int]:
@@ -41,7 +41,7 @@ def calibrated(
     count: int,
     rng: np.random.Generator,
     age: int = 0,
-    told: Told = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[MeshEstimate, ...]:
     """Learn the meshes of a block from readings at random phases, of few columns, then of more.
 
@@ -57,7 +57,7 @@ def calibrated(
         count: Settings of the phases; each is read with one batch.
         rng: Source of phases, noise, and of where the twins start.
         age: The chip's, in epochs of training.
-        told: Told of every setting.
+        progress: Called before every setting, and at the end.
     """
 
     def learn(states: Any, params: Any, x: Any, noise: Any, rate: Any, weights: Any) -> Any:
@@ -69,13 +69,13 @@ def calibrated(
     states = [twin.init(), *(twin.init(rng) for _ in range(_MEMBERS - 1))]
     step = graph(learn, xla=block.runs_on == "xla")
     for done, (setting, rate) in enumerate(_settings(block, params, count, rng)):
-        told(done, count)
+        progress(done, count)
         x = tf.constant(inputs())
         noise = block.draw_noise(rng, 1, 1, x.shape[0], age)
         weights = 2 * rng.integers(2, size=(_MEMBERS, x.shape[0])).astype(np.float32)
         weights[0] = 1
         states = step(states, setting, x, noise, np.float32(rate), weights)
-    told(count, count)
+    progress(count, count)
     best, *others = sorted(states, key=lambda state: float(state.error))
     return tuple(
         _with_uncertainty(twin, index, best, others) for index in range(len(twin.block.layers))
@@ -108,15 +108,15 @@ def random_phases(params: Any, moving: int, rng: np.random.Generator) -> Any:
 def _with_uncertainty(
     twin: Twin, index: int, best: TwinState, others: Sequence[TwinState]
 ) -> MeshEstimate:
-    """The best of several twins of a mesh, with uncertainties from how they differ.
+    """The best of several twins of a mesh, with uncertainties from how the others differ.
 
-    What noise made of the readings differs as much as their random weights do (the bootstrap). What
-    they have not decided is as far apart at the end as it was at the start, where the twins were
-    scattered by the scales s of their parameters. The chip's errors may be larger than s, so that
-    the differences are multiplied by the size of the errors that were found, in s. Interferometers
-    of a column share one uncertainty, the root mean square.
+    Noise of the readings makes twins differ that weigh the samples differently (the bootstrap).
+    Parameters that the readings do not determine stay as far apart as they were at the start, where
+    the twins were scattered by the scales s. If the errors of the chip turn out larger than s, the
+    differences are multiplied by that ratio. All interferometers of a column share one
+    uncertainty, the root mean square.
     """
-    found, scales = best.values[index], twin.scales[index]
+    values, scales = best.values[index], twin.scales[index]
     hidden = unseen(twin.start[index].mesh)
     if twin.block.front or index:  # it stands for the output phases of the mesh in front, too
         hidden = hidden._replace(gamma=np.ones_like(hidden.gamma))
@@ -124,24 +124,35 @@ def _with_uncertainty(
         hidden = hidden._replace(loss=np.ones_like(hidden.loss))
     blank = MeshParameters(*(np.where(hide, np.inf, 0.0) for hide in hidden))
     differences = [
-        difference(as_estimate(other.values[index], blank), as_estimate(found, blank))
+        difference(as_estimate(other.values[index], blank), as_estimate(values, blank))
         for other in others
     ]
+    parts = zip(values, scales, hidden, twin.start[index].values, *differences, strict=True)
+    return as_estimate(values, MeshParameters(*(_deviations(*part) for part in parts)))
 
-    def std(array: Any, scale: np.ndarray, hide: np.ndarray, start: Any, *apart: Any) -> np.ndarray:
-        spread = np.mean([np.square(x) for x in apart], axis=0) / 2  # of two twins
-        seen = np.where(hide, np.nan, spread)
-        errors = np.where(hide, 0.0, np.float64(array) - start)
-        size = np.sqrt(np.sum(errors**2) / max(np.sum(scale[~hide] ** 2), 1e-30))
-        lines = seen if seen.ndim > 1 else seen[np.newaxis]
-        with np.errstate(invalid="ignore"):
-            counts = np.sum(~np.isnan(lines), axis=-1, keepdims=True)
-            mean = np.nansum(lines, axis=-1, keepdims=True) / np.maximum(counts, 1)
-        smooth = np.broadcast_to(np.sqrt(mean), lines.shape).reshape(seen.shape)
-        return np.where(hide | np.isnan(seen), np.inf, max(size, 1.0) * smooth)
 
-    parts = zip(found, scales, hidden, twin.start[index].values, *differences, strict=True)
-    return as_estimate(found, MeshParameters(*(std(*part) for part in parts)))
+def _deviations(
+    values: Any, scale: np.ndarray, hide: np.ndarray, start: Any, *apart: Any
+) -> np.ndarray:
+    """The uncertainties of one kind of parameter; see `_with_uncertainty`.
+
+    Args:
+        values: The values of the best twin.
+        scale: Their scales s.
+        hide: Where intensities do not show them; the uncertainty is infinite there.
+        start: The values at the start.
+        *apart: By how much each of the other twins differs.
+    """
+    spread = np.mean([np.square(x) for x in apart], axis=0) / 2  # of two twins
+    seen = np.where(hide, np.nan, spread)
+    errors = np.where(hide, 0.0, np.float64(values) - start)
+    size = np.sqrt(np.sum(errors**2) / max(np.sum(scale[~hide] ** 2), 1e-30))
+    lines = seen if seen.ndim > 1 else seen[np.newaxis]
+    with np.errstate(invalid="ignore"):
+        counts = np.sum(~np.isnan(lines), axis=-1, keepdims=True)
+        mean = np.nansum(lines, axis=-1, keepdims=True) / np.maximum(counts, 1)
+    smooth = np.broadcast_to(np.sqrt(mean), lines.shape).reshape(seen.shape)
+    return np.where(hide | np.isnan(seen), np.inf, max(size, 1.0) * smooth)
 
 
 def bar_state(phases: Phases) -> Phases:

@@ -23,7 +23,7 @@ from photonic_ffzero.goodness.readouts import Ports
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.training.calibration import Told, bar_state, calibrated, stages
+from photonic_ffzero.training.calibration import Progress, bar_state, calibrated, stages
 from photonic_ffzero.training.twins import nominal_twin
 
 SETTINGS_A_STAGE = 200
@@ -42,7 +42,7 @@ def calibrate(
     drive_step: float = 0.0,
     reads: int = 1,
     seed: int = 0,
-    told: Told = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> ChipEstimate:
     """Learn a chip from the intensities behind each of its meshes, at random phases.
 
@@ -61,7 +61,7 @@ def calibrate(
         drive_step: Smallest change of a phase that the drive can make, rad; 0 if any.
         reads: Readings averaged into one.
         seed: Seed of phases and light.
-        told: Told how many settings of a mesh are done, and of how many.
+        progress: Called with how many settings of a mesh are done, and how many there are.
 
     Returns:
         The estimate, with uncertainties that are infinite for what intensities cannot show.
@@ -84,7 +84,7 @@ def calibrate(
         def inputs(rng: np.random.Generator = rng) -> np.ndarray:
             return rng.standard_normal((batch, units), np.float32)
 
-        found += calibrated(block, twin, (params,), inputs, count, rng, told=told)
+        found += calibrated(block, twin, (params,), inputs, count, rng, progress=progress)
         front = (*front, (layer, bar_state(params)))
     return ChipEstimate(tuple(found))
 

@@ -199,13 +199,13 @@ class Trainer:
                 return x[rng.integers(len(x), size=batch)]
             return rng.standard_normal((batch, x.shape[1]), np.float32)
 
-        def told(done: int, total: int) -> None:
+        def progress(done: int, total: int) -> None:
             for observer in self.observers:
                 observer.on_calibration(self._name(stage), done, total)
 
         age = stage.index * self.config.epochs
         self.model.known[places(self.model, stage.index)] = calibrated(
-            block, twin, params, inputs, count, rng, age, told
+            block, twin, params, inputs, count, rng, age, progress
         )
         self.model.usage.add(stage, count, batch * self._reads)
 
