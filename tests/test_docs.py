@@ -66,7 +66,7 @@ def test_every_flag_exists(capsys, monkeypatch):
     for main in (train.main, predict.main, export.main, serve.main, report.main):
         with pytest.raises(SystemExit):
             main(["--help"])
-    for script in ("ablation.py", "engines.py", "same_figures.py"):
+    for script in ("ablation.py", "engines.py", "same_figures.py", "keep.py"):
         [path] = ROOT.glob(f"*/{script}")
         monkeypatch.syspath_prepend(path.parent)
         monkeypatch.setattr(sys, "argv", [script, "--help"])

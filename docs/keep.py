@@ -1,0 +1,281 @@
+"""Keep finished runs in docs/results/, and fill the tables of the pages from what is kept there.
+
+    python docs/keep.py NAME RUN [RUN ...]    keep a grid, or some runs
+    python docs/keep.py                       fill the tables of docs/*.md anew
+
+docs/results/NAME/ gets results.csv (a row for each run: its labels, its seed, its state and its
+figures), about.json (the commands that repeat the runs, seeds, commit, date and machine) and the
+pictures of a grid. A page shows a file as a table between two lines,
+<!-- table: results/NAME/results.csv --> and <!-- end of table -->.
+
+The table has the mean and the standard deviation over the seeds. "across=LABEL" behind the name
+of the file gives every value of that label a column; "show=FIGURE,..." chooses the figures. A
+file without a column "seed" is shown as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import date
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from meshes.validation import choice
+from photonic_ffzero.cli.arguments import LineParser, flag_of, reader
+from photonic_ffzero.config import Config, configure
+from photonic_ffzero.runs import GridDirectory, Plan, plan_for
+from photonic_ffzero.runs.names import RUN
+from photonic_ffzero.runs.pool import available_cores
+from photonic_ffzero.runs.records import read_results
+from photonic_ffzero.settings import settings_of
+from photonic_ffzero.storage import read_json, write_csv, write_json
+
+PAGES = Path(__file__).parent
+MARKS = re.compile(r"(?ms)(^<!-- table: (\S+)(.*?) -->\n)(.*?)(^<!-- end of table -->)")
+
+# The figures of results.json that are kept: heading, factor and decimals in a table.
+FIGURES = {
+    "test_accuracy": ("test accuracy (%)", 100, 2),
+    "test_r2": ("test R²", 1, 4),
+    "vote_accuracy": ("by vote (%)", 100, 2),
+    "goodness_sum_accuracy": ("by summed goodness (%)", 100, 2),
+    "last_validation_accuracy": ("held-out accuracy (%)", 100, 2),
+    "forward_passes": ("mesh passes (million)", 1e-6, 2),
+    "phase_writes": ("phase writes (thousand)", 1e-3, 0),
+    "train_seconds": ("time of a run (s)", 1, 0),
+}
+_PATHS = ("start_from", "frozen_phases", "chip_estimate")
+_NO_LABELS = ("seed", "seeds")  # what tells the runs of a row apart
+
+Row = dict[str, Any]
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def filled(page: str) -> str:
+    """A page with every table as its file has it today."""
+    return MARKS.sub(lambda found: found[1] + _region(found[2], found[3]) + found[5], page)
+
+
+def _region(name: str, options: str) -> str:
+    """A table; below the table of runs also how, when and where they were made."""
+    path = PAGES / name
+    cells = pd.read_csv(path, dtype=str, keep_default_na=False, header=None)
+    cells = cells[1:].set_axis(cells.iloc[0], axis="columns")
+    if "seed" not in cells:
+        return f"{_markdown(cells)}\n"
+    about = json.loads((path.parent / "about.json").read_text())
+    table = summary(cells, **dict(word.split("=", 1) for word in options.split()))
+    commands = "".join(f"    {command}\n" for command in about["commands"])
+    seeds = about["seeds"]
+    what = f"{table.attrs['figure']}, {'seeds' if ',' in seeds else 'seed'} {seeds}"
+    facts = f"{about['date']}, commit {about['commit']}, {about['machine']}"
+    return f"{_markdown(table)}\n{commands}\n{what}. {facts}. [Every run]({name}).\n"
+
+
+def _markdown(cells: pd.DataFrame) -> str:
+    rows = [[*cells], ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def summary(runs: pd.DataFrame, across: str = "", show: str = "") -> pd.DataFrame:
+    """Mean and standard deviation over the seeds.
+
+    Args:
+        runs: The cells of a results.csv, as texts; the labels come before the seed.
+        across: The label whose values become columns; then there is one figure.
+        show: The figures, with commas between them; by default the first one and the time.
+
+    Returns:
+        A row for each place, in the order of the runs; its attribute ``figure`` names the first
+        figure in words.
+    """
+    labels = [*runs][: [*runs].index("seed")]
+    present = [name for name in FIGURES if name in runs]
+    shown = show.split(",") if show else [present[0], "train_seconds"]
+    for option, value, known in (
+        *(("show", name, present) for name in shown),
+        *([("across", across, labels)] if across else []),
+    ):
+        choice(option, value, known)
+    first = FIGURES[shown[0]][0]
+    rows: dict[tuple[str, ...], Row] = {}
+    for _, members in runs.groupby(labels, sort=False) if labels else [((), runs)]:
+        place = dict(members[labels].iloc[0])
+        figures = {FIGURES[name][0]: _spread(name, members[name]) for name in shown}
+        if across:
+            figures = {f"{across} {place.pop(across)}": figures[first]}
+        rows.setdefault((*place.values(),), place).update(figures)
+    table = pd.DataFrame([*rows.values()]).fillna("-")
+    table.attrs["figure"] = first.capitalize()
+    return table
+
+
+def _spread(name: str, texts: pd.Series) -> str:
+    """Mean and standard deviation (n - 1 in the denominator); how many runs where some lack."""
+    _, factor, decimals = FIGURES[name]
+    values = factor * pd.to_numeric(texts).dropna()
+    if values.empty:
+        return "-"
+    text = f"{values.mean():.{decimals}f}"
+    if len(values) > 1:
+        text += f" ± {values.std():.{decimals}f}"
+    return text if len(values) == len(texts) else f"{text} ({len(values)} of {len(texts)} runs)"
+
+
+# --- keeping ------------------------------------------------------------------------------------
+
+
+def keep(name: str, runs: Sequence[Path], machine: str, commit: str) -> None:
+    """Write docs/results/NAME/ from a grid's directory, or from those of finished runs."""
+    folder = PAGES / "results" / name
+    if (runs[0] / "grid.json").exists():
+        if len(runs) > 1:
+            raise ValueError(f"a grid is kept alone, found {len(runs)} directories")
+        rows, commands = _grid(GridDirectory.open(runs[0]))
+        pictures = sorted(runs[0].glob("*.png"))
+    else:
+        rows, commands = _runs(runs)
+        pictures = []
+    files = [path for run in runs for path in run.rglob("results.json")]
+    about = {
+        "commands": commands,
+        "seeds": ", ".join(map(str, sorted({row["seed"] for row in rows}))),
+        "commit": commit,
+        "date": str(date.fromtimestamp(max(path.stat().st_mtime for path in files))),
+        "machine": machine,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / "results.csv", _without_empty(rows))
+    write_json(folder / "about.json", about)
+    for picture in pictures:
+        shrink(picture, folder / picture.name)
+
+
+def shrink(picture: Path, small: Path) -> None:
+    """Write a picture with 64 colours and at most 1,000 pixels across: a few tens of kB."""
+    with Image.open(picture) as image:
+        image = image.convert("RGB")
+        image.thumbnail((1000, 1000))
+        image.quantize(64).save(small, optimize=True)
+
+
+def _grid(directory: GridDirectory) -> tuple[list[Row], list[str]]:
+    rows = [
+        {**outcome.cell.labels, "seed": outcome.cell.seed, "state": outcome.state}
+        | {figure: outcome.results.get(figure) for figure in FIGURES}
+        for outcome in directory.outcomes()
+    ]
+    return rows, [directory.grid.command]
+
+
+def _runs(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:
+    """Labels are the settings in which the commands differ."""
+    plans, commands, results = [], [], []
+    for folder in folders:
+        plan = Plan.from_json(read_json(folder / "config.json") or {}, folder / "config.json")
+        paths = [*folder.glob("seed-*/results.json")] or [folder / "results.json"]
+        done = [found for path in paths if (found := read_results(path))]
+        if len(done) != plan.seeds:
+            raise ValueError(f"{folder} must hold {plan.seeds} finished runs, found {len(done)}")
+        plans.append(plan.as_json())
+        commands.append(fewest_settings(plan))
+        results.append(sorted(done, key=lambda found: found["seed"]))
+    labels = [
+        name
+        for name in dict.fromkeys(chain(*commands))
+        if name not in _NO_LABELS and len({repr(plan[name]) for plan in plans}) > 1
+    ]
+    rows = [
+        {name: plan[name] for name in labels}
+        | {"seed": found["seed"], "state": "done"}
+        | {figure: found.get(figure) for figure in FIGURES}
+        for plan, done in zip(plans, results, strict=True)
+        for found in done
+    ]
+    return rows, [command(settings) for settings in commands]
+
+
+def fewest_settings(plan: Plan) -> Row:
+    """The settings that give a plan again; all others are as its recipe has them."""
+    settings = {name: value for name, value in plan.as_json().items() if value is not None}
+    for name in [*settings]:
+        fewer = {key: value for key, value in settings.items() if key != name}
+        try:
+            again = _plan(fewer)
+        except (TypeError, ValueError):  # the others need this one
+            continue
+        # A run writes down what its data decide: of MNIST and the like these two.
+        data = {"validation": again.validation or 5000, "size": again.size or 28}
+        if name not in ("recipe", "dataset") and plan in (again, replace(again, **data)):
+            settings = fewer
+    return settings
+
+
+def _plan(settings: Row) -> Plan:
+    config = {name: value for name, value in settings.items() if name in settings_of(Config)}
+    inputs = {name: value for name, value in settings.items() if name in settings_of(Plan)}
+    return plan_for(config=configure(**config), **inputs)
+
+
+def command(settings: Row) -> str:
+    """The command line that trains with these settings; of a path it has the name alone."""
+    target = "digital" if settings["recipe"] == "digital" else "mnist"
+    words = []
+    for name, value in settings.items():
+        if name == "recipe" and value in ("digital", "balanced"):
+            continue
+        text = Path(value).name if name in _PATHS or str(value).startswith("/") else str(value)
+        words += [flag_of(name)] + ([] if value is True else [text])
+    return f'make {target} ARGS="{shlex.join(words)}"'
+
+
+def _without_empty(rows: Sequence[Row]) -> list[Row]:
+    kept = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return [{name: row[name] for name in kept} for row in rows]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Keep what the arguments name, and fill the pages; return the exit code."""
+    parser = LineParser(prog="keep.py", description=__doc__)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="folder in docs/results/")
+    parser.add_argument("runs", nargs="*", type=reader(RUN), metavar="RUN", help=RUN.rule)
+    parser.add_argument(
+        "--machine",
+        default=f"{available_cores()} cores",
+        metavar="TEXT",
+        help="what the runs were made on, and what else it did (default: the cores here)",
+    )
+    head = ("git", "-C", str(PAGES), "rev-parse", "--short=7", "HEAD")
+    parser.add_argument("--commit", metavar="HASH", help="of the code (default: this checkout's)")
+    arguments = parser.parse_args(argv)
+    if arguments.name and not arguments.runs:
+        parser.error("argument RUN: must be named to be kept")
+    try:
+        if arguments.name:
+            commit = arguments.commit or subprocess.check_output(head, text=True).strip()
+            keep(arguments.name, arguments.runs, arguments.machine, commit)
+        for path in sorted(PAGES.glob("*.md")):
+            if (page := filled(old := path.read_text())) != old:
+                path.write_text(page)
+                print(f"filled {path.name}")
+    except (ValueError, KeyError, OSError) as error:
+        parser.error(str(error))
+    if arguments.name:
+        mark = f"<!-- table: results/{arguments.name}/results.csv -->"
+        print(f"kept; show it on a page with\n{mark}\n<!-- end of table -->")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
