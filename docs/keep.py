@@ -34,8 +34,8 @@ from meshes.validation import choice
 from photonic_ffzero.cli.arguments import LineParser, flag_of, reader
 from photonic_ffzero.config import Config, configure
 from photonic_ffzero.runs import GridDirectory, Plan, plan_for
+from photonic_ffzero.runs.cluster import available_cores
 from photonic_ffzero.runs.names import RUN
-from photonic_ffzero.runs.pool import available_cores
 from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json, write_csv, write_json

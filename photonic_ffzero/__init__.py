@@ -64,7 +64,7 @@ redirect(
         "jobs": "runs.job",
         "losses": "goodness.losses",
         "objectives": "gradients.objectives",
-        "pool": "runs.pool",
+        "pool": "runs.runner",
         "progress": "runs.progress",
         "prototypes": "goodness.prototypes",
         "remote": "devices.remote",

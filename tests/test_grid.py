@@ -31,18 +31,14 @@ from photonic_ffzero.cli.experiment import Options, run_experiment
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
-from photonic_ffzero.runs import pool
+from photonic_ffzero.runs import cluster
+from photonic_ffzero.runs.cell import THREAD_VARIABLES, thread_limits, training_command
 from photonic_ffzero.runs.claim import Claim
+from photonic_ffzero.runs.cluster import Cluster
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory
 from photonic_ffzero.runs.plan import UNENCODED, plan_for
-from photonic_ffzero.runs.pool import (
-    THREAD_VARIABLES,
-    Pool,
-    epochs_done,
-    thread_limits,
-    training_command,
-)
-from photonic_ffzero.runs.progress import GridProgress
+from photonic_ffzero.runs.progress import GridProgress, epochs_done
+from photonic_ffzero.runs.runner import Runner
 from photonic_ffzero.runs.summary import plot_grid, runs_table, summarise, write_results
 from photonic_ffzero.storage import read_json, write_json
 
@@ -69,6 +65,8 @@ if mode in ("fail-both", f"fail-{plan['method']}"):
 if mode == f"vanish-{plan['method']}":
     sys.exit(0)
 if mode == f"crash-{plan['method']}":
+    os.kill(os.getpid(), signal.SIGKILL)
+if mode == f"mortal-{plan['method']}" and len(open("starts.txt").readlines()) < 3:
     os.kill(os.getpid(), signal.SIGKILL)
 if mode == f"realtime-{plan['method']}":
     os.kill(os.getpid(), signal.SIGRTMIN + 3)
@@ -135,7 +133,7 @@ def small_grid(**given):
     return Grid(**(values | given))
 
 
-def run_pool(path="grid", grid=None, command=None, jobs=2, console=None):
+def run_grid(path="grid", grid=None, command=None, jobs=2, console=None):
     """Run a grid in a new directory, or go on with the one that is there."""
     path = Path(path)
     directory = (
@@ -144,7 +142,8 @@ def run_pool(path="grid", grid=None, command=None, jobs=2, console=None):
         else GridDirectory.create(path, grid or small_grid())
     )
     with Claim(path) as claim:
-        Pool(directory, command or fake(), jobs, console or Console(quiet=True), claim).run()
+        console = console or Console(quiet=True)
+        Runner(directory, command or fake(), Cluster(jobs), console, claim).run()
     return directory
 
 
@@ -443,10 +442,10 @@ class TestFigure:
 # --- running --------------------------------------------------------------------------------------
 
 
-class TestPool:
+class TestRunner:
     def test_every_cell_runs_once_and_its_results_come_back(self):
         console = Console(file=io.StringIO(), width=80, height=20, force_terminal=True)
-        directory = run_pool(console=console)
+        directory = run_grid(console=console)
         assert "6 of 6 cells" in console.file.getvalue()
         assert states(directory) == ["done"] * 6
         first, second = summary(directory).itertuples()
@@ -458,7 +457,7 @@ class TestPool:
 
     @pytest.mark.parametrize("jobs", [1, 3])
     def test_no_more_run_at_a_time_than_asked_for(self, jobs):
-        directory = run_pool(command=fake(pause=0.04), jobs=jobs)
+        directory = run_grid(command=fake(pause=0.04), jobs=jobs)
         times = []
         for outcome in directory.outcomes():
             times += [
@@ -473,23 +472,23 @@ class TestPool:
         """Two at a time because no more are asked for, or because there are no more."""
         for name in THREAD_VARIABLES:
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(pool, "available_cores", lambda: cores)
+        monkeypatch.setattr(cluster, "available_cores", lambda: cores)
         grid = small_grid(cells=cells()[:runs])
-        directory = run_pool(grid=grid, jobs=2 if runs > 2 else 8)
+        directory = run_grid(grid=grid, jobs=2 if runs > 2 else 8)
         environment = directory.outcomes()[0].results["environment"]
         assert {environment[name] for name in THREAD_VARIABLES} == {"4"}
 
     @pytest.mark.parametrize(
-        ("jobs", "cores", "given", "expected"),
-        [(1, 4, "", "4"), (3, 4, "", "1"), (8, 4, "", "1"), (1, 4, "2", "2"), (2, 4, "64", "2")],
+        ("threads", "given", "expected"),
+        [(4, "", "4"), (1, "", "1"), (4, "2", "2"), (2, "64", "2"), (2, "0", "2")],
     )
-    def test_threads_are_never_more_than_there_are(self, monkeypatch, jobs, cores, given, expected):
+    def test_threads_are_never_more_than_there_are(self, monkeypatch, threads, given, expected):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-        assert thread_limits(jobs, cores)["OMP_NUM_THREADS"] == expected
+        assert thread_limits(threads)["OMP_NUM_THREADS"] == expected
 
     def test_an_error_after_the_results_is_no_failure(self):
         text = io.StringIO()
-        directory = run_pool(command=fake("late"), console=Console(file=text))
+        directory = run_grid(command=fake("late"), console=Console(file=text))
         assert states(directory) == ["done"] * 6
         assert text.getvalue().count("done 70.00 %") == 1
         assert not list(Path("grid").glob("cells/*/failure.json"))
@@ -507,7 +506,7 @@ class TestPool:
         ],
     )
     def test_a_failing_cell_leaves_the_others_alone(self, mode, message):
-        directory = run_pool(command=fake(mode))
+        directory = run_grid(command=fake(mode))
         assert states(directory) == ["done", "failed"] * 3
         assert directory.outcomes()[1].message.endswith(message)
         assert "2      |                 - | 0/3 failed |       - |" in write_results(directory)
@@ -516,6 +515,26 @@ class TestPool:
             log = (directory.outcomes()[1].directory / "log.txt").read_text()
             assert log == "first line\nno light on port 3\n"
 
+    def test_a_cell_that_dies_goes_on_until_the_third_time(self):
+        text = io.StringIO()
+        directory = run_grid(command=fake("mortal-ff-ad"), console=Console(file=text))
+        assert states(directory) == ["done"] * 6
+        starts = [len(start_times(outcome.directory)) for outcome in directory.outcomes()]
+        assert starts == [1, 3] * 3
+        assert read_json(directory.outcomes()[1].directory / "deaths.json") == {"count": 2}
+        assert text.getvalue().count("ff-ad, meshes 2, seed 0: killed by SIGKILL") == 2
+
+    def test_deaths_are_counted_over_sessions_and_anew_after_a_failure(self):
+        directory = filled(accuracies=[0.5, 0.5], cells=cells(seeds=[0]))
+        _, cell = directory.grid.cells
+        folder = directory.cell_path(cell)
+        (folder / "results.json").unlink()
+        assert [directory.count_death(cell) for _ in range(2)] == [1, 2]
+        run_grid(command=fake("crash-ff-ad"))
+        assert directory.outcome(cell).message == "died 3 times, at last killed by SIGKILL"
+        assert len(start_times(folder)) == 1
+        assert not (folder / "deaths.json").exists()
+
     def test_a_cell_whose_folder_or_log_cannot_be_written_fails_alone(self, tmp_path):
         directory = GridDirectory.create(Path("grid"), small_grid(cells=cells(seeds=[0, 1])))
         first, second, *_ = map(directory.cell_path, directory.grid.cells)
@@ -523,7 +542,7 @@ class TestPool:
         first.touch()
         second.mkdir()
         (second / "log.txt").symlink_to(tmp_path / "precious")
-        run_pool()
+        run_grid()
         assert states(directory) == ["waiting", "failed", "done", "done"]
         assert not (tmp_path / "precious").exists()
         assert "1/2 failed" in write_results(directory)
@@ -531,7 +550,7 @@ class TestPool:
     def test_a_cell_that_starts_from_another_waits_for_it(self):
         first, second, third = cells(seeds=[0], methods=["ff-dd"], meshes=(1, 2, 3))
         chain = (first, replace(second, after=first.slug), replace(third, after=second.slug))
-        directory = run_pool(grid=small_grid(cells=chain), command=fake(pause=0.05), jobs=3)
+        directory = run_grid(grid=small_grid(cells=chain), command=fake(pause=0.05), jobs=3)
         assert states(directory) == ["done"] * 3
         folders = [outcome.directory for outcome in directory.outcomes()]
         for before, folder in pairwise(folders):
@@ -541,16 +560,16 @@ class TestPool:
     def test_what_would_start_from_a_failed_cell_fails_too(self):
         first, second, third, _ = cells(["ff-ad", "ff-dd"], seeds=[0], meshes=(1, 2))
         chain = (first, replace(second, after=first.slug), replace(third, after=second.slug))
-        directory = run_pool(grid=small_grid(cells=chain), command=fake("fail-ff-ad"))
+        directory = run_grid(grid=small_grid(cells=chain), command=fake("fail-ff-ad"))
         assert states(directory) == ["failed"] * 3
         assert directory.outcomes()[1].message == f"starts from {first.slug}, which failed"
         assert not (directory.outcomes()[1].directory / "starts.txt").exists()
-        again = run_pool()
+        again = run_grid()
         assert [outcome.state for outcome in again.outcomes()] == ["done"] * 3
 
     def test_a_failed_cell_runs_again_the_next_time(self):
-        run_pool(command=fake("fail-ff-ad"))
-        directory = run_pool()
+        run_grid(command=fake("fail-ff-ad"))
+        directory = run_grid()
         assert states(directory) == ["done"] * 6
         starts = [len(start_times(outcome.directory)) for outcome in directory.outcomes()]
         assert starts == [1, 2] * 3
@@ -573,16 +592,16 @@ class TestPool:
             if len(list(Path("grid").glob("cells/*/starts.txt"))) == 2:
                 raise OSError("No space left on device")
 
-        monkeypatch.setattr(Pool, "_collect", broken)
+        monkeypatch.setattr(Runner, "_take_news", broken)
         with pytest.raises(OSError, match="No space left"):
-            run_pool(command=fake(pause=10))
+            run_grid(command=fake(pause=10))
         assert not living(pids("grid"))
 
 
 class TestProgress:
     def test_off_a_terminal_every_cell_gets_a_line(self):
         text = io.StringIO()
-        run_pool(command=fake("fail-ff-ad"), console=Console(file=text, width=40), jobs=1)
+        run_grid(command=fake("fail-ff-ad"), console=Console(file=text, width=40), jobs=1)
         lines = text.getvalue().splitlines()
         assert len(lines) == 6
         assert re.fullmatch(r"\[1/6\] ff-dd, meshes 2, seed 0: done 70\.00 %, \d+ s", lines[0])
@@ -696,7 +715,7 @@ def test_an_interrupted_grid_goes_on_to_the_same_csv(which, code, whole, capsys)
         assert "| ff-dd" in output  # the table of what there is
         assert {row["state"] for row in rows("grid")} == {"done", "stopped", "waiting"}
         signals = [file.read_text().split() for file in Path("grid").glob("cells/*/signals.txt")]
-        assert {*map(tuple, signals)} == {(str(int(which)),)}  # each child received it once
+        assert {*map(tuple, signals)} == {(str(int(signal.SIGTERM)),)}  # each child once
     before = finished_files("grid")
     assert 0 < len(before) < 6
     assert experiment(["--resume", "grid", "--quiet", "--jobs", "2"]) == 0

@@ -14,7 +14,7 @@ from photonic_ffzero.config import configure
 from photonic_ffzero.runs import Cell, Grid, GridDirectory, Plan, RunDirectory, plan_for
 from photonic_ffzero.runs import write_results as summarise
 from photonic_ffzero.runs.job import _result_line
-from photonic_ffzero.runs.pool import epochs_done
+from photonic_ffzero.runs.progress import epochs_done
 from photonic_ffzero.runs.records import RESULTS, read_record, read_results
 from photonic_ffzero.storage import read_json, write_json
 

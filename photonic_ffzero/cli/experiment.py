@@ -29,12 +29,14 @@ from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.readers import DataError
+from photonic_ffzero.runs.cell import Command, training_command
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
+from photonic_ffzero.runs.cluster import Cluster, available_cores, check_platform
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
 from photonic_ffzero.runs.plan import MOST_SEEDS, Plan, plan_for
-from photonic_ffzero.runs.pool import Pool, available_cores, check_platform, training_command
 from photonic_ffzero.runs.progress import progress_console
+from photonic_ffzero.runs.runner import Runner
 from photonic_ffzero.runs.summary import write_results
 from photonic_ffzero.settings import one_of, settings_of
 
@@ -168,7 +170,7 @@ def run_experiment(
     *,
     datasets: Sequence[str] = IMAGES,
     finish: Callable[[GridDirectory, Path | None], None] | None = None,
-    command: Callable[[Path | None], Callable[[Path], list[str]]] = training_command,
+    command: Callable[[Path | None], Command] = training_command,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Run an experiment as its command line says; return the exit code.
@@ -183,7 +185,7 @@ def run_experiment(
         datasets: What ``--dataset`` offers.
         finish: Adds files to the grid's directory when all runs have ended and some are done,
             from the directory and the folder of the data sets or None.
-        command: Makes the `Pool`'s command from the folder of the data sets or None.
+        command: Makes the `Runner`'s command from the folder of the data sets or None.
         argv: The arguments; those of the process by default.
     """
     parser = _parser(name, description, presets, datasets)
@@ -201,12 +203,13 @@ def run_experiment(
                 console.print(line)
         except (ValueError, TypeError, OSError) as error:
             parser.error(as_flag(str(error), parser))
-        pool = Pool(directory, command(arguments.data_dir), arguments.jobs, console, claim)
-        return _run(pool, directory, arguments.data_dir, console, finish)
+        cluster = Cluster(arguments.jobs)
+        runner = Runner(directory, command(arguments.data_dir), cluster, console, claim)
+        return _run(runner, directory, arguments.data_dir, console, finish)
 
 
 def _run(
-    pool: Pool,
+    runner: Runner,
     directory: GridDirectory,
     data_dir: Path | None,
     console: Console,
@@ -216,11 +219,11 @@ def _run(
     again = _resume_command(directory, data_dir)
     signals().advice = one_line(f"go on with: {again}")
     try:
-        code = _run_pool(pool, directory, console, again)
+        code = _run_cells(runner, directory, console, again)
         if finish is not None and code <= SOME_FAILED and directory.done:
             finish(directory, data_dir)
         return code
-    except KeyboardInterrupt:  # called from Python, and not in `Pool.run`
+    except KeyboardInterrupt:  # called from Python, and not in `Runner.run`
         say(f"interrupted; go on with: {again}")
         return 130
     except (DataError, OSError) as error:
@@ -228,10 +231,10 @@ def _run(
         return SOME_FAILED
 
 
-def _run_pool(pool: Pool, directory: GridDirectory, console: Console, again: str) -> int:
+def _run_cells(runner: Runner, directory: GridDirectory, console: Console, again: str) -> int:
     """Run what is not done, write the results, and say what failed and how to try ``again``."""
     done = len(directory.done) == len(directory.grid.cells)
-    stopped = pool.run()
+    stopped = runner.run()
     print(write_results(directory), end="", flush=True)
     outcomes = directory.outcomes()
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]

@@ -18,7 +18,16 @@ from meshes.validation import integer, keep, number, one_line, text
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.directory import RunDirectory
 from photonic_ffzero.runs.plan import Plan
-from photonic_ffzero.runs.records import CELL, FAILURE, GRID, RESULTS, Schema, check, read_record
+from photonic_ffzero.runs.records import (
+    CELL,
+    DEATHS,
+    FAILURE,
+    GRID,
+    RESULTS,
+    Schema,
+    check,
+    read_record,
+)
 from photonic_ffzero.storage import read_json, write_json
 
 Label = str | int | float
@@ -261,6 +270,16 @@ class GridDirectory:
         with suppress(FileExistsError, NotADirectoryError):  # a file has taken its place
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "failure.json", {"message": message})
+            (folder / "deaths.json").unlink(missing_ok=True)  # the next try starts at none
+
+    def count_death(self, cell: Cell) -> int:
+        """Write down that a cell's worker or process died; return how often one did."""
+        file = self.cell_path(cell) / "deaths.json"
+        before, _ = _read_if_valid(file, DEATHS)
+        count = 1 + (before or {}).get("count", 0)
+        with suppress(FileNotFoundError, NotADirectoryError):  # so that its folder is gone, too
+            write_json(file, {"count": count})
+        return count
 
     def outcome(self, cell: Cell) -> Outcome:
         """The state of a cell, from the files in its run directory."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from meshes.files import read_text
+from meshes.validation import one_line
 from photonic_ffzero.model import EpochRecord
+from photonic_ffzero.runs.grid import Cell, Grid
 from photonic_ffzero.training.trainer import Observer
 
 _INTERVAL = 0.1  # seconds between updates, so that showing progress costs no time
@@ -179,6 +186,13 @@ class GridProgress:
         )
         self._update_total()
 
+    def interrupted(self, cell: str, reason: str) -> None:
+        """Print why a cell is no longer at work, which goes on later."""
+        if cell in self._running:
+            self._bars.remove_task(self._running.pop(cell))
+        self._console.print(f"{cell}: {reason}; it goes on later", markup=False, soft_wrap=True)
+        self._update_total()
+
     def _update_total(self) -> None:
         _, *running = self._bars.tasks
         self._bars.update(
@@ -187,3 +201,25 @@ class GridProgress:
             description=f"{self._ended} of {self._cells} cells",
             figures=f"{self._failed} failed" if self._failed else "",
         )
+
+
+def epochs_done(grid: Grid, cell: Cell, folder: Path) -> tuple[float, str]:
+    """The share of a run's epochs that are done, and the last of them in words."""
+    try:
+        text = read_text(folder / "history.csv", "a table")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        last = rows[-1]
+    except (ValueError, IndexError, csv.Error):
+        return 0.0, ""
+    config = cell.plan.config
+    epochs = config.epochs * config.stages
+    figures = f"{config.layer_name} {last.get('mesh')}, epoch {last.get('epoch')}"
+    with suppress(KeyError, ValueError, TypeError):
+        accuracy = grid.factor * float(last["validation_accuracy"])
+        figures += f", validation {in_unit(grid, accuracy)}"
+    return min(len(rows) / max(epochs, 1), 1.0), one_line(figures)
+
+
+def in_unit(grid: Grid, value: float | None) -> str:
+    """A value as text with its unit; empty if there is none."""
+    return "" if value is None else f"{grid.written(value)} {grid.unit}".rstrip()

@@ -75,6 +75,7 @@ GRID: Schema = {
 }
 CELL: Schema = {"labels": OBJECT, "plan": OBJECT, "after": TEXT}
 FAILURE: Schema = {"message": TEXT}
+DEATHS: Schema = {"count": COUNT}
 
 _RESULT_LINE = ("dataset", "method", "seed", "task", "rule", "train_seconds", "chip_seconds")
 

@@ -1,0 +1,325 @@
+"""Runs the cells of a grid on the workers of a cluster, one at a time on each."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import tempfile
+import textwrap
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from meshes.validation import one_line
+from photonic_ffzero.command import say, signals
+from photonic_ffzero.runs.cell import (
+    Command,
+    Work,
+    read_files,
+    run_cell,
+    sees,
+    stop,
+    without_links,
+    write_files,
+)
+from photonic_ffzero.runs.claim import Claim
+from photonic_ffzero.runs.cluster import Cluster
+from photonic_ffzero.runs.grid import Cell, GridDirectory
+from photonic_ffzero.runs.progress import GridProgress, epochs_done, in_unit
+from photonic_ffzero.storage import TEMPORARY
+
+MOST_DEATHS = 3  # of the workers or processes of a cell, after which it has failed
+_POLL = 0.1  # seconds between looks at the news
+_WORKERS_POLL = 1.0  # seconds between looks at the workers
+_HISTORY_POLL = 1.0  # seconds between looks at the histories
+_LONGEST_LOG = 2**16  # bytes read from the end of a log
+_LONGEST_MESSAGE = 160  # characters of a failure's message; the log has the rest
+
+
+class SchedulerLostError(OSError):
+    """The connection to the scheduler broke."""
+
+
+@dataclass
+class _Run:
+    """A cell in this session.
+
+    Attributes:
+        cell: The cell.
+        state: ``waiting``, ``running``, ``done``, ``failed`` or ``stopped``.
+        key: Name of its task while it runs.
+        future: Its task while it runs.
+        worker: The address of the worker that has the task.
+        began: Whether the worker has begun with it.
+        started: When it was sent to the worker.
+    """
+
+    cell: Cell
+    state: str
+    key: str = ""
+    future: Any = None
+    worker: str = ""
+    began: bool = False
+    started: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started if self.started else 0.0
+
+
+class Runner:
+    """Runs the cells of a grid that are not done.
+
+    Args:
+        directory: The grid's directory.
+        command: The command of a cell, see `photonic_ffzero.runs.cell.training_command`.
+        cluster: Where the cells run.
+        console: Where to show progress.
+        claim: That of the directory, which lives until the last local child has ended.
+    """
+
+    def __init__(
+        self,
+        directory: GridDirectory,
+        command: Command,
+        cluster: Cluster,
+        console: Console,
+        claim: Claim,
+    ) -> None:
+        self._directory, self._command, self._console = directory, command, console
+        self._cluster, self._claim = cluster, claim
+        states = [(outcome.cell, outcome.state) for outcome in directory.outcomes()]
+        self._runs = [_Run(cell, "done" if s == "done" else "waiting") for cell, s in states]
+        self._signals, self._signals_sent = signals().received, 0
+        self._workers: dict[str, bool | None] = {}  # whether each sees the directory; None: unfit
+        self._looked = self._shown = 0.0
+
+    def _in_state(self, *states: str) -> list[_Run]:
+        return [run for run in self._runs if run.state in states]
+
+    def run(self) -> int:
+        """Run all cells that are not done; return the signal that stopped them, or 0.
+
+        After the first SIGINT or SIGTERM every cell finishes its step and saves; the second kills
+        them. All local children have ended when this returns.
+
+        Raises:
+            SchedulerLostError: the connection to the scheduler broke; all that came is saved.
+        """
+        waiting = len(self._in_state("waiting"))
+        if not waiting:
+            return 0
+        signals().patience = 2
+        try:
+            progress = GridProgress(self._console, len(self._runs), len(self._in_state("done")))
+            with progress, self._cluster.client(waiting) as self._client:
+                self._run(progress)
+        finally:
+            signals().patience = 0
+        return self._signals[0] if self._signals else 0
+
+    def _run(self, progress: GridProgress) -> None:
+        from distributed import Queue
+
+        self._news = Queue(client=self._client)
+        try:
+            while self._goes_on():
+                self._pass_signals_on()
+                self._look_for_workers(progress)
+                self._start_ready(progress)
+                self._take_news(progress)
+                self._fail_dependent(progress)
+                self._show_running(progress)
+                time.sleep(_POLL)
+        finally:  # all have ended, or there was an error
+            with suppress(OSError):
+                self._stop(kill=True)
+                self._news.close()
+
+    def _goes_on(self) -> bool:
+        return bool(self._in_state("running", *([] if self._signals else ["waiting"])))
+
+    # --- workers ----------------------------------------------------------------------------------
+
+    def _look_for_workers(self, progress: GridProgress) -> None:
+        """Try new workers, and start the cells of lost ones again."""
+        if time.perf_counter() - self._looked < _WORKERS_POLL:
+            return
+        present = self._client.scheduler_info(n_workers=-1)["workers"].keys()
+        self._take_news(progress)  # what a lost worker told last
+        for address in self._workers.keys() - present:
+            del self._workers[address]
+            for run in self._in_state("running"):
+                if run.worker == address:
+                    self._died(run, f"its worker at {address} is gone", progress)
+        for address in present - self._workers.keys():
+            try:
+                self._workers[address] = self._shares_disk(address)
+            except Exception as error:  # whatever is wrong there, such as a missing package
+                say(f"worker {address} is left out: {error}")
+                self._workers[address] = None
+        self._looked = time.perf_counter()
+
+    def _shares_disk(self, address: str) -> bool:
+        """Whether a worker reads and writes the grid's directory."""
+        folder = self._directory.path.resolve()
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=TEMPORARY, suffix=".partial") as probe:
+            return self._client.run(sees, Path(probe.name), workers=[address])[address]
+
+    def _died(self, run: _Run, reason: str, progress: GridProgress) -> None:
+        """Start a cell again whose worker or process died, unless it did so too often."""
+        deaths = self._directory.count_death(run.cell) if run.began else 0
+        if deaths >= MOST_DEATHS:
+            self._failed(run, f"died {deaths} times, at last {reason}", progress)
+            return
+        self._release(run)
+        run.state = "stopped" if self._signals else "waiting"
+        progress.interrupted(run.cell.name, one_line(reason))
+
+    # --- cells ------------------------------------------------------------------------------------
+
+    def _start_ready(self, progress: GridProgress) -> None:
+        """Start waiting runs that depend on no other or on one that is done."""
+        if self._signals:
+            return
+        done = {"", *(run.cell.slug for run in self._in_state("done"))}
+        busy = {run.worker for run in self._in_state("running")}
+        ready = [run for run in self._in_state("waiting") if run.cell.after in done]
+        free = [a for a, sees in self._workers.items() if a not in busy and sees is not None]
+        for run, worker in zip(ready, free, strict=False):
+            try:
+                self._start(run, worker)
+            except OSError as error:  # its folder cannot be written
+                self._failed(run, str(error), progress)
+
+    def _start(self, run: _Run, worker: str) -> None:
+        """Send a cell to a free worker, and to no other: none waits at a worker that may die."""
+        folder = self._directory.prepare(run.cell).resolve()
+        run.state, run.worker, run.began = "running", worker, False
+        run.started, run.key = time.perf_counter(), f"{run.cell.slug}-{secrets.token_hex(8)}"
+        run.future = self._client.submit(
+            run_cell,
+            self._work(run, folder),
+            self._news.name,
+            key=run.key,
+            workers=[worker],
+            pure=False,
+        )
+
+    def _work(self, run: _Run, folder: Path) -> Work:
+        claim = self._claim.fileno() if run.worker.startswith("inproc://") else None
+        if self._workers[run.worker]:
+            return Work(self._command, folder, claim=claim)
+        before = folder.parent / run.cell.after
+        start = (before.name, read_files(before, ["model.npz"])) if run.cell.after else None
+        return Work(self._command, folder, read_files(folder), start)
+
+    def _take_news(self, progress: GridProgress) -> None:
+        """Write what workers sent, and record the cells that have ended."""
+        if self._client.status != "running":
+            raise SchedulerLostError
+        running = {run.key: run for run in self._in_state("running")}
+        for message in self._news.get(batch=True):
+            if run := running.get(message["key"]):
+                run.began = True
+                if message["files"]:
+                    write_files(self._directory.cell_path(run.cell), message["files"])
+                if message["code"] is not None:
+                    self._ended(run, int(message["code"]), progress)
+        for run in self._in_state("running"):
+            if run.future.status == "error":
+                self._failed(run, str(run.future.exception()), progress)
+
+    def _ended(self, run: _Run, code: int, progress: GridProgress) -> None:
+        """Record a cell whose child has ended."""
+        folder = self._directory.cell_path(run.cell)
+        with suppress(OSError):
+            os.listdir(folder)  # so that a network's disk looks for new files
+        outcome = self._directory.outcome(run.cell)
+        if outcome.state == "done":  # results.json comes last; an error after it is none
+            self._release(run)
+            run.state, grid = "done", self._directory.grid
+            figures = in_unit(grid, grid.shown(outcome.results))
+            progress.ended(run.cell.name, run.state, figures, run.seconds)
+        elif self._signals:
+            self._release(run)
+            run.state = "stopped"
+            progress.ended(run.cell.name, run.state, "", run.seconds)
+        elif code < 0:
+            self._died(run, f"killed by {_signal_name(-code)}", progress)
+        else:
+            self._failed(run, outcome.message or _reason(code, folder / "log.txt"), progress)
+
+    def _failed(self, run: _Run, reason: str, progress: GridProgress) -> None:
+        self._release(run)
+        run.state = "failed"
+        self._directory.fail(run.cell, reason)
+        progress.ended(run.cell.name, run.state, one_line(reason), run.seconds)
+
+    def _release(self, run: _Run) -> None:
+        if run.future is not None:
+            run.future.release()
+        run.future, run.key, run.worker = None, "", ""
+
+    def _fail_dependent(self, progress: GridProgress) -> None:
+        """Fail the runs that would start from a run that failed."""
+        failed = {run.cell.slug for run in self._in_state("failed")}
+        for run in self._in_state("waiting"):
+            if run.cell.after in failed:
+                self._failed(run, f"starts from {run.cell.after}, which failed", progress)
+
+    def _show_running(self, progress: GridProgress) -> None:
+        now = time.perf_counter()
+        if self._console.is_terminal and now - self._shown > _HISTORY_POLL:
+            self._shown = now
+            for run in self._in_state("running"):
+                folder = self._directory.cell_path(run.cell)
+                progress.show(run.cell.name, *epochs_done(self._directory.grid, run.cell, folder))
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _pass_signals_on(self) -> None:
+        """Let every cell stop at the first signal, and kill them at the second."""
+        if self._signals and not self._signals_sent:
+            self._console.print(
+                "stopping: every run finishes its step and saves; a second signal kills them"
+            )
+            self._stop()
+        if len(self._signals) > 1 and self._signals_sent < 2:
+            self._stop(kill=True)
+        self._signals_sent = min(len(self._signals), 2)
+
+    def _stop(self, kill: bool = False) -> None:
+        """Let the cells that run save and end, or end them at once."""
+        if running := {run.key: run.worker for run in self._in_state("running")}:
+            workers = sorted(set(running.values()))
+            self._client.run(stop, [*running], kill, workers=workers, on_error="ignore")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _end_of(log: Path) -> str:
+    """The last lines of a log; empty if it is gone."""
+    try:
+        with open(log, "rb", opener=without_links) as file:
+            file.seek(-min(_LONGEST_LOG, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            return file.read(_LONGEST_LOG).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _reason(code: int, log: Path) -> str:
+    """Why a child failed: the last line that it wrote."""
+    lines = [line.strip() for line in _end_of(log).split("\n") if line.strip()]
+    last = textwrap.shorten(lines[-1], _LONGEST_MESSAGE, placeholder=" ...") if lines else ""
+    return one_line(last) or f"ended with exit code {code} and no results.json"
