@@ -139,7 +139,8 @@ class LightCones(CentralDifference):
     def conclude(self, objective: Objective, evaluated: Any, directions: Directions) -> Estimate:
         slope, loss = objective.slope(tf.reduce_mean(evaluated, axis=0, keepdims=True))
         plus, minus = tf.split(evaluated, 2, axis=0)
-        changes = tf.einsum("bn,kbn->kn", slope[0], plus - minus) / 2
+        # XLA's einsum would transpose the readings first, which takes four times as long.
+        changes = tf.reduce_sum(slope * (plus - minus), axis=1) / 2
         ports = changes.shape[-1]
         # As a product, because XLA's cumulative sum is slow.
         up_to = tf.matmul(
