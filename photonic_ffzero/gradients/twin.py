@@ -35,6 +35,10 @@ from photonic_ffzero.optimizers import adam, descend
 FIT_RATE = 0.1
 """Step of Adam in units of a parameter's scale, see `Twin.scales`."""
 
+# What no light passes has next to no slope. Steps of Adam's usual length would let it wander until
+# training sends light there, and the twin would then be wrong.
+_FIT = adam(floor=0.1)
+
 # Sizes that the errors of a chip are expected to have, rad and dB: the couplers' are smaller.
 _EXPECTED = MeshParameters(theta=0.1, phi=0.1, gamma=0.1, coupler1=0.02, coupler2=0.02, loss=0.1)
 
@@ -130,7 +134,7 @@ class Twin:
         values = tuple(map(_as_tensors, self.start))
         if rng is not None:
             values = tuple(_scattered(*pair, rng) for pair in zip(values, self.scales, strict=True))
-        return TwinState(values, adam().init(values), tf.zeros(2), tf.zeros(4))
+        return TwinState(values, _FIT.init(values), tf.zeros(2), tf.zeros(4))
 
     @cached_property
     def scales(self) -> tuple[MeshParameters, ...]:
@@ -213,7 +217,7 @@ class Twin:
 
     def fitted(self, state: TwinState, comparison: Comparison, rate: Any) -> TwinState:
         """The state after one step of Adam along the slopes of the misfit."""
-        direction, moments = adam().update(comparison.slopes, state.moments)
+        direction, moments = _FIT.update(comparison.slopes, state.moments)
         scales = tf.nest.map_structure(np.float32, self.scales)
         scaled = tf.nest.map_structure(tf.multiply, direction, scales)
         values = descend(state.values, scaled, rate)
