@@ -115,7 +115,8 @@ def test_what_is_known_exactly_does_not_move():
         np.testing.assert_array_equal(getattr(after, name), getattr(start, name))
     steps = {name: np.abs(getattr(after, name) - getattr(start, name)).max() for name in
              ("theta", "coupler2")}  # fmt: skip
-    np.testing.assert_allclose([steps["theta"], steps["coupler2"]], [1e-2, 1e-4], rtol=0.01)
+    longest = np.array([steps["theta"], steps["coupler2"]]) / [1e-2, 1e-4]
+    assert np.all((longest > 0.9) & (longest < 1)), longest  # less for the floor of its Adam
 
 
 def reachable(start):
