@@ -44,7 +44,7 @@ def momentum(decay: float = 0.9) -> Optimizer:
     return Optimizer(_zeros, update)
 
 
-def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, floor: float = 0.0) -> Optimizer:
+def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
     r"""Adam.
 
     .. math::
@@ -52,16 +52,11 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, floor: float = 0
         s \leftarrow \beta_2 s + (1 - \beta_2) g^2, \quad
         u = \frac{m / (1 - \beta_1^t)}{\sqrt{s / (1 - \beta_2^t)} + \varepsilon}
 
-    Adam steps equally far along all entries, however small their gradients. With ``floor`` f it
-    does not where they say next to nothing: epsilon grows by f times the root mean square of
-    :math:`\sqrt{s / (1 - \beta_2^t)}` over the entries of the array.
-
     Reference:
         Kingma and Ba, arXiv 1412.6980, algorithm 1.
     """
     b1 = number("b1", b1, minimum=0, below=1)
     b2 = number("b2", b2, minimum=0, below=1)
-    floor = number("floor", floor, minimum=0)
 
     def init(params: Any) -> Any:
         return tf.constant(0.0), _zeros(params), _zeros(params)
@@ -72,12 +67,10 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, floor: float = 0
         mean = tf.nest.map_structure(lambda m, g: b1 * m + (1 - b1) * g, mean, gradient)
         square = tf.nest.map_structure(lambda s, g: b2 * s + (1 - b2) * g * g, square, gradient)
         first, second = 1 - tf.pow(b1, step), 1 - tf.pow(b2, step)
-
-        def along(m: Any, s: Any) -> Any:
-            least = eps + floor * tf.sqrt(tf.reduce_mean(s / second)) if floor else eps
-            return (m / first) / (tf.sqrt(s / second) + least)
-
-        return tf.nest.map_structure(along, mean, square), (step, mean, square)
+        direction = tf.nest.map_structure(
+            lambda m, s: (m / first) / (tf.sqrt(s / second) + eps), mean, square
+        )
+        return direction, (step, mean, square)
 
     return Optimizer(init, update)
 

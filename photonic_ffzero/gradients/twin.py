@@ -35,12 +35,12 @@ from photonic_ffzero.optimizers import adam, descend
 FIT_RATE = 0.1
 """Step of Adam in units of a parameter's scale, see `Twin.scales`."""
 
-# What no light passes has next to no slope. Steps of Adam's usual length would let it wander until
-# training sends light there, and the twin would then be wrong.
-_FIT = adam(floor=0.1)
-
 # Sizes that the errors of a chip are expected to have, rad and dB: the couplers' are smaller.
 _EXPECTED = MeshParameters(theta=0.1, phi=0.1, gamma=0.1, coupler1=0.02, coupler2=0.02, loss=0.1)
+
+# How strongly each is drawn back to what was known at the start, as by Adam's weight decay; the
+# loss, which follows the total light, is not.
+_PRIOR = MeshParameters(theta=0.05, phi=0.05, gamma=0.05, coupler1=0.05, coupler2=0.05, loss=0)
 
 
 class TwinState(NamedTuple):
@@ -134,7 +134,7 @@ class Twin:
         values = tuple(map(_as_tensors, self.start))
         if rng is not None:
             values = tuple(_scattered(*pair, rng) for pair in zip(values, self.scales, strict=True))
-        return TwinState(values, _FIT.init(values), tf.zeros(2), tf.zeros(4))
+        return TwinState(values, adam().init(values), tf.zeros(2), tf.zeros(4))
 
     @cached_property
     def scales(self) -> tuple[MeshParameters, ...]:
@@ -216,10 +216,18 @@ class Twin:
         return fused(step, packed, pairs, list(states), rate)
 
     def fitted(self, state: TwinState, comparison: Comparison, rate: Any) -> TwinState:
-        """The state after one step of Adam along the slopes of the misfit."""
-        direction, moments = _FIT.update(comparison.slopes, state.moments)
+        """The state after one step of Adam along the slopes of the misfit.
+
+        Adam steps equally far along all parameters, so that those of which the light says next to
+        nothing would wander until training sends light there. They are drawn back to the start.
+        """
+        direction, moments = adam().update(comparison.slopes, state.moments)
         scales = tf.nest.map_structure(np.float32, self.scales)
-        scaled = tf.nest.map_structure(tf.multiply, direction, scales)
+        priors = (_PRIOR,) * len(self.start)
+        scaled = tf.nest.map_structure(
+            lambda u, scale, o, start, prior: scale * u + prior * (o - start),
+            *(direction, scales, state.values, tuple(map(_as_tensors, self.start)), priors),
+        )
         values = descend(state.values, scaled, rate)
         weaker = (1 - MEMORY) * comparison.excess / sum(v.loss.shape[0] for v in values)
         values = tuple(
