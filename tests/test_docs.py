@@ -10,11 +10,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from distributed.cli import dask_scheduler, dask_worker
 
 import meshes
 import photonic_ffzero
 from photonic_ffzero import encode, fit, load_dataset
-from photonic_ffzero.cli import export, predict, report, serve, train
+from photonic_ffzero.cli import certificates, export, predict, report, serve, train
 from photonic_ffzero.data import DATASETS
 from photonic_ffzero.goodness import LOSSES
 from photonic_ffzero.gradients import ESTIMATORS
@@ -63,7 +64,8 @@ def test_training_commands_parse(target, flags, tmp_path, monkeypatch):
 
 
 def test_every_flag_exists(capsys, monkeypatch):
-    for main in (train.main, predict.main, export.main, serve.main, report.main):
+    ours = (train, predict, export, serve, report, certificates)
+    for main in (*(module.main for module in ours), dask_scheduler.main, dask_worker.main):
         with pytest.raises(SystemExit):
             main(["--help"])
     for script in ("ablation.py", "engines.py", "same_figures.py", "keep.py"):

@@ -17,12 +17,14 @@ from rich.console import Console
 
 from meshes.validation import counted, one_line, printable
 from photonic_ffzero.cli.arguments import (
+    PATH,
     LineParser,
     add_data_dir,
     add_directories,
     as_flag,
     count,
     flag_of,
+    reader,
     takes,
 )
 from photonic_ffzero.command import command, say, signals, start_of
@@ -31,7 +33,12 @@ from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.cell import Command, training_command
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
-from photonic_ffzero.runs.cluster import Cluster, available_cores, check_platform
+from photonic_ffzero.runs.cluster import (
+    Cluster,
+    SchedulerLostError,
+    available_cores,
+    check_platform,
+)
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
 from photonic_ffzero.runs.plan import MOST_SEEDS, Plan, plan_for
@@ -61,7 +68,8 @@ _PRESETS = {
     "paper": "the paper's data and sizes; takes hours to days",
 }
 
-_RESUMABLE = ("resume", "data_dir", "jobs", "quiet")
+_WHERE = tuple(field.name for field in fields(Cluster))  # flags that say where the cells run
+_RESUMABLE = ("resume", "data_dir", "quiet", *_WHERE)
 _NOT_REPEATED = (*_RESUMABLE, "output")  # flags that do not change the grid
 
 
@@ -194,6 +202,7 @@ def run_experiment(
     with ExitStack() as claims:
         try:
             check_platform()
+            cluster = Cluster(**{name: getattr(arguments, name) for name in _WHERE})
             if arguments.resume:
                 directory, claim = _resumed(arguments, parser, name, claims)
             else:
@@ -203,9 +212,9 @@ def run_experiment(
                 console.print(line)
         except (ValueError, TypeError, OSError) as error:
             parser.error(as_flag(str(error), parser))
-        cluster = Cluster(arguments.jobs)
         runner = Runner(directory, command(arguments.data_dir), cluster, console, claim)
-        return _run(runner, directory, arguments.data_dir, console, finish)
+        again = _resume_command(directory, arguments)
+        return _run(runner, directory, arguments.data_dir, console, finish, again)
 
 
 def _run(
@@ -214,9 +223,9 @@ def _run(
     data_dir: Path | None,
     console: Console,
     finish: Callable[[GridDirectory, Path | None], None] | None,
+    again: str,
 ) -> int:
     """Run what is not done, and let the experiment add its files; return the exit code."""
-    again = _resume_command(directory, data_dir)
     signals().advice = one_line(f"go on with: {again}")
     try:
         code = _run_cells(runner, directory, console, again)
@@ -234,7 +243,11 @@ def _run(
 def _run_cells(runner: Runner, directory: GridDirectory, console: Console, again: str) -> int:
     """Run what is not done, write the results, and say what failed and how to try ``again``."""
     done = len(directory.done) == len(directory.grid.cells)
-    stopped = runner.run()
+    stopped, lost = 0, ""
+    try:
+        stopped = runner.run()
+    except SchedulerLostError as error:
+        lost = str(error)
     print(write_results(directory), end="", flush=True)
     outcomes = directory.outcomes()
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
@@ -244,6 +257,9 @@ def _run_cells(runner: Runner, directory: GridDirectory, console: Console, again
     if stopped:
         say(f"stopped, all is saved; go on with: {again}")
         return 128 + stopped
+    if lost:
+        say(f"{lost}; all that came is saved; go on with: {again}")
+        return SOME_FAILED
     if failed:
         count = f"{len(failed)} of {counted(len(outcomes), 'run')} failed"
         say(f"{count}; try them again with: {again}")
@@ -252,11 +268,15 @@ def _run_cells(runner: Runner, directory: GridDirectory, console: Console, again
     return SOME_FAILED if failed else 0
 
 
-def _resume_command(directory: GridDirectory, data_dir: Path | None) -> str:
+def _resume_command(directory: GridDirectory, arguments: argparse.Namespace) -> str:
     script = f"{directory.grid.name}.py"
     words = start_of(script, ["python", f"experiments/{script}"])
-    flags = [] if data_dir is None else ["--data-dir", str(data_dir)]
-    return shlex.join([*words, "--resume", str(directory.path), *flags])
+    words += ["--resume", str(directory.path)]
+    for name in ("data_dir", *_WHERE):
+        value = getattr(arguments, name)
+        if value is not None and value is not False:
+            words += [flag_of(name), *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 def _prepared(
@@ -356,12 +376,40 @@ def _parser(
     group.add_argument(
         "--jobs",
         type=count(1),
-        default=cores,
         metavar="N",
         help=f"runs at a time; they share the cores (default: as many as cores, {cores})",
     )
     add_directories(group, "grid", "table")
+    _add_cluster(parser.add_argument_group("other machines"))
     return parser
+
+
+def _add_cluster(group: Any) -> None:
+    """Add the flags that say on which machines the cells run, other than this one."""
+    group.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="run on the workers of the Dask scheduler at tls://host:port",
+    )
+    group.add_argument(
+        "--cluster",
+        type=reader(PATH),
+        metavar="FILE.yaml",
+        help="start --jobs workers on a batch system: kind: SLURMCluster (or another class of "
+        "dask-jobqueue) and its keyword arguments",
+    )
+    group.add_argument(
+        "--tls-dir",
+        type=reader(PATH),
+        metavar="DIR",
+        help="folder with ca.pem, cert.pem and key.pem for either; python -m "
+        "photonic_ffzero.cli.certificates makes a set",
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help="do without TLS: whoever reaches the scheduler can run code on the workers",
+    )
 
 
 _EXAMPLES = """\

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from meshes.validation import one_line, quoted
@@ -118,7 +119,7 @@ def _script(recipe: str) -> str:
 
 
 @command
-def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
+def main(argv: Sequence[str] | None = None, recipe: str = "balanced", wait: float = 0.0) -> int:
     """Run the main job; return the exit code.
 
     0: done; 1: training or writing failed, what was saved stands; 2: bad input, nothing was
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced") -> int:
     arguments = parser.parse_args(argv)
     with ExitStack() as claims:
         try:
-            begin = resumed if arguments.resume else prepare
+            begin = partial(resumed, wait=wait) if arguments.resume else prepare
             job, claim = begin(arguments, parser, claims)
         except (ValueError, TypeError, OSError) as error:
             parser.error(as_flag(str(error), parser))
@@ -188,9 +189,12 @@ def prepare(
 
 
 def resumed(
-    arguments: argparse.Namespace, parser: LineParser, claims: ExitStack
+    arguments: argparse.Namespace, parser: LineParser, claims: ExitStack, wait: float = 0.0
 ) -> tuple[Job, Claim]:
-    """Take a run up again from its directory, from which every setting comes."""
+    """Take a run up again from its directory, from which every setting comes.
+
+    ``wait`` is for how many seconds another process may still be at work there.
+    """
     for name, value in vars(arguments).items():
         if value != parser.get_default(name) and name not in _RESUMABLE:
             raise ValueError(f"resume takes every setting from the run; leave out {flag_of(name)}")
@@ -200,7 +204,7 @@ def resumed(
         raise ValueError(
             f"resume must name a run's directory, no config.json in {arguments.resume}"
         )
-    claim = claims.enter_context(Claim(arguments.resume))
+    claim = claims.enter_context(Claim(arguments.resume, wait))
     plan = _with_device(Plan.from_json(written, file), arguments.device)
     kind = settings_of(Plan)["dataset"].kind
     try:

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.command import signals
+from photonic_ffzero.runs.claim import EXPIRY
 
 
 def stop_with_parent() -> None:
@@ -22,4 +23,4 @@ def stop_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=stop_with_parent, daemon=True).start()
-    sys.exit(main())
+    sys.exit(main(wait=2 * EXPIRY))  # another worker may have lost the cell just now

@@ -73,9 +73,10 @@ class Work:
 
 def training_command(data_dir: Path | None) -> Command:
     """A function from a run directory to the command that trains the run in it."""
-    flags = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    folder = None if data_dir is None else data_dir.absolute()
 
     def command(directory: Path) -> list[str]:
+        flags = [] if folder is None else ["--data-dir", str(folder)]
         start = [sys.executable, "-m", "photonic_ffzero.cli.worker", "--quiet", *flags]
         return [*start, "--resume", str(directory)]
 

@@ -20,6 +20,7 @@ from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.runs.grid import Cell, Grid
 from photonic_ffzero.training.trainer import Observer
 
+_NARROW = 80  # columns; below, a grid's lines have no room for bars
 _INTERVAL = 0.1  # seconds between updates, so that showing progress costs no time
 
 
@@ -28,16 +29,14 @@ def progress_console(quiet: bool) -> Console:
     return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
 
 
-def _bars(console: Console, **settings: Any) -> Progress:
+def _bars(console: Console, bar: bool = True, **settings: Any) -> Progress:
     """Lines of description, bar, figures and time left; nothing if the console is no terminal."""
+    description = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    figures = TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True))
     return Progress(
-        TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-        ),
-        BarColumn(bar_width=None, table_column=Column(ratio=1)),
-        TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}", markup=False, table_column=description),
+        *([BarColumn(bar_width=None, table_column=Column(ratio=1))] if bar else []),
+        figures,
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
         TextColumn("left", table_column=Column(no_wrap=True)),
         console=console,
@@ -153,7 +152,8 @@ class GridProgress:
 
     def __init__(self, console: Console, cells: int, done: int) -> None:
         self._console, self._cells, self._ended, self._failed = console, cells, done, 0
-        self._bars = _bars(console, speed_estimate_period=3600.0)
+        self._wide = console.width >= _NARROW
+        self._bars = _bars(console, self._wide, speed_estimate_period=3600.0)
         self._total = self._bars.add_task("", total=cells, completed=done, figures="")
         self._running: dict[str, TaskID] = {}
         self._update_total()
@@ -166,9 +166,15 @@ class GridProgress:
         self._bars.stop()
 
     def show(self, cell: str, completed: float, figures: str) -> None:
-        """Show a cell that runs: its name, the share of its epochs that are done, and figures."""
+        """Show a cell that runs: its name, the share of its epochs that are done, and figures.
+
+        Until there are any, the line says that it starts.
+        """
+        figures = figures or "starting"
         if cell not in self._running:
             self._running[cell] = self._bars.add_task(cell, total=1.0, figures="")
+        if not self._wide:
+            figures = figures.replace("validation ", "")
         self._bars.update(self._running[cell], completed=completed, figures=figures)
         self._update_total()
 

@@ -28,7 +28,7 @@ from photonic_ffzero.runs.cell import (
     write_files,
 )
 from photonic_ffzero.runs.claim import Claim
-from photonic_ffzero.runs.cluster import Cluster
+from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, dashboard_of
 from photonic_ffzero.runs.grid import Cell, GridDirectory
 from photonic_ffzero.runs.progress import GridProgress, epochs_done, in_unit
 from photonic_ffzero.storage import TEMPORARY
@@ -39,10 +39,6 @@ _WORKERS_POLL = 1.0  # seconds between looks at the workers
 _HISTORY_POLL = 1.0  # seconds between looks at the histories
 _LONGEST_LOG = 2**16  # bytes read from the end of a log
 _LONGEST_MESSAGE = 160  # characters of a failure's message; the log has the rest
-
-
-class SchedulerLostError(OSError):
-    """The connection to the scheduler broke."""
 
 
 @dataclass
@@ -125,9 +121,12 @@ class Runner:
 
     def _run(self, progress: GridProgress) -> None:
         from distributed import Queue
+        from distributed.comm import CommClosedError
 
-        self._news = Queue(client=self._client)
+        if address := dashboard_of(self._client):
+            self._console.print(f"dashboard at {address}", soft_wrap=True)
         try:
+            self._news = Queue(client=self._client)
             while self._goes_on():
                 self._pass_signals_on()
                 self._look_for_workers(progress)
@@ -136,6 +135,8 @@ class Runner:
                 self._fail_dependent(progress)
                 self._show_running(progress)
                 time.sleep(_POLL)
+        except (CommClosedError, TimeoutError) as error:
+            raise SchedulerLostError(f"the scheduler is gone ({error})") from None
         finally:  # all have ended, or there was an error
             with suppress(OSError):
                 self._stop(kill=True)
@@ -150,7 +151,8 @@ class Runner:
         """Try new workers, and start the cells of lost ones again."""
         if time.perf_counter() - self._looked < _WORKERS_POLL:
             return
-        present = self._client.scheduler_info(n_workers=-1)["workers"].keys()
+        scheduler = self._client.scheduler  # its `scheduler_info` may be one without workers
+        present = self._client.sync(scheduler.identity, n_workers=-1)["workers"].keys()
         self._take_news(progress)  # what a lost worker told last
         for address in self._workers.keys() - present:
             del self._workers[address]
@@ -163,6 +165,8 @@ class Runner:
             except Exception as error:  # whatever is wrong there, such as a missing package
                 say(f"worker {address} is left out: {error}")
                 self._workers[address] = None
+        if not self._workers and not self._looked:
+            self._console.print("there is no worker yet; waiting for one")
         self._looked = time.perf_counter()
 
     def _shares_disk(self, address: str) -> bool:
@@ -191,7 +195,8 @@ class Runner:
         busy = {run.worker for run in self._in_state("running")}
         ready = [run for run in self._in_state("waiting") if run.cell.after in done]
         free = [a for a, sees in self._workers.items() if a not in busy and sees is not None]
-        for run, worker in zip(ready, free, strict=False):
+        most = (self._cluster.jobs or len(self._workers)) - len(busy)
+        for run, worker in zip(ready[: max(most, 0)], free, strict=False):
             try:
                 self._start(run, worker)
             except OSError as error:  # its folder cannot be written
@@ -222,7 +227,7 @@ class Runner:
     def _take_news(self, progress: GridProgress) -> None:
         """Write what workers sent, and record the cells that have ended."""
         if self._client.status != "running":
-            raise SchedulerLostError
+            raise SchedulerLostError("the scheduler is gone")
         running = {run.key: run for run in self._in_state("running")}
         for message in self._news.get(batch=True):
             if run := running.get(message["key"]):
