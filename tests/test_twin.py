@@ -120,7 +120,7 @@ def test_what_is_known_exactly_does_not_move():
 
 
 def test_what_readings_do_not_show_is_drawn_back_to_the_start():
-    block, params, _ = fabricated_block()
+    block, _, _ = fabricated_block()
     twin = nominal_twin(block, ChipEstimate.known(N).meshes)
     start = twin.init()
     (at_start,) = start.values
