@@ -202,16 +202,31 @@ def test_what_another_computer_sends_is_no_path():
     assert FILES[-1] == "results.json"
 
 
-def test_a_slurm_script_holds_what_the_file_and_the_flags_say():
-    jobqueue = pytest.importorskip("dask_jobqueue")
+SBATCH = """#!/bin/sh
+cp "$1" submitted.sh
+echo Submitted batch job 7
+"""
+
+
+def test_a_slurm_script_holds_what_the_file_and_the_flags_say(monkeypatch):
+    """There is no SLURM here: `sbatch` keeps the script."""
+    pytest.importorskip("dask_jobqueue")
     write_certificates(Path("tls"))
+    Path("bin").mkdir()
+    for name in ("sbatch", "scancel"):
+        Path("bin", name).write_text(SBATCH)
+        Path("bin", name).chmod(0o755)
     Path("c.yaml").write_text(
         "kind: SLURMCluster\nqueue: long\ncores: 4\nprocesses: 1\nmemory: 8GB\nwalltime: '10:00'\n"
     )
-    cluster = Cluster(jobs=3, cluster=Path("c.yaml"), tls_dir=Path("tls"))
-    with cluster._queued() as queued:
-        assert isinstance(queued, jobqueue.SLURMCluster)
-        script = queued.job_script()
+    settings = {"jobs": 1, "cluster": Path("c.yaml"), "tls_dir": Path("tls")}
+    with pytest.raises(ValueError, match="cluster of kind SLURMCluster needs the program sbatch"):
+        Cluster(**settings)
+    monkeypatch.setenv("PATH", f"{Path('bin').resolve()}:{os.environ['PATH']}")
+    with Cluster(**settings).client(cells=5) as client:
+        assert wait_until(Path("submitted.sh").exists, 30)
+        assert client.scheduler.address.startswith("tls://")
+    script = Path("submitted.sh").read_text()
     assert "#SBATCH -p long" in script
     assert "#SBATCH --cpus-per-task=4" in script
     assert f"--tls-key {Path('tls/key.pem').resolve()}" in script

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -116,9 +117,14 @@ class Cluster:
             )
         if self.jobs is None:
             raise ValueError("cluster needs --jobs, the number of workers to start")
-        read_cluster(self.cluster)
+        kind, _ = read_cluster(self.cluster)
         if find_spec("dask_jobqueue") is None:
             raise ValueError("cluster needs the package dask-jobqueue: pip install dask-jobqueue")
+        import dask_jobqueue
+
+        program = getattr(dask_jobqueue, kind).job_cls.submit_command.split()[0]
+        if which(program) is None:
+            raise ValueError(f"cluster of kind {kind} needs the program {program}, found none here")
 
     @contextmanager
     def client(self, cells: int) -> Iterator[Any]:
