@@ -6,11 +6,12 @@ Powers are in units of \|E\|^2.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -82,8 +83,10 @@ class ElectroOptic(Nonlinearity):
         return parts.at(unit_power_w)
 
     @property
-    def tap(self) -> float:
+    def tap(self) -> Any:
         """The tap as the angle of a coupler, rad: alpha = sin^2(tap)."""
+        if tf.is_tensor(self.alpha):  # the slope has no limit at 0 and 1
+            return tf.asin(tf.sqrt(tf.clip_by_value(self.alpha, 1e-6, 1 - 1e-6)))
         return math.asin(math.sqrt(self.alpha))
 
     def __call__(self, fields: Any) -> Any:
@@ -170,6 +173,8 @@ class SaturableAbsorber(Nonlinearity):
         x = (real * real + imag * imag) / self.saturation_intensity
         # A sum of positive terms: rounding cannot make it negative.
         in_the_dark = 1.0 - (self.modulation_depth + self.nonsaturable_loss)
+        if tf.is_tensor(in_the_dark):  # two parameters that are fitted know no common limit
+            in_the_dark = tf.maximum(in_the_dark, 1e-3)
         amplitude = xp.sqrt(in_the_dark + self.modulation_depth * (x / (1.0 + x)))
         return from_quadratures(amplitude * real, amplitude * imag)
 
@@ -211,7 +216,8 @@ class ModReLU(Nonlinearity):
         xp, real, imag = quadratures(fields)
         # 1 - radius / max(|E|, radius) is the same without dividing by a dark field. For a radius
         # of 0 the divisor has a floor whose square (in the gradient) does not underflow.
-        modulus = xp.maximum(xp.abs(fields), max(-self.bias, 1e-18))
+        radius = (tf.maximum if tf.is_tensor(self.bias) else max)(-self.bias, 1e-18)
+        modulus = xp.maximum(xp.abs(fields), radius)
         share = 1.0 + self.bias / modulus
         return from_quadratures(share * real, share * imag)
 
@@ -335,6 +341,41 @@ NONLINEARITIES: dict[str, type[Nonlinearity]] = {
 }
 
 
+class Parameter(NamedTuple):
+    """A number that describes an element, and how a fit may change it."""
+
+    value: float
+    scale: float  # by how much elements of one kind differ
+    least: float
+    most: float
+
+
+SPREAD = 0.05
+"""Expected relative deviation of an element's parameters from their nominal values."""
+
+
+def parameters_of(element: Nonlinearity | Amplifier) -> dict[str, Parameter]:
+    """The numbers that describe an element, by name; none of a black box."""
+    result = {}
+    for item in fields(cast(Any, element)):
+        limits, value = item.metadata.get("limits"), getattr(element, item.name)
+        if limits is None or value is None:
+            continue
+        least, most = limits.get("minimum", -math.inf), limits.get("maximum", math.inf)
+        if "above" in limits:  # an open limit is approached to a hundredth of the distance
+            least = limits["above"] + 0.01 * (value - limits["above"])
+        scale = SPREAD * max(abs(value), abs(cast(float, item.default or 0.0)))
+        result[item.name] = Parameter(value, scale, least, most)
+    return result
+
+
+def with_parameters(element: Any, values: Mapping[str, Any]) -> Any:
+    """The same element with other numbers, which may be tensors and are not checked."""
+    changed = copy.copy(element)
+    keep(changed, **values)
+    return changed
+
+
 def quadratures(fields: Any) -> tuple[Any, Any, Any]:
     """NumPy or TensorFlow, whichever the fields belong to, and their real and imaginary parts."""
     if tf.is_tensor(fields):
@@ -361,8 +402,8 @@ class Amplifier:
     Reference: Agrawal, "Fiber-Optic Communication Systems", Wiley, chapter "Optical amplifiers".
     """
 
-    gain: float | None = None
-    level: float | None = None
+    gain: float | None = number_field(None, above=0)
+    level: float | None = number_field(None, above=0)
 
     def __post_init__(self) -> None:
         settings = {name: value for name, value in vars(self).items() if value is not None}

@@ -313,8 +313,8 @@ class Config:
     )
     calibration: int | None = _twin(
         whole(0),
-        "settings of the phases, each read with one batch, from which the twin of a block learns "
-        "before it is trained",
+        "settings of the phases of each mesh, each read with one batch, from which the twin of a "
+        "block learns before it is trained",
         default=0,
     )
     twin_nonlinearity: str | None = _twin_of_device(
@@ -483,7 +483,7 @@ class Config:
         if self.directions == 0:
             for name in ("law", "epsilon"):
                 reasons[name] = "no directions are drawn"
-        if self.estimator == "twin" and self.local and self.layers == 1:
+        if self.estimator == "twin" and self.layers == 1:
             for name in ("twin_nonlinearity", "twin_amplifier"):
                 reasons[name] = "it stands between meshes, and there is one mesh"
         return reasons

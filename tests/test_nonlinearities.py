@@ -8,6 +8,7 @@ import pytest
 from meshes import NONLINEARITIES, Amplifier, BlackBox, ElectroOptic, Modulus
 from meshes._tensorflow import tf
 from meshes.nonlinearities import electro_optic as modulator
+from meshes.nonlinearities import parameters_of, with_parameters
 from meshes.validation import from_spec
 
 
@@ -290,3 +291,39 @@ class TestAmplifier:
     def test_takes_one_positive_number(self, settings, message):
         with pytest.raises(ValueError, match=message):
             Amplifier(**settings)
+
+
+LIGHT = np.array([0.5 + 0.3j, -1.2j, 2 + 1j, 1e-3, 0])
+ELEMENTS = [*(from_spec("nonlinearity", spec, NONLINEARITIES) for spec in SPECS)]
+ELEMENTS += [Amplifier(gain=2.0), Amplifier(level=3.0)]
+
+
+@pytest.mark.parametrize("element", ELEMENTS, ids=str)
+class TestParameters:
+    """Elements whose numbers are fitted."""
+
+    def test_numbers_and_tensors_give_the_same_light(self, element):
+        values = {name: p.value for name, p in parameters_of(element).items()}
+        assert values == {n: x for n, x in vars(element).items() if x is not None}
+        changed = with_parameters(
+            element, {n: tf.constant(x, tf.float32) for n, x in values.items()}
+        )
+        fields = tf.constant(LIGHT, tf.complex64)
+        np.testing.assert_allclose(changed(fields), element(fields), rtol=2e-3, atol=2e-3)
+
+    def test_the_slopes_are_finite_within_the_limits(self, element):
+        """Also where a parameter has its least or most value, and in the dark."""
+        parameters = parameters_of(element)
+        fields = tf.constant(LIGHT, tf.complex64)
+        for limit in ("value", "least", "most"):
+            ends = {n: getattr(p, limit) for n, p in parameters.items()}
+            values = {
+                n: tf.constant(x if np.isfinite(x) else parameters[n].value, tf.float32)
+                for n, x in ends.items()
+            }
+            with tf.GradientTape() as tape:
+                tape.watch(values)
+                light = tf.reduce_sum(tf.square(tf.abs(with_parameters(element, values)(fields))))
+            slopes = tf.nest.flatten(tape.gradient(light, values, unconnected_gradients="zero"))
+            assert np.isfinite([light, *slopes]).all()
+        assert all(p.least <= p.value <= p.most and p.scale >= 0 for p in parameters.values())

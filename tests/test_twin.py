@@ -7,6 +7,7 @@ import pytest
 from test_gradients import CLASSES, axes
 
 from meshes import (
+    Amplifier,
     Chip,
     ChipEstimate,
     ElectroOptic,
@@ -31,7 +32,7 @@ from photonic_ffzero.gradients import (
 )
 from photonic_ffzero.gradients.directions import Directions, draw
 from photonic_ffzero.gradients.objectives import Weights
-from photonic_ffzero.gradients.twin import Comparison
+from photonic_ffzero.gradients.twin import Comparison, _misfit
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.seeds import generator
@@ -72,6 +73,23 @@ def unknown(meshes=1):
     return ChipEstimate.known(N, meshes=meshes).meshes
 
 
+@pytest.fixture
+def eager():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def samples(count=60):
+    y = np.arange(count) % 2
+    noise = np.random.default_rng(0).random((count, N), np.float32)
+    return noise + np.eye(N, dtype=np.float32)[y], y
+
+
+def trained(**settings):
+    return fit(*samples(), **(BRIEF | {"meshes": 2} | settings))
+
+
 # --- the model ------------------------------------------------------------------------------------
 
 
@@ -104,6 +122,23 @@ def test_the_first_step_of_the_fit_goes_down_the_misfit(meshes):
     np.testing.assert_allclose(flat(result.gradient), flat(expected.gradient), atol=1e-5)
 
 
+@pytest.mark.parametrize("meshes", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_twin_without_error_stays_where_it_is(meshes):
+    """In a compiled step, too, where a root of the squared error 0 has no slope."""
+    block, params, truth = fabricated_block(meshes)
+    twin = nominal_twin(block, truth, port_losses=True)
+    objective = objective_of(block, params, twin)
+
+    @tf.function(autograph=False)
+    def step():
+        result = estimate(TwinEstimator(), objective, None)
+        return result.gradient, result.state
+
+    gradient, state = step()
+    assert np.isfinite(flat(gradient)).all()
+    np.testing.assert_allclose(flat(state.values), flat(twin.init().values), atol=1e-6)
+
+
 def test_what_is_known_exactly_does_not_move():
     block, params, (truth,) = fabricated_block()
     arrays = {f"mesh1_{name}": getattr(truth.values, name) for name in ("coupler1", "loss")}
@@ -126,7 +161,8 @@ def test_what_readings_do_not_show_is_drawn_back_to_the_start():
     (at_start,) = start.values
     away = at_start._replace(theta=at_start.theta + 0.1, loss=at_start.loss + 0.1)
     state = start._replace(values=(away,))
-    still = Comparison(tf.nest.map_structure(tf.zeros_like, state.values), 0.0, 0.0)
+    still = (state.values, state.elements)
+    still = Comparison(tf.nest.map_structure(tf.zeros_like, still), 0.0, 0.0)
     (after,) = twin.fitted(state, still, 0.1).values
     np.testing.assert_allclose(after.theta - at_start.theta, 0.1 * (1 - 0.1 * 0.05), rtol=1e-4)
     np.testing.assert_array_equal(after.loss, away.loss)  # which follows the total light
@@ -163,6 +199,65 @@ def test_a_twin_holds_nothing_of_the_chip(settings):
     hidden = (Chip, Imperfections, SimulatedChip, Device)
     assert any(isinstance(one, hidden) for one in reachable(block))
     assert not any(isinstance(one, hidden) for one in reachable(twin))
+
+
+def on_device(nonlinearity, meshes=2, **nominal):
+    """The last block of a device, its parameters and its twin with nominal elements in front."""
+    chip = SimulatedChip(N, meshes, nonlinearity=nonlinearity, amplifier=Amplifier(gain=2.0))
+    model = trained(device=chip, meshes=meshes, epochs=0, **nominal)
+    block = model.blocks[-1]
+    for number in range(len(model.blocks) - 1):
+        block = block.with_front(model.blocks[number], model.params[number])
+    known = ChipEstimate.of_chips(Imperfections().fabricate(N) for _ in range(meshes)).meshes
+    model.known = list(known)
+    return block, model.params[-1], twin_of(model, len(model.blocks) - 1, block)
+
+
+@pytest.mark.parametrize(
+    ("spec", "counts"),
+    [("electro-optic:g=0.3,phi_b=2", [3, 1]), ("kerr:phi_nl=0.8", [1, 1]), ("crelu", [0, 1])],
+    ids=["electro-optic", "kerr", "crelu"],
+)
+@pytest.mark.parametrize("method", ["ff-dd", "bp-dd"])
+def test_elements_between_the_meshes_of_a_device_have_their_slopes(eager, method, spec, counts):
+    """Each slope of the misfit equals that of differences."""
+    chosen = {"twin_nonlinearity": spec, "twin_amplifier": "gain=1.5", "method": method}
+    block, params, twin = on_device(ElectroOptic(phi_b=1.0), **chosen)
+    assert [sum(map(len, each.values())) for each in twin.elements] == counts
+    objective = objective_of(block, params, twin)
+    points = tuple(Phases(*(w[np.newaxis] for w in part)) for part in params)
+    readings = objective.measure(points)
+    state, flatten = twin.init(), tf.nest.flatten
+    (_, comparison), step = objective.twin.compare(objective, points, readings), 1e-2
+
+    def misfit(elements):
+        predicted = twin.measure((state.values, elements), points, objective.twin.x)
+        return float(_misfit(predicted, readings)[0])
+
+    here = flatten(state.elements)
+    for place, slope in enumerate(flatten(comparison.slopes[1])):
+        plus, minus = (
+            misfit(tf.nest.pack_sequence_as(state.elements, [*here[:place], here[place] + h,
+                                                             *here[place + 1:]]))
+            for h in (step, -step)
+        )  # fmt: skip
+        np.testing.assert_allclose(slope, (plus - minus) / (2 * step), atol=5e-3)
+
+
+@pytest.mark.long
+def test_a_wrong_assumption_about_the_modulators_is_put_right(eager):
+    """The twin's error behind a mesh that is known falls, and so does that of the bias."""
+    true = ElectroOptic(g=0.3, phi_b=1.8)
+    block, params, twin = on_device(true, twin_nonlinearity="electro-optic:g=0.3,phi_b=1.5")
+    objective, state, errors = objective_of(block, params, twin), twin.init(), []
+    for _ in range(60):
+        bound = objective._replace(twin=objective.twin._replace(state=state))
+        points = tuple(Phases(*(w[np.newaxis] for w in part)) for part in params)
+        _, comparison = bound.twin.compare(bound, points, bound.measure(points))
+        errors.append(float(comparison.error))
+        state = twin.fitted(state, comparison, 0.1)
+    assert errors[-1] < 0.3 * errors[0]
+    assert abs(twin.elements_of(state)[0]["nonlinearity"]["phi_b"].value - 1.8) < 0.15
 
 
 # --- the correction -------------------------------------------------------------------------------
@@ -296,10 +391,10 @@ def test_calibration_learns_offsets_and_couplers_and_knows_how_well(imperfection
         block,
         nominal_twin(block, unknown()),
         params,
-        lambda: rng.standard_normal((32, N), np.float32),
+        lambda rng: rng.standard_normal((32, N), np.float32),
         600,
-        rng,
-    )
+        [rng],
+    ).start
     off = difference(known, truth)
     for name in ("theta", "phi", "gamma", "coupler1", "coupler2"):
         errors, std = getattr(off, name), getattr(known.std, name)
@@ -329,23 +424,6 @@ def test_a_training_keeps_its_uncertainties_or_enlarges_them():
 
 
 # --- in training ----------------------------------------------------------------------------------
-
-
-def samples(count=60):
-    y = np.arange(count) % 2
-    noise = np.random.default_rng(0).random((count, N), np.float32)
-    return noise + np.eye(N, dtype=np.float32)[y], y
-
-
-def trained(**settings):
-    return fit(*samples(), **(BRIEF | {"meshes": 2} | settings))
-
-
-@pytest.fixture
-def eager():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def test_the_history_tells_of_the_twin(eager):
@@ -405,6 +483,12 @@ def test_an_estimate_that_does_not_fit_is_refused(chosen, settings, message):
 def test_refusals(settings, message):
     with pytest.raises(ValueError, match=message):
         configure(**({"estimator": "twin"} | settings))
+
+
+@pytest.mark.parametrize("method", ["ff-dd", "bp-dd"])
+def test_nothing_stands_between_the_meshes_of_one(method):
+    run = configure(estimator="twin", device="simulated", meshes=1, method=method)
+    assert {"twin_nonlinearity", "twin_amplifier"} <= run.idle.keys()
 
 
 @pytest.mark.parametrize("where", ["process", pytest.param("tcp", marks=pytest.mark.long)])

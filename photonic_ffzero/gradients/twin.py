@@ -2,8 +2,9 @@ r"""The twin: a model of the meshes of a block that fits itself to every reading
 
 A twin knows the layout of each mesh, the inputs, the phases as they are written, and the readings.
 Its parameters o are offsets of the phases, errors of both couplers of each interferometer, and
-losses. After every reading, one step of Adam on o lowers the squared difference between predicted
-and read intensities, each divided by its sum over the ports:
+losses; in front of a later mesh of a device also the parameters of the assumed nonlinearities and
+amplifiers. After every reading, one step of Adam on o lowers the squared difference between
+predicted and read intensities, each divided by its sum over the ports:
 
 .. math:: m(o) = \operatorname{mean}_{p b n} (q_{pbn}(o) - q^*_{pbn})^2, \qquad
     q_n = N I_n / \textstyle\sum_{n'} I_{n'}
@@ -15,7 +16,7 @@ gradient that costs no light; `gradients.control` corrects it by slopes that are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ import numpy as np
 from meshes._tensorflow import fused, tf
 from meshes.estimate import MeshEstimate, MeshParameters, unseen
 from meshes.mesh import Phases, RectangularMesh
+from meshes.nonlinearities import Parameter, with_parameters
 from meshes.propagation import twice
 from photonic_ffzero.gradients.control import MEMORY
 from photonic_ffzero.layers.base import one_set
@@ -32,8 +34,12 @@ from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.optimizers import adam, descend
 
+Elements = tuple[dict[str, dict[str, Parameter]], ...]
+
 FIT_RATE = 0.1
 """Step of Adam in units of a parameter's scale, see `Twin.scales`."""
+
+_LARGE_ERROR = 0.1  # of the prediction, from which on elements make whole steps
 
 # Sizes that the errors of a chip are expected to have, rad and dB: the couplers' are smaller.
 _EXPECTED = MeshParameters(theta=0.1, phi=0.1, gamma=0.1, coupler1=0.02, coupler2=0.02, loss=0.1)
@@ -48,12 +54,14 @@ class TwinState(NamedTuple):
 
     Attributes:
         values: `MeshParameters` of each mesh.
+        elements: Values of `Twin.elements`.
         moments: Adam's.
         errors: Decaying sums over the steps of 1 and of the relative error of the prediction.
         slopes: Sums over measured slopes, see `gradients.control`.
     """
 
     values: tuple[MeshParameters, ...]
+    elements: Any
     moments: Any
     errors: Any
     slopes: Any
@@ -121,10 +129,14 @@ class Twin:
         front: What is known of each mesh in front, which is not fitted any more.
         drive_step: Smallest change of a phase that the drive can make, rad; 0 if any.
         port_losses: Whether to fit a loss for each port of each column, not one in all.
+        elements: What is fitted of the elements between meshes: for each layer, those in front
+            first, the parameters of its ``nonlinearity`` and ``amplifier``; nothing of those that
+            are known.
     """
 
     block: Block
     start: tuple[MeshEstimate, ...]
+    elements: Elements
     front: tuple[MeshEstimate, ...] = ()
     drive_step: float = 0.0
     port_losses: bool = False
@@ -134,7 +146,9 @@ class Twin:
         values = tuple(map(_as_tensors, self.start))
         if rng is not None:
             values = tuple(_scattered(*pair, rng) for pair in zip(values, self.scales, strict=True))
-        return TwinState(values, adam().init(values), tf.zeros(2), tf.zeros(4))
+        elements = _each(self.elements, lambda parameter: tf.constant(parameter.value, tf.float32))
+        moments = adam().init((values, elements))
+        return TwinState(values, elements, moments, tf.zeros(2), tf.zeros(4))
 
     @cached_property
     def scales(self) -> tuple[MeshParameters, ...]:
@@ -147,41 +161,51 @@ class Twin:
             for mesh in self.start
         )
 
+    def elements_of(self, state: TwinState) -> Elements:
+        """The elements with the values of a state, from which another twin may start."""
+        return _each(self.elements, lambda p, x: p._replace(value=float(x)), state.elements)
+
     def bound(self, state: TwinState, x: Any, rate: Any) -> BoundTwin:
         """The twin with a state on inputs x; ``rate`` is that of the fit."""
         return BoundTwin(self, state, x, rate)
 
-    def measure(self, values: tuple[MeshParameters, ...], params: Any, x: Any) -> Any:
-        """The intensities [P, B, N] that the twin predicts."""
-        layers = map(self._fitted, self.block.layers, values)
-        return replace(self.block, layers=tuple(layers), front=self._front).measure(params, x)
+    def measure(self, known: Any, params: Any, x: Any) -> Any:
+        """The intensities [P, B, N] that the twin predicts with values and elements ``known``."""
+        values, elements = known
+        layers = map(self._fitted, self.block.layers, values, elements[len(self.front) :])
+        front = self._fitted_front(elements)
+        return replace(self.block, layers=tuple(layers), front=front).measure(params, x)
 
-    def measure_twice(
-        self, values: tuple[MeshParameters, ...], params: Any, x: Any
-    ) -> tuple[Any, Any]:
-        """The same intensities twice: with slopes of the parameters, and of the values.
+    def measure_twice(self, known: Any, params: Any, x: Any) -> tuple[Any, Any]:
+        """The same intensities twice: with slopes of the parameters, and of what is fitted.
 
-        One mesh computes both at once, see `meshes.propagation.twice`.
+        One mesh computes both at once, see `meshes.propagation.twice`, unless slopes go through it
+        to elements in front.
         """
-        if len(self.block.layers) > 1:
-            z = self.measure(values, params, x)
+        values, elements = known
+        if len(self.block.layers) > 1 or any(elements):
+            z = self.measure(known, params, x)
             return z, z
-        for layer, layer_params in self._front:
+        for layer, layer_params in self._fitted_front(elements):
             x = layer.transmit(one_set(layer_params), x)
-        layer = self._fitted(self.block.layers[0], values[0])
+        layer = self._fitted(self.block.layers[0], values[0], elements[-1])
         chip: Any = layer.chip
         phases, fields = replace(layer, chip=chip.without_offsets).as_on_chip(params[0], x)
         return twice(layer.mesh, phases, values[0][:3], fields, layer.engine)
 
-    @cached_property
-    def _front(self) -> tuple[tuple[Any, Any], ...]:
-        pairs = zip(self.block.front, map(_as_tensors, self.front), strict=True)
-        return tuple((self._fitted(layer, values), params) for (layer, params), values in pairs)
+    def _fitted_front(self, elements: Any) -> tuple[tuple[Any, Any], ...]:
+        values = map(_as_tensors, self.front)
+        rows = zip(self.block.front, values, elements, strict=False)  # of all layers
+        return tuple((self._fitted(layer, *rest), params) for (layer, params), *rest in rows)
 
-    def _fitted(self, layer: Any, values: MeshParameters) -> Photonic:
+    def _fitted(self, layer: Any, values: MeshParameters, elements: Any) -> Photonic:
         chip = FittedChip(values, self.drive_step, self.port_losses)
         mesh = chip.mesh(layer.mesh.units, layer.mesh.num_columns)
-        return replace(layer, mesh=mesh, chip=chip)
+        changed = {
+            name: with_parameters(getattr(layer, name), parameters)
+            for name, parameters in elements.items()
+        }
+        return replace(layer, mesh=mesh, chip=chip, **changed)
 
     def learn(
         self,
@@ -196,16 +220,16 @@ class Twin:
 
         ``weights`` [S, B] are those of the samples for each of the S states.
         """
-        values = [state.values for state in states]
-        flat = tf.nest.flatten(values)
+        known = [(state.values, state.elements) for state in states]
+        flat = tf.nest.flatten(known)
         with tf.GradientTape() as tape:
             tape.watch(flat)
-            predicted = [self.measure(each, points, x) for each in values]
+            predicted = [self.measure(each, points, x) for each in known]
             pairs = fused(_misfits, predicted, readings, weights)
             misfit = tf.add_n([pair[0] for pair in pairs])  # no value of one is one of another
         zero = tf.UnconnectedGradients.ZERO
         slopes = tape.gradient(misfit, flat, unconnected_gradients=zero)
-        packed = tf.nest.pack_sequence_as(values, slopes)
+        packed = tf.nest.pack_sequence_as(known, slopes)
 
         def step(packed: Any, pairs: Any, states: Any, rate: Any) -> Any:
             return [
@@ -220,13 +244,20 @@ class Twin:
 
         Adam steps equally far along all parameters, so that those of which the light says next to
         nothing would wander until training sends light there. They are drawn back to the start.
+        The steps of elements, which change the light of all ports, shrink with the error instead.
         """
         direction, moments = adam().update(comparison.slopes, state.moments)
         scales = tf.nest.map_structure(np.float32, self.scales)
         priors = (_PRIOR,) * len(self.start)
         scaled = tf.nest.map_structure(
             lambda u, scale, o, start, prior: scale * u + prior * (o - start),
-            *(direction, scales, state.values, tuple(map(_as_tensors, self.start)), priors),
+            *(direction[0], scales, state.values, tuple(map(_as_tensors, self.start)), priors),
+        )
+        pace = rate * tf.minimum(comparison.error / _LARGE_ERROR, 1.0)
+        elements = _each(
+            self.elements,
+            lambda p, u, x: tf.clip_by_value(x - pace * np.float32(p.scale) * u, p.least, p.most),
+            *(direction[1], state.elements),
         )
         values = descend(state.values, scaled, rate)
         weaker = (1 - MEMORY) * comparison.excess / sum(v.loss.shape[0] for v in values)
@@ -235,13 +266,13 @@ class Twin:
             for v, scale in zip(values, self.scales, strict=True)
         )
         errors = MEMORY * state.errors + tf.stack([1.0, comparison.error])
-        return state._replace(values=values, moments=moments, errors=errors)
+        return state._replace(values=values, elements=elements, moments=moments, errors=errors)
 
 
 class Comparison(NamedTuple):
     """How a twin's prediction compares with readings."""
 
-    slopes: Any  # of the misfit, structured as the values
+    slopes: Any  # of the misfit, structured as the values and elements
     error: Any  # relative, see `TwinState.error`
     excess: Any  # dB by which the readings are weaker than predicted
 
@@ -260,26 +291,26 @@ class BoundTwin(NamedTuple):
         If the origin is the only point, one prediction serves both.
         """
         origin = tf.nest.map_structure(tf.convert_to_tensor, objective.origin)
-        values, sources = self.state.values, tf.nest.flatten(origin)
-        fitted = tf.nest.flatten(values)
+        known, sources = (self.state.values, self.state.elements), tf.nest.flatten(origin)
+        fitted = tf.nest.flatten(known)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch([sources, fitted])
-            here, predicted = self.twin.measure_twice(values, one_set(origin), self.x)
+            here, predicted = self.twin.measure_twice(known, one_set(origin), self.x)
             if readings.shape[0] > 1:
-                predicted = self.twin.measure(values, points, self.x)
+                predicted = self.twin.measure(known, points, self.x)
             loss, misfit, *rest = fused(
                 lambda z, p, q: (tf.reduce_sum(objective.losses(z)), *_misfit(p, q)),
                 *(here, predicted, readings),
             )
         zero = tf.UnconnectedGradients.ZERO
-        if here is predicted:  # several meshes, each quantity with its way back
+        if here is predicted:  # each quantity has its way back
             gradient = tape.gradient(loss, sources, unconnected_gradients=zero)
             slopes = tape.gradient(misfit, fitted, unconnected_gradients=zero)
         else:
             both = tape.gradient([loss, misfit], sources + fitted, unconnected_gradients=zero)
             gradient, slopes = both[: len(sources)], both[len(sources) :]
         pack = tf.nest.pack_sequence_as
-        return pack(origin, gradient), Comparison(pack(values, slopes), *rest)
+        return pack(origin, gradient), Comparison(pack(known, slopes), *rest)
 
 
 def _misfits(predictions: Any, readings: Any, weights: Any) -> list[tuple[Any, Any, Any]]:
@@ -295,12 +326,25 @@ def _misfit(predicted: Any, readings: Any, weights: Any = 1.0) -> tuple[Any, Any
         for z, total in zip((predicted, readings), totals, strict=True)
     )
     by_sample = tf.reduce_mean(tf.square(p - q), axis=-1)
-    square, spread = tf.reduce_mean(by_sample), tf.reduce_mean(tf.square(q - 1))
-    sent, read = (tf.reduce_sum(total) for total in totals)
+    misfit = tf.reduce_mean(weights * by_sample)
+    # Nobody asks for slopes of the rest, which a compiled function would compute all the same: the
+    # square root has none where the twin is exact.
+    square, spread = (tf.stop_gradient(tf.reduce_mean(x)) for x in (by_sample, tf.square(q - 1)))
+    sent, read = (tf.stop_gradient(tf.reduce_sum(total)) for total in totals)
     ratio = tf.math.divide_no_nan(sent, tf.maximum(read, 0))
     excess = 10 / np.log(10.0) * tf.math.log(tf.clip_by_value(ratio, 1e-3, 1e3))
-    misfit = tf.reduce_mean(weights * by_sample)
     return misfit, tf.sqrt(tf.math.divide_no_nan(square, spread)), excess
+
+
+def _each(elements: Elements, function: Callable[..., Any], *values: Any) -> Any:
+    """The structure of elements with a function of each parameter, and of values like them."""
+    return tuple(
+        {
+            name: {key: function(p, *(v[at][name][key] for v in values)) for key, p in part.items()}
+            for name, part in layer.items()
+        }
+        for at, layer in enumerate(elements)
+    )
 
 
 def _scattered(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from meshes._tensorflow import graph, tf
 from meshes.estimate import MeshEstimate, MeshParameters, difference, unseen
-from meshes.mesh import Phases
 from photonic_ffzero.gradients import Twin, TwinState
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.optimizers import cosine_decay
-from photonic_ffzero.training.twins import as_estimate
+from photonic_ffzero.training.twins import as_estimate, nominal_twin
 
 CALIBRATION_RATE = 0.2
 """Adam's rate at the start of a stage of a calibration, in units of `Twin.scales`."""
@@ -24,7 +25,7 @@ _STAGES = (2, 4, 8, 12, 16)  # columns whose phases move; then eight more each
 _MEMBERS = 3  # twins that learn from the same readings
 
 Progress = Callable[[int, int], None]
-"""Called with how many settings of a calibration are done, and how many there are."""
+"""Called with how many settings of a mesh's calibration are done, and how many there are."""
 
 
 def stages(columns: int) -> list[int]:
@@ -36,28 +37,59 @@ def stages(columns: int) -> list[int]:
 def calibrated(
     block: Block,
     twin: Twin,
-    params: Any,
-    inputs: Callable[[], np.ndarray],
+    params: Sequence[Any],
+    inputs: Callable[[np.random.Generator], np.ndarray],
     count: int,
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
     age: int = 0,
-    progress: Progress = lambda done, total: None,
-) -> tuple[MeshEstimate, ...]:
-    """Learn the meshes of a block from readings at random phases, of few columns, then of more.
+    progress: Callable[[int, int, int], None] = lambda index, done, total: None,
+) -> Twin:
+    """Learn the meshes of a block one after another, each from the light behind it.
 
-    The phases of all other columns are those of the bar state, theta = pi and phi = 0. Several
-    twins learn from the same readings, for the uncertainties: all but the first with random
-    weights of the samples, and from a start at random.
+    The meshes of the block in front of it stand in the bar state meanwhile.
 
     Args:
         block: The block that is read.
         twin: Its twin, with what is known before.
         params: Parameters of the block; those that are no phases, and frozen ones, stay.
-        inputs: Gives a batch [B, N].
-        count: Settings of the phases; each is read with one batch.
-        rng: Source of phases, noise, and of where the twins start.
+        inputs: Gives a batch [B, N] from a source of random numbers.
+        count: Settings of the phases for each mesh; each is read with one batch.
+        rngs: For each mesh the source of phases, light, noise, and of where its twins start.
         age: The chip's, in epochs of training.
-        progress: Called before every setting, and at the end.
+        progress: `Progress`, after the mesh's index.
+
+    Returns:
+        The twin that starts from what was learned.
+    """
+    front, known, learned = list(block.front), list(twin.front), twin
+    for index, (layer, rng) in enumerate(zip(block.layers, rngs, strict=True)):
+        frozen = block.frozen and block.frozen[index : index + 1]
+        alone = replace(block, layers=(layer,), front=tuple(front), frozen=frozen)
+        start = nominal_twin(alone, [twin.start[index]], known, twin.drive_step, twin.port_losses)
+        learned = _calibrated_mesh(
+            *(alone, start, (params[index],), partial(inputs, rng), count, rng, age),
+            partial(progress, index),
+        )
+        known += learned.start
+        front.append((layer, bar_state(params[index], frozen[0] if frozen else None)))
+    return replace(twin, start=tuple(known[len(twin.front) :]), elements=learned.elements)
+
+
+def _calibrated_mesh(
+    block: Block,
+    twin: Twin,
+    params: Any,
+    inputs: Callable[[], np.ndarray],
+    count: int,
+    rng: np.random.Generator,
+    age: int,
+    progress: Progress,
+) -> Twin:
+    """Learn the one mesh of a block from readings at random phases, of few columns, then of more.
+
+    The phases of all other columns are those of the bar state, theta = pi and phi = 0. Several
+    twins learn from the same readings, for the uncertainties: all but the first with random
+    weights of the samples, and from a start at random.
     """
 
     def learn(states: Any, params: Any, x: Any, noise: Any, rate: Any, weights: Any) -> Any:
@@ -77,9 +109,8 @@ def calibrated(
         states = step(states, setting, x, noise, np.float32(rate), weights)
     progress(count, count)
     best, *others = sorted(states, key=lambda state: float(state.error))
-    return tuple(
-        _with_uncertainty(twin, index, best, others) for index in range(len(twin.block.layers))
-    )
+    estimate = _with_uncertainty(twin, best, others)
+    return replace(twin, start=(estimate,), elements=twin.elements_of(best))
 
 
 def _settings(
@@ -105,10 +136,8 @@ def random_phases(params: Any, moving: int, rng: np.random.Generator) -> Any:
     return type(params)(theta, phi, gamma, *params[3:])
 
 
-def _with_uncertainty(
-    twin: Twin, index: int, best: TwinState, others: Sequence[TwinState]
-) -> MeshEstimate:
-    """The best of several twins of a mesh, with uncertainties from how the others differ.
+def _with_uncertainty(twin: Twin, best: TwinState, others: Sequence[TwinState]) -> MeshEstimate:
+    """The best of several twins of one mesh, with uncertainties from how the others differ.
 
     Noise of the readings makes twins differ that weigh the samples differently (the bootstrap).
     Parameters that the readings do not determine stay as far apart as they were at the start, where
@@ -116,18 +145,18 @@ def _with_uncertainty(
     differences are multiplied by that ratio. All interferometers of a column share one
     uncertainty, the root mean square.
     """
-    values, scales = best.values[index], twin.scales[index]
-    hidden = unseen(twin.start[index].mesh)
-    if twin.block.front or index:  # it stands for the output phases of the mesh in front, too
+    (values,), (scales,), (start,) = best.values, twin.scales, twin.start
+    hidden = unseen(start.mesh)
+    if twin.block.front:  # it stands for the output phases of the mesh in front, too
         hidden = hidden._replace(gamma=np.ones_like(hidden.gamma))
     if not twin.port_losses:  # only the sum over all columns is known
         hidden = hidden._replace(loss=np.ones_like(hidden.loss))
     blank = MeshParameters(*(np.where(hide, np.inf, 0.0) for hide in hidden))
     differences = [
-        difference(as_estimate(other.values[index], blank), as_estimate(values, blank))
+        difference(as_estimate(other.values[0], blank), as_estimate(values, blank))
         for other in others
     ]
-    parts = zip(values, scales, hidden, twin.start[index].values, *differences, strict=True)
+    parts = zip(values, scales, hidden, start.values, *differences, strict=True)
     return as_estimate(values, MeshParameters(*(_deviations(*part) for part in parts)))
 
 
@@ -155,7 +184,11 @@ def _deviations(
     return np.where(hide | np.isnan(seen), np.inf, max(size, 1.0) * smooth)
 
 
-def bar_state(phases: Phases) -> Phases:
-    """Phases of a mesh that leaves the light of every port where it is."""
-    theta, phi, gamma = (np.zeros(np.shape(value), np.float32) for value in phases)
-    return Phases(theta + np.float32(math.pi), phi, gamma)
+def bar_state(params: Any, frozen: Any = None) -> Any:
+    """Parameters of a mesh whose phases leave the light of every port where it is.
+
+    Those that are ``frozen`` stay.
+    """
+    theta, phi, gamma = (np.zeros(np.shape(value), np.float32) for value in params[:3])
+    bar = type(params)(theta + np.float32(math.pi), phi, gamma, *params[3:])
+    return bar if frozen is None else tf.nest.map_structure(np.where, frozen, params, bar)

@@ -13,7 +13,6 @@ from meshes import (
     Chip,
     ChipEstimate,
     Linear,
-    MeshEstimate,
     Nonlinearity,
     RectangularMesh,
 )
@@ -23,7 +22,7 @@ from photonic_ffzero.goodness.readouts import Ports
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.training.calibration import Progress, bar_state, calibrated, stages
+from photonic_ffzero.training.calibration import Progress, calibrated, stages
 from photonic_ffzero.training.twins import nominal_twin
 
 SETTINGS_A_STAGE = 200
@@ -73,20 +72,20 @@ def calibrate(
     known.check_fits(units, columns, len(layers))
     count = SETTINGS_A_STAGE * len(stages(columns)) if settings is None else settings
     integer("settings", count, minimum=1)
-    found: list[MeshEstimate] = []
-    front: tuple[tuple[PhaseLayer, Any], ...] = ()
-    for index, layer in enumerate(layers):
-        rng = generator(integer("seed", seed, minimum=0), "calibration", index)
-        block = Block((layer,), Ports(1, units), front=front)
-        twin = nominal_twin(block, [known.meshes[index]], found, drive_step, port_losses)
-        params = layer.init(rng)
+    rngs = [
+        generator(integer("seed", seed, minimum=0), "calibration", i) for i in range(len(layers))
+    ]
+    params = [layer.init(rng) for layer, rng in zip(layers, rngs, strict=True)]
+    block = Block(tuple(layers), Ports(1, units))
+    twin = nominal_twin(block, known.meshes, (), drive_step, port_losses)
 
-        def inputs(rng: np.random.Generator = rng) -> np.ndarray:
-            return rng.standard_normal((batch, units), np.float32)
+    def inputs(rng: np.random.Generator) -> np.ndarray:
+        return rng.standard_normal((batch, units), np.float32)
 
-        found += calibrated(block, twin, (params,), inputs, count, rng, progress=progress)
-        front = (*front, (layer, bar_state(params)))
-    return ChipEstimate(tuple(found))
+    def told(index: int, done: int, total: int) -> None:
+        progress(done, total)
+
+    return ChipEstimate(calibrated(block, twin, params, inputs, count, rngs, progress=told).start)
 
 
 def _layers(

@@ -19,6 +19,7 @@ from photonic_ffzero.data.checks import CHECKS, check_fields
 from photonic_ffzero.data.datasets import split
 from photonic_ffzero.data.tasks import Task, task_of
 from photonic_ffzero.devices.device import Device
+from photonic_ffzero.gradients import Twin
 from photonic_ffzero.layers.blocks import Stage
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
@@ -163,9 +164,9 @@ class Trainer:
     def _train_epochs(self, stage: Stage, train: Samples, validation: Samples | None) -> None:
         position = self.position
         targets = Samples(train.x, self.model.task.targets(train.y))
-        if self.config.calibration and not position.has_begun(stage.index):
-            self._calibrate(stage, train.x)
         twin = twin_of(self.model, stage.index, stage.blocks[0])
+        if twin is not None and self.config.calibration and not position.has_begun(stage.index):
+            twin = self._calibrated(stage, twin, train.x)
         training = StageTraining(
             self.config, stage, self._params(stage), targets, position.epsilon, twin
         )
@@ -184,30 +185,31 @@ class Trainer:
             (state,) = training.state
             self.model.known[places(self.model, stage.index)] = learned(twin, state.twin)
 
-    def _calibrate(self, stage: Stage, x: np.ndarray) -> None:
+    def _calibrated(self, stage: Stage, twin: Twin, x: np.ndarray) -> Twin:
         """Let the twin of a stage's block learn from readings at random phases."""
         (block,), (params,) = stage.blocks, self._params(stage)
         count, batch = self.config.calibration or 0, min(self.config.batch_size, len(x))
-        rng = generator(self.config.seed, "calibration", stage.index)
-        twin = twin_of(self.model, stage.index, block)
-        if twin is None:
-            return
+        numbers = range(stage.index, stage.index + len(block.layers))
+        rngs = [generator(self.config.seed, "calibration", number) for number in numbers]
 
-        def inputs() -> np.ndarray:
+        def inputs(rng: np.random.Generator) -> np.ndarray:
             """Amplitudes of both signs, which tell more than images; or those that come in."""
             if np.iscomplexobj(x):
                 return x[rng.integers(len(x), size=batch)]
             return rng.standard_normal((batch, x.shape[1]), np.float32)
 
-        def progress(done: int, total: int) -> None:
+        def progress(index: int, done: int, total: int) -> None:
             for observer in self.observers:
-                observer.on_calibration(self._name(stage), done, total)
+                observer.on_calibration(str(numbers[index] + 1), done, total)
 
         age = stage.index * self.config.epochs
-        self.model.known[places(self.model, stage.index)] = calibrated(
-            block, twin, params, inputs, count, rng, age, progress
-        )
-        self.model.usage.add(stage, count, batch * self._reads)
+        twin = calibrated(block, twin, params, inputs, count, rngs, age, progress)
+        self.model.known[places(self.model, stage.index)] = twin.start
+        crossed = sum(range(len(block.front) + 1, len(block.all_layers) + 1))
+        self.model.usage.forward_passes += crossed * count * batch * self._reads
+        bar_states = len(block.layers) - 1
+        self.model.usage.phase_writes += len(block.layers) * count + bar_states
+        return twin
 
     def _keep_params(self, training: StageTraining, samples: Samples) -> None:
         """Put the trained parameters into the model, calibrated on some samples."""

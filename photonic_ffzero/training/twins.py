@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from meshes.estimate import MeshEstimate, MeshParameters
+from meshes.nonlinearities import Parameter, parameters_of
 from photonic_ffzero.gradients import Twin, TwinState, has_twin
+from photonic_ffzero.gradients.twin import Elements
+from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import PhaseLayer
 from photonic_ffzero.model import Model
@@ -22,9 +25,12 @@ def twin_of(model: Model, index: int, block: Block) -> Twin | None:
     chip = model.config.known_imperfections
     start, front = model.known[places(model, index)], model.known[: len(block.front)]
     differ = any(np.ptp(mesh.values.loss) > 0 for mesh in (*start, *front))
-    return nominal_twin(
+    twin = nominal_twin(
         block, start, front, chip.drive_step, differ or bool(chip.loss_imbalance_db)
     )
+    # A block that was just loaded has no front, and its twin as many parameters to fit.
+    layers = [layer for part in model.blocks[: index + 1] for layer in part.layers]
+    return replace(twin, elements=assumed_elements(layers))
 
 
 def nominal_twin(
@@ -38,7 +44,25 @@ def nominal_twin(
     layers = tuple(layer.nominal for layer in block.layers if isinstance(layer, PhaseLayer))
     before = tuple((x.nominal, params) for x, params in block.front if isinstance(x, PhaseLayer))
     designed = replace(block, layers=layers, front=before)
-    return Twin(designed, tuple(start), tuple(front), drive_step, port_losses)
+    elements = assumed_elements(block.all_layers)
+    return Twin(designed, tuple(start), elements, tuple(front), drive_step, port_losses)
+
+
+def assumed_elements(layers: Sequence[Layer]) -> Elements:
+    """What is to be fitted of the elements between layers: of a device nobody knows them."""
+    *before, last = layers
+    return (
+        *(_assumed(layer, "nonlinearity", "amplifier") for layer in before),
+        _assumed(last, "amplifier"),
+    )
+
+
+def _assumed(layer: Layer, *names: str) -> dict[str, dict[str, Parameter]]:
+    if layer.runs_on != "device":
+        return {}
+    elements = {name: getattr(layer, name) for name in names}
+    parts = {name: parameters_of(element) for name, element in elements.items() if element}
+    return {name: part for name, part in parts.items() if part}
 
 
 def places(model: Model, index: int) -> slice:
