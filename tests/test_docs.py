@@ -15,7 +15,7 @@ from distributed.cli import dask_scheduler, dask_worker
 import meshes
 import photonic_ffzero
 from photonic_ffzero import encode, fit, load_dataset
-from photonic_ffzero.cli import certificates, export, predict, report, serve, train
+from photonic_ffzero.cli import calibrate, certificates, export, predict, report, serve, train
 from photonic_ffzero.data import DATASETS
 from photonic_ffzero.goodness import LOSSES
 from photonic_ffzero.gradients import ESTIMATORS
@@ -64,7 +64,7 @@ def test_training_commands_parse(target, flags, tmp_path, monkeypatch):
 
 
 def test_every_flag_exists(capsys, monkeypatch):
-    ours = (train, predict, export, serve, report, certificates)
+    ours = (train, predict, export, serve, report, certificates, calibrate)
     for main in (*(module.main for module in ours), dask_scheduler.main, dask_worker.main):
         with pytest.raises(SystemExit):
             main(["--help"])
