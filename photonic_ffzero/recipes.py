@@ -40,7 +40,7 @@ _BALANCED: Rows = [
 _WIDE: Rows = [
     *_BALANCED,
     (_PHOTONIC, {"columns": 64, "loss": "cross-entropy:scale=40"}),
-    (_PHOTONIC | DD, {"estimator": "cones", "directions": 16, "epochs": 12}),
+    (_PHOTONIC | DD, {"estimator": "cones", "directions": 16, "epochs": 8}),
     (_PHOTONIC | DD, {"optimizer": "adam", "learning_rate": 5e-3}),
 ]
 
