@@ -7,6 +7,8 @@ from scipy.stats import norm
 from meshes._tensorflow import tf
 from photonic_ffzero.layers.activations import ACTIVATIONS
 
+pytestmark = pytest.mark.compiled
+
 # The independent formula of every registered activation.
 FORMULAS = {
     "relu": lambda z: np.maximum(z, 0),

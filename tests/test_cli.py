@@ -85,7 +85,6 @@ def test_a_run_leaves_its_results_and_says_them_in_one_line(capsys):
     assert results("again") | {"train_seconds": 0} == outcome | {"train_seconds": 0}
 
 
-@pytest.mark.usefixtures("eager")
 def test_what_a_method_does_not_have_is_null():
     assert main([*QUICK, "--method", "bp-ad", "--output", "run"]) == 0
     outcome = results("run")
@@ -100,7 +99,6 @@ def test_what_a_method_does_not_have_is_null():
         ("digital", ["--dataset", "f2", "--task", "regression", "--width", "12"], "r2"),
     ],
 )
-@pytest.mark.usefixtures("eager")
 def test_several_seeds_end_in_mean_and_spread(recipe, flags, quality, capsys):
     flags = [*flags, "--limit", "120", "--epochs", "1", "--batch-size", "60", "--quiet"]
     assert main([*flags, "--seeds", "2", "--seed", "5", "--output", "run"], recipe) == 0
@@ -317,7 +315,6 @@ def test_nan_in_the_data_is_refused_by_name(tmp_path, capsys):
     assert "mnist.npz" in refused(arguments, capsys)
 
 
-@pytest.mark.usefixtures("eager")
 class TestDigital:
     """The command line of the digital experiments: the same one with another recipe."""
 
@@ -371,7 +368,6 @@ class Stop(Observer):
             raise self.error
 
 
-@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("kind", [DeviceError, OSError, NonFiniteLossError, StoppedError])
 def test_texts_from_elsewhere_do_nothing_to_the_terminal(monkeypatch, capsys, kind):
     """Neither what a device says nor the name of a folder; both show as they are written."""
@@ -388,7 +384,6 @@ def test_texts_from_elsewhere_do_nothing_to_the_terminal(monkeypatch, capsys, ki
     assert kind is StoppedError or r"light\x1b[2J\nlost" in err
 
 
-@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from meshes import Imperfections
-from meshes._tensorflow import tf
 from photonic_ffzero import configure, fit, predict
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.config import METHODS, Config
@@ -145,13 +144,6 @@ def history(network="photonic", method="ff-dd", **given):
     model = fit(x, y, method=method, **settings)
     rows = [(record.mesh, record.loss, record.train_accuracy) for record in model.history]
     return *rows, *predict(model, x).tolist()
-
-
-@pytest.fixture(autouse=True)
-def eager():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def assert_all_differ(histories):

@@ -248,6 +248,7 @@ class TestLayer:
             assert z.dtype == tf.float32
             np.testing.assert_array_equal(z, mesh.measure(self.params(), theirs))
 
+    @pytest.mark.compiled
     def test_an_error_of_the_device_leaves_a_graph_unchanged(self, pair):
         pair[0].driver.device.measure = lambda mesh, fields: {}[mesh]
         with pytest.raises(DeviceError, match=r"measure mesh 1: KeyError: 1") as error:
@@ -299,7 +300,7 @@ class TestDriver:
         with pytest.raises(DeviceError, match=message):
             Driver(device).measure(light(), one_set(some_phases()))
 
-    def test_is_the_same_for_all_models_on_a_device(self, eager):
+    def test_is_the_same_for_all_models_on_a_device(self):
         """A device has one set of phases, so neither model reads the other's."""
         device = chip()
         one, other = (trained(device=device, seed=seed, epochs=1) for seed in (0, 1))
@@ -309,7 +310,6 @@ class TestDriver:
         np.testing.assert_array_equal(scores(other), first[1])
 
 
-@pytest.mark.usefixtures("eager")
 class TestTraining:
     @pytest.mark.parametrize(
         ("chosen", "imperfections"),
@@ -360,8 +360,9 @@ class TestTraining:
         )
 
 
+@pytest.mark.compiled
 def test_compiled_steps_train_as_eager_ones():
-    """The one compiled run of this file: a graph does not reorder what is written."""
+    """A graph does not reorder what is written."""
     hidden, open_chip = (
         trained(engine="native", epochs=1, **chosen) for chosen in ({"device": "simulated"}, {})
     )
@@ -419,7 +420,6 @@ class TestRefusals:
             make()
 
 
-@pytest.mark.usefixtures("eager")
 class TestFiles:
     def test_a_model_predicts_on_the_device_it_gets(self, tmp_path):
         device, path = chip(), tmp_path / "model.npz"
@@ -462,7 +462,7 @@ LIGHT = pack(Kind.LIGHT, np.ones((B, N), "<f4").tobytes())
 
 
 class TestRemote:
-    def test_disconnects_change_nothing(self, eager):
+    def test_disconnects_change_nothing(self):
         """Questions without an answer are asked again, over new connections."""
 
         def hang_up(z, count):
@@ -699,7 +699,6 @@ def error_of(arguments, capsys, command=main):
     return capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("eager")
 class TestRuns:
     @pytest.fixture(autouse=True)
     def elsewhere(self, tmp_path, monkeypatch):

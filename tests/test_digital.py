@@ -70,7 +70,7 @@ def losses(model):
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(("method", "estimator", "perturb"), WAYS)
-def test_every_way_to_a_gradient_learns(eager, network, method, estimator, perturb):
+def test_every_way_to_a_gradient_learns(network, method, estimator, perturb):
     rates = AMONG_ACTIVATIONS if perturb == "activations" else {"learning_rate": 0.05}
     given = rates | {"directions": 8} if method.endswith("-dd") else {}
     model = trained(network, method, estimator=estimator, perturb=perturb, **given)
@@ -88,6 +88,7 @@ def test_every_way_to_a_gradient_learns(eager, network, method, estimator, pertu
         pytest.param("cnn", {"method": "bp-ad"}, marks=pytest.mark.long),
     ],
 )
+@pytest.mark.compiled
 def test_compiled_it_is_the_same(network, given, request):
     """What a graph cannot do, or does otherwise, would show only here."""
     given = {"epochs": 1, "optimizer": "sgd", "learning_rate": 0.05} | given
@@ -101,9 +102,7 @@ def test_compiled_it_is_the_same(network, given, request):
 
 
 @pytest.mark.parametrize("method", ["ff-ad", "bp-ad"])
-def test_a_convolution_has_statistics_after_every_epoch_and_ends_with_those_of_all_images(
-    eager, method
-):
+def test_a_convolution_has_statistics_after_every_epoch_and_ends_with_those_of_all_images(method):
     kept = []
 
     class Keeper(Observer):
@@ -128,9 +127,7 @@ class TestRegression:
             (2, "cnn", "ff-ad", {"channels": 4}),
         ],
     )
-    def test_learns_and_predicts_in_the_labels_own_unit(
-        self, eager, dimensions, network, method, given
-    ):
+    def test_learns_and_predicts_in_the_labels_own_unit(self, dimensions, network, method, given):
         data = numbers(dimensions)
         model = trained(network, method, data, task="regression", epochs=12, **given)
         predicted = predict(model, data[0])
@@ -139,7 +136,7 @@ class TestRegression:
         evaluation = evaluate(model, *data)
         assert evaluation.quality == evaluation.layer_quality[-1] > 0.5  # the mean: 0
 
-    def test_the_scale_comes_from_the_training_samples_alone(self, eager):
+    def test_the_scale_comes_from_the_training_samples_alone(self):
         x, y = numbers(1)
         model = trained("mlp", "ff-ad", (x, y), task="regression", epochs=1)
         held_out = trained(
@@ -165,7 +162,7 @@ def test_images_that_do_not_fit_are_refused_by_name(change, message):
         trained("mlp", validation=(change(x), y))
 
 
-def test_a_class_that_is_held_out_as_a_whole_is_one_all_the_same(eager):
+def test_a_class_that_is_held_out_as_a_whole_is_one_all_the_same():
     x, y = images()
     _, held_out = split(N, 1)
     y[held_out[0]] = CLASSES
@@ -190,7 +187,7 @@ class TestAccounting:
 
     @pytest.mark.parametrize(("estimator", "sets"), [("central", 16), ("forward", 9), ("jvp", 8)])
     def test_weights_are_written_for_every_point_but_activations_come_from_one_pass(
-        self, eager, estimator, sets
+        self, estimator, sets
     ):
         for perturb, passes in (("weights", sets), ("activations", 1)):
             given = {"perturb": perturb, "estimator": estimator, "directions": 8}
@@ -198,7 +195,7 @@ class TestAccounting:
             assert usage.forward_passes == 2 * (6 * 15 * passes + N) + N  # once to the next layer
             assert usage.phase_writes == 2 * (6 * passes + 1)
 
-    def test_so_do_the_passes_for_batch_norm_s_statistics(self, eager):
+    def test_so_do_the_passes_for_batch_norm_s_statistics(self):
         """Behind every epoch, and once when the convolution's training ends."""
         usage = trained("cnn", "ff-ad", epochs=2).usage
         convolution, dense = 2 * (6 * 15 + N + N) + N, 2 * (6 * 15 + N)
@@ -211,6 +208,7 @@ class TestBlackBox:
         ("network", "method"),
         [("mlp", "ff-ad"), ("mlp", "bp-dd"), ("cnn", "ff-dd")],
     )
+    @pytest.mark.compiled
     def test_trains_as_the_function_that_it_hides(self, network, method, request):
         given = {"epochs": 1, "optimizer": "sgd", "learning_rate": 0.05}
         hidden = trained(network, method, nonlinearity=np.tanh, **given)
@@ -220,7 +218,7 @@ class TestBlackBox:
         np.testing.assert_allclose(hidden.scores(x), known.scores(x), atol=1e-3)
         assert not np.allclose(hidden.scores(x), Model(hidden.config, 36, hidden.task).scores(x))
 
-    def test_comes_back_with_the_function_and_asks_for_it(self, eager, tmp_path):
+    def test_comes_back_with_the_function_and_asks_for_it(self, tmp_path):
         path = tmp_path / "model.npz"
 
         class Keep(Observer):
@@ -243,7 +241,7 @@ class TestFiles:
         [("mlp", "ff-ad", 0), ("mlp", "bp-ad", 1), ("cnn", "ff-ad", 2), ("cnn", "bp-ad", 0)],
     )
     def test_a_loaded_model_predicts_exactly_as_the_saved_one(
-        self, eager, tmp_path, network, method, dimensions
+        self, tmp_path, network, method, dimensions
     ):
         task = {"task": "regression"} if dimensions else {}
         data = numbers(dimensions) if dimensions else images()

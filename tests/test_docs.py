@@ -39,10 +39,11 @@ def links(page):
     return re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", PAGES[page])
 
 
-@pytest.mark.parametrize("page", EXAMPLES)
-def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys, request):
-    if page == "extending.md":  # eight trainings of a few steps
-        request.getfixturevalue("eager")
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.compiled] * (p == "README.md")) for p in EXAMPLES],
+)
+def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     with ExitStack() as stack:

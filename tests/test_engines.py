@@ -18,6 +18,8 @@ from meshes._tensorflow import tf
 from meshes.engines import native, threads
 from meshes.engines.reference import fields_by_column
 
+pytestmark = pytest.mark.compiled
+
 NATIVE, XLA = "native", "xla"
 
 

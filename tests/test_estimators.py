@@ -16,6 +16,8 @@ from photonic_ffzero.gradients.estimators import (
 from photonic_ffzero.gradients.objectives import Objective, combine
 from photonic_ffzero.seeds import generator
 
+pytestmark = pytest.mark.compiled
+
 # Parameters of two arrays, so that the laws by array differ from the others.
 SHAPES = {"a": (2, 3), "b": (4,)}
 D = 10

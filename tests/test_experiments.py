@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meshes._tensorflow import tf
 from photonic_ffzero.cli.experiment import Options
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.tasks import Classification, Regression
@@ -157,11 +156,7 @@ def test_new_classes_are_learned_with_and_without_a_memory(monkeypatch, tmp_path
     tiny = {"recipe": "digital", "network": "mlp", "depth": 2, "width": 20}
     monkeypatch.setattr(incremental, "NETWORKS", {"mlp": (tiny, 8)})
     words = ["--epochs", "1", "--limit", "100", "--output", str(tmp_path / "new")]
-    tf.config.run_functions_eagerly(True)
-    try:
-        assert incremental.main(words) == 0
-    finally:
-        tf.config.run_functions_eagerly(False)
+    assert incremental.main(words) == 0
     printed = capsys.readouterr().out
     table = (tmp_path / "new" / "incremental.csv").read_text()
     rows = list(csv.DictReader(table.splitlines()))

@@ -18,6 +18,8 @@ from photonic_ffzero.goodness.readouts import (
 )
 from photonic_ffzero.seeds import generator
 
+pytestmark = pytest.mark.compiled
+
 N, C = 7, 4
 PROTOTYPES = simplex(C, N, generator(0, "prototypes"))
 COMPILED = tf.function(cosine, jit_compile=True, autograph=False)

@@ -248,7 +248,7 @@ class TestTraining:
         assert first.imperfections.source_noise == 0.1
         assert second is None
 
-    def test_light_crosses_noisy_meshes_again_at_every_evaluation(self, eager):
+    def test_light_crosses_noisy_meshes_again_at_every_evaluation(self):
         """Two meshes before the second reading: twice the passes, the same writes."""
         once, again = trained(), trained(imperfections="write_noise=0.01")
         passes = 2 * 2 * 2 * 200  # pairs, directions, epochs, samples

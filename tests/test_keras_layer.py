@@ -14,6 +14,8 @@ from meshes import BlackBox, RectangularMesh
 from meshes._tensorflow import exporting, from_python, tf
 from meshes.keras import ComplexMeanSquaredError, Intensities, MeshLayer
 
+pytestmark = pytest.mark.compiled
+
 N = 6
 
 

@@ -190,13 +190,6 @@ class StopAt(Observer):
 
 
 class TestTraining:
-    @pytest.fixture(autouse=True)
-    def eager(self):
-        """Nothing is compiled, which would take longer than these few steps."""
-        tf.config.run_functions_eagerly(True)
-        yield
-        tf.config.run_functions_eagerly(False)
-
     @pytest.mark.parametrize(
         ("most", "stop"),
         [(64**2, 4), (0, 14), *(pytest.param(64**2, n, marks=pytest.mark.long) for n in (6, 12))],

@@ -16,6 +16,8 @@ from photonic_ffzero.layers.dense import Dense
 from photonic_ffzero.layers.mixer import Head, Mixer
 from photonic_ffzero.layers.photonic import Modulated, Photonic
 
+pytestmark = pytest.mark.compiled
+
 P, B = 3, 4
 
 

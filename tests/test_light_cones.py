@@ -85,6 +85,7 @@ def deviations(found, exact):
     return (found.mean(axis=0) - exact) / (found.std(axis=0) / np.sqrt(len(found)) + 1e-9)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
@@ -108,6 +109,7 @@ def test_it_is_unbiased_and_less_noisy_than_central_differences(columns, expecte
     np.testing.assert_allclose(ratio, expected, atol=0.12)
 
 
+@pytest.mark.compiled
 @pytest.mark.long
 def test_noise_of_the_readings_does_not_bias_it():
     """The slope sees the mean of the readings, whose noise is not that of their difference."""

@@ -13,14 +13,6 @@ from meshes.engines.reference import fields_by_column
 SHAPES = [(2, 1), (2, 3), (3, 3), (5, 2), (6, 6), (7, 16), (8, 3), (8, 8), (8, 21), (15, 15)]
 
 
-@pytest.fixture(autouse=True)
-def _uncompiled(request):
-    """Run TensorFlow operation by operation, without a compiler, except in tests of compiling."""
-    tf.config.run_functions_eagerly("compiled" not in request.node.name)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def random_fields(*shape, seed=0):
     real, imaginary = np.random.default_rng(seed).normal(size=(2, *shape))
     return (real + 1j * imaginary).astype(np.complex64)
@@ -95,6 +87,7 @@ def test_equals_neurophox(units, columns, splitter_error):
     assert_every_engine_gives(mesh, phases, neurophox_matrix(mesh, phases))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("units", [63, 64])
 def test_equals_neurophox_when_compiled(units):
     mesh = RectangularMesh(units)
@@ -148,6 +141,7 @@ class TestAxes:
             mesh.matrix(phases, "native")
 
 
+@pytest.mark.compiled
 def test_can_be_part_of_a_compiled_function():
     mesh = RectangularMesh(6, 7)
     phases, fields = mesh.initial_phases(), tf.constant(random_fields(3, 6))

@@ -11,6 +11,8 @@ from meshes.nonlinearities import electro_optic as modulator
 from meshes.nonlinearities import parameters_of, with_parameters
 from meshes.validation import from_spec
 
+pytestmark = pytest.mark.compiled
+
 
 def electro_optic(E, alpha, g, phi_b):
     """The paper's interferometer: the mean of its two arms."""

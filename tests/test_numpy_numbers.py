@@ -107,7 +107,7 @@ def test_every_setting_is_kept_as_python_s():
     assert config.learning_rate == 0.125
 
 
-def test_a_run_counts_and_is_saved_as_with_python_s_numbers(tmp_path, eager):
+def test_a_run_counts_and_is_saved_as_with_python_s_numbers(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.random((130, 4), np.float32), np.arange(130) % 2
     model = fit(x, y, validation=np.int8(10), **SETTINGS)

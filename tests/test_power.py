@@ -33,7 +33,7 @@ def network(**settings):
 
 class TestBudget:
     @pytest.mark.parametrize("nonlinearity", PASSIVE)
-    def test_energy_never_grows_without_gain(self, nonlinearity, eager):
+    def test_energy_never_grows_without_gain(self, nonlinearity):
         for engine, imperfections in (("native", ""), ("xla", STATIC)):
             chosen = {"nonlinearity": nonlinearity, "imperfections": imperfections}
             powers = power_budget(network(engine=engine, meshes=3, **chosen), light()).powers
@@ -78,7 +78,6 @@ class TestAmplifiers:
         Trainer(model, Samples(light(), np.arange(20) % 3)).run()
         return model
 
-    @pytest.mark.usefixtures("eager")
     @pytest.mark.parametrize("method", ["ff-dd", "ff-ad", "bp-dd", "bp-ad"])
     def test_gain_counts_and_a_gain_of_one_is_none_to_the_bit(self, method):
         chosen = {"method": method} | ({"directions": 2} if method.endswith("dd") else {})
@@ -134,7 +133,6 @@ class TestRates:
             plan_for("digits", configure(recipe), **chosen)
 
 
-@pytest.mark.usefixtures("eager")
 class TestRun:
     QUICK = ("--dataset", "digits", "--size", "4", "--limit", "80", "--quiet", "--output", "run")
 

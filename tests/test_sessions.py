@@ -554,7 +554,7 @@ HOSTILE = ["garbage", "slow", "half a frame", "huge", "wrong codes", "replay", "
 @pytest.mark.long
 @pytest.mark.parametrize("guarded_by", [None, SECRET], ids=["open", "secret"])
 def test_a_trainer_finishes_among_two_hundred_hostile_clients_long(
-    guarded_by, eager, tmp_path, monkeypatch
+    guarded_by, tmp_path, monkeypatch
 ):
     """With the figures of a training on the same chip without them."""
     calm = trained(device=chip())

@@ -58,6 +58,7 @@ class TestEveryMethod:
         train, validation = digits
         return fit(*train, validation=validation, method=method, **chosen)
 
+    @pytest.mark.compiled
     def test_learns(self, method, digits):
         model = self.trained(method, digits, epochs=20)
         for mesh in {record.mesh for record in model.history}:
@@ -65,7 +66,7 @@ class TestEveryMethod:
             assert losses[-1] < losses[0]
         assert evaluate(model, *digits[1]).accuracy > 0.3  # guessing: 0.1
 
-    def test_same_seed_same_figures_other_seed_others(self, eager, method, digits):
+    def test_same_seed_same_figures_other_seed_others(self, method, digits):
         first, again, other = (
             self.trained(method, digits, epochs=1, seed=seed) for seed in (0, 0, 1)
         )
@@ -85,7 +86,7 @@ class TestEveryMethod:
     ],
 )
 def test_every_mesh_that_light_crosses_and_every_write_counts(
-    eager, digits, method, estimator, meshes_a_block, blocks, sets, frozen
+    digits, method, estimator, meshes_a_block, blocks, sets, frozen
 ):
     """In one epoch of 8 batches of 50, with 400 and 200 images monitored."""
     given = settings(epochs=1, estimator=estimator)

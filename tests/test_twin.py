@@ -73,13 +73,6 @@ def unknown(meshes=1):
     return ChipEstimate.known(N, meshes=meshes).meshes
 
 
-@pytest.fixture
-def eager():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def samples(count=60):
     y = np.arange(count) % 2
     noise = np.random.default_rng(0).random((count, N), np.float32)
@@ -219,7 +212,7 @@ def on_device(nonlinearity, meshes=2, **nominal):
     ids=["electro-optic", "kerr", "crelu"],
 )
 @pytest.mark.parametrize("method", ["ff-dd", "bp-dd"])
-def test_elements_between_the_meshes_of_a_device_have_their_slopes(eager, method, spec, counts):
+def test_elements_between_the_meshes_of_a_device_have_their_slopes(method, spec, counts):
     """Each slope of the misfit equals that of differences."""
     chosen = {"twin_nonlinearity": spec, "twin_amplifier": "gain=1.5", "method": method}
     block, params, twin = on_device(ElectroOptic(phi_b=1.0), **chosen)
@@ -245,7 +238,7 @@ def test_elements_between_the_meshes_of_a_device_have_their_slopes(eager, method
 
 
 @pytest.mark.long
-def test_a_wrong_assumption_about_the_modulators_is_put_right(eager):
+def test_a_wrong_assumption_about_the_modulators_is_put_right():
     """The twin's error behind a mesh that is known falls, and so does that of the bias."""
     true = ElectroOptic(g=0.3, phi_b=1.8)
     block, params, twin = on_device(true, twin_nonlinearity="electro-optic:g=0.3,phi_b=1.5")
@@ -281,6 +274,7 @@ def linear_case(coefficient, weight):
     return np.stack(found), exact, model
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(("coefficient", "weight"), [(0.0, 1.0), (0.7, 1.0), (2.0, 0.3)])
 def test_the_bias_is_what_the_weight_leaves_of_the_models_error(coefficient, weight):
     """With w = 1 none, for any model; with w < 1 it is (1 - w)(c g_t - gradient)."""
@@ -341,6 +335,7 @@ def test_slopes_that_disagree_leave_plain_differences():
 
 
 @pytest.mark.long
+@pytest.mark.compiled
 def test_a_useless_twin_costs_a_tenth_at_most():
     """With offsets at random in every step, against plain differences along the same lines."""
     block, params, _ = fabricated_block()
@@ -426,7 +421,7 @@ def test_a_training_keeps_its_uncertainties_or_enlarges_them():
 # --- in training ----------------------------------------------------------------------------------
 
 
-def test_the_history_tells_of_the_twin(eager):
+def test_the_history_tells_of_the_twin():
     alone = trained(directions=0, nonlinearity="electro-optic:phi_b=1.57")
     for record in alone.history:
         assert (record.twin_weight, record.twin_coefficient) == (0.0, 1.0)
@@ -441,7 +436,7 @@ def test_the_history_tells_of_the_twin(eager):
     assert corrected.chip_estimate.units == N
 
 
-def test_a_chip_estimate_is_where_the_twin_starts(eager, tmp_path):
+def test_a_chip_estimate_is_where_the_twin_starts(tmp_path):
     """A perfect one predicts the readings from the first step on."""
     chip = SimulatedChip(N, imperfections=IMPERFECTIONS, seed=3)
     truth = ChipEstimate.of_chips([layer.chip for layer in chip._layers])
@@ -492,7 +487,7 @@ def test_nothing_stands_between_the_meshes_of_one(method):
 
 
 @pytest.mark.parametrize("where", ["process", pytest.param("tcp", marks=pytest.mark.long)])
-def test_a_device_is_learned_while_it_is_trained(eager, where):
+def test_a_device_is_learned_while_it_is_trained(where):
     """In this process or in another: the twin of mesh 2 stands behind that of mesh 1."""
     chip = SimulatedChip(N, nonlinearity=BRIGHT, imperfections=IMPERFECTIONS, seed=3)
     chosen = {"directions": 0, "epochs": 3, "twin_nonlinearity": f"electro-optic:phi_b={np.pi / 2}"}
@@ -515,7 +510,7 @@ def test_a_device_is_learned_while_it_is_trained(eager, where):
 # --- without a training ---------------------------------------------------------------------------
 
 
-def test_a_device_is_calibrated_mesh_after_mesh(eager):
+def test_a_device_is_calibrated_mesh_after_mesh():
     device = SimulatedChip(4, nonlinearity=BRIGHT, imperfections=IMPERFECTIONS, seed=3)
     heard, chosen = [], {"batch_size": 8, "nonlinearity": BRIGHT, "seed": 1}
     known = calibrate(device, 5, progress=lambda *done: heard.append(done), **chosen)
@@ -544,7 +539,7 @@ def test_a_calibration_that_cannot_be(chosen, message):
         calibrate(SimulatedChip(4), **chosen)
 
 
-def test_the_command_writes_what_is_known_and_how_it_looks(eager, tmp_path, capsys):
+def test_the_command_writes_what_is_known_and_how_it_looks(tmp_path, capsys):
     out = tmp_path / "chip"
     words = ["--device", "simulated:phase_offset=0.1", "--units", "4", "--meshes", "1"]
     words += ["--settings", "8", "--batch-size", "4", "--output", str(out), "--quiet"]
