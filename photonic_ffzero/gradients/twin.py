@@ -233,24 +233,27 @@ class Twin:
 
         def step(packed: Any, pairs: Any, states: Any, rate: Any) -> Any:
             return [
-                self.fitted(state, Comparison(slopes, *rest), rate)
+                self.fitted(state, Comparison(slopes, *rest), rate, prior=0.0)
                 for slopes, (_, *rest), state in zip(packed, pairs, states, strict=True)
             ]
 
         return fused(step, packed, pairs, list(states), rate)
 
-    def fitted(self, state: TwinState, comparison: Comparison, rate: Any) -> TwinState:
+    def fitted(
+        self, state: TwinState, comparison: Comparison, rate: Any, prior: float = 1.0
+    ) -> TwinState:
         """The state after one step of Adam along the slopes of the misfit.
 
         Adam steps equally far along all parameters, so that those of which the light says next to
-        nothing would wander until training sends light there. They are drawn back to the start.
+        nothing would wander until training sends light there. They are drawn back to the start, but
+        for ``prior`` 0: where phases are random, the readings tell of all.
         The steps of elements, which change the light of all ports, shrink with the error instead.
         """
         direction, moments = adam().update(comparison.slopes, state.moments)
         scales = tf.nest.map_structure(np.float32, self.scales)
         priors = (_PRIOR,) * len(self.start)
         scaled = tf.nest.map_structure(
-            lambda u, scale, o, start, prior: scale * u + prior * (o - start),
+            lambda u, scale, o, start, pull: scale * u + prior * pull * (o - start),
             *(direction[0], scales, state.values, tuple(map(_as_tensors, self.start)), priors),
         )
         pace = rate * tf.minimum(comparison.error / _LARGE_ERROR, 1.0)
