@@ -20,7 +20,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from itertools import chain
@@ -64,11 +64,11 @@ Row = dict[str, Any]
 
 def filled(page: str) -> str:
     """A page with every table as its file has it today."""
-    return MARKS.sub(lambda found: found[1] + _region(found[2], found[3]) + found[5], page)
+    return MARKS.sub(lambda mark: mark[1] + _region(mark[2], mark[3]) + mark[5], page)
 
 
 def _region(name: str, options: str) -> str:
-    """A table; below the table of runs also how, when and where they were made."""
+    """A file as a table; if its rows are runs, their commands, date and machine stand below."""
     path = PAGES / name
     cells = pd.read_csv(path, dtype=str, keep_default_na=False, header=None)
     cells = cells[1:].set_axis(cells.iloc[0], axis="columns")
@@ -102,17 +102,17 @@ def summary(runs: pd.DataFrame, across: str = "", show: str = "") -> pd.DataFram
     """
     labels = [*runs][: [*runs].index("seed")]
     present = [name for name in FIGURES if name in runs]
-    shown = show.split(",") if show else [present[0], "train_seconds"]
+    columns = show.split(",") if show else [present[0], "train_seconds"]
     for option, value, known in (
-        *(("show", name, present) for name in shown),
+        *(("show", name, present) for name in columns),
         *([("across", across, labels)] if across else []),
     ):
         choice(option, value, known)
-    first = FIGURES[shown[0]][0]
+    first = FIGURES[columns[0]][0]
     rows: dict[tuple[str, ...], Row] = {}
     for _, members in runs.groupby(labels, sort=False) if labels else [((), runs)]:
         place = dict(members[labels].iloc[0])
-        figures = {FIGURES[name][0]: _spread(name, members[name]) for name in shown}
+        figures = {FIGURES[name][0]: _spread(name, members[name]) for name in columns}
         if across:
             figures = {f"{across} {place.pop(across)}": figures[first]}
         rows.setdefault((*place.values(),), place).update(figures)
@@ -173,7 +173,7 @@ def shrink(picture: Path, small: Path) -> None:
 def _grid(directory: GridDirectory) -> tuple[list[Row], list[str]]:
     rows = [
         {**outcome.cell.labels, "seed": outcome.cell.seed, "state": outcome.state}
-        | {figure: outcome.results.get(figure) for figure in FIGURES}
+        | _figures(outcome.results)
         for outcome in directory.outcomes()
     ]
     return rows, [directory.grid.command]
@@ -181,16 +181,18 @@ def _grid(directory: GridDirectory) -> tuple[list[Row], list[str]]:
 
 def _runs(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:
     """Labels are the settings in which the commands differ."""
-    plans, commands, results = [], [], []
+    plans, commands, results_by_plan = [], [], []
     for folder in folders:
         plan = Plan.from_json(read_json(folder / "config.json") or {}, folder / "config.json")
         paths = [*folder.glob("seed-*/results.json")] or [folder / "results.json"]
-        done = [found for path in paths if (found := read_results(path))]
-        if len(done) != plan.seeds:
-            raise ValueError(f"{folder} must hold {plan.seeds} finished runs, found {len(done)}")
+        finished = [results for path in paths if (results := read_results(path))]
+        if len(finished) != plan.seeds:
+            raise ValueError(
+                f"{folder} must hold {plan.seeds} finished runs, found {len(finished)}"
+            )
         plans.append(plan.as_json())
         commands.append(fewest_settings(plan))
-        results.append(sorted(done, key=lambda found: found["seed"]))
+        results_by_plan.append(sorted(finished, key=lambda results: results["seed"]))
     labels = [
         name
         for name in dict.fromkeys(chain(*commands))
@@ -198,12 +200,17 @@ def _runs(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:
     ]
     rows = [
         {name: plan[name] for name in labels}
-        | {"seed": found["seed"], "state": "done"}
-        | {figure: found.get(figure) for figure in FIGURES}
-        for plan, done in zip(plans, results, strict=True)
-        for found in done
+        | {"seed": results["seed"], "state": "done"}
+        | _figures(results)
+        for plan, finished in zip(plans, results_by_plan, strict=True)
+        for results in finished
     ]
     return rows, [command(settings) for settings in commands]
+
+
+def _figures(results: Mapping[str, Any]) -> Row:
+    """The figures of a run; None for what it has not."""
+    return {figure: results.get(figure) for figure in FIGURES}
 
 
 def fewest_settings(plan: Plan) -> Row:

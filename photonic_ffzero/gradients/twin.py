@@ -244,10 +244,17 @@ class Twin:
     ) -> TwinState:
         """The state after one step of Adam along the slopes of the misfit.
 
-        Adam steps equally far along all parameters, so that those of which the light says next to
-        nothing would wander until training sends light there. They are drawn back to the start, but
-        for ``prior`` 0: where phases are random, the readings tell of all.
-        The steps of elements, which change the light of all ports, shrink with the error instead.
+        Adam steps equally far along all parameters. Those that hardly change the readings would
+        wander, and the twin would be wrong once training sends light there, so that a prior draws
+        all values back to the start. Steps of elements, which change the light of all ports, shrink
+        with the error instead.
+
+        Args:
+            state: The state before.
+            comparison: How the prediction compares with the readings.
+            rate: Step of Adam, in units of the scales.
+            prior: Factor of the prior. A calibration takes 0: readings at random phases determine
+                all values, and a prior would make their uncertainties too small.
         """
         direction, moments = adam().update(comparison.slopes, state.moments)
         scales = tf.nest.map_structure(np.float32, self.scales)
