@@ -138,7 +138,7 @@ def small_grid(**given):
     return Grid(**(values | given))
 
 
-def run_grid(path="grid", grid=None, command=None, jobs=2, console=None):
+def run_grid(path="grid", grid=None, command=None, jobs=2, console=None, **options):
     """Run a grid in a new directory, or go on with the one that is there."""
     path = Path(path)
     directory = (
@@ -148,7 +148,7 @@ def run_grid(path="grid", grid=None, command=None, jobs=2, console=None):
     )
     with Claim(path) as claim:
         console = console or Console(quiet=True)
-        Runner(directory, command or fake(), Cluster(jobs), console, claim).run()
+        Runner(directory, command or fake(), Cluster(jobs), console, claim, **options).run()
     return directory
 
 
@@ -730,6 +730,24 @@ def test_an_interrupted_grid_goes_on_to_the_same_csv(which, code, whole, capsys)
     assert before.items() <= finished_files("grid").items()
     assert but_seconds("grid") == whole
     assert capsys.readouterr().err == ""
+
+
+def test_a_cell_that_is_not_worth_it_saves_and_leaves_its_place_to_others():
+    """So does one that starts from it; the rest of the grid is done."""
+    first, second, third, _ = cells(seeds=(0, 1))
+    trials = small_grid(cells=(second, replace(third, after=second.slug), first))
+    saved = Path("grid/cells", second.slug, "model.npz").resolve()
+    long, short = fake(steps=10**6, pause=0.02), fake()
+
+    def command(folder):
+        return (long if folder == saved.parent else short)(folder)
+
+    directory = run_grid(
+        grid=trials, command=command, worth=lambda cell: not (cell == second and saved.exists())
+    )
+    assert states(directory) == ["stopped", "waiting", "done"]
+    assert saved.exists()
+    assert states(run_grid()) == ["done"] * 3
 
 
 @needs_proc

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import textwrap
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ class _Run:
         future: Its task while it runs.
         worker: The address of the worker that has the task.
         began: Whether the worker has begun with it.
+        dropped: Whether it was told to stop, as it is not worth going on with.
         started: When it was sent to the worker.
     """
 
@@ -61,6 +63,7 @@ class _Run:
     future: Any = None
     worker: str = ""
     began: bool = False
+    dropped: bool = False
     started: float = 0.0
 
     @property
@@ -77,6 +80,8 @@ class Runner:
         cluster: Where the cells run.
         console: Where to show progress.
         claim: That of the directory, which lives until the last local child has ended.
+        worth: Whether a cell that runs is worth going on with; asked once a second. One that is
+            not stops as at a signal: it saves, and its state is ``stopped``.
     """
 
     def __init__(
@@ -86,9 +91,10 @@ class Runner:
         cluster: Cluster,
         console: Console,
         claim: Claim,
+        worth: Callable[[Cell], bool] = lambda cell: True,
     ) -> None:
         self._directory, self._command, self._console = directory, command, console
-        self._cluster, self._claim = cluster, claim
+        self._cluster, self._claim, self._worth = cluster, claim, worth
         states = [(outcome.cell, outcome.state) for outcome in directory.outcomes()]
         self._runs = [_Run(cell, "done" if s == "done" else "waiting") for cell, s in states]
         self._signals, self._signals_sent = signals().received, 0
@@ -107,17 +113,21 @@ class Runner:
         Raises:
             SchedulerLostError: the connection to the scheduler broke; all that came is saved.
         """
-        waiting = len(self._in_state("waiting"))
-        if not waiting:
-            return 0
-        signals().patience = 2
-        try:
-            progress = GridProgress(self._console, len(self._runs), len(self._in_state("done")))
-            with progress, self._cluster.client(waiting) as self._client:
-                self._run(progress)
-        finally:
-            signals().patience = 0
+        if waiting := len(self._in_state("waiting")):
+            signals().patience = 2
+            try:
+                with self._cluster.client(waiting) as client:
+                    self.run_on(client)
+            finally:
+                signals().patience = 0
         return self._signals[0] if self._signals else 0
+
+    def run_on(self, client: Any) -> None:
+        """Run all cells that are not done on the workers of a client of Dask."""
+        progress = GridProgress(self._console, len(self._runs), len(self._in_state("done")))
+        self._client = client
+        with progress:
+            self._run(progress)
 
     def _run(self, progress: GridProgress) -> None:
         from distributed import Queue
@@ -132,8 +142,8 @@ class Runner:
                 self._look_for_workers(progress)
                 self._start_ready(progress)
                 self._take_news(progress)
-                self._fail_dependent(progress)
-                self._show_running(progress)
+                self._end_dependent(progress)
+                self._look_at_running(progress)
                 time.sleep(_POLL)
         except (CommClosedError, TimeoutError) as error:
             raise SchedulerLostError(f"the scheduler is gone ({error})") from None
@@ -182,7 +192,7 @@ class Runner:
             self._failed(run, f"died {deaths} times, at last {reason}", progress)
             return
         self._release(run)
-        run.state = "stopped" if self._signals else "waiting"
+        run.state = "stopped" if self._signals or run.dropped else "waiting"
         progress.interrupted(run.cell.name, one_line(reason))
 
     # --- cells ------------------------------------------------------------------------------------
@@ -251,7 +261,7 @@ class Runner:
             run.state, grid = "done", self._directory.grid
             figures = in_unit(grid, grid.shown(outcome.results))
             progress.ended(run.cell.name, run.state, figures, run.seconds)
-        elif self._signals:
+        elif self._signals or run.dropped:
             self._release(run)
             run.state = "stopped"
             progress.ended(run.cell.name, run.state, "", run.seconds)
@@ -271,20 +281,28 @@ class Runner:
             run.future.release()
         run.future, run.key, run.worker = None, "", ""
 
-    def _fail_dependent(self, progress: GridProgress) -> None:
-        """Fail the runs that would start from a run that failed."""
-        failed = {run.cell.slug for run in self._in_state("failed")}
+    def _end_dependent(self, progress: GridProgress) -> None:
+        """Fail the runs that would start from one that failed; leave out those of a stopped one."""
+        ended = {run.cell.slug: run.state for run in self._in_state("failed", "stopped")}
         for run in self._in_state("waiting"):
-            if run.cell.after in failed:
+            if (state := ended.get(run.cell.after)) == "failed":
                 self._failed(run, f"starts from {run.cell.after}, which failed", progress)
+            elif state:
+                run.state = state
 
-    def _show_running(self, progress: GridProgress) -> None:
+    def _look_at_running(self, progress: GridProgress) -> None:
+        """Show how far every cell is, and drop those that are not worth going on with."""
         now = time.perf_counter()
-        if self._console.is_terminal and now - self._shown > _HISTORY_POLL:
-            self._shown = now
-            for run in self._in_state("running"):
-                folder = self._directory.cell_path(run.cell)
+        if now - self._shown < _HISTORY_POLL:
+            return
+        self._shown = now
+        for run in self._in_state("running"):
+            folder = self._directory.cell_path(run.cell)
+            if self._console.is_terminal:
                 progress.show(run.cell.name, *epochs_done(self._directory.grid, run.cell, folder))
+            if not (run.dropped or self._worth(run.cell)):
+                run.dropped = True
+                self._client.run(stop, [run.key], workers=[run.worker], on_error="ignore")
 
     # --- the end ----------------------------------------------------------------------------------
 
