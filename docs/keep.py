@@ -21,7 +21,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import date
 from itertools import chain
 from pathlib import Path
@@ -32,12 +31,12 @@ from PIL import Image
 
 from meshes.validation import choice
 from photonic_ffzero.cli.arguments import LineParser, flag_of, reader
-from photonic_ffzero.config import Config, configure
-from photonic_ffzero.runs import GridDirectory, Plan, plan_for
+from photonic_ffzero.config import METHODS
+from photonic_ffzero.runs import GridDirectory, Plan
 from photonic_ffzero.runs.cluster import available_cores
 from photonic_ffzero.runs.names import RUN
+from photonic_ffzero.runs.plan import changes_of
 from photonic_ffzero.runs.records import read_results
-from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json, write_csv, write_json
 
 PAGES = Path(__file__).parent
@@ -215,24 +214,10 @@ def _figures(results: Mapping[str, Any]) -> Row:
 
 def fewest_settings(plan: Plan) -> Row:
     """The settings that give a plan again; all others are as its recipe has them."""
-    settings = {name: value for name, value in plan.as_json().items() if value is not None}
-    for name in [*settings]:
-        fewer = {key: value for key, value in settings.items() if key != name}
-        try:
-            again = _plan(fewer)
-        except (TypeError, ValueError):  # the others need this one
-            continue
-        # A run writes down what its data decide: of MNIST and the like these two.
-        data = {"validation": again.validation or 5000, "size": again.size or 28}
-        if name not in ("recipe", "dataset") and plan in (again, replace(again, **data)):
-            settings = fewer
-    return settings
-
-
-def _plan(settings: Row) -> Plan:
-    config = {name: value for name, value in settings.items() if name in settings_of(Config)}
-    inputs = {name: value for name, value in settings.items() if name in settings_of(Plan)}
-    return plan_for(config=configure(**config), **inputs)
+    content = plan.as_json()
+    named = {"recipe", "dataset", *changes_of(content)}
+    named |= {"method"} if content["method"] != METHODS[0] else set()
+    return {name: value for name, value in content.items() if name in named}
 
 
 def command(settings: Row) -> str:

@@ -100,6 +100,12 @@ def _check_nonlinearity(name: str, value: Any) -> Any:
     return value if callable(value) else TEXT.check(name, value)
 
 
+def _runs_code(value: Any) -> bool:
+    """Whether a nonlinearity is a function or a file, and not an element by its name."""
+    name, colon, _ = str(value).partition(":")
+    return name.startswith(BLACK_BOX) or bool(colon and name not in (*NONLINEARITIES, *ACTIVATIONS))
+
+
 def _check_imperfections(name: str, value: Any) -> str:
     imperfections_of(name, words := TEXT.check(name, value))
     return words
@@ -114,12 +120,14 @@ _NONLINEARITY = ValueKind(
     "NAME, NAME:key=value,... or a function",
     metavar="NAME:key=value,...",
     lists=True,
+    opens=_runs_code,
 )
 _DEVICE = ValueKind(
     _check_device,
     f"{SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or module:factory",
     metavar="NAME",
     lists=True,
+    opens=lambda device: device_kind(device) == "external",
 )
 _IMPERFECTIONS = ValueKind(
     _check_imperfections,
@@ -713,14 +721,32 @@ def configure(recipe: str = "balanced", method: str = "ff-dd", **settings: Any) 
     settings = {n: v for n, v in settings.items() if v is not None}
     settings |= {"recipe": recipe, "method": method}
     chosen = {n: known[n].kind.check(n, v) for n, v in settings.items()}
-    values = defaults_of(Config)
+    return Config(**_filled(chosen))
+
+
+def _filled(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Every setting: as it is chosen, else as ``recipe`` and ``method``, which are, have it."""
+    known, values = settings_of(Config), defaults_of(Config)
     for conditions, row in (*RECIPES[chosen["recipe"]], *COMMON):
         if matches(conditions, facts(values | chosen)):
             values |= row
     met = facts(values | chosen)
     applicable = {n: v for n, v in values.items() if matches(known[n].applies, met)}
-    blank: dict[str, Any] = dict.fromkeys(known)
-    return Config(**(blank | applicable | chosen))
+    return dict.fromkeys(known) | applicable | chosen
+
+
+def changes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's settings, those that do not follow from its recipe, its method and each other.
+
+    ``configure(recipe, method, **changes(vars(config)))`` gives the configuration again.
+    """
+    chosen = {n: values[n] for n in settings_of(Config) if values.get(n) is not None}
+    whole = _filled(chosen)
+    for name in [n for n in chosen if n not in ("recipe", "method")]:
+        fewer = {n: v for n, v in chosen.items() if n != name}
+        if _filled(fewer) == whole:
+            chosen = fewer
+    return {n: v for n, v in chosen.items() if n not in ("recipe", "method")}
 
 
 def device_name(device: Any) -> str:

@@ -54,6 +54,8 @@ class ValueKind:
         metavar: What stands for the value on a command line.
         suggest: Makes the end of an error from a text that cannot be read, if the options do not.
         lists: Whether texts list ``key=value``, which former versions let end in a colon or comma.
+        opens: Whether the use of a value opens a file or a connection, or starts a program. Such a
+            value must be named by the user: no file may hold it.
     """
 
     check: Callable[[str, Any], Any]
@@ -63,6 +65,7 @@ class ValueKind:
     metavar: str | None = None
     suggest: Callable[[str], str] | None = None
     lists: bool = False
+    opens: Callable[[Any], bool] = lambda value: False
 
     @property
     def placeholder(self) -> str:

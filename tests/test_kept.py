@@ -152,7 +152,7 @@ def test_the_command_of_a_run_gives_it_again(settings):
     recipe = "digital" if target == "digital" else "balanced"
     words = shlex.split(arguments.removeprefix("ARGS="))
     parsed = vars(train.build_parser(recipe).parse_args(words))
-    chosen = {name: value for name, value in parsed.items() if value is not None}
+    chosen = {"recipe": recipe} | {n: value for n, value in parsed.items() if value is not None}
     config, inputs = (
         {name: chosen[name] for name in settings_of(kind) if name in chosen}
         for kind in (Config, Plan)

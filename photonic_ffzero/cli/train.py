@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from meshes.validation import one_line, quoted
 from photonic_ffzero.cli.arguments import (
@@ -21,6 +22,7 @@ from photonic_ffzero.cli.arguments import (
     add_token_file,
     as_flag,
     flag_of,
+    reader,
 )
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config, configure
@@ -31,7 +33,8 @@ from photonic_ffzero.power import UNIT_POWER, in_units
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.job import Job
-from photonic_ffzero.runs.plan import Plan, plan_for
+from photonic_ffzero.runs.names import SETTINGS
+from photonic_ffzero.runs.plan import Plan, plan_for, read_settings
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, StoppedError
@@ -109,7 +112,12 @@ def build_parser(recipe: str = "balanced") -> LineParser:
     add_data_dir(groups["data"])
     add_token_file(groups["network"])
     add_directories(groups["run"], "run", "result")
-    parser.set_defaults(recipe=recipe, dataset="auto")
+    groups["run"].add_argument(
+        "--config",
+        type=reader(SETTINGS),
+        metavar="FILE",
+        help=f"settings by name: {SETTINGS.rule}; flags beat the file, the file beats the recipe",
+    )
     return parser
 
 
@@ -129,8 +137,10 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced", wait: floa
     arguments = parser.parse_args(argv)
     with ExitStack() as claims:
         try:
-            begin = partial(resumed, wait=wait) if arguments.resume else prepare
-            job, claim = begin(arguments, parser, claims)
+            if arguments.resume:
+                job, claim = resumed(arguments, parser, claims, wait)
+            else:
+                job, claim = prepare(arguments, recipe, claims)
         except (ValueError, TypeError, OSError) as error:
             parser.error(as_flag(str(error), parser))
         if job.dataset.note:
@@ -165,27 +175,45 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace) -> int:
         return 1
 
 
-def prepare(
-    arguments: argparse.Namespace, parser: LineParser, claims: ExitStack
-) -> tuple[Job, Claim]:
+def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tuple[Job, Claim]:
     """Check every argument of a new run and load the data; then make and claim its directory."""
-    chosen = {
-        name: value
-        for name in settings_of(Config)
-        if (value := getattr(arguments, name)) is not None
-    }
-    if "nonlinearity" in chosen:
-        unit = arguments.unit_power or UNIT_POWER
-        chosen["nonlinearity"] = in_units(arguments.nonlinearity, unit)
-    config = configure(**chosen)
-    for name in config.idle.keys() & chosen.keys():
-        raise ValueError(f"{name} would do nothing: {config.idle[name]}")
-    plan = plan_for(config=config, **{name: getattr(arguments, name) for name in settings_of(Plan)})
-    output = arguments.output or _dated_directory(arguments.dataset, config)
-    check_new_directory(output)
-    job = Job.load(plan, arguments.data_dir, output, arguments.quiet, arguments.token_file)
+    names = (*settings_of(Config), *settings_of(Plan))
+    typed = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    in_file = read_settings(arguments.config, typed) if arguments.config else {}
+    with _naming(arguments.config, in_file):
+        plan = _plan({"recipe": recipe, "dataset": "auto"} | in_file | typed)
+        output = arguments.output or _dated_directory(plan.dataset, plan.config)
+        check_new_directory(output)
+        job = Job.load(plan, arguments.data_dir, output, arguments.quiet, arguments.token_file)
     claim = claims.enter_context((claim_new if arguments.output else claim_unique)(output))
     return replace(job, output=claim.folder), claim
+
+
+@contextmanager
+def _naming(file: Path | None, settings: Collection[str]) -> Iterator[None]:
+    """Let errors about the settings of a file name the file."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        about = re.match(r"\w+", str(error))
+        if about and about[0] in settings:
+            raise DataError(f"{file}: {error}") from None
+        raise
+
+
+def _plan(chosen: dict[str, Any]) -> Plan:
+    """The plan of these settings; one that would do nothing is an error."""
+    if "nonlinearity" in chosen:
+        unit = chosen.get("unit_power") or UNIT_POWER
+        chosen |= {"nonlinearity": in_units(chosen["nonlinearity"], unit)}
+    config, inputs = (
+        {name: chosen[name] for name in settings_of(cls) if name in chosen}
+        for cls in (Config, Plan)
+    )
+    configured = configure(**config)
+    for name in configured.idle.keys() & config.keys():
+        raise ValueError(f"{name} would do nothing: {configured.idle[name]}")
+    return plan_for(config=configured, **inputs)
 
 
 def resumed(

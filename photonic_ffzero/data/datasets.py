@@ -17,7 +17,7 @@ import numpy as np
 from meshes.validation import integer
 from photonic_ffzero.data.checks import COLOURS, check_images, in_colour
 from photonic_ffzero.data.cifar import CIFAR_CLASSES, read_cifar
-from photonic_ffzero.data.functions import FUNCTIONS, sample
+from photonic_ffzero.data.functions import FUNCTIONS, TRAIN, sample
 from photonic_ffzero.data.published import (
     PUBLISHED,
     DownloadError,
@@ -116,6 +116,11 @@ def split(count: int, validation: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     return np.sort(order[validation:]), np.sort(order[:validation])
 
 
+def default_validation(count: int) -> int:
+    """How many of ``count`` training images are held out where no number is named."""
+    return min(5000, count // 10)
+
+
 def load_digits(data_dir: DataFolder = None, note: str = "") -> Dataset:
     """Return scikit-learn's 1,797 digits of 8 x 8 pixels, 500 of them for testing."""
     from sklearn.datasets import load_digits
@@ -161,6 +166,14 @@ DATASETS: dict[str, Callable[[DataFolder], Dataset]] = {
     **{name: partial(load_samples, name) for name in FUNCTIONS},
 }
 """Name -> function from ``data_dir`` to the data set; ``data_dir`` is for published files alone."""
+
+SHAPES: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(PUBLISHED, (60_000, 28)),
+    "cifar-10": (50_000, 32),
+    "digits": (1_297, 8),
+    **dict.fromkeys(FUNCTIONS, (TRAIN, None)),
+}
+"""Name -> training samples of a data set, and pixels a side where it has images."""
 
 
 def _checked(

@@ -20,7 +20,7 @@ from meshes.validation import counted, printable, quoted
 from photonic_ffzero.command import say
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import in_colour
-from photonic_ffzero.data.datasets import Dataset, load_dataset, split
+from photonic_ffzero.data.datasets import Dataset, default_validation, load_dataset, split
 from photonic_ffzero.data.encoding import Encoder, form_of
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import task_of
@@ -79,7 +79,7 @@ class Job:
         keep = plan.config.takes_colours
         dataset = load_dataset(plan.dataset, data_dir, plan.image_size, keep)
         count = len(dataset.train_labels)
-        held_out = min(5000, count // 10) if plan.validation is None else plan.validation
+        held_out = default_validation(count) if plan.validation is None else plan.validation
         name = dataset.name if plan.dataset == "auto" else plan.dataset
         plan = replace(plan, dataset=name, validation=held_out)
         encoder = None

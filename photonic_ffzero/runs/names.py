@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from meshes.validation import closest
@@ -54,3 +55,16 @@ RUN = ValueKind(
     metavar="RUN",
     suggest=suggest_run,
 )
+
+
+def _find_settings(text: str) -> Path:
+    path = find_run(text)
+    return path / "config.json" if path.is_dir() else path
+
+
+SETTINGS = replace(
+    RUN,
+    rule=f"a JSON file, such as a run's config.json, or a run's directory or name in {RESULTS}/",
+    parse=_find_settings,
+)
+"""A file of settings, or a run whose settings they are."""

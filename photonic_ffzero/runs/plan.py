@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from meshes.validation import choice
-from photonic_ffzero.config import SIMULATED, Config, describe, facts
-from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE
+from meshes.validation import choice, closest, quoted
+from photonic_ffzero.config import SIMULATED, Config, changes, describe, facts
+from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE, SHAPES, default_validation
 from photonic_ffzero.data.encoding import ENCODINGS, NORMALISATIONS, form_of
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
@@ -30,8 +30,10 @@ from photonic_ffzero.settings import (
     one_of,
     setting,
     settings_of,
+    synonyms_of,
     whole,
 )
+from photonic_ffzero.storage import read_json
 
 MOST_SEEDS = 10_000  # the folder of each is held in memory
 UNENCODED = "none"  # the encoding of a data set that has no images
@@ -56,11 +58,12 @@ _DATASET = ValueKind(
     lambda text: text if text in DATASETS else _existing(text),
     DATASETS,
     "NAME|PATH",
+    opens=lambda name: name not in DATASETS,
 )
 _ENCODING = ValueKind(_check_encoding, "", options=ENCODINGS)
-_TRAINED = replace(RUN, parse=lambda text: os.path.abspath(find_run(text)))
+_TRAINED = replace(RUN, parse=lambda text: os.path.abspath(find_run(text)), opens=bool)
 
-_FILE = ValueKind(TEXT.check, "an existing .npz file", _existing, metavar="FILE.npz")
+_FILE = ValueKind(TEXT.check, "an existing .npz file", _existing, metavar="FILE.npz", opens=bool)
 
 _data = partial(setting, group="data")
 _light = partial(setting, POSITIVE, group="light", metavar="W", unit="W", default=None)
@@ -222,6 +225,73 @@ def _present(content: Mapping[str, Any], cls: type) -> dict[str, Any]:
     return {name: known[name] for name in settings_of(cls)}
 
 
+def changes_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's settings, as config.json holds them, those that do not follow from the others.
+
+    They follow from its recipe, its method, its data set and each other: with these,
+    ``configure`` and `plan_for` give the run's plan again. The data set is not among them.
+    """
+    inputs = _inputs(*(content[name] for name in ("dataset", "recipe", "network", "encoding")))
+    count, side = SHAPES.get(content["dataset"], (0, None))  # a run keeps what its data decided
+    standard = defaults_of(Plan) | inputs | {"size": inputs["size"] or side}
+    standard |= {"dataset": content["dataset"], "validation": default_validation(count)}
+    changed = {n: v for n in settings_of(Plan) if (v := content.get(n)) not in (None, standard[n])}
+    chosen = changes(content)
+    if content["network"] == "mixer" and chosen.get("colour") == "rgb":  # as its images have them
+        del chosen["colour"]
+    return chosen | changed
+
+
+_OF_RUN = ("source", "training_data_crc32", "test_data_crc32")  # in config.json, and no settings
+
+
+def read_settings(file: Path, named: Collection[str] = ()) -> dict[str, Any]:
+    """The settings in a JSON file, checked one by one, for ``configure`` and `plan_for`.
+
+    Of a run's config.json they are those that do not follow from its recipe, so that another
+    method, say, still gets its own optimizer.
+
+    Args:
+        file: The file.
+        named: Settings that the user named elsewhere, which the file then does not decide.
+
+    Raises:
+        ValueError: a name or a value is wrong, or using it would open a file or a connection.
+    """
+    content = read_json(file)
+    if content is None:
+        raise DataError(f"{file}: no such file")
+    known = settings_of(Config) | settings_of(Plan)
+    for name in content.keys() - known.keys() - {*_OF_RUN}:
+        hint = closest(name, known, synonyms_of(Config) | synonyms_of(Plan))
+        raise DataError(f"{file}: unknown setting {quoted(name)}{hint}")
+    if whole := "source" in content:
+        content = completed(Config, completed(Plan, content))
+    chosen = {n: v for n, v in content.items() if v is not None and n in known}
+    for name, value in chosen.items():
+        _check_from_file(file, name, value, known[name].kind, name in named)
+    chosen = {n: v for n, v in chosen.items() if n not in named}
+    if not whole:
+        return chosen
+    for name in ("recipe", "network", "dataset", "encoding", "estimator"):
+        if name not in content:
+            raise DataError(f"{file} must name {name!r}, which is missing")
+    changed = {"recipe", "method", "dataset", *changes_of(content)}
+    return {name: value for name, value in chosen.items() if name in changed}
+
+
+def _check_from_file(file: Path, name: str, value: Any, kind: ValueKind, named: bool) -> None:
+    try:
+        kind.check(name, value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: {error}") from None
+    if kind.opens(value) and not named:
+        raise DataError(
+            f"{file}: {name} must be named on the command line, as a file must open no file or "
+            f"connection and start no program, found {quoted(value)}{closest(value, kind.options)}"
+        )
+
+
 def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:
     """A plan with defaults, the encoding and size of the recipe where there are images.
 
@@ -231,10 +301,18 @@ def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:
         **settings: Other fields of `Plan`; None means the default.
     """
     images = dataset not in FUNCTIONS
-    inputs = dict(recipe_inputs(config.recipe, config.network) if images else _UNENCODED_INPUTS)
     chosen = {name: value for name, value in settings.items() if value is not None}
+    inputs = _inputs(dataset, config.recipe, config.network, chosen.get("encoding"))
     for name in () if images else chosen.keys() & inputs.keys():
         raise ValueError(f"{name} does not apply to data set {dataset}, which has no images")
-    if inputs["size"] and not form_of(chosen.get("encoding", "")).square:
-        inputs["size"] **= 2  # as many ports as the recipe has
     return Plan(config=config, **(defaults_of(Plan) | inputs | chosen | {"dataset": dataset}))
+
+
+def _inputs(dataset: str, recipe: str, network: str, encoding: str | None) -> dict[str, Any]:
+    """How a recipe encodes a data set; with another encoding, into as many ports."""
+    if dataset in FUNCTIONS:
+        return dict(_UNENCODED_INPUTS)
+    inputs = {"normalisation": None} | recipe_inputs(recipe, network)
+    if inputs["size"] and not form_of(encoding or "").square:
+        inputs["size"] **= 2
+    return inputs
