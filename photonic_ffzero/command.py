@@ -10,6 +10,7 @@ Only the standard library is imported here, because a command needs this before 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -19,6 +20,9 @@ from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
+
+INSTALLED = "photonic-ffzero"
+"""The command that is installed with the package."""
 
 _SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
@@ -210,10 +214,14 @@ def own_process() -> None:
 
 
 def is_command() -> bool:
-    """Whether this process runs a script of ``experiments`` or ``-m`` a module of this package."""
+    """Whether this process is a command: a script, installed, or ``-m`` a module of this package.
+
+    Scripts are those of ``experiments``.
+    """
     if sys.argv[:1] == ["-m"]:  # while the package is imported
         return any(word.partition(".")[0] == __package__ for word in sys.orig_argv)
-    return _is_script(Path(sys.argv[0] if sys.argv else ""))
+    path = Path(sys.argv[0] if sys.argv else "")
+    return path.stem == INSTALLED or _is_script(path)
 
 
 def _is_script(path: Path) -> bool:
@@ -223,7 +231,18 @@ def _is_script(path: Path) -> bool:
 _start = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]  # before a script changes them
 
 
-def start_of(script: str, otherwise: Sequence[str]) -> list[str]:
+def installed_as() -> list[str]:
+    """The words that started this process if it is the installed command; empty if it is not."""
+    if _start[-2:] == ["-m", __package__]:
+        return _start
+    script = Path(_start[-1] if _start else "")
+    if script.stem != INSTALLED:
+        return []
+    on_path = shutil.which(INSTALLED)
+    return [INSTALLED] if on_path and script.resolve() == Path(on_path).resolve() else [str(script)]
+
+
+def start_of(script: str, otherwise: Sequence[str], name: str = "") -> list[str]:
     """The words that start a script of ``experiments``, for lines to paste into a terminal.
 
     They name the interpreter and the folder as this process was started with.
@@ -231,7 +250,10 @@ def start_of(script: str, otherwise: Sequence[str]) -> list[str]:
     Args:
         script: The script's name.
         otherwise: The words if this process was not started by one of these scripts.
+        name: The installed command's name for what the script does.
     """
+    if name and installed_as():
+        return [*installed_as(), name]
     path = Path(_start[-1] if _start else "")
     here = path.suffix == ".py" and _is_script(path)  # a module's name is no path
     return [*_start[:-1], str(path.with_name(script))] if here else [*otherwise]

@@ -15,7 +15,18 @@ from distributed.cli import dask_scheduler, dask_worker
 import meshes
 import photonic_ffzero
 from photonic_ffzero import encode, fit, load_dataset
-from photonic_ffzero.cli import calibrate, certificates, export, predict, report, serve, train
+from photonic_ffzero.__main__ import COMMANDS as COMMANDS_INSTALLED
+from photonic_ffzero.__main__ import overview
+from photonic_ffzero.cli import (
+    calibrate,
+    certificates,
+    completion,
+    export,
+    predict,
+    report,
+    serve,
+    train,
+)
 from photonic_ffzero.data import DATASETS
 from photonic_ffzero.goodness import LOSSES
 from photonic_ffzero.gradients import ESTIMATORS
@@ -66,7 +77,7 @@ def test_training_commands_parse(target, flags, tmp_path, monkeypatch):
 
 
 def test_every_flag_exists(capsys, monkeypatch):
-    ours = (train, predict, export, serve, report, certificates, calibrate)
+    ours = (train, predict, export, serve, report, certificates, calibrate, completion)
     for main in (*(module.main for module in ours), dask_scheduler.main, dask_worker.main):
         with pytest.raises(SystemExit):
             main(["--help"])
@@ -81,6 +92,18 @@ def test_every_flag_exists(capsys, monkeypatch):
         without_pip = re.sub(r"pip install[^\n`]*", "", text)
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", without_pip))
         assert not named - known, page
+
+
+def test_installed_commands_parse(tmp_path, monkeypatch):
+    """The lines with them, and what the overview shows."""
+    monkeypatch.chdir(tmp_path)
+    Path("results/RUN").mkdir(parents=True)
+    Path("results/RUN/config.json").touch()
+    text = "\n".join([*PAGES.values(), overview()])
+    lines = re.findall(r"^(?:    |  )photonic-ffzero (\w+) ?([^>|\n]*)", text, re.MULTILINE)
+    assert lines
+    for name, words in lines:
+        COMMANDS_INSTALLED[name].part("build_parser")().parse_args(shlex.split(words))
 
 
 @pytest.mark.parametrize("page", PAGES)

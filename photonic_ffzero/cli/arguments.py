@@ -8,21 +8,23 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
 from meshes._tensorflow import hush
 from meshes.validation import closest, one_line, quoted
+from photonic_ffzero.command import INSTALLED, installed_as
 from photonic_ffzero.data.published import DATA_VARIABLE
 from photonic_ffzero.devices.session import TOKEN_VARIABLE
-from photonic_ffzero.runs.names import RUN
+from photonic_ffzero.runs.names import LAST, run_with
 from photonic_ffzero.settings import MOST, SWITCH, TEXT, ValueKind, settings_of, synonyms_of, whole
 
 _NUMBER = re.compile(r"-\.?\d|-inf|-nan", re.IGNORECASE)  # no flag, although it begins with a dash
 
 
-_EXAMPLE = re.compile(r" +(python|[\w.]+\.py)( |$)")  # a line to paste
+_EXAMPLE = re.compile(rf" +(python|{INSTALLED}|[\w.]+\.py)( |$)")  # a line to paste
 _ENTRY = re.compile(r" +\S+  +")  # of a list of two columns, up to the second one
 
 
@@ -52,12 +54,24 @@ def _block(line: str) -> tuple[int, str]:
 class LineParser(argparse.ArgumentParser):
     """A parser whose errors take one line, and which suggests the flag that was meant.
 
+    Args:
+        prog: The program's name, also in the examples.
+        name: Its name as a part of the installed command, which help and examples show to those
+            who started that.
+        **settings: Other arguments of argparse.
+
     Attributes:
         synonyms: Names of flags in other programs, each with the flag here.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **settings)
+    def __init__(self, prog: str | None = None, name: str = "", **settings: Any) -> None:
+        if prog and name and installed_as():
+            texts = {key: settings[key] for key in ("description", "epilog") if settings.get(key)}
+            prog, script = f"{INSTALLED} {name}", prog
+            settings |= {
+                key: text.replace(f" {script} ", f" {prog} ") for key, text in texts.items()
+            }
+        super().__init__(prog, allow_abbrev=False, formatter_class=_Formatter, **settings)
         self.synonyms = {"--out": "--output", "--workers": "--jobs", "--silent": "--quiet"}
         self._negative_number_matcher = _NUMBER  # argparse's takes -1e-3 for a flag
 
@@ -118,29 +132,29 @@ def flag_of(name: str) -> str:
 def reader(kind: ValueKind) -> Callable[[str], Any]:
     """An argparse type that reads a value of a setting, but leaves the check to its class."""
 
-    def read(text: str) -> Any:
-        try:
-            return kind.parse(text)
-        except (ValueError, OSError):
-            found = f"{quoted(text)}{kind.hint(text)}"
-            raise argparse.ArgumentTypeError(f"must be {kind.rule}, got {found}") from None
+    return partial(_read, kind)
 
-    return read
+
+def _read(kind: ValueKind, text: str) -> Any:
+    try:
+        return kind.parse(text)
+    except (ValueError, OSError):
+        found = f"{quoted(text)}{kind.hint(text)}"
+        raise argparse.ArgumentTypeError(f"must be {kind.rule}, got {found}") from None
 
 
 def checked(kind: ValueKind) -> Callable[[str], Any]:
     """An argparse type that reads a value and checks it."""
-    read = reader(kind)
+    return partial(_read_and_check, kind)
 
-    def read_and_check(text: str) -> Any:
-        value = read(text)
-        try:
-            kind.check("", value)
-        except (TypeError, ValueError) as error:
-            raise argparse.ArgumentTypeError(str(error).strip()) from None
-        return value
 
-    return read_and_check
+def _read_and_check(kind: ValueKind, text: str) -> Any:
+    value = _read(kind, text)
+    try:
+        kind.check("", value)
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error).strip()) from None
+    return value
 
 
 def takes(kind: ValueKind) -> dict[str, Any]:
@@ -187,12 +201,15 @@ def add_token_file(group: Any) -> None:
     )
 
 
-def add_directories(group: Any, what: str, end: str) -> None:
-    """Add the flags for the directory of a run or a grid, and for printing its ``end`` only."""
+def add_directories(group: Any, what: str, end: str, is_meant: Callable[[Path], bool]) -> None:
+    """Add the flags for the directory of a run or a grid, and for printing its ``end`` only.
+
+    ``is_meant`` tells whether a path is a run or a grid that the command can go on with.
+    """
     output = "new directory for the results (default: one in results/, named by date)"
-    resume = f"go on with this stopped {what}: its directory, or its name in results/"
+    resume = f"go on with this stopped {what}: its directory, its name in results/, or {LAST}"
     group.add_argument("--output", type=reader(PATH), metavar="DIR", help=output)
-    group.add_argument("--resume", type=reader(RUN), metavar="RUN", help=resume)
+    group.add_argument("--resume", type=reader(run_with(is_meant)), metavar="RUN", help=resume)
     group.add_argument("--quiet", action="store_true", help=f"print the final {end} only")
 
 

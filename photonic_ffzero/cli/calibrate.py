@@ -50,7 +50,7 @@ written before the end, so that Ctrl-C leaves nothing.
 
 EXAMPLES = """\
 examples:
-  calibrate.py --device simulated:splitter_error=0.05,phase_offset=0.1
+  calibrate.py --device simulated:phase_offset=0.1
   calibrate.py --device simulated:ntt-2025 --units 16 --meshes 1
   calibrate.py --device mylab:MyChip --output results/chip-7
 """
@@ -59,7 +59,7 @@ examples:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Calibrate a device; return the exit code: 1 if the device fails, 2 for bad input."""
-    parser = _parser()
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
         if arguments.output:
@@ -71,11 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             start.check_fits(device.units, device.columns, device.meshes)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
-    return _run(arguments, config, device, start)
+    return _run(arguments, parser.prog, config, device, start)
 
 
 def _run(
-    arguments: argparse.Namespace, config: Config, device: Device, start: ChipEstimate | None
+    arguments: argparse.Namespace,
+    program: str,
+    config: Config,
+    device: Device,
+    start: ChipEstimate | None,
 ) -> int:
     settings = arguments.settings or SETTINGS_A_STAGE * len(stages(device.columns))
     passes = settings * arguments.batch_size * arguments.reads * sum(range(1, device.meshes + 1))
@@ -106,7 +110,7 @@ def _run(
         say("interrupted; nothing was written")
         return 130
     except (DeviceError, OSError) as error:
-        say(f"calibrate.py: {error}; nothing was written")
+        say(f"{program}: {error}; nothing was written")
         return 1
     for number, mesh in enumerate(known.meshes, start=1):
         print(f"mesh {number}: {_in_words(mesh)}")
@@ -162,8 +166,9 @@ def _config(arguments: argparse.Namespace) -> Config:
     return configure(estimator="twin", **chosen)
 
 
-def _parser() -> LineParser:
-    parser = LineParser(prog="calibrate.py", description=DESCRIPTION, epilog=EXAMPLES)
+def build_parser() -> LineParser:
+    """The parser of the command."""
+    parser = LineParser("calibrate.py", "calibrate", description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
     device = f"{SIMULATED}:key=value,..., tcp://host:port or module:factory (default: {SIMULATED})"
     add("--device", metavar="NAME", default=SIMULATED, help=device)

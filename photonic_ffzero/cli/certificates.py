@@ -27,15 +27,7 @@ _DAYS, _MOST_DAYS = 365, 3650
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the files into a new folder; return 0. Bad input ends with status 2."""
-    parser = LineParser(prog="certificates", description=_DESCRIPTION)
-    parser.add_argument("output", type=reader(PATH), metavar="DIR", help="new folder for the files")
-    parser.add_argument(
-        "--days",
-        type=count(1, _MOST_DAYS),
-        default=_DAYS,
-        metavar="N",
-        help=f"how long they are valid (default: {_DAYS})",
-    )
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
         check_new_directory(arguments.output)
@@ -44,6 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(as_flag(str(error), parser))
     print(arguments.output)
     return 0
+
+
+def build_parser() -> LineParser:
+    """The parser of the command."""
+    parser = LineParser("certificates", "certificates", description=_DESCRIPTION)
+    parser.add_argument("output", type=reader(PATH), metavar="DIR", help="new folder for the files")
+    parser.add_argument(
+        "--days",
+        type=count(1, _MOST_DAYS),
+        default=_DAYS,
+        metavar="N",
+        help=f"how long they are valid (default: {_DAYS})",
+    )
+    return parser
 
 
 def write_certificates(folder: Path, days: int = _DAYS) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +48,7 @@ from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.runner import Runner
 from photonic_ffzero.runs.summary import write_results
 from photonic_ffzero.settings import one_of, settings_of
+from photonic_ffzero.storage import read_json
 
 CHILDREN_END = 10.0  # seconds in which the children of a killed grid save and end
 SOME_FAILED = 1  # exit code of a grid that ended; higher ones: stopped, or bad input
@@ -270,7 +273,8 @@ def _run_cells(runner: Runner, directory: GridDirectory, console: Console, again
 
 def _resume_command(directory: GridDirectory, arguments: argparse.Namespace) -> str:
     script = f"{directory.grid.name}.py"
-    words = start_of(script, ["python", f"experiments/{script}"])
+    path = Path(__file__).resolve().parents[2] / "experiments" / script
+    words = start_of(script, [sys.executable, str(path)])
     words += ["--resume", str(directory.path)]
     for name in ("data_dir", *_WHERE):
         value = getattr(arguments, name)
@@ -379,9 +383,16 @@ def _parser(
         metavar="N",
         help=f"runs at a time; they share the cores (default: as many as cores, {cores})",
     )
-    add_directories(group, "grid", "table")
+    add_directories(group, "grid", "table", partial(_is_grid_of, name))
     _add_cluster(parser.add_argument_group("other machines"))
     return parser
+
+
+def _is_grid_of(name: str, path: Path) -> bool:
+    """Whether a path is the directory of a grid of this experiment."""
+    with suppress(DataError):
+        return (read_json(path / "grid.json") or {}).get("name") == name
+    return False
 
 
 def _add_cluster(group: Any) -> None:

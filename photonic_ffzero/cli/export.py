@@ -90,7 +90,7 @@ def write_settings(rows: Sequence[dict[str, Any]], directory: Path, about: dict[
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Export the run that the command line names; an error ends it with status 2."""
-    parser = _parser()
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
         check_new_directory(arguments.output)
@@ -132,9 +132,11 @@ def _about(model: Model, calibration: Calibration, arguments: argparse.Namespace
     }
 
 
-def _parser() -> LineParser:
+def build_parser() -> LineParser:
+    """The parser of the command."""
     parser = LineParser(
-        prog="export_phases.py",
+        "export_phases.py",
+        "export",
         description=DESCRIPTION,
         epilog=EXAMPLES,
     )

@@ -47,7 +47,7 @@ examples:
   predict.py results/run seven.png
   predict.py results/run scans/ --dark-on-light --csv classes.csv
   predict.py results/run photo.jpg --center
-  predict.py results/run/seed-0/model.npz data/mnist/t10k-images-idx3-ubyte
+  predict.py results/run/seed-0 data/t10k-images-idx3-ubyte
 """
 
 DARK, BLANK = "no light", "blank"  # are shown instead of a class
@@ -159,7 +159,7 @@ def classify(
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Classify the images that the command line names; an error ends it with status 2."""
-    parser = _parser()
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
         device = arguments.device
@@ -251,9 +251,11 @@ def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(f"{cell:{side}{width}}" for cell, side, width in cells)
 
 
-def _parser() -> LineParser:
+def build_parser() -> LineParser:
+    """The parser of the command."""
     parser = LineParser(
-        prog="predict.py",
+        "predict.py",
+        "predict",
         description=DESCRIPTION,
         epilog=EXAMPLES,
     )

@@ -18,8 +18,22 @@ from photonic_ffzero.runs.report import grid_section, write_report
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report that the arguments ask for; return the exit code."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        sections = [grid_section(path) for path in arguments.grids]
+        write_report(arguments.output, sections, arguments.title)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(f"report in {arguments.output}")
+    return 0
+
+
+def build_parser() -> LineParser:
+    """The parser of the command."""
     parser = LineParser(
-        prog="report",
+        "report",
+        "report",
         description="Collect grids into one HTML file that needs no other.",
     )
     parser.add_argument("grids", nargs="+", type=reader(RUN), metavar="GRID", help=RUN.rule)
@@ -31,14 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the HTML file",
     )
     parser.add_argument("--title", default="Experiments", help="heading of the page")
-    arguments = parser.parse_args(argv)
-    try:
-        sections = [grid_section(path) for path in arguments.grids]
-        write_report(arguments.output, sections, arguments.title)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    print(f"report in {arguments.output}")
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

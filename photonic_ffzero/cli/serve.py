@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Bad input ends with status 2.
     """
-    parser = _parser()
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
         server = _server(arguments)
@@ -50,9 +50,11 @@ def _server(arguments: argparse.Namespace) -> DeviceServer:
     )
 
 
-def _parser() -> LineParser:
+def build_parser() -> LineParser:
+    """The parser of the command."""
     parser = LineParser(
-        prog="python -m photonic_ffzero.cli.serve",
+        "python -m photonic_ffzero.cli.serve",
+        "serve",
         description="Serve a device to other processes. They train on it with --device "
         "tcp://host:port, the address that is printed, and see intensities and nothing else. "
         "Nothing is encrypted. Other machines are let in only if they share a secret.",

@@ -103,6 +103,8 @@ def build_parser(recipe: str = "balanced") -> LineParser:
     layer = "layer" if digital else "mesh"
     parser = LineParser(
         prog=_script(recipe),
+        name=_name(recipe),
+        usage="%(prog)s [--flag value ...]",
         description=(DIGITAL if digital else PHOTONIC) + METHODS.format(layer=layer),
         epilog=YOUR_IMAGES + (DIGITAL_EXAMPLES if digital else PHOTONIC_EXAMPLES),
     )
@@ -111,7 +113,7 @@ def build_parser(recipe: str = "balanced") -> LineParser:
     add_settings(parser, groups, Plan)
     add_data_dir(groups["data"])
     add_token_file(groups["network"])
-    add_directories(groups["run"], "run", "result")
+    add_directories(groups["run"], "run", "result", _is_begun)
     groups["run"].add_argument(
         "--config",
         type=reader(SETTINGS),
@@ -121,9 +123,18 @@ def build_parser(recipe: str = "balanced") -> LineParser:
     return parser
 
 
+def _is_begun(path: Path) -> bool:
+    return (path / "config.json").is_file()
+
+
 def _script(recipe: str) -> str:
     """The script that trains what the recipe is for."""
     return "mnist_digital.py" if recipe == "digital" else "mnist_photonic.py"
+
+
+def _name(recipe: str) -> str:
+    """The installed command's name for the same."""
+    return "digital" if recipe == "digital" else "train"
 
 
 @command
@@ -145,13 +156,14 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced", wait: floa
             parser.error(as_flag(str(error), parser))
         if job.dataset.note:
             say(job.dataset.note)
-        return _run(job, claim, arguments)
+        return _run(job, claim, arguments, parser.prog)
 
 
-def _run(job: Job, claim: Claim, arguments: argparse.Namespace) -> int:
+def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) -> int:
     """Run a job in a directory that is claimed; return the exit code."""
-    script = _script(job.plan.config.recipe)  # a grid's runs are resumed whatever they are of
-    words = [*start_of(script, _ANY_RUN), "--resume", str(job.output)]
+    recipe = job.plan.config.recipe  # a grid's runs are resumed whatever they are of
+    words = start_of(_script(recipe), _ANY_RUN, _name(recipe))
+    words += ["--resume", str(job.output)]
     for flag in ("data_dir", "token_file"):
         if (path := getattr(arguments, flag)) is not None:
             words += [flag_of(flag), str(path)]
@@ -168,10 +180,10 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace) -> int:
         say(f"interrupted; {how}")
         return 130
     except DeviceError as error:
-        say(f"{script}: {error}; what was saved stands; {how}")
+        say(f"{program}: {error}; what was saved stands; {how}")
         return 1
     except (NonFiniteLossError, DataError, OSError) as error:
-        say(f"{script}: {error}; what was saved is in {job.output}")
+        say(f"{program}: {error}; what was saved is in {job.output}")
         return 1
 
 
