@@ -199,13 +199,16 @@ def in_chunks(function: Callable[[np.ndarray], Any], x: np.ndarray, *, pad: bool
 
     ``pad`` fills the last chunk with zeros, so that the function is compiled once.
     """
-    outputs = []
+    outputs = np.empty(0)
     for start in range(0, len(x), CHUNK):
         chunk = x[start : start + CHUNK]
         missing = CHUNK - len(chunk) if pad else 0
         padded = np.pad(chunk, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-        outputs.append(function(padded)[: len(chunk)].numpy())
-    return np.concatenate(outputs)
+        part = function(padded)[: len(chunk)].numpy()
+        if start == 0:  # one array from the start, as chunks to join would take its size again
+            outputs = np.empty([len(x), *part.shape[1:]], part.dtype)
+        outputs[start : start + CHUNK] = part
+    return outputs
 
 
 def normal_weights(rng: np.random.Generator, shape: tuple[int, ...], variance: float) -> np.ndarray:

@@ -231,7 +231,7 @@ class StageTraining:
 
     def __post_init__(self) -> None:
         self._steps = make_steps(self.stage, self.config, self.twin)
-        self._x, self._y = tf.constant(self.train.x), tf.constant(self.train.y)
+        self._x, self._y = map(tf.identity, self.train)  # tf.constant would keep two copies
         self.params = tf.nest.map_structure(tf.constant, tuple(self.params))
         self.state = tuple(StepState.first(self.config, p, self.twin) for p in self.params)
         self.steps_per_call = self._fitting_steps()
