@@ -4,6 +4,7 @@ from meshes._former_paths import redirect
 from meshes.decomposition import Mismatch, SVDMeshes, decompose, nearest_unitary, svd_decompose
 from meshes.estimate import ChipEstimate, MeshEstimate, MeshParameters
 from meshes.imperfections import PRESETS, Chip, Imperfections, shot_noise
+from meshes.measured import Table
 from meshes.mesh import Phases, RectangularMesh
 from meshes.nonlinearities import (
     NONLINEARITIES,
@@ -48,6 +49,7 @@ __all__ = [
     "SVDMeshes",
     "SaturableAbsorber",
     "SquareLaw",
+    "Table",
     "ZReLU",
     "decompose",
     "intensities",

@@ -268,6 +268,30 @@ def plot_transfer(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> 
     return axes
 
 
+def plot_plane(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> Axes:
+    r"""Draw where a nonlinearity takes fields of all phases: its picture of the complex plane.
+
+    Each closed line is the output of all input phases at one amplitude \|E\|, dotted circles are
+    the inputs, and the dot is where an input without a phase, E = \|E\|, goes. An element that
+    follows the phase makes circles, which it may turn; one that does not makes other shapes.
+    """
+    from matplotlib import colormaps
+
+    turns = np.exp(1j * np.linspace(0, _TURN, 361))
+    for shade, modulus in zip(np.linspace(0.15, 0.85, 4), (0.5, 1.0, 1.5, 2.0), strict=True):
+        circle = modulus * turns
+        out = np.asarray(nonlinearity(circle[:, None]))[:, 0]
+        colour = colormaps[_SEQUENTIAL](shade)
+        axes.plot(circle.real, circle.imag, ":", color=_ink(axes), linewidth=0.5)
+        axes.plot(out.real, out.imag, color=colour, linewidth=2, label=f"|E| = {modulus:g}")
+        axes.plot(out.real[0], out.imag[0], "o", color=colour, markersize=5)
+    axes.set(xlabel="Re f(E)", ylabel="Im f(E)", title=name, aspect="equal")
+    axes.legend(fontsize="small", loc="upper left", ncols=2)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.25 * (top - bottom))  # room for the legend
+    return axes
+
+
 def _plot_band(axes: Axes, x: np.ndarray, values: np.ndarray) -> Any:
     """Fill the range of values [K, any]; zero is at the bottom edge of the logarithmic axis."""
     bottom = axes.get_ylim()[0]
@@ -375,6 +399,7 @@ def _pictures(ports: int) -> dict[str, Callable[[Axes], Axes]]:
     }
     for name, cls in NONLINEARITIES.items():
         pictures[f"transfer_{name}"] = partial(plot_transfer, nonlinearity=cls(), name=name)
+        pictures[f"plane_{name}"] = partial(plot_plane, nonlinearity=cls(), name=name)
     return pictures
 
 

@@ -12,12 +12,21 @@ from typing import Any, TypeVar, get_type_hints
 
 from meshes import NONLINEARITIES, Amplifier, Imperfections, Nonlinearity
 from meshes.imperfections import PRESETS, imperfections_of
-from meshes.nonlinearities import BlackBox
 from meshes.propagation import ENGINES
-from meshes.validation import closest, from_spec, number, quoted, with_values
+from meshes.validation import closest, counted, from_spec, number, quoted, with_values
 from photonic_ffzero.data.encoding import CHANNELS
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
+from photonic_ffzero.elements import (
+    KNOWN_NONLINEARITY,
+    NONLINEARITY,
+    as_json,
+    built,
+    each,
+    from_file,
+    is_function,
+    listed,
+)
 from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
 from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS, renewal_of
 from photonic_ffzero.layers.activations import ACTIVATIONS
@@ -31,6 +40,7 @@ from photonic_ffzero.settings import (
     TEXT,
     ValueKind,
     check_scope,
+    completed,
     defaults_of,
     keep_checked,
     matches,
@@ -43,7 +53,7 @@ from photonic_ffzero.settings import (
     whole,
 )
 
-BLACK_BOX = "black box "  # stands before the name of a function in config.json
+ELEMENTS = ("nonlinearity", "twin_nonlinearity")  # settings that name nonlinear elements
 AUTO = "auto"  # epsilon is chosen from the measured noise
 SIMULATED = "simulated"  # a device that is simulated in this process
 GIVEN_DEVICE = "own "  # stands before the class name of a device that was passed as an object
@@ -95,17 +105,6 @@ def _check_device(name: str, device: Any) -> str:
     return device
 
 
-def _check_nonlinearity(name: str, value: Any) -> Any:
-    # Which names there are depends on the network.
-    return value if callable(value) else TEXT.check(name, value)
-
-
-def _runs_code(value: Any) -> bool:
-    """Whether a nonlinearity is a function or a file, and not an element by its name."""
-    name, colon, _ = str(value).partition(":")
-    return name.startswith(BLACK_BOX) or bool(colon and name not in (*NONLINEARITIES, *ACTIVATIONS))
-
-
 def _check_imperfections(name: str, value: Any) -> str:
     imperfections_of(name, words := TEXT.check(name, value))
     return words
@@ -115,13 +114,6 @@ def _check_epsilon(name: str, value: Any) -> float | str:
     return AUTO if isinstance(value, str) and value == AUTO else number(name, value, above=0)
 
 
-_NONLINEARITY = ValueKind(
-    _check_nonlinearity,
-    "NAME, NAME:key=value,... or a function",
-    metavar="NAME:key=value,...",
-    lists=True,
-    opens=_runs_code,
-)
 _DEVICE = ValueKind(
     _check_device,
     f"{SIMULATED}, {SIMULATED}:key=value,..., tcp://host:port or module:factory",
@@ -235,10 +227,13 @@ class Config:
         shown="1; mixer 16",
     )
     nonlinearity: Any = _network(  # noqa: RUF009 - makes a field, which is not shared
-        _NONLINEARITY,
-        f"between meshes: {', '.join(NONLINEARITIES)} (electro-optic also by its parts, with "
-        "--unit-power: tap, responsivity in A/W, gain in ohm, v_pi and bias in V); between "
-        f"digital layers: {', '.join(ACTIVATIONS)}; in Python also a function of arrays",
+        NONLINEARITY,
+        f"between meshes: {listed(NONLINEARITIES)} (electro-optic also by its parts, with "
+        "--unit-power: tap, responsivity in A/W, gain in ohm, v_pi and bias in V); "
+        "table:FILE.csv, a measured element, with the header power,amplitude,phase (|E|^2, "
+        "|f(E)|, rad); or module:function, a function of arrays, which differences (-dd) train. "
+        f"Between digital layers: {', '.join(ACTIVATIONS)}. Repeat the flag for another one "
+        "after each mesh but the last",
         applies=_HERE,
         shown="electro-optic; digital: gelu",
         also=("activation", "nonlin"),
@@ -325,8 +320,8 @@ class Config:
         "block learns before it is trained",
         default=0,
     )
-    twin_nonlinearity: str | None = _twin_of_device(
-        spec_of(NONLINEARITIES),
+    twin_nonlinearity: Any = _twin_of_device(  # noqa: RUF009
+        KNOWN_NONLINEARITY,
         "what the twin takes for the nonlinearity of a device",
         default="electro-optic",
     )
@@ -388,7 +383,7 @@ class Config:
     def __post_init__(self) -> None:
         keep_checked(self)
         check_scope(self, facts(vars(self)), describe(vars(self)))
-        _ = self.layer_nonlinearity
+        _ = self.layer_nonlinearities
         for broken, message in chain(_network_rules(self), _training_rules(self)):
             if broken:
                 raise ValueError(message)
@@ -404,13 +399,18 @@ class Config:
         return self.law is not None and renewal_of(self.law) is not None
 
     @property
-    def layer_nonlinearity(self) -> Any:
-        """The nonlinearity between layers; None if a device has its own."""
-        if callable(self.nonlinearity):
-            return BlackBox(self.nonlinearity)
+    def layer_nonlinearities(self) -> list[Any]:
+        """The nonlinearity after each layer, of which the last is unused; None: the device's."""
+        if self.nonlinearity is None:
+            return [None] * self.layers
         registry = NONLINEARITIES if self.network == "photonic" else ACTIVATIONS
-        spec = self.nonlinearity
-        return None if spec is None else from_spec("nonlinearity", spec, registry)
+        elements = [built("nonlinearity", e, registry) for e in each(self.nonlinearity)]
+        return (elements + elements[-1:] * self.layers)[: self.layers]
+
+    @property
+    def has_function(self) -> bool:
+        """Whether a nonlinearity is a function, which nobody can differentiate."""
+        return any(map(is_function, each(self.nonlinearity)))
 
     @property
     def amplification(self) -> Amplifier | None:
@@ -420,7 +420,8 @@ class Config:
     @property
     def twin_model(self) -> tuple[Nonlinearity, Amplifier | None]:
         """What a twin takes for a device's nonlinearities and amplifiers."""
-        between = from_spec("twin_nonlinearity", self.twin_nonlinearity or "linear", NONLINEARITIES)
+        element = self.twin_nonlinearity or "linear"
+        between = built("twin_nonlinearity", element, NONLINEARITIES)
         return between, _amplifier("twin_amplifier", self.twin_amplifier)
 
     @property
@@ -509,11 +510,9 @@ class Config:
         return replace(self, **(left_out | {"device": device}))
 
     def as_json(self) -> dict[str, Any]:
-        """Every field; a black box by its name, from which it cannot be restored."""
+        """Every field; a function by its name, from which it cannot be restored."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
-        if callable(self.nonlinearity):
-            content["nonlinearity"] = f"{BLACK_BOX}{getattr(self.nonlinearity, '__name__', '?')}"
-        return content
+        return content | {name: as_json(content[name]) for name in ELEMENTS}
 
 
 def _amplifier(name: str, text: str | None) -> Amplifier | None:
@@ -563,10 +562,16 @@ def _network_rules(run: Config) -> Iterator[tuple[bool, str]]:
         yield from _mixer_rules(run)
     between, count = run.nonlinearity, run.layers
     if run.train_nonlinearity:
-        electro_optic = isinstance(between, str) and between.partition(":")[0] == "electro-optic"
+        electro_optic = all(str(e).partition(":")[0] == "electro-optic" for e in each(between))
         yield run.device is not None, "train_nonlinearity does not apply to a device: phases alone"
         yield not electro_optic, f"train_nonlinearity needs electro-optic modulators, got {between}"
         yield count < 2, f"train_nonlinearity needs two meshes or more, got {count}"
+    several, stages = len(each(between)), max(count - 1, 1)
+    yield (
+        several not in (1, stages),
+        f"nonlinearity must be one for all, or one for each of the {stages} stages between "
+        f"{counted(count, run.layer_name, 'meshes' if run.meshes else '')}, got {several}",
+    )
     amplified = run.amplification is not None
     yield amplified and count < 2, f"amplifier stands between two meshes or more, got {count}"
 
@@ -614,7 +619,7 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
         "for -ad methods, every other estimator for -dd",
     )
     yield (
-        exact and not run.local and callable(run.nonlinearity),
+        exact and not run.local and run.has_function,
         f"nonlinearity is a black box, which estimator {run.estimator} would have to "
         f"differentiate for {run.method}; ff methods and differences never do",
     )
@@ -628,7 +633,7 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
         f"estimator {run.estimator} is for meshes, whose layout it uses, got {run.network}",
     )
     yield (
-        run.estimator == "twin" and not run.local and callable(run.nonlinearity),
+        run.estimator == "twin" and not run.local and run.has_function,
         "nonlinearity is a black box, which estimator twin would have to differentiate for "
         f"{run.method}; ff-dd never does",
     )
@@ -752,3 +757,10 @@ def changes(values: Mapping[str, Any]) -> dict[str, Any]:
 def device_name(device: Any) -> str:
     """What a configuration calls a device: the text that names it, or its class."""
     return device if isinstance(device, str) else f"{GIVEN_DEVICE}{type(device).__name__}"
+
+
+def read_config(content: Mapping[str, Any], functions: Any = None) -> Config:
+    """The configuration of a file, see `photonic_ffzero.elements.from_file` for its functions."""
+    known = completed(Config, content)
+    read = {name: from_file(known[name], functions) for name in ELEMENTS}
+    return Config(**known | read)

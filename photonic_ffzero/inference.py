@@ -13,6 +13,7 @@ from photonic_ffzero.data.checks import CHECKS
 from photonic_ffzero.data.tasks import Classification, Task
 from photonic_ffzero.goodness.decisions import decide, majority_vote, summed_goodness
 from photonic_ffzero.model import Model
+from photonic_ffzero.power import beyond_tables
 from photonic_ffzero.training.warnings import ResultWarning
 
 LOW_GOODNESS = 0.05
@@ -82,6 +83,7 @@ def predict(model: Model, x: Any) -> np.ndarray:
         of the training labels, [n] or [n, T].
     """
     scores = model.scores(x)
+    _warn_of_brightness(model, x)
     _warn_of_darkness(model, scores, "predicted as -1")
     if low := of_low_goodness(model, scores).sum():
         warnings.warn(
@@ -101,6 +103,7 @@ def evaluate(model: Model, x: Any, y: Any) -> Evaluation:
     task = model.task
     x, y, _ = CHECKS[task.name](x, y, task.classes * task.labels)
     scores = model.scores(x)
+    _warn_of_brightness(model, x)
     _warn_of_darkness(model, scores, "counted as wrong")
     return score(task, scores, y, model.config.rule)
 
@@ -115,6 +118,12 @@ def of_low_goodness(model: Model, scores: np.ndarray) -> np.ndarray:
     if model.config.readout != "goodness" or not isinstance(model.task, Classification):
         return np.zeros(scores.shape[1], bool)
     return (scores.mean(axis=0).max(axis=1) < LOW_GOODNESS) & ~without_light(scores)
+
+
+def _warn_of_brightness(model: Model, x: Any) -> None:
+    for text in beyond_tables(model, np.asarray(x)):
+        text += "; it is taken for the brightest of the table"
+        warnings.warn(text, ResultWarning, stacklevel=3)
 
 
 def _warn_of_darkness(model: Model, scores: np.ndarray, dark_are: str) -> None:

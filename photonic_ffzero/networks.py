@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import pkgutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -24,6 +21,7 @@ from photonic_ffzero.data.tasks import Classification, Task
 from photonic_ffzero.devices.device import Device, OnDevice, driver_of
 from photonic_ffzero.devices.remote import SCHEME, RemoteDevice
 from photonic_ffzero.devices.simulated import SimulatedChip
+from photonic_ffzero.elements import resolve
 from photonic_ffzero.goodness.prototypes import PROTOTYPES
 from photonic_ffzero.goodness.readouts import READOUTS, Goodness, Ports, Readout
 from photonic_ffzero.layers.base import Layer
@@ -59,7 +57,7 @@ def photonic(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     """Rectangular meshes of N ports in a row."""
     grid, ports = (config.columns or units, units // 2), (units,)
     phases = Phases(grid, grid, ports)
-    between = config.layer_nonlinearity
+    between = config.layer_nonlinearities
     parts = fabricated_meshes(
         config.layers,
         units,
@@ -78,10 +76,10 @@ def _mesh(config: Config, index: int, parts: Iterator[Any], between: Any) -> Lay
     mesh, chip = next(parts)
     engine, amplifier = config.engine or "auto", config.amplification if index else None
     if not config.train_nonlinearity:
-        return Photonic(mesh, between, engine, chip, amplifier)
+        return Photonic(mesh, between[index], engine, chip, amplifier)
     if index == 0:
         return Photonic(mesh, Linear(), engine, chip)
-    return Modulated(mesh, Linear(), engine, chip, amplifier, start=between)
+    return Modulated(mesh, Linear(), engine, chip, amplifier, start=between[index - 1])
 
 
 def mlp(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
@@ -92,23 +90,23 @@ def mlp(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
             f"width must be a multiple of {groups}, the label dimensions ({task.labels}) times "
             f"groups ({config.groups}), got {width}"
         )
-    for _ in range(config.layers - 1):
-        yield _dense(config, units, width or 0, groups)
+    for index in range(config.layers - 1):
+        yield _dense(config, index, units, width or 0, groups)
         units = width or 0
-    yield _dense(config, units, task.outputs * config.groups, groups)
+    yield _dense(config, -1, units, task.outputs * config.groups, groups)
 
 
-def _dense(config: Config, inputs: int, outputs: int, groups: int) -> Blueprint:
+def _dense(config: Config, index: int, inputs: int, outputs: int, groups: int) -> Blueprint:
     size, scaling = outputs // groups, config.scaling or "unit"
     shapes = DenseParams((groups, inputs, size), (groups, size))
-    build = partial(Dense, inputs, outputs, config.layer_nonlinearity, groups, scaling)
+    build = partial(Dense, inputs, outputs, config.layer_nonlinearities[index], groups, scaling)
     return Blueprint(Dense.name, shapes, build)
 
 
 def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     """Convolutions on square images, ``depth - 1`` of them, and a dense layer."""
     between, size, channels = (
-        config.layer_nonlinearity,
+        config.layer_nonlinearities,
         config.kernel_size or 0,
         config.channels or 0,
     )
@@ -117,11 +115,11 @@ def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     for index in range(config.layers - 1):
         rows, columns = Conv.map_shape(shape, size, PADDING, POOL)
         shapes = ConvParams((channels, size, size, shape[2]), *[(channels,)] * 4)
-        build = partial(_conv, config, index, shape, rows * columns, between)
+        build = partial(_conv, config, index, shape, rows * columns, between[index])
         yield Blueprint(Conv.name, shapes, build, fixed=rows * columns * CHANNEL_TAPS)
         shape = (rows // POOL, columns // POOL, channels)
     outputs, groups = task.outputs * config.groups, task.labels * config.groups
-    yield _dense(config, math.prod(shape), outputs, groups)
+    yield _dense(config, -1, math.prod(shape), outputs, groups)
 
 
 def mixer(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
@@ -138,7 +136,7 @@ def mixer(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     local_heads = config.head == "linear" and config.local
     for index in range(config.layers):
         image = None if index else (side, colours)
-        layer = Mixer(patches, channels, config.layer_nonlinearity, groups, image)
+        layer = Mixer(patches, channels, config.layer_nonlinearities[index], groups, image)
         yield Blueprint(Mixer.name, layer.shapes, partial(replace, layer))
         if local_heads:
             yield Blueprint(Head.name, heads().shapes, heads, joins=True)
@@ -210,7 +208,7 @@ def open_device(config: Config, units: int, token_file: Path | None = None) -> D
         units,
         config.layers,
         config.columns,
-        nonlinearity=config.layer_nonlinearity,
+        nonlinearity=config.layer_nonlinearities,
         amplifier=config.amplification,
         imperfections=config.device_imperfections,
         seed=_chip_seed(config),
@@ -223,14 +221,8 @@ def _chip_seed(config: Config) -> int:
 
 
 def _from_factory(name: str) -> Device:
-    """Call ``module:factory``; modules of the working directory count, too."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        make = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"device {name} cannot be found: {error}") from error
-    return make()
+    """Call ``module:factory``."""
+    return resolve("device", name)()
 
 
 def on_device(config: Config, units: int, device: Device | None) -> Iterator[Layer]:

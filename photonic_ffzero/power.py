@@ -10,6 +10,7 @@ import numpy as np
 
 from meshes import ModulatorParts
 from meshes._tensorflow import tf
+from meshes.measured import Table
 from meshes.validation import check_fields, described, from_spec, number_field
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.photonic import Photonic
@@ -58,14 +59,14 @@ class PowerBudget:
         return {"unit_power_w": unit_power, "samples": self.powers.shape[1], "stages": stages}
 
 
-def in_units(nonlinearity: str, unit_power: float) -> str:
+def in_units(nonlinearity: Any, unit_power: float) -> Any:
     r"""The text of a nonlinearity, with the parts of a modulator replaced by what they result in.
 
     ``electro-optic:gain=1000,v_pi=5`` (the fields of `meshes.ModulatorParts`, in SI units) becomes
-    ``electro-optic:alpha=...,g=...,phi_b=...``; any other text is returned as it is. A field with
+    ``electro-optic:alpha=...,g=...,phi_b=...``; anything else is returned as it is. A field with
     \|E\|^2 = 1 has the power ``unit_power``, W.
     """
-    name, _, values = nonlinearity.partition(":")
+    name, _, values = str(nonlinearity).partition(":")
     keys = {item.partition("=")[0].strip() for item in values.split(",")}
     if name.strip() != "electro-optic" or not keys & {part.name for part in fields(ModulatorParts)}:
         return nonlinearity
@@ -77,14 +78,17 @@ def in_units(nonlinearity: str, unit_power: float) -> str:
 
 def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
     """Follow the light of samples [n, N] through a simulated photonic network to its last mesh."""
-    pairs = list(_passage(model, x))
+    pairs = [(name, _power(light)) for name, light in passage(model, x)]
     end = max(index for index, (stage, _) in enumerate(pairs) if stage.startswith("mesh"))
     stages, powers = zip(("input", _power(x)), *pairs[: end + 1], strict=True)
     return PowerBudget(stages, np.stack(powers), model.units)
 
 
-def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and power of every element; those after a mesh are numbered as that mesh."""
+def passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Every element of a simulated photonic network, and the fields [n, N] after it.
+
+    Elements after a mesh have its number: ``mesh 1``, ``nonlinearity 1``, ``mesh 2``, ....
+    """
     rng, age = model.noise_source("power")
     light, meshes = x, 0
     for layer, params in model.layers:
@@ -96,7 +100,31 @@ def _passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
         stacked = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
         for name, after in layer.stages(stacked, light, noise):
             light, meshes = after, meshes + (name == "mesh")
-            yield f"{name} {meshes}", _power(light[0] if len(light.shape) == 3 else light)
+            yield f"{name} {meshes}", np.asarray(light[0] if len(light.shape) == 3 else light)
+
+
+_CHUNK = 4096  # samples whose fields are held at once
+
+
+def beyond_tables(model: Model, x: np.ndarray) -> list[str]:
+    """What says that light [n, N] is brighter than a measured nonlinearity was measured with."""
+    config = model.config
+    if config.network != "photonic" or config.device:
+        return []  # nobody sees the light inside a device
+    elements = config.layer_nonlinearities[:-1]
+    tables = {f"mesh {i}": e for i, e in enumerate(elements, 1) if isinstance(e, Table)}
+    brightest = dict.fromkeys(tables, 0.0)
+    for start in range(0, len(x) if tables else 0, _CHUNK):
+        for name, light in passage(model, x[start : start + _CHUNK]):
+            if name in tables:
+                power = float(np.max(np.abs(light) ** 2))
+                brightest[name] = max(brightest[name], power)
+    return [
+        f"nonlinearity {table} ends at |E|^2 = {table.highest:g}, but light of up to "
+        f"{brightest[name]:.3g} leaves {name}"
+        for name, table in tables.items()
+        if brightest[name] > table.highest * (1 + 1e-5)
+    ]
 
 
 def _power(light: Any) -> np.ndarray:

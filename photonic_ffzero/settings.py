@@ -56,6 +56,7 @@ class ValueKind:
         lists: Whether texts list ``key=value``, which former versions let end in a colon or comma.
         opens: Whether the use of a value opens a file or a connection, or starts a program. Such a
             value must be named by the user: no file may hold it.
+        repeats: Whether a command line may repeat the flag, which makes a list.
     """
 
     check: Callable[[str, Any], Any]
@@ -66,6 +67,7 @@ class ValueKind:
     suggest: Callable[[str], str] | None = None
     lists: bool = False
     opens: Callable[[Any], bool] = lambda value: False
+    repeats: bool = False
 
     @property
     def placeholder(self) -> str:

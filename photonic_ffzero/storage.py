@@ -25,7 +25,7 @@ from meshes import ChipEstimate
 from meshes._tensorflow import tf
 from meshes.files import Archive, DataError, open_npz, reading
 from meshes.validation import integer, number, quoted
-from photonic_ffzero.config import BLACK_BOX, Config, device_name
+from photonic_ffzero.config import Config, device_name, read_config
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import TASKS, Task
@@ -33,7 +33,6 @@ from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import Saved, open_device, parameter_shapes
-from photonic_ffzero.settings import completed
 from photonic_ffzero.training.step import StepState
 from photonic_ffzero.training.twins import twin_of
 
@@ -173,7 +172,8 @@ def load_model(
 
     Args:
         path: The file.
-        nonlinearity: The function of a model whose nonlinearity was a black box.
+        nonlinearity: The function of a model whose nonlinearity was one, or a list of them, one
+            for each.
         device: A device, or its name, on which a model that was trained on a device predicts.
             Only a simulated device is opened without it: a file must not make this program
             contact another machine or run another program.
@@ -185,7 +185,7 @@ def load_model(
 def _load_model(archive: Archive, nonlinearity: Any, device: Device | str | None) -> Model:
     """Load a model from a file that stays open, as another process may replace it meanwhile."""
     with _described(archive, "description", "a model of this package") as about:
-        config = Config(**_with_nonlinearity(completed(Config, about["config"]), nonlinearity))
+        config = read_config(about["config"], nonlinearity)
         units = integer("units", about["units"], minimum=1)
         task = TASKS[config.task](**_with_tuples(about["task"]))
         encoder = Encoder(**_with_tuples(about["encoder"])) if about.get("encoder") else None
@@ -336,18 +336,6 @@ def _on_device(model: Model, device: Any, saved: Saved) -> Model:
     config = model.config.moved_to(device_name(device))
     opened = open_device(config, model.units) if isinstance(device, str) else device
     return Model(config, model.units, model.task, model.encoder, opened, saved)
-
-
-def _with_nonlinearity(config: dict[str, Any], function: Any) -> dict[str, Any]:
-    """The configuration with its black box, which no file holds."""
-    if not str(config["nonlinearity"]).startswith(BLACK_BOX):
-        return config
-    if function is None:
-        raise ValueError(
-            f"the nonlinearity {config['nonlinearity']!r}: load the model with "
-            "load_model(path, nonlinearity=the function)"
-        )
-    return config | {"nonlinearity": function}
 
 
 def _with_tuples(content: Any) -> dict[str, Any]:

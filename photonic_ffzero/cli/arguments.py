@@ -119,6 +119,8 @@ def add_settings(
     for name, entry in settings_of(cls).items():
         text = f"{entry.help} (default: {shown_defaults.get(name, entry.default_text)})"
         how: dict[str, Any] = {"type": reader(entry.kind), "metavar": entry.placeholder}
+        if entry.kind.repeats:
+            how = takes_several(entry.kind)
         if entry.kind is SWITCH:
             how = {"action": "store_true", "default": None}
         groups[entry.group].add_argument(flag_of(name), help=text.replace("%", "%%"), **how)
@@ -160,6 +162,11 @@ def _read_and_check(kind: ValueKind, text: str) -> Any:
 def takes(kind: ValueKind) -> dict[str, Any]:
     """How argparse reads, checks and shows the values of a flag that is no setting."""
     return {"type": checked(kind), "metavar": kind.placeholder}
+
+
+def takes_several(kind: ValueKind) -> dict[str, Any]:
+    """How argparse reads the values of a flag that may be repeated, which makes a list."""
+    return {"type": reader(kind), "metavar": kind.placeholder, "action": "append"}
 
 
 def count(minimum: int, maximum: int = MOST) -> Callable[[str], Any]:

@@ -10,7 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from meshes.validation import counted, one_line
-from photonic_ffzero.cli.arguments import PATH, LineParser, add_token_file, as_flag, reader
+from photonic_ffzero.cli.arguments import (
+    PATH,
+    LineParser,
+    add_token_file,
+    as_flag,
+    reader,
+    takes_several,
+)
 from photonic_ffzero.command import command, printed, say
 from photonic_ffzero.data.centering import center, looks_uncentered
 from photonic_ffzero.data.readers import (
@@ -22,6 +29,7 @@ from photonic_ffzero.data.readers import (
 )
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification
 from photonic_ffzero.devices import RemoteDevice
+from photonic_ffzero.elements import NONLINEARITY
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.inference import LOW_GOODNESS
 from photonic_ffzero.model import Model
@@ -165,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = arguments.device
         if arguments.token_file is not None:
             device = RemoteDevice.at(device or "", arguments.token_file)
-        model = load_model(model_file(arguments.model), device=device)
+        functions = arguments.nonlinearity
+        model = load_model(model_file(arguments.model), device=device, nonlinearity=functions)
         hints: list[str] = []
         failures: list[str] = []
         encoded = read_encoded(
@@ -266,6 +275,8 @@ def build_parser() -> LineParser:
     device = "where a model that was trained on a device predicts: tcp://host:port, module:factory"
     add("--device", metavar="NAME", help=device)
     add_token_file(parser)
+    function = "module:function of a model whose nonlinearity is one, as no file holds it"
+    add("--nonlinearity", **takes_several(NONLINEARITY), help=function)
     ink = "swap dark and light: ink on paper, for a network trained on MNIST's white on black"
     add("--dark-on-light", action="store_true", help=ink)
     form = "find the ink, dark or light, scale it and centre it as MNIST's images were made"

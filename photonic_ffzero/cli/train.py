@@ -28,6 +28,7 @@ from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config, configure
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import DeviceError
+from photonic_ffzero.elements import each, is_function
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.power import UNIT_POWER, in_units
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
@@ -167,7 +168,7 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) ->
     for flag in ("data_dir", "token_file"):
         if (path := getattr(arguments, flag)) is not None:
             words += [flag_of(flag), str(path)]
-    how = f"go on with: {shlex.join(words)}{_device_flag(job.plan.config)}"
+    how = f"go on with: {shlex.join(words)}{_named_again(job.plan.config)}"
     signals().advice = one_line(how)
     try:
         with StopSignals() as stop:
@@ -217,7 +218,8 @@ def _plan(chosen: dict[str, Any]) -> Plan:
     """The plan of these settings; one that would do nothing is an error."""
     if "nonlinearity" in chosen:
         unit = chosen.get("unit_power") or UNIT_POWER
-        chosen |= {"nonlinearity": in_units(chosen["nonlinearity"], unit)}
+        elements = each(chosen["nonlinearity"])
+        chosen |= {"nonlinearity": [in_units(element, unit) for element in elements]}
     config, inputs = (
         {name: chosen[name] for name in settings_of(cls) if name in chosen}
         for cls in (Config, Plan)
@@ -245,7 +247,8 @@ def resumed(
             f"resume must name a run's directory, no config.json in {arguments.resume}"
         )
     claim = claims.enter_context(Claim(arguments.resume, wait))
-    plan = _with_device(Plan.from_json(written, file), arguments.device)
+    plan = Plan.from_json(written, file, arguments.nonlinearity)
+    plan = _with_device(plan, arguments.device)
     kind = settings_of(Plan)["dataset"].kind
     try:
         kind.parse(plan.dataset)
@@ -260,7 +263,7 @@ def resumed(
 
 
 _ANY_RUN = (sys.executable, "-m", "photonic_ffzero.cli")
-_RESUMABLE = ("resume", "data_dir", "quiet", "device", "token_file")
+_RESUMABLE = ("resume", "data_dir", "quiet", "device", "nonlinearity", "token_file")
 
 
 def _with_device(plan: Plan, device: str | None) -> Plan:
@@ -276,15 +279,18 @@ def _with_device(plan: Plan, device: str | None) -> Plan:
     if device is None:
         raise ValueError(
             "device must be named again, as a file must start no program and open no connection: "
-            f"use{_device_flag(plan.config)}"
+            f"use{_named_again(plan.config)}"
         )
     return replace(plan, config=plan.config.moved_to(device))
 
 
-def _device_flag(config: Config) -> str:
-    """The flag that a command to resume needs: the device may have moved."""
+def _named_again(config: Config) -> str:
+    """The flags that a command to resume needs: the device may have moved; functions in no file."""
     named = config.device and not config.simulates_device
-    return f" --device {shlex.quote(config.device or '')}" if named else ""
+    flags = ["--device", config.device or ""] if named else []
+    for function in filter(is_function, each(config.nonlinearity)):
+        flags += ["--nonlinearity", str(getattr(function, "__name__", function))]
+    return "".join(f" {shlex.quote(word)}" for word in flags)
 
 
 class StopSignals(Observer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,7 +27,7 @@ class SimulatedChip:
         units: Ports N.
         meshes: Number of meshes.
         columns: Columns of a mesh L; N if None.
-        nonlinearity: After every mesh.
+        nonlinearity: After every mesh, or one for each of them.
         amplifier: In front of every mesh but the first.
         imperfections: How far from ideal the chip is. It cannot drift, because a device knows
             nothing of the training's epochs.
@@ -40,7 +41,7 @@ class SimulatedChip:
         meshes: int = 2,
         columns: int | None = None,
         *,
-        nonlinearity: Nonlinearity = ElectroOptic(),  # noqa: B008 (frozen)
+        nonlinearity: Nonlinearity | Sequence[Nonlinearity] = ElectroOptic(),  # noqa: B008 (frozen)
         amplifier: Amplifier | None = None,
         imperfections: Imperfections = Imperfections(),  # noqa: B008 (frozen)
         seed: int = 0,
@@ -54,9 +55,17 @@ class SimulatedChip:
         self.meshes = integer("meshes", meshes, minimum=1)
         self.columns = self.units if columns is None else integer("columns", columns, minimum=1)
         fabricated = fabricated_meshes(self.meshes, self.units, self.columns, imperfections, seed)
+        between: Sequence[Nonlinearity] = (
+            nonlinearity if isinstance(nonlinearity, Sequence) else [nonlinearity] * self.meshes
+        )
+        if len(between) != self.meshes:
+            raise ValueError(
+                f"nonlinearity must be one for all or each of {self.meshes} meshes, got "
+                f"{len(between)}"
+            )
         self._layers = tuple(
-            Photonic(mesh, nonlinearity, engine, chip, amplifier if index else None)
-            for index, (mesh, chip) in enumerate(fabricated)
+            Photonic(mesh, element, engine, chip, amplifier if index else None)
+            for index, (element, (mesh, chip)) in enumerate(zip(between, fabricated, strict=True))
         )
         self.identity = _identity(self, imperfections, seed)
         self._rng = generator(seed, "device")

@@ -25,12 +25,13 @@ from photonic_ffzero.data.encoding import Encoder, form_of
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import task_of
 from photonic_ffzero.devices.device import Device, identity_of
+from photonic_ffzero.elements import each, is_function
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.gradients import has_twin
 from photonic_ffzero.inference import Evaluation, score
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.networks import open_device
-from photonic_ffzero.power import SAMPLE, UNIT_POWER, power_budget
+from photonic_ffzero.power import SAMPLE, UNIT_POWER, beyond_tables, power_budget
 from photonic_ffzero.runs.directory import RunDirectory, versions
 from photonic_ffzero.runs.plan import Plan
 from photonic_ffzero.runs.progress import LiveProgress, progress_console
@@ -235,7 +236,10 @@ class Job:
         device = open_device(config, units) if config.simulates_device else self.device
         if checkpoint is not None and checkpoint.exists():
             with catch_warnings(record=True, action="always") as caught:
-                model, position = load_checkpoint(checkpoint, device=device)
+                functions = [*filter(is_function, each(config.nonlinearity))]
+                model, position = load_checkpoint(
+                    checkpoint, device=device, nonlinearity=functions or None
+                )
             for warning in caught:
                 say(f"warning: {warning.message}")
             model.config = replace(model.config, device=config.device)  # its address may differ
@@ -287,7 +291,8 @@ class Job:
         labels = {"training": trainer.train.y, "test": self.test.y}
         if trainer.validation:
             labels["validation"] = trainer.validation.y
-        facts = facts_of(model, sample, labels, scores=scores, decided=predicted)
+        beyond = beyond_tables(model, self.train.x) or beyond_tables(model, self.test.x)
+        facts = facts_of(model, sample, labels, scores=scores, decided=predicted, beyond=beyond)
         results["warnings"] = warnings_of(facts)
         write_json(directory.results, results)  # last, as it marks a finished run
         return results

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meshes.validation import choice, closest, quoted
-from photonic_ffzero.config import SIMULATED, Config, changes, describe, facts
+from photonic_ffzero.config import SIMULATED, Config, changes, describe, facts, read_config
 from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE, SHAPES, default_validation
 from photonic_ffzero.data.encoding import ENCODINGS, NORMALISATIONS, form_of
 from photonic_ffzero.data.functions import FUNCTIONS
@@ -204,10 +204,15 @@ class Plan:
         return ChipRates(**rates) if rates else None
 
     @classmethod
-    def from_json(cls, content: dict[str, Any], where: Path | str = "config.json") -> Plan:
-        """Rebuild a plan from a config.json; a DataError names what is missing or out of range."""
+    def from_json(
+        cls, content: dict[str, Any], where: Path | str = "config.json", functions: Any = None
+    ) -> Plan:
+        """Rebuild a plan from a config.json; a DataError names what is missing or out of range.
+
+        ``functions`` are those of its nonlinearities, which no file holds.
+        """
         try:
-            config = Config(**_present(content, Config))
+            config = read_config(_present(content, Config), functions)
             return cls(config=config, **_present(content, cls))
         except KeyError as error:
             raise DataError(f"{where} must name {error}, which is missing") from None
@@ -281,15 +286,15 @@ def read_settings(file: Path, named: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _check_from_file(file: Path, name: str, value: Any, kind: ValueKind, named: bool) -> None:
-    try:
-        kind.check(name, value)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{file}: {error}") from None
     if kind.opens(value) and not named:
         raise DataError(
             f"{file}: {name} must be named on the command line, as a file must open no file or "
             f"connection and start no program, found {quoted(value)}{closest(value, kind.options)}"
         )
+    try:
+        kind.check(name, value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: {error}") from None
 
 
 def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:

@@ -23,6 +23,7 @@ from photonic_ffzero.gradients import Twin
 from photonic_ffzero.layers.blocks import Stage
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
+from photonic_ffzero.power import beyond_tables
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.training.calibration import calibrated
 from photonic_ffzero.training.memory import check_memory
@@ -88,6 +89,8 @@ class Trainer:
             return
         for block in self.model.blocks:
             check_directions(self.config, block)
+        if not self.position.has_begun(0) and (beyond := beyond_tables(self.model, self.train.x)):
+            raise ValueError(f"{beyond[0]}; measure further, or dim the light")
         check_memory(self.config, self.model.stages, self.model.params, len(self.train.y))
 
     @property
@@ -367,7 +370,7 @@ def fit(
     if chip_estimate is not None:
         known = chip_estimate
         model.know(known if isinstance(known, ChipEstimate) else ChipEstimate.load(known))
-    if callable(config.nonlinearity):
+    if config.has_function:
         _try_nonlinearity(model, train.x[:1])
     Trainer(model, train, held_out, observers).run()
     _warn(model, train, held_out)

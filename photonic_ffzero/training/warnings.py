@@ -21,7 +21,7 @@ from photonic_ffzero.goodness.losses import LOSSES
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import EpochRecord, Model
-from photonic_ffzero.power import power_budget
+from photonic_ffzero.power import beyond_tables, power_budget
 
 _SAMPLE = 128  # training samples whose light is looked at
 _DARK = float(np.finfo(np.float32).tiny)  # below it, an intensity is zero to the engines
@@ -51,6 +51,7 @@ class Facts:
         counts: Samples of each class, by what they are for; those for nothing are left out.
         scores: Scores of each readout [readouts, n, C] on test samples, or None.
         decided: Predicted classes [n] of the test samples, or None.
+        beyond: What light exceeds the table of which nonlinearity, in words.
     """
 
     config: Config
@@ -62,6 +63,7 @@ class Facts:
     counts: Mapping[str, np.ndarray] = field(default_factory=dict)
     scores: np.ndarray | None = None
     decided: np.ndarray | None = None
+    beyond: Sequence[str] = ()
 
     @property
     def dark(self) -> list[int]:
@@ -112,6 +114,12 @@ def readings_rounded_away(facts: Facts) -> str | None:
         f"{100 * zeros:.0f} % of the readings of mesh {number} are rounded to 0: use more "
         f"adc_bits than {bits}"
     )
+
+
+def brighter_than_measured(facts: Facts) -> str | None:
+    if not facts.beyond:
+        return None
+    return f"{'; '.join(facts.beyond)}; it is taken for the brightest of the table"
 
 
 def loss_at_chance(facts: Facts) -> str | None:
@@ -196,6 +204,7 @@ WARNINGS: Sequence[Callable[[Facts], str | None]] = (
     parameters_not_finite,
     no_light,
     readings_rounded_away,
+    brighter_than_measured,
     loss_at_chance,
     no_progress,
     goodness_near_zero,
@@ -216,7 +225,7 @@ def facts_of(model: Model, x: np.ndarray, labels: Mapping[str, np.ndarray], **te
         model: The trained network.
         x: Its training samples [n, N].
         labels: Labels [n] by what they are for: training, validation, test.
-        **test: ``scores`` and ``decided`` of the test samples.
+        **test: ``scores`` and ``decided`` of the test samples, ``beyond`` of all samples.
     """
     classes = model.task.classes if isinstance(model.task, Classification) else None
     simulated = model.config.network == "photonic" and not model.config.device
@@ -235,6 +244,7 @@ def facts_of(model: Model, x: np.ndarray, labels: Mapping[str, np.ndarray], **te
         budget = power_budget(model, x[:_SAMPLE])
         facts["power"] = list(budget.after_meshes.values())
         facts["zeros"] = _zeros(model, x[:_SAMPLE])
+        facts.setdefault("beyond", beyond_tables(model, x))
     return Facts(model.config, classes, **facts)
 
 

@@ -1,0 +1,201 @@
+"""What stands between layers: a named element, a measured table, a function; one or several."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from meshes import NONLINEARITIES
+from meshes.files import DataError
+from meshes.measured import Table
+from meshes.nonlinearities import BlackBox
+from meshes.validation import closest, counted, from_spec, quoted
+from photonic_ffzero.layers.activations import ACTIVATIONS
+from photonic_ffzero.settings import TEXT, ValueKind
+
+BLACK_BOX = "black box "  # stands before the name of a function in config.json
+TABLE = "table:"
+_FORM = "NAME:key=value,...|table:FILE.csv|MODULE:FUNCTION"
+_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+@dataclass(frozen=True)
+class Named:
+    """``module:function`` of a command line, which is imported when the settings are checked."""
+
+    text: str
+
+    @property
+    def __name__(self) -> str:
+        return self.text
+
+    def __call__(self, fields: Any) -> Any:
+        return self.function(fields)
+
+    @cached_property
+    def function(self) -> Any:
+        found = resolve("nonlinearity", self.text, NONLINEARITIES)
+        if not callable(found):
+            raise ValueError(f"nonlinearity {self.text} must be a function, found {quoted(found)}")
+        return found
+
+
+def resolve(name: str, text: str, known: Iterable[str] = ()) -> Any:
+    """What ``module:name`` stands for; modules of the working directory count, too.
+
+    ``known`` names what else the setting could have meant.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return pkgutil.resolve_name(text)
+    except Exception as error:  # whatever the module does when it is imported
+        hint = closest(text.partition(":")[0], known)
+        raise ValueError(f"{name} {text} cannot be found: {error}{hint}") from error
+
+
+def on_command_line(text: str) -> Any:
+    """The text of an element; or, of ``module:function``, a `Named` function."""
+    return Named(text) if _names_function(text) and not _is_table(text) else text
+
+
+def opens(value: Any) -> bool:
+    """Whether a value of a file means a function or another file."""
+    texts = [element.strip() for element in each(value) if isinstance(element, str)]
+    return any(t.startswith(BLACK_BOX) or _is_table(t) or _names_function(t) for t in texts)
+
+
+def _is_table(text: str) -> bool:
+    return text.startswith(TABLE)
+
+
+def _names_function(text: str) -> bool:
+    known = text.partition(":")[0] in (*NONLINEARITIES, *ACTIVATIONS)
+    return not known and _MODULE.fullmatch(text) is not None
+
+
+def _checked_element(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Table.from_json(value)
+    if isinstance(value, Named):
+        _ = value.function  # an error surfaces now
+    if isinstance(value, Table) or callable(value):
+        return value
+    text = TEXT.check(name, value)
+    if not _is_table(text):
+        return text
+    try:
+        return Table.read(os.path.expanduser(text.removeprefix(TABLE)))
+    except (DataError, OSError) as error:
+        raise DataError(f"{name} {text}: {error}") from None
+
+
+def _checked(name: str, value: Any) -> Any:
+    """An element, or a tuple of two or more; which names there are depends on the network."""
+    if not isinstance(value, (list, tuple)):
+        return _checked_element(name, value)
+    stages = tuple(_checked_element(name, element) for element in value)
+    if not stages:
+        raise ValueError(f"{name} must name an element, got none")
+    return stages if len(stages) > 1 else stages[0]
+
+
+def _checked_known(name: str, value: Any) -> Any:
+    if is_function(element := _checked_element(name, value)):
+        raise ValueError(f"{name} must be a named element or a table, got {quoted(value)}")
+    built(name, element, NONLINEARITIES)
+    return element
+
+
+NONLINEARITY = ValueKind(
+    _checked,
+    "NAME, NAME:key=value,..., table:FILE.csv or a function; or a list, one for each stage",
+    on_command_line,
+    metavar=_FORM,
+    lists=True,
+    opens=opens,
+    repeats=True,
+)
+"""The values of a setting that names what stands between layers."""
+KNOWN_NONLINEARITY = ValueKind(
+    _checked_known,
+    "NAME, NAME:key=value,... or table:FILE.csv",
+    metavar="NAME:key=value,...|table:FILE.csv",
+    lists=True,
+    opens=opens,
+)
+"""The values of a setting that names one element that this program can compute with."""
+
+
+def each(value: Any) -> tuple[Any, ...]:
+    """The elements of a value."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def is_function(element: Any) -> bool:
+    return callable(element) and not isinstance(element, Table)
+
+
+def built(name: str, element: Any, registry: Mapping[str, Any]) -> Any:
+    """The nonlinearity of a checked element."""
+    if is_function(element):
+        return BlackBox(element)
+    if isinstance(element, Table):
+        if registry is not NONLINEARITIES:
+            raise ValueError(f"{name} {element} is for meshes: its table is of light, not numbers")
+        return element
+    if _names_function(element):
+        raise ValueError(
+            f"{name} {element}: a function is named on the command line alone, never in a file; "
+            f"in Python pass the function itself{closest(element.partition(':')[0], registry)}"
+        )
+    return from_spec(name, element, registry)
+
+
+def as_json(value: Any) -> Any:
+    """A checked value as JSON: texts, whole tables, and functions by their names alone."""
+    if isinstance(value, tuple):
+        return [as_json(element) for element in value]
+    if isinstance(value, Table):
+        return value.as_json()
+    return f"{BLACK_BOX}{getattr(value, '__name__', '?')}" if callable(value) else value
+
+
+def from_file(value: Any, functions: Any = None) -> Any:
+    """A value of a file, with its functions, which no file holds; a file opens no other file.
+
+    Args:
+        value: What `as_json` made.
+        functions: The function, or one for each of them.
+    """
+    elements = list(value) if isinstance(value, (list, tuple)) else [value]
+    for element in elements:
+        if isinstance(element, str) and _is_table(element):
+            raise ValueError(f"the nonlinearity {element!r}: a file must hold the table itself")
+    boxes = [i for i, e in enumerate(elements) if isinstance(e, str) and e.startswith(BLACK_BOX)]
+    if boxes and functions is None:
+        function = elements[boxes[0]].removeprefix(BLACK_BOX)
+        raise ValueError(
+            f"nonlinearity {quoted(function)} is a function, which no file holds: name it again, "
+            "--nonlinearity MODULE:FUNCTION or load_model(path, nonlinearity=the function)"
+        )
+    new = list(functions) if isinstance(functions, Sequence) else [functions] * len(boxes)
+    if functions is not None and len(new) != len(boxes):
+        raise ValueError(f"nonlinearity must be {counted(len(boxes), 'function')}, got {len(new)}")
+    for place, function in zip(boxes, new, strict=True):
+        elements[place] = function
+    return elements if isinstance(value, (list, tuple)) else elements[0]
+
+
+def listed(registry: Mapping[str, Any]) -> str:
+    """The names of a registry, with the parameters of each and their defaults."""
+    return ", ".join(
+        ":".join(filter(None, [name, ",".join(f"{f.name}={f.default:.4g}" for f in fields(cls))]))
+        for name, cls in registry.items()
+    )
