@@ -24,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from meshes import NONLINEARITIES
 from photonic_ffzero import data, goodness, gradients, layers, optimizers
 from photonic_ffzero.config import Config
+from photonic_ffzero.elements import listed
 from photonic_ffzero.runs.plan import Plan
 from photonic_ffzero.settings import markdown_table
 
@@ -67,7 +68,16 @@ def registry_table(registry: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def nonlinearity_table() -> str:
+    """Each nonlinearity with the defaults of its parameters, and what it is."""
+    table = registry_table(NONLINEARITIES)
+    for spec in listed(NONLINEARITIES).split(", "):
+        table = table.replace(f"| `{spec.partition(':')[0]}` |", f"| `{spec}` |")
+    return table
+
+
 myst_substitutions = {
+    "nonlinearity_table": nonlinearity_table(),
     "settings": markdown_table(Config),
     "plan": markdown_table(Plan),
     "nonlinearities": registry_table(NONLINEARITIES),

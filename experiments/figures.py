@@ -28,6 +28,7 @@ EXPERIMENTS = (
     "robustness",
     "in_situ",
     "ports",
+    "nonlinearities",
 )
 SCRIPTS = Path(__file__).parent
 

@@ -61,7 +61,8 @@ class Table(Nonlinearity):
                 f"phase in each, got {rows}, {len(self.amplitude)} and {len(self.phase)}"
             )
         self._check_rows()
-        keep(self, passive=bool(np.all(np.square(self.amplitude) <= self.power)))
+        gain = np.square(self.amplitude) > (1 + 1e-9) * np.array(self.power)
+        keep(self, passive=not gain.any())
 
     def _check_rows(self) -> None:
         powers = (-math.inf, *self.power)

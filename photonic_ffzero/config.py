@@ -762,5 +762,6 @@ def device_name(device: Any) -> str:
 def read_config(content: Mapping[str, Any], functions: Any = None) -> Config:
     """The configuration of a file, see `photonic_ffzero.elements.from_file` for its functions."""
     known = completed(Config, content)
-    read = {name: from_file(known[name], functions) for name in ELEMENTS}
-    return Config(**known | read)
+    known["nonlinearity"] = from_file(known["nonlinearity"], functions)
+    known["twin_nonlinearity"] = from_file(known["twin_nonlinearity"])
+    return Config(**known)

@@ -20,6 +20,7 @@ from meshes.plotting import (
     plot_matrix,
     plot_phase_distribution,
     plot_phases,
+    plot_plane,
     plot_transfer,
 )
 
@@ -155,6 +156,16 @@ class TestPhaseDistribution:
             plot_phase_distribution(axes, before, RectangularMesh(8).initial_phases(), mesh)
 
 
+class TestPlane:
+    @pytest.mark.parametrize("name", NONLINEARITIES)
+    def test_every_input_phase_is_drawn_where_it_goes(self, axes, name):
+        f = NONLINEARITIES[name]()
+        assert plot_plane(axes, f, name) is axes
+        x, y = axes.lines[4].get_data()  # |E| = 1; an input circle, its output and a dot each
+        turns = np.exp(1j * np.linspace(0, 2 * np.pi, 361))
+        np.testing.assert_allclose(x + 1j * y, f(turns[:, None])[:, 0], atol=1e-12)
+
+
 class TestTransfer:
     @pytest.mark.parametrize("name", NONLINEARITIES)
     def test_every_nonlinearity_has_its_curve(self, axes, name):
@@ -183,7 +194,7 @@ class TestCommandLine:
         main(["--output", str(tmp_path / "new"), "--ports", "3", "--dark"])
         assert {path.stem for path in (tmp_path / "new").glob("*.png")} == {
             *("phases_theta", "phases_phi", "light", "matrix", "matrix_phase"),
-            *("phase_distribution", "transfer_kerr"),
+            *("phase_distribution", "transfer_kerr", "plane_kerr"),
         }
 
     @pytest.mark.parametrize(
