@@ -36,7 +36,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "train an MLP, a CNN or a mixer the same way", "train", {"recipe": "digital"}
         ),
     },
-    "use what was trained": {
+    "look at what was trained": {
+        "runs": Command("list what is in results/", "runs"),
+        "compare": Command("show what runs differ in and how they ended", "compare"),
         "predict": Command("classify image files", "predict"),
         "export": Command("write phases and voltages as tables", "export"),
         "report": Command("collect grids in one HTML file", "report"),
@@ -63,6 +65,7 @@ _EXAMPLES = f"""\
 a first hour:
   {INSTALLED} train --dataset digits --epochs 5
   {INSTALLED} train --dataset digits --nonlinearity kerr:phi_nl=2
+  {INSTALLED} runs
   {INSTALLED} train --resume last
   {INSTALLED} predict last scan.png --center
 

@@ -159,27 +159,33 @@ def _numbered(name: str, values: Iterable[Any]) -> dict[str, Any]:
 def model_file(run: Path) -> Path:
     """The model in a run directory, or the file itself."""
     if run.is_dir() and not (run / "model.npz").exists():
-        raise ValueError(f"run must hold a model.npz, found none in {run}; name a seed's folder")
+        seeds = ", ".join(sorted(path.name for path in run.glob("seed-*"))) or "nothing to load"
+        raise DataError(f"{run}: must hold a model.npz, found {seeds}")
     return run / "model.npz" if run.is_dir() else run
 
 
 def load_model(
     path: PathLike, *, nonlinearity: Any = None, device: Device | str | None = None
 ) -> Model:
-    """Load a model from a file of `save_model` or `save_checkpoint`; it predicts as before.
+    """Load a model from a run, or a file of `save_model` or `save_checkpoint`.
 
-    A file that is missing, damaged or no model is a `DataError`.
+    It predicts as before. Of a run or a checkpoint it has its ``history``, ``usage`` and
+    ``seconds``, too. A file that is missing, damaged or no model is a `DataError`.
 
     Args:
-        path: The file.
+        path: The file, or the directory of a run.
         nonlinearity: The function of a model whose nonlinearity was one, or a list of them, one
             for each.
         device: A device, or its name, on which a model that was trained on a device predicts.
             Only a simulated device is opened without it: a file must not make this program
             contact another machine or run another program.
     """
-    with open_npz(path) as archive:
-        return _load_model(archive, nonlinearity, device)
+    with open_npz(model_file(Path(path))) as archive:
+        model = _load_model(archive, nonlinearity, device)
+        if "training" in archive.names:
+            with _described(archive, "training", "the state of a training") as about:
+                _remember(model, about)
+        return model
 
 
 def _load_model(archive: Archive, nonlinearity: Any, device: Device | str | None) -> Model:
@@ -215,10 +221,7 @@ def _load_position(archive: Archive, model: Model) -> Position:
     """Load the position of a model's training; the model gets its history, usage and time."""
     with _described(archive, "training", "the state of a training") as about:
         position = _position(about, model)
-        model.history = History(_epoch_record(**record) for record in about["history"])
-        counts = {name: integer(name, n, minimum=0) for name, n in about["usage"].items()}
-        model.usage = Usage(**counts)
-        model.seconds = number("seconds", about["seconds"], minimum=0)
+        _remember(model, about)
     _read_known(archive, model)
     if position.block < len(model.blocks) and (position.epoch or position.losses):
         stage = next(stage for stage in model.stages if stage.index == position.block)
@@ -232,6 +235,14 @@ def _load_position(archive: Archive, model: Model) -> Position:
             shapes = _numbered("metric", ((*part.shape, part.shape[1]) for part in places))
             position.metric = list(_read_arrays(archive, shapes.items()).values())
     return position
+
+
+def _remember(model: Model, about: dict[str, Any]) -> None:
+    """Give a model the history of its training, what that used, and its time."""
+    model.history = History(_epoch_record(**record) for record in about["history"])
+    counts = {name: integer(name, n, minimum=0) for name, n in about["usage"].items()}
+    model.usage = Usage(**counts)
+    model.seconds = number("seconds", about["seconds"], minimum=0)
 
 
 _KNOWN = "known_"  # stands before the names of a chip estimate's arrays in a checkpoint

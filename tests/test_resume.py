@@ -22,11 +22,10 @@ import pytest
 
 from meshes._tensorflow import tf
 from photonic_ffzero import DataError, Model, Observer, Trainer, configure, storage
-from photonic_ffzero.cli import train
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import EpochRecord, Position
-from photonic_ffzero.runs import RunDirectory, check_new_directory
+from photonic_ffzero.runs import RunDirectory, check_new_directory, plan
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
 from photonic_ffzero.training import step as steps
@@ -234,7 +233,7 @@ def ended(process, output):
 
 def at_once(meet, log, *arguments):
     """A run in a process that waits for others, and takes its name in the same second as they."""
-    train.time.strftime = lambda form: "20260101-120000"
+    plan.time.strftime = lambda form: "20260101-120000"
     meet.wait(300)
     os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY), 2)
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
@@ -264,7 +263,7 @@ def test_eight_runs_of_one_second_leave_eight_results():
     codes, told = begun_at_once(*[RUN] * 8)
     assert codes == [0] * 8, told
     folders = sorted(path.name for path in Path("results").iterdir())
-    name = "digits-photonic-ff-dd-20260101-120000"
+    name = "digits-photonic-ff-dd-directions-2-batch-size-40-20260101-120000"
     assert folders == [name, *(f"{name}-{number}" for number in range(2, 9))]
     first, *others = (figures(f"results/{folder}") for folder in folders)
     assert others == [first] * 7

@@ -6,7 +6,6 @@ import argparse
 import re
 import shlex
 import sys
-import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -34,8 +33,8 @@ from photonic_ffzero.power import UNIT_POWER, in_units
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.job import Job
-from photonic_ffzero.runs.names import SETTINGS
-from photonic_ffzero.runs.plan import Plan, plan_for, read_settings
+from photonic_ffzero.runs.names import RESULTS, SETTINGS
+from photonic_ffzero.runs.plan import Plan, dated_name, plan_for, read_settings
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, StoppedError
@@ -195,9 +194,10 @@ def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tu
     in_file = read_settings(arguments.config, typed) if arguments.config else {}
     with _naming(arguments.config, in_file):
         plan = _plan({"recipe": recipe, "dataset": "auto"} | in_file | typed)
-        output = arguments.output or _dated_directory(plan.dataset, plan.config)
+        output = arguments.output or RESULTS / "new"
         check_new_directory(output)
         job = Job.load(plan, arguments.data_dir, output, arguments.quiet, arguments.token_file)
+    output = arguments.output or RESULTS / dated_name(job.plan, job.dataset.name)
     claim = claims.enter_context((claim_new if arguments.output else claim_unique)(output))
     return replace(job, output=claim.folder), claim
 
@@ -320,12 +320,6 @@ class StopSignals(Observer):
     def on_checkpoint(self, model: Model, position: Position) -> None:
         """After the last checkpoint all is saved."""
         signals().patience = int(position.block < len(model.blocks))
-
-
-def _dated_directory(dataset: str, config: Config) -> Path:
-    data = "mnist" if dataset == "auto" else Path(dataset).stem
-    now = time.strftime("%Y%m%d-%H%M%S")
-    return Path("results") / f"{data}-{config.network}-{config.method}-{now}"
 
 
 if __name__ == "__main__":

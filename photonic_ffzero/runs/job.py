@@ -33,7 +33,7 @@ from photonic_ffzero.model import Model, Position
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.power import SAMPLE, UNIT_POWER, beyond_tables, power_budget
 from photonic_ffzero.runs.directory import RunDirectory, versions
-from photonic_ffzero.runs.plan import Plan
+from photonic_ffzero.runs.plan import Plan, changes_of, in_words
 from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.settings import settings_of
@@ -132,9 +132,10 @@ class Job:
             write_json(root.path / "summary.json", _seed_statistics(results))
             print(line := printable(_mean_line(results)))
             histories = [directory.read_history() for directory in directories]
-            root.write_curves(histories, self.plan.config, f"{line}; bands: range")
+            title = self._titled(f"{self.dataset.name}, {self.plan.config.method}, {line}")
+            root.write_curves(histories, self.plan.config, f"{title}; bands: range")
         ending = "results in" if trained else "this run was done already, its results are in"
-        console.print(printable(f"{ending} {self.output}"))
+        console.print(printable(f"{ending} {self.output}"), soft_wrap=True)
         return results
 
     def check_same(self, written: dict[str, Any]) -> None:
@@ -287,7 +288,7 @@ class Job:
             results["power"] = budget.as_json(self._unit_power)
             directory.write_power_budget(budget, self._unit_power, self.plan.detector_floor)
         predicted = model.task.predictions(decide(scores, model.config.rule))
-        directory.write_figures(model, self.test.y, predicted, _result_line(results))
+        directory.write_figures(model, self.test.y, predicted, self._titled(_result_line(results)))
         labels = {"training": trainer.train.y, "test": self.test.y}
         if trainer.validation:
             labels["validation"] = trainer.validation.y
@@ -296,6 +297,12 @@ class Job:
         results["warnings"] = warnings_of(facts)
         write_json(directory.results, results)  # last, as it marks a finished run
         return results
+
+    def _titled(self, line: str) -> str:
+        """The title of a figure: a line, and what differs from the recipe."""
+        different = changes_of(self.plan.as_json())
+        different.pop("seed", None)  # the line has it
+        return f"{line}; {in_words(different)}" if different else line
 
     @property
     def _unit_power(self) -> float:

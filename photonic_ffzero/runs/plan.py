@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -247,6 +249,8 @@ def changes_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return chosen | changed
 
 
+_NOT_IN_NAMES = ("network", "seed", "seeds", "device")
+_LONGEST_NAME = 55  # characters of a directory's name before the date
 _OF_RUN = ("source", "training_data_crc32", "test_data_crc32")  # in config.json, and no settings
 
 
@@ -295,6 +299,33 @@ def _check_from_file(file: Path, name: str, value: Any, kind: ValueKind, named: 
         kind.check(name, value)
     except (TypeError, ValueError) as error:
         raise DataError(f"{file}: {error}") from None
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Settings as a list: ``directions 8, learning_rate 0.05``; of a path the last part."""
+    return ", ".join(f"{name} {_in_short(value)}" for name, value in settings.items())
+
+
+def _in_short(value: Any) -> str:
+    if isinstance(value, str) and os.path.isabs(value):
+        return os.path.basename(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def dated_name(plan: Plan, data: str) -> str:
+    """The name of a new run's directory: data, network, method, what differs, and the time."""
+    different = changes_of(plan.as_json())
+    words = (in_words({name: v}) for name, v in different.items() if name not in _NOT_IN_NAMES)
+    name = "-".join(map(_slug, (data, plan.config.network, plan.config.method)))
+    for slug in map(_slug, words):
+        if len(name) + len(slug) >= _LONGEST_NAME:
+            break
+        name += f"-{slug}"
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
 
 
 def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:

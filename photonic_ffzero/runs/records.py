@@ -64,6 +64,11 @@ RESULTS: Schema = {
 }
 """Of results.json; other keys are not used."""
 
+PLAN: Schema = {
+    **dict.fromkeys(("dataset", "recipe", "method", "network", "estimator", "encoding"), TEXT),
+}
+"""Of config.json, what every run has."""
+
 GRID: Schema = {
     **dict.fromkeys(("x", "name", "preset", "value", "value_label", "unit", "x_label"), TEXT),
     **dict.fromkeys(("title", "description", "command"), TEXT),

@@ -1,0 +1,199 @@
+"""Compare runs: the settings in which they differ, how they ended, and one figure."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from meshes.validation import one_line, printable, quoted
+from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader
+from photonic_ffzero.cli.runs import filled, in_short
+from photonic_ffzero.command import INSTALLED, command
+from photonic_ffzero.plots import curve_style, save_figure
+from photonic_ffzero.runs.catalog import Run, differing, read_run
+from photonic_ffzero.runs.names import RESULTS, RUN
+from photonic_ffzero.runs.plan import in_words
+from photonic_ffzero.runs.summary import add_legend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DESCRIPTION = """\
+Compare runs: the settings in which they differ, how they ended, and one figure
+of accuracy over epochs, over mesh passes, and on the test images. Runs that are
+not done are compared as far as they are. Several seeds of a run show as their
+mean, with their range as a band.
+"""
+_EXAMPLES = f"""\
+examples:
+  {INSTALLED} compare kerr1 kerr2
+  {INSTALLED} compare results/*digits* --output digits.png
+"""
+_MOST = len(ascii_uppercase)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the comparison and write its figure; return 0, or 2 for bad input."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        runs = [read_run(path.parent if path.is_file() else path) for path in arguments.runs]
+        _check(runs)
+        output = arguments.output or RESULTS / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.png"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _draw(output, runs)
+    except (ValueError, TypeError, OSError) as error:
+        parser.error(as_flag(str(error), parser))
+    for letter, run in zip(ascii_uppercase, runs, strict=False):
+        print("\n".join(filled(printable(f"{letter}  {run.path}: {run.about}"))))
+    print(_table(runs))
+    print(printable(f"figure in {output}"))
+    return 0
+
+
+def build_parser() -> LineParser:
+    """The parser of the command."""
+    parser = LineParser(f"{INSTALLED} compare", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser.add_argument("runs", nargs="+", type=reader(RUN), metavar="RUN", help=RUN.rule)
+    parser.add_argument(
+        "--output",
+        type=reader(PATH),
+        metavar="FILE.png",
+        help=f"the figure (default: one in {RESULTS}/, named by date)",
+    )
+    return parser
+
+
+def _check(runs: Sequence[Run]) -> None:
+    if not 2 <= len({run.path.resolve() for run in runs}) == len(runs) <= _MOST:
+        names = quoted(", ".join(str(run.path) for run in runs))
+        raise ValueError(f"runs must be 2 to {_MOST} different ones, got {names}")
+    if len({run.regression for run in runs}) > 1:
+        raise ValueError("runs must have one task, got classifications and regressions")
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def _table(runs: Sequence[Run]) -> str:
+    """Settings that differ and results, a column a run, as Markdown."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    width = None if sys.stdout.isatty() else 10**4  # whole lines for a file
+    console = Console(width=width, color_system=None, markup=False, highlight=False)
+    table = Table(box=box.MARKDOWN)
+    table.add_column("")
+    for letter, _ in zip(ascii_uppercase, runs, strict=False):
+        table.add_column(letter, justify="right", overflow="fold")
+    for name, values in differing(runs):
+        table.add_row(name, *(_in_cell(name, value) for value in values))
+    for name, values in _results(runs):
+        table.add_row(name, *values)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
+
+
+def _in_cell(name: str, value: Any) -> str:
+    return "-" if value is None else one_line(in_words({name: value}).removeprefix(f"{name} "))
+
+
+def _results(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
+    """How the runs ended: the name of each figure, and its text for every run."""
+    yield f"test {_quality_name(runs)}", [run.quality or run.state for run in runs]
+    factor, unit = (1, "") if runs[0].regression else (100, " %")
+    held_out = [_mean(run.values("last_validation_accuracy"), factor) for run in runs]
+    yield "held out", ["-" if x is None else f"{x:.{2 if unit else 4}f}{unit}" for x in held_out]
+    for figure, name in (("forward_passes", "mesh passes"), ("phase_writes", "phase writes")):
+        yield name, [in_short(_mean(run.values(figure))) or "-" for run in runs]
+    seconds = [_mean(run.values("train_seconds")) for run in runs]
+    yield "training time", ["-" if x is None else f"{x:.1f} s" for x in seconds]
+
+
+def _quality_name(runs: Sequence[Run]) -> str:
+    return "R²" if runs[0].regression else "accuracy"
+
+
+def _mean(values: Sequence[float], factor: float = 1) -> float | None:
+    return factor * statistics.fmean(values) if values else None
+
+
+# --- the figure -----------------------------------------------------------------------------------
+
+
+def _draw(path: Path, runs: Sequence[Run]) -> None:
+    """Write the figure: accuracy over epochs and over passes, and on the test images."""
+    labels = _labels(runs)
+
+    def draw(epochs: Axes, passes: Axes, tested: Axes) -> None:
+        for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
+            _draw_run(index, run, label, epochs, passes, tested)
+        quality = f"{_quality_name(runs)}{'' if runs[0].regression else ' (%)'}"
+        epochs.set(xlabel="epochs of all meshes", ylabel=f"{quality}, held-out images")
+        passes.set(xlabel="mesh passes (million)", ylabel=f"{quality}, held-out images")
+        tested.set(ylabel=f"{quality}, test images", xlim=(-0.5, len(runs) - 0.5))
+        tested.set_xticks(range(len(runs)), ascii_uppercase[: len(runs)])
+        for axes in (epochs, passes, tested):
+            axes.grid(alpha=0.3)
+        add_legend([epochs, passes, tested])
+
+    data = " and ".join(dict.fromkeys(Path(str(run.settings["dataset"])).stem for run in runs))
+    save_figure(path, draw, panels=3, title=f"{data}: runs compared")
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """A letter for each run, with the settings in which it differs from the others."""
+    names = [name for name, _ in differing(runs) if name not in _NO_LABELS]
+    labels = []
+    for letter, run in zip(ascii_uppercase, runs, strict=False):
+        mine = {name: run.settings.get(name) for name in names}
+        words = in_words({name: value for name, value in mine.items() if value is not None})
+        labels.append(one_line(f"{letter}: {words}")[:_LONGEST_LABEL] if words else letter)
+    return labels
+
+
+_NO_LABELS = ("source", "seeds")
+_LONGEST_LABEL = 60  # characters
+
+
+def _draw_run(index: int, run: Run, label: str, epochs: Axes, passes: Axes, tested: Axes) -> None:
+    style = curve_style(index) | {"ms": 4, "label": label}
+    factor = 1 if run.regression else 100
+    curves = [_curve(history, factor) for history in run.histories()]
+    if curves := [curve for curve in curves if curve.size]:
+        shortest = min(curve.shape[1] for curve in curves)
+        x, y = np.stack([curve[:, :shortest] for curve in curves], axis=1)
+        for axes, places in ((epochs, np.arange(1, shortest + 1)), (passes, x.mean(axis=0) / 1e6)):
+            axes.plot(places, y.mean(axis=0), **style)
+            if len(curves) > 1:
+                band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
+                axes.fill_between(places, y.min(axis=0), y.max(axis=0), **band)
+    values = [factor * x for x in run.values("test_r2" if run.regression else "test_accuracy")]
+    marker = {"marker": style["marker"], "color": style["color"], "linestyle": ""}
+    tested.plot([index] * len(values), values, **marker, alpha=0.5, ms=5)
+    if values:
+        tested.plot([index], [statistics.fmean(values)], **marker, ms=9)
+
+
+def _curve(history: Sequence[Any], factor: float) -> np.ndarray:
+    """Passes and accuracy on held-out images [2, epochs]; epochs without either are left out."""
+    points = [
+        (record.forward_passes, factor * record.validation_accuracy)
+        for record in history
+        if record.validation_accuracy is not None
+    ]
+    return np.array(points, float).reshape(-1, 2).T
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""List what is in ``results/``: runs and grids, what differs in them, and how they ended."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from meshes.validation import one_line
+from photonic_ffzero.cli.arguments import PATH, LineParser, count, reader
+from photonic_ffzero.command import INSTALLED, command
+from photonic_ffzero.runs.catalog import Catalog, GridRuns, Run, read_catalog
+from photonic_ffzero.runs.names import RESULTS
+
+_DESCRIPTION = """\
+List the runs and grids in results/, the newest last: name, test accuracy (R^2 of
+a regression), mesh passes, date, and below it the data, the method and the
+settings that differ from the recipe. Into a file or a pipe goes a table with a
+line each, whose columns tabs divide.
+"""
+_EXAMPLES = f"""\
+examples:
+  {INSTALLED} runs
+  {INSTALLED} runs --limit 5
+  {INSTALLED} runs | grep digits | sort -k 4
+"""
+_COLUMNS = ("name", "about", "state", "result", "passes", "date")
+_LEAST, _RESULT, _PASSES, _DATE = 50, 17, 7, 16  # characters: of a line; of its columns
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the list; return 0, or 2 for bad input."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    folder = arguments.folder or RESULTS
+    if not folder.is_dir():
+        hint = f"; `{INSTALLED} train` makes it" if folder == RESULTS else ""
+        parser.error(f"there is no folder {folder} here{hint}")
+    catalog = read_catalog(folder)
+    catalog.entries = catalog.entries[-(arguments.limit or len(catalog.entries)) :]
+    on_terminal = sys.stdout.isatty()
+    lines = _for_people(catalog, folder) if on_terminal else _for_programs(catalog, folder)
+    print("\n".join(lines))
+    for line in _left_out(catalog):
+        print("\n".join(filled(line)), file=sys.stdout if on_terminal else sys.stderr)
+    return 0
+
+
+def build_parser() -> LineParser:
+    """The parser of the command."""
+    parser = LineParser(f"{INSTALLED} runs", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=reader(PATH),
+        metavar="DIR",
+        help=f"another folder (default: {RESULTS})",
+    )
+    parser.add_argument("--limit", type=count(1), metavar="N", help="the N newest (default: all)")
+    return parser
+
+
+def _for_people(catalog: Catalog, folder: Path) -> Iterator[str]:
+    """Two lines an entry or more, as wide as the terminal."""
+    names = _width() - _RESULT - _PASSES - _DATE - 3 * 2
+    yield _row(names, "run", "result", "passes", "date")
+    for entry in catalog.entries:
+        name = one_line(str(entry.path.relative_to(folder)))
+        yield from [name] if len(name) > names else []
+        shown = "" if len(name) > names else name
+        yield _row(names, shown, *_figures(entry))
+        yield from filled(f"  {entry.about}")
+    if not catalog.entries:
+        yield f"no runs in {folder}"
+
+
+def filled(text: str) -> list[str]:
+    """A text as lines of the terminal's width, the later ones indented; one line for a file."""
+    if not sys.stdout.isatty():
+        return [text]
+    return textwrap.wrap(
+        text,
+        _width(),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
+
+
+def _width() -> int:
+    return max(shutil.get_terminal_size().columns, _LEAST)
+
+
+def _row(names: int, name: str, result: str, passes: str, date: str) -> str:
+    return f"{name:{names}}  {result:>{_RESULT}}  {passes:>{_PASSES}}  {date:>{_DATE}}"
+
+
+def _figures(entry: Run | GridRuns) -> tuple[str, str, str]:
+    date = datetime.fromtimestamp(entry.seconds)
+    return entry.quality or entry.state, in_short(entry.passes), f"{date:%Y-%m-%d %H:%M}"
+
+
+def in_short(number: float | None) -> str:
+    """A count with three digits: ``12.3 M``; empty for None."""
+    if number is None:
+        return ""
+    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number:.3g}"
+
+
+def _for_programs(catalog: Catalog, folder: Path) -> Iterator[str]:
+    """A line an entry; tabs divide its columns."""
+    yield "\t".join(_COLUMNS)
+    for entry in catalog.entries:
+        date = datetime.fromtimestamp(entry.seconds).isoformat(timespec="seconds")
+        passes = "" if entry.passes is None else f"{entry.passes:.0f}"
+        name = str(entry.path.relative_to(folder))
+        row = (name, entry.about, entry.state, entry.quality, passes, date)
+        yield "\t".join(map(one_line, row))
+
+
+def _left_out(catalog: Catalog) -> Iterator[str]:
+    """A line for each that cannot be read, and one for all folders that are neither."""
+    for problem in catalog.broken:
+        yield f"cannot be read: {problem}"
+    if catalog.foreign:
+        yield one_line(f"no runs or grids: {', '.join(catalog.foreign)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
