@@ -309,6 +309,8 @@ def in_words(settings: Mapping[str, Any]) -> str:
 def _in_short(value: Any) -> str:
     if isinstance(value, str) and os.path.isabs(value):
         return os.path.basename(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_short, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
