@@ -276,7 +276,11 @@ def build_parser() -> LineParser:
     add("--device", metavar="NAME", help=device)
     add_token_file(parser)
     function = "module:function of a model whose nonlinearity is one, as no file holds it"
-    add("--nonlinearity", **takes_several(NONLINEARITY), help=function)
+    add(
+        "--nonlinearity",
+        **takes_several(NONLINEARITY) | {"metavar": "MODULE:FUNCTION"},
+        help=function,
+    )
     ink = "swap dark and light: ink on paper, for a network trained on MNIST's white on black"
     add("--dark-on-light", action="store_true", help=ink)
     form = "find the ink, dark or light, scale it and centre it as MNIST's images were made"
