@@ -10,6 +10,7 @@ from photonic_ffzero.data.encoding import encode
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import Device, DeviceError
 from photonic_ffzero.devices.simulated import SimulatedChip
+from photonic_ffzero.explorer import Explorer, explore
 from photonic_ffzero.inference import Evaluation, evaluate, predict
 from photonic_ffzero.model import EpochRecord, Model, Usage
 from photonic_ffzero.storage import load_model, save_model
@@ -26,6 +27,7 @@ __all__ = [
     "DeviceError",
     "EpochRecord",
     "Evaluation",
+    "Explorer",
     "Model",
     "NonFiniteLossError",
     "Observer",
@@ -37,6 +39,7 @@ __all__ = [
     "configure",
     "encode",
     "evaluate",
+    "explore",
     "fit",
     "load_dataset",
     "load_model",

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 
 from meshes import ChipEstimate, MeshEstimate, Phases
+from meshes._tensorflow import tf
 from meshes.calibration import frozen_mask, read_frozen
-from meshes.validation import integer
+from meshes.validation import choice, integer
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import check_fields, require_finite
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import Task
 from photonic_ffzero.devices.device import Device
+from photonic_ffzero.goodness.readouts import DETECTIONS, Goodness, Readout, unit_vectors
 from photonic_ffzero.gradients import has_twin
-from photonic_ffzero.layers.base import Layer
+from photonic_ffzero.layers.base import Layer, in_chunks, one_set
 from photonic_ffzero.layers.blocks import Block, NoiseSource, Stage
-from photonic_ffzero.layers.photonic import PhaseLayer
+from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.networks import Saved, build_blocks
 from photonic_ffzero.seeds import generator
 
@@ -148,6 +150,8 @@ class Model:
         seconds: Time of the training.
         known: What is known of each mesh: what a twin has learned of those whose training ended,
             and what was known before of others. Empty without a twin.
+        snapshots: The embeddings of some images after each epoch, for `explore`; None if nobody
+            kept them.
     """
 
     config: Config
@@ -162,6 +166,7 @@ class Model:
     usage: Usage = field(init=False, default_factory=Usage)
     seconds: float = field(init=False, default=0.0)
     known: list[MeshEstimate] = field(init=False, default_factory=list)
+    snapshots: Any = field(init=False, default=None, repr=False)
 
     def __post_init__(self, saved: Saved | None) -> None:
         self.units = integer("units", self.units, minimum=1)
@@ -217,6 +222,68 @@ class Model:
         require_finite("scores", stacked)
         return stacked
 
+    def embed(self, x: Any, mesh: int | None = None, what: str = "detected") -> np.ndarray:
+        """Where a mesh (layer) puts samples [n, N]; the model as it stands, trained or not.
+
+        Args:
+            x: Inputs [n, N], as for `predict`.
+            mesh: Number of the mesh or layer, counted from 1; None for the last one.
+            what: ``detected``: what the goodness compares with prototypes, unit vectors [n, T] of
+                the tapped values T after the detection; ``intensities`` at the detectors [n, N] (of
+                a digital layer ``outputs``); ``fields``: complex, in front of the detectors [n, N].
+        """
+        layers, params = zip(*self.layers, strict=True)
+        number = integer("mesh", len(layers) if mesh is None else mesh, minimum=1)
+        if number > len(layers):
+            raise ValueError(f"mesh must be at most {len(layers)}, the last, got {number}")
+        photonic, tapped = self.config.network == "photonic", "outputs"
+        options = ("detected", "intensities", "fields") if photonic else ("detected", tapped)
+        choice("what", what, options)
+        x = check_fields("x", x, self.units, self.config.network)
+        source = self.noise_source("embed", number)
+        if what == "fields":
+            return self._fields(number, x, source)
+        z = self._first_layers(number).all_measured(params[:number], x, source)
+        return self._detected(number, z) if what == "detected" else z
+
+    def _fields(self, number: int, x: np.ndarray, source: NoiseSource) -> np.ndarray:
+        """Complex fields [n, N] in front of a mesh's detectors."""
+        layers, params = zip(*self.layers, strict=True)
+        layer = layers[number - 1]
+        if not isinstance(layer, Photonic):
+            raise ValueError(f"what must not be fields, which device {self.config.device} hides")
+        if number > 1:
+            x = self._first_layers(number - 1).all_outputs(params[: number - 1], x, source)
+        alone = one_set(tf.nest.map_structure(tf.convert_to_tensor, params[number - 1]))
+
+        def fields(chunk: np.ndarray) -> Any:
+            drawn = layer.draw_noise(source.rng, 1, 1, len(chunk), source.age)
+            noise = tf.nest.map_structure(lambda array: array[0], drawn)
+            return dict(layer.stages(alone, chunk, noise))[layer.name][0]
+
+        return in_chunks(fields, x, pad=False)
+
+    def _first_layers(self, number: int) -> Block:
+        """The first layers as one block; each is compiled once."""
+        prefixes = vars(self).setdefault("_prefixes", {})
+        if number not in prefixes:
+            layers = tuple(layer for layer, _ in self.layers)
+            prefixes[number] = Block(layers[:number], self.blocks[0].readout)
+        return prefixes[number]
+
+    def _detected(self, number: int, z: np.ndarray) -> np.ndarray:
+        """Unit vectors [n, T] of tapped values [n, T]; each group of outputs has its own."""
+        config, readout = self.config, self.readout_after(number)
+        groups = len(readout.prototypes) if isinstance(readout, Goodness) else 1
+        by_group = tf.reshape(z, [len(z), groups, z.shape[-1] // groups])
+        detected = DETECTIONS[config.detection or "raw"](by_group)
+        return unit_vectors(detected, config.norm_size or 0).numpy().reshape(len(z), -1)
+
+    def readout_after(self, number: int) -> Readout | None:
+        """The readout after a mesh or layer, counted from 1; None if a loss comes later (BP)."""
+        ends = np.cumsum([len(block.layers) for block in self.blocks]).tolist()
+        return self.blocks[ends.index(number)].readout if number in ends else None
+
     @cached_property
     def _evaluated_blocks(self) -> list[Block]:
         """Every block with the layers in front that its inputs have to cross again."""
@@ -247,7 +314,7 @@ class Model:
         self.params = other.params
         pairs = zip(self.blocks, other.blocks, strict=True)
         self.blocks = [replace(block, readout=trained.readout) for block, trained in pairs]
-        vars(self).pop("_evaluated_blocks", None)  # it holds the readouts of before
+        self._forget_compiled()  # they hold the readouts of before
 
     def freeze(self, frozen: Any) -> None:
         """Let phases of meshes keep their values in training; true means: does not move.
@@ -281,7 +348,11 @@ class Model:
             if not any(mask.any() for layer in block.trainable for mask in layer):
                 where = f" of mesh {number}" if self.config.local else ""
                 raise ValueError(f"frozen_phases must leave a phase{where} that moves, got none")
-        vars(self).pop("_evaluated_blocks", None)
+        self._forget_compiled()
+
+    def _forget_compiled(self) -> None:
+        for name in ("_evaluated_blocks", "_prefixes"):
+            vars(self).pop(name, None)
 
     def _structure(self) -> dict[str, Any]:
         """What two networks must share for their parameters and prototypes to mean the same."""

@@ -30,7 +30,7 @@ _PANELS_PER_ROW = 4
 def curve_style(index: int) -> dict[str, Any]:
     """Colour, marker and line of a curve: distinct for the colour-blind, and in grey."""
     marker, line = _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES)]
-    return {"color": _colour(index), "marker": marker, "linestyle": line}
+    return {"color": class_colour(index), "marker": marker, "linestyle": line}
 
 
 def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: str = "") -> None:
@@ -107,10 +107,10 @@ def plot_embeddings(
     """Draw points [n, 2] as the numbers of their classes, and prototypes [C, 2] in circles."""
     for label in np.unique(labels):
         x, y = points[labels == label].T
-        axes.scatter(x, y, s=22, marker=f"${label}$", color=_colour(label), linewidth=0.3)
+        axes.scatter(x, y, s=22, marker=f"${label}$", color=class_colour(label), linewidth=0.3)
     for label, (x, y) in enumerate([] if prototypes is None else prototypes):
         circle = {"boxstyle": "circle", "facecolor": axes.get_facecolor(), "linewidth": 2.5}
-        circle["edgecolor"] = _colour(label)
+        circle["edgecolor"] = class_colour(label)
         axes.text(x, y, str(label), ha="center", va="center", bbox=circle)
         axes.update_datalim([(x, y)])  # text alone does not widen the view
     axes.autoscale_view()
@@ -129,7 +129,7 @@ def plot_alignment(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
         cosines = np.clip(scores[mask], -1, 1)  # rounding may step over the edge
         counts, edges = np.histogram(cosines, bins=40, range=(-1, 1))
         share = 100 * counts / counts.sum()
-        axes.stairs(share, edges, fill=fill, color=_colour(index), linewidth=2, label=name)
+        axes.stairs(share, edges, fill=fill, color=class_colour(index), linewidth=2, label=name)
     for ideal in (1, -1 / (scores.shape[-1] - 1)):
         axes.axvline(ideal, **_reference(axes))
     axes.set(xlabel="goodness (cosine with the prototype)", ylabel="share (%)")
@@ -189,7 +189,8 @@ def plot_power_budget(
     axes.legend()
 
 
-def _colour(index: int) -> str:
+def class_colour(index: int) -> str:
+    """The colour of a class, or of a curve."""
     return _COLOURS[index % len(_COLOURS)]
 
 

@@ -60,10 +60,18 @@ def cosine(z: Any, prototypes: Any, norm_size: int = 0) -> Any:
         Guo et al., arXiv 2603.24790, eq. 5. The pools are ours, after the divisive normalisation
         of Carandini and Heeger, Nature Reviews Neuroscience 13, 51 (2012).
     """
+    return _projected(unit_vectors(z, norm_size), prototypes)
+
+
+def unit_vectors(z: Any, norm_size: int = 0) -> Any:
+    """Tapped values [..., n] divided by their norm, in pools as `cosine` has them; 0 where z = 0.
+
+    Their scalar products with prototypes are the goodness.
+    """
     size = _row_sums(tf.abs(z))
     # The cosine does not depend on the scale, but the square of dim light underflows in float32.
     z = z / tf.stop_gradient(tf.where(size > 0, size, tf.ones_like(size)))
-    return _projected(_normalised(z, norm_size or z.shape[-1]), prototypes)
+    return _normalised(z, norm_size or z.shape[-1])
 
 
 def _normalised(z: Any, size: int) -> Any:

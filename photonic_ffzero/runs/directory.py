@@ -30,8 +30,9 @@ from photonic_ffzero.plots import (
 )
 from photonic_ffzero.power import PowerBudget
 from photonic_ffzero.runs.claim import holds_files
+from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.storage import save_checkpoint, write_whole
-from photonic_ffzero.training.trainer import Observer
+from photonic_ffzero.training.trainer import Observer, Trainer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,8 @@ class RunDirectory(Observer):
 
     ``config.json`` is written at the start; ``history.csv`` and the checkpoint ``model.npz``
     after every epoch, so that an interrupted run can go on, and with a twin also
-    ``chip_estimate.npz``, what is known of the chip; ``results.json`` and the figures at the end.
+    ``chip_estimate.npz``, what is known of the chip, and ``embeddings.npz``, see `Snapshots`;
+    ``results.json`` and the figures at the end.
     The checkpoint holds ``run``: what else the results depend on.
     """
 
@@ -76,6 +78,20 @@ class RunDirectory(Observer):
         """The file that marks a finished run."""
         return self.path / "results.json"
 
+    @property
+    def embeddings(self) -> Path:
+        """The embeddings of some images after every epoch."""
+        return self.path / "embeddings.npz"
+
+    def snapshots(self, trainer: Trainer) -> Snapshots | None:
+        """Where a run keeps its embeddings, with those from before a resume; None without any."""
+        model, monitored = trainer.model, trainer.validation or trainer.train
+        if not isinstance(model.task, Classification) or model.config.device:
+            return None
+        if self.checkpoint.exists() and self.embeddings.exists():
+            return Snapshots.load(self.embeddings)
+        return Snapshots.of(model, monitored.x, monitored.y)
+
     def on_checkpoint(self, model: Model, position: Position) -> None:
         """Write the history as a table, and the checkpoint."""
         columns = _COLUMNS if model.known else [c for c in _COLUMNS if not c.startswith("twin_")]
@@ -83,6 +99,9 @@ class RunDirectory(Observer):
         text = table.to_csv(index=False, float_format="%.6g", lineterminator="\r\n")
         write_whole(self.path / "history.csv", lambda file: file.write(text.encode()))
         save_checkpoint(model, position, self.checkpoint, self._run)
+        if model.snapshots is not None and not position.losses:
+            kept: dict[str, Any] = model.snapshots.arrays()
+            write_whole(self.embeddings, lambda file: np.savez(file, **kept))
         if (known := model.chip_estimate) is not None:
             arrays: dict[str, Any] = known.arrays()
             write_whole(self.path / "chip_estimate.npz", lambda file: np.savez(file, **arrays))

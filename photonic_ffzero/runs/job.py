@@ -271,6 +271,7 @@ class Job:
         trainer = self._trainer(seed, directory.checkpoint)
         # Only now, as a checkpoint that does not fit, or a device, must cost nothing saved.
         write_json(self.output / "config.json", self._written_plan())
+        trainer.model.snapshots = directory.snapshots(trainer)
         sample = trainer.train.x[:SAMPLE]
         dark = self._warn_of_darkness(trainer.model, sample)
         label = f"seed {seed}, " if self.plan.seeds > 1 else ""

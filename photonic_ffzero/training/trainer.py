@@ -25,6 +25,7 @@ from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.power import beyond_tables
 from photonic_ffzero.seeds import generator
+from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.training.calibration import calibrated
 from photonic_ffzero.training.memory import check_memory
 from photonic_ffzero.training.step import Samples, StageTraining, as_arrays, check_directions
@@ -260,6 +261,8 @@ class Trainer:
         self._save()
 
     def _save(self) -> None:
+        if self.model.snapshots is not None:
+            self.model.snapshots.take(self.model, self.position)
         self.model.seconds = self._elapsed()
         for observer in self.observers:
             observer.on_checkpoint(self.model, self.position)
@@ -327,6 +330,7 @@ def fit(
     start_from: Model | None = None,
     frozen_phases: Any = None,
     chip_estimate: ChipEstimate | str | os.PathLike[str] | None = None,
+    embeddings: bool = False,
     **settings: Any,
 ) -> Model:
     """Train a network on the user's own arrays; return the model.
@@ -346,6 +350,8 @@ def fit(
         frozen_phases: Which phases of the meshes keep their values, see `Model.freeze`.
         chip_estimate: What is known of the chip, from which estimator ``twin`` starts; or the path
             of a file of `meshes.ChipEstimate.save`.
+        embeddings: Whether to keep small embeddings of some images (held-out ones, if there are
+            any) after every epoch, for `photonic_ffzero.explore`.
         **settings: Any field of `Config`, instead of the recipe's value.
 
     Warns:
@@ -370,6 +376,9 @@ def fit(
     if chip_estimate is not None:
         known = chip_estimate
         model.know(known if isinstance(known, ChipEstimate) else ChipEstimate.load(known))
+    if embeddings:
+        monitored = held_out or train
+        model.snapshots = Snapshots.of(model, monitored.x, monitored.y)
     if config.has_function:
         _try_nonlinearity(model, train.x[:1])
     Trainer(model, train, held_out, observers).run()
