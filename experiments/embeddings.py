@@ -46,7 +46,7 @@ def write_embeddings(directory: GridDirectory, data_dir: Path | None) -> None:
     draw = partial(_draw, model=models[0], x=x, labels=data.test_labels)
     title = f"{cells[0].name}, test images"
     panels = 2 * len(models[0].blocks)
-    save_figure(directory.path / "embeddings.png", draw, panels=panels, title=title)
+    save_figure(directory.path / "embeddings.png", draw, panels=panels, title=title, per_row=2)
 
 
 def _draw(*axes: Any, model: Model, x: np.ndarray, labels: np.ndarray) -> None:

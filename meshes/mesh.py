@@ -9,6 +9,7 @@ import numpy as np
 from meshes import propagation
 from meshes._tensorflow import tf
 from meshes.angles import wrapped
+from meshes.display import facts_html
 from meshes.engines import upper_port
 from meshes.validation import integer, number
 
@@ -24,6 +25,9 @@ class Phases(NamedTuple):
     theta: Any  # internal phases [..., L, M]
     phi: Any  # external phases [..., L, M]
     gamma: Any  # input phase screen [..., N]
+
+
+_BY_NAME = ("splitter_error", "insertion_loss_db", "loss_imbalance_db", "shifter_loss")
 
 
 class RectangularMesh:
@@ -163,11 +167,22 @@ class RectangularMesh:
         return self.propagate(np.eye(self.units, dtype=np.float32), phases, engine)
 
     def __repr__(self) -> str:
-        return (
-            f"RectangularMesh({self.units}, {self.num_columns}, {self.splitter_error},"
-            f" {self.seed}, insertion_loss_db={self.insertion_loss_db},"
-            f" loss_imbalance_db={self.loss_imbalance_db}, shifter_loss={self.shifter_loss})"
-        )
+        """What builds the mesh again, without what is as by default; measured errors are words."""
+        named = {n: v for n in _BY_NAME if (v := getattr(self, n))}
+        parts = [str(self.units), str(self.num_columns), *(f"{n}={v}" for n, v in named.items())]
+        if named.keys() - {"insertion_loss_db"}:  # drawn from the seed
+            parts.append(f"seed={self.seed}")
+        return f"RectangularMesh({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "ports": self.units,
+            "columns": self.num_columns,
+            "interferometers": int(self.mask.sum()),
+            "coupler error (rad)": self.splitter_error or None,
+            "loss (dB)": self.insertion_loss_db or None,
+        }
+        return facts_html("Rectangular mesh", facts)
 
     def _draw_splitter_errors(self) -> np.ndarray | None:
         if self.splitter_error == 0.0:

@@ -8,6 +8,7 @@ of the axes' labels. Matplotlib is imported when the first picture is drawn.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -179,11 +180,18 @@ def _draw_boxes(axes: Axes, boxes: np.ndarray, label: str, **colours: Any) -> No
     axes.figure.colorbar(drawn, ax=axes, label=label)
 
 
-def plot_light(axes: Axes, mesh: RectangularMesh, phases: Phases, fields: Any) -> Axes:
-    """Draw the mean intensity of fields [B, N] or [N] before and after each column of a mesh."""
+def plot_light(
+    axes: Axes, mesh: RectangularMesh, phases: Phases, fields: Any, limit: float | None = None
+) -> Axes:
+    """Draw the mean intensity of fields [B, N] or [N] before and after each column of a mesh.
+
+    ``limit`` is the end of the colour scale, by default the highest intensity; pictures that are
+    to be compared need the same.
+    """
     places = fields_by_column(mesh, phases, np.atleast_2d(fields))
     intensity = np.mean(np.abs(places) ** 2, axis=1)
-    _draw_image(axes, intensity.T, "intensity |E|² (arb. units)", aspect="auto")
+    label = "intensity |E|² (arb. units)"
+    _draw_image(axes, intensity.T, label, aspect="auto", vmax=limit)
     _label_grid(axes, "columns passed", "port")
     return axes
 
@@ -311,6 +319,34 @@ def _plot_unwrapped(axes: Axes, x: np.ndarray, phase: np.ndarray, hidden: np.nda
     return axes.plot(x, shown, "--", color=_ORANGE, linewidth=2)[0]
 
 
+class _Newest:
+    """Calls a function with the newest of the values that came while it was busy.
+
+    The loop of a kernel first takes the messages that wait, and then draws.
+    """
+
+    def __init__(self, function: Callable[[float], Any]) -> None:
+        self._function, self._waiting = function, False
+
+    def __call__(self, value: float) -> None:
+        self._value = value
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no kernel
+            self._function(value)
+            return
+        if not self._waiting:
+            self._waiting = True
+            loop.call_later(_PATIENCE, self._draw)
+
+    def _draw(self) -> None:
+        self._waiting = False
+        self._function(self._value)
+
+
+_DPI, _PATIENCE = 90, 0.02  # of a picture with a slider; s
+
+
 @dataclass
 class Knob:
     """A picture with a slider, for the last line of a notebook cell.
@@ -330,21 +366,26 @@ class Knob:
         """The picture for a value, as PNG."""
         from matplotlib.figure import Figure
 
-        figure, file = Figure(figsize=self.figsize, dpi=90, layout="constrained"), io.BytesIO()
+        figure, file = Figure(figsize=self.figsize, dpi=_DPI, layout="constrained"), io.BytesIO()
         self.draw(figure, value)
         figure.savefig(file, format="png")
         return file.getvalue()
 
     def widget(self) -> Any:
         """The slider above the picture; needs ipywidgets."""
-        from ipywidgets import FloatSlider, Image, VBox
+        from ipywidgets import FloatSlider, Image, Layout, VBox
 
-        image = Image(value=self.picture(self.value))
+        width, height = (round(_DPI * inches) for inches in self.figsize)
+        # Its natural size: a picture that is scaled is blurred.
+        size = Layout(width=f"{width}px", height=f"{height}px", max_width="none", flex="none")
+        image = Image(value=self.picture(self.value), layout=size)
         slider = FloatSlider(self.value, min=self.low, max=self.high, description=self.label)
         slider.step = (self.high - self.low) / 50
         slider.style.description_width = "initial"
-        slider.observe(lambda change: image.set_trait("value", self.picture(change.new)), "value")
-        return VBox([slider, image])
+        slider.layout.width = f"{min(width, 480)}px"
+        newest = _Newest(lambda value: image.set_trait("value", self.picture(value)))
+        slider.observe(lambda change: newest(change.new), "value")
+        return VBox([slider, image], layout=Layout(overflow="auto"))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         # The notebook shows the richest of these forms that it supports.

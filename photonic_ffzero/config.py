@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, TypeVar, get_type_hints
 
 from meshes import NONLINEARITIES, Amplifier, Imperfections, Nonlinearity
+from meshes.display import facts_html
 from meshes.imperfections import PRESETS, imperfections_of
 from meshes.propagation import ENGINES
 from meshes.validation import closest, counted, from_spec, number, quoted, with_values
@@ -387,6 +388,18 @@ class Config:
         for broken, message in chain(_network_rules(self), _training_rules(self)):
             if broken:
                 raise ValueError(message)
+
+    def __repr__(self) -> str:
+        """The recipe, the method, and what does not follow from them."""
+        values = {"recipe": self.recipe, "method": self.method} | changes(vars(self))
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+    def _repr_html_(self) -> str:
+        differs = {"recipe": self.recipe, "method": self.method} | changes(vars(self))
+        every = {n: v for n in settings_of(Config) if (v := getattr(self, n)) is not None}
+        rest = facts_html("all settings", every)
+        folded = f"<details><summary>{len(every)} settings</summary>{rest}</details>"
+        return facts_html("Config", differs, folded)
 
     @property
     def slopes(self) -> str | None:

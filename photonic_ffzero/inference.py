@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from meshes.display import facts_html
 from meshes.validation import counted
 from photonic_ffzero.data.checks import CHECKS
 from photonic_ffzero.data.tasks import Classification, Task
@@ -38,6 +39,23 @@ class Evaluation:
     vote_accuracy: float | None = None
     goodness_sum_accuracy: float | None = None
     confusion: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return f"Evaluation({', '.join(f'{name} {value}' for name, value in self._facts.items())})"
+
+    def _repr_html_(self) -> str:
+        return facts_html("Evaluation", self._facts)
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        """The figures in words."""
+
+        def words(value: float) -> str:
+            return f"{value:.4f}" if self.confusion is None else f"{100 * value:.2f} %"
+
+        alone = ", ".join(map(words, self.layer_quality))
+        facts = {"R^2" if self.confusion is None else "accuracy": words(self.quality)}
+        return facts | ({"readouts alone": alone} if len(self.layer_quality) > 1 else {})
 
     @property
     def accuracy(self) -> float:

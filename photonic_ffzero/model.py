@@ -13,7 +13,8 @@ import numpy as np
 from meshes import ChipEstimate, MeshEstimate, Phases
 from meshes._tensorflow import tf
 from meshes.calibration import frozen_mask, read_frozen
-from meshes.validation import choice, integer
+from meshes.display import facts_html
+from meshes.validation import choice, counted, integer
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import check_fields, require_finite
 from photonic_ffzero.data.encoding import Encoder
@@ -182,6 +183,34 @@ class Model:
         if has_twin(self.config.estimator):
             meshes, columns = self.config.layers, self.config.columns
             self.known = list(ChipEstimate.known(self.units, columns, meshes).meshes)
+
+    def __repr__(self) -> str:
+        return f"Model({', '.join(map(str, self._facts.values()))})"
+
+    def _repr_html_(self) -> str:
+        return facts_html("Model", self._facts)
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        """What it is, and how it was trained, in words."""
+        config, last = self.config, self.history[-1] if self.history else None
+        count = sum(np.size(array) for array in tf.nest.flatten(self.params))
+        plural = "meshes" if config.meshes else ""
+        layers = counted(config.layers, config.layer_name, plural)
+        facts = {
+            "network": f"{config.network}: {layers}, {counted(self.units, 'input')}",
+            "task": f"{self.task.outputs} outputs ({self.task.name})",
+            "parameters": counted(count, "parameter"),
+            "method": f"{config.method}, recipe {config.recipe}",
+        }
+        if last is None:
+            return facts | {"trained": "not trained here"}
+        held_out, name = last.validation_accuracy, "accuracy"
+        quality = last.train_accuracy if held_out is None else held_out
+        words = f"{quality:.1%}" if config.task == "classification" else f"R^2 {quality:.3f}"
+        facts["trained"] = f"{counted(len(self.history), 'epoch')} in {self.seconds:.1f} s"
+        where = "training" if held_out is None else "validation"
+        return facts | {name: f"{where} {words} at the end"}
 
     @property
     def chip_estimate(self) -> ChipEstimate | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ _COLOURS = (
 _MARKERS = "osD^vPX"  # tell curves apart in grey
 _LINES = ("-", "--", "-.", ":")
 _PANELS_PER_ROW = 4
+_SIGNED = "RdBu_r"  # diverging: 0 is white
 
 
 def curve_style(index: int) -> dict[str, Any]:
@@ -33,11 +34,17 @@ def curve_style(index: int) -> dict[str, Any]:
     return {"color": class_colour(index), "marker": marker, "linestyle": line}
 
 
-def save_figure(path: Path, draw: Callable[..., None], panels: int = 1, title: str = "") -> None:
+def save_figure(
+    path: Path,
+    draw: Callable[..., None],
+    panels: int = 1,
+    title: str = "",
+    per_row: int = _PANELS_PER_ROW,
+) -> None:
     """Let ``draw(*axes)`` fill the panels of a figure, row by row, and write it as PNG."""
     from matplotlib.figure import Figure
 
-    rows = math.ceil(panels / _PANELS_PER_ROW)
+    rows = math.ceil(panels / per_row)
     columns = math.ceil(panels / rows)
     size = (1.4 + 4.2 * columns, 0.4 + 4.0 * rows)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
@@ -55,37 +62,60 @@ def plot_loss(axes: Axes, *histories: Sequence[EpochRecord], layer: str = "mesh"
     Of several runs the mean is drawn, in a band from the least to the greatest. ``layer`` is what
     the figure calls a layer.
     """
-    for index, name, epochs, runs in _by_layer(histories, layer):
+    curves = list(_by_layer(histories, layer))
+    for index, (name, epochs, runs) in enumerate(curves):
         losses = [[record.loss for record in run] for run in runs]
-        _plot_runs(axes, index, epochs, losses, label=name)
-    _finish_curves(axes, layer, "loss")
+        _plot_runs(axes, _curve(index, len(curves)), epochs, losses, label=name)
+    _finish_curves(axes, curves, layer, "loss")
 
 
 def plot_quality(
     axes: Axes, *histories: Sequence[EpochRecord], layer: str = "mesh", task: str = "classification"
 ) -> None:
-    """Draw training and validation accuracy (R^2 of a regression) as `plot_loss` draws losses."""
+    """Draw training and validation accuracy (R^2 of a regression) as `plot_loss` draws losses.
+
+    The colour tells the layer; validation is a whole line, training a dashed one.
+    """
     factor, quality = (100, "accuracy (%)") if task == "classification" else (1, "R²")
-    for index, name, epochs, runs in _by_layer(histories, layer):
+    curves = list(_by_layer(histories, layer))
+    for index, (name, epochs, runs) in enumerate(curves):
+        style = _curve(index, len(curves))
         training = [[factor * record.train_accuracy for record in run] for run in runs]
-        style = {"marker": "x", "linestyle": "--", "label": f"{name}, training"}
-        _plot_runs(axes, index, epochs, training, **style)
+        dashed = {"marker": "", "linestyle": "--", "label": f"{name}, training"}
+        _plot_runs(axes, style, epochs, training, **dashed)
         held_out = [[record.validation_accuracy for record in run] for run in runs]
         if not any(None in values for values in held_out):
             percent = [[factor * value for value in run if value is not None] for run in held_out]
-            _plot_runs(axes, index, epochs, percent, label=f"{name}, validation")
-    _finish_curves(axes, layer, f"{quality} of the readout after the {layer}")
+            _plot_runs(axes, style, epochs, percent, label=f"{name}, validation")
+    where = f"the {layer}" if len(curves) > 1 or layer != "mesh" else "the last mesh"
+    _finish_curves(axes, curves, layer, f"{quality} of the readout after {where}", training=True)
 
 
 def plot_confusion(axes: Axes, confusion: np.ndarray) -> None:
-    """Draw counts of true class by predicted class [C, C], shaded by the share of a true class."""
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    """Draw counts of true class by predicted class [C, C], shaded by the share of a true class.
+
+    Right of each row stands the rate of the true class that is found, below each column that of the
+    predicted class that is right.
+    """
+    total = confusion.sum(axis=1, keepdims=True)
+    share = confusion / np.maximum(total, 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(confusion):
         colour = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=7)
     classes = range(len(confusion))
+    right = np.diag(confusion)
+    rates = {"found": right / np.maximum(total[:, 0], 1)}
+    rates["right"] = right / np.maximum(confusion.sum(axis=0), 1)
     axes.set(xticks=classes, yticks=classes, xlabel="predicted class", ylabel="true class")
+    found = axes.secondary_yaxis("right")
+    found.set_yticks(classes, [f"{100 * rate:.0f}" for rate in rates["found"]])
+    found.set_ylabel("of the true class, % found")
+    correct = axes.secondary_xaxis("top")
+    correct.set_xticks(classes, [f"{100 * rate:.0f}" for rate in rates["right"]])
+    correct.set_xlabel("of the predicted class, % right")
+    for axis in (found, correct):
+        axis.tick_params(length=0, labelsize=8)
 
 
 def plot_predictions(axes: Axes, labels: np.ndarray, predicted: np.ndarray) -> None:
@@ -139,9 +169,10 @@ def plot_alignment(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
 
 def plot_goodness(axes: Axes, scores: np.ndarray, labels: np.ndarray) -> None:
     """Draw the goodness [n, C] of all samples as a heat map, ordered by their true class [n]."""
-    _heat_map(axes, scores[np.argsort(labels, kind="stable")], "goodness (cosine)")
+    ordered, limit = scores[np.argsort(labels, kind="stable")], float(np.abs(scores).max())
+    _heat_map(axes, ordered, "goodness (cosine)", cmap=_SIGNED, vmin=-limit, vmax=limit)
     ends = np.cumsum(np.bincount(labels, minlength=scores.shape[-1]))
-    axes.hlines(ends[:-1] - 0.5, *axes.get_xlim(), colors="white", linewidth=0.8)
+    axes.hlines(ends[:-1] - 0.5, *axes.get_xlim(), colors="black", linewidth=0.8)
     middles = (ends + np.append(0, ends[:-1]) - 1) / 2
     axes.set_yticks(middles, list(map(str, range(len(ends)))))
     axes.set_xticks(range(len(ends)))
@@ -186,7 +217,23 @@ def plot_power_budget(
         axes.set_xticks(places, stages, rotation=60, ha="right", rotation_mode="anchor")
     if floor is not None:
         axes.axhline(floor, label="detectors' floor", **_reference(axes))
-    axes.legend()
+    _cut_below(axes, powers, floor)
+    axes.legend(fontsize="small")
+
+
+_DECADES = 9  # of power that are drawn: detectors do not span more
+
+
+def _cut_below(axes: Axes, powers: np.ndarray, floor: float | None) -> None:
+    """End the axis a decade below the detectors' floor, or where no detector sees anything."""
+    highest = float(np.max(powers))
+    bottom = floor / 10 if floor else highest * 10.0**-_DECADES
+    if highest > 0 and axes.get_ylim()[0] < bottom < highest:
+        axes.set_ylim(bottom=bottom)
+        dark = np.median(powers, axis=1) < bottom
+        if dark.any():
+            ink = axes.xaxis.label.get_color()
+            axes.plot(np.flatnonzero(dark), np.full(dark.sum(), 1.6 * bottom), "v", color=ink, ms=5)
 
 
 def class_colour(index: int) -> str:
@@ -199,39 +246,97 @@ def _reference(axes: Axes) -> dict[str, Any]:
     return {"linestyle": ":", "color": axes.xaxis.label.get_color()}
 
 
-def _by_layer(
-    histories: Sequence[Sequence[EpochRecord]], layer: str
-) -> Iterator[tuple[int, str, np.ndarray, list[Sequence[EpochRecord]]]]:
-    """Of every layer: index, name, epochs on the axis, and as many records of each run."""
+Curves = tuple[str, np.ndarray, list[Sequence[EpochRecord]]]
+"""Of a layer: its name, epochs on the axis, and as many records of each run."""
+
+
+def _by_layer(histories: Sequence[Sequence[EpochRecord]], layer: str) -> Iterator[Curves]:
     start = 0
-    for index, mesh in enumerate(dict.fromkeys(record.mesh for record in histories[0])):
+    for mesh in dict.fromkeys(record.mesh for record in histories[0]):
         runs = [[record for record in history if record.mesh == mesh] for history in histories]
         epochs = min(map(len, runs))
-        yield (
-            index,
-            f"{layer} {mesh}",
-            start + np.arange(1, epochs + 1),
-            [run[:epochs] for run in runs],
-        )
+        several = "-" in mesh  # those of a global loss are trained at once
+        name = f"{_plural(layer)} {mesh}" if several else f"{layer} {mesh}"
+        yield name, start + np.arange(1, epochs + 1), [run[:epochs] for run in runs]
         start += epochs
 
 
+def _plural(layer: str) -> str:
+    return "meshes" if layer == "mesh" else f"{layer}s"
+
+
+_FEW = 6  # curves that a legend can name
+
+
+def _curve(index: int, count: int) -> dict[str, Any]:
+    """Style of one of ``count`` curves: of many, colours run from dark to light."""
+    if count <= _FEW:
+        return curve_style(index) | {"linestyle": "-", "ms": 4}
+    from matplotlib import colormaps
+
+    colour = colormaps["viridis"](0.92 * index / (count - 1))
+    return {"color": colour, "marker": _MARKERS[index % len(_MARKERS)], "linestyle": "-", "ms": 3}
+
+
 def _plot_runs(
-    axes: Axes, index: int, epochs: np.ndarray, runs: Sequence[Sequence[float]], **style: Any
+    axes: Axes,
+    style: Mapping[str, Any],
+    epochs: np.ndarray,
+    runs: Sequence[Sequence[float]],
+    **changed: Any,
 ) -> None:
     """Draw the mean over runs, and a band from the least to the greatest of them."""
-    style = curve_style(index) | {"linestyle": "-", "ms": 4} | style
+    style = {**style, **changed}
     axes.plot(epochs, np.mean(runs, axis=0), **style)
     if len(runs) > 1:
         low, high = np.min(runs, axis=0), np.max(runs, axis=0)
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
-def _finish_curves(axes: Axes, layer: str, quantity: str) -> None:
-    axes.set(xlabel=f"epoch, one {layer} after another", ylabel=quantity)
+def _finish_curves(
+    axes: Axes, curves: Sequence[Curves], layer: str, quantity: str, training: bool = False
+) -> None:
+    """Label the axes; say beside them, never over data, which curve is which."""
+    axes.set(xlabel=f"epoch, one {layer} after another" if len(curves) > 1 else "epoch")
+    axes.set_ylabel(quantity)
     _whole_ticks(axes)
     axes.grid(alpha=0.3)
-    axes.legend()
+    handles = _handles(curves) if len(curves) <= _FEW else []
+    if len(curves) > _FEW:
+        _colour_bar(axes, len(curves), layer)
+    if training:
+        handles += _kinds(axes)
+    if handles:
+        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+        axes.legend(handles=handles, ncols=min(len(handles), 4), fontsize="small", **place)
+
+
+def _handles(curves: Sequence[Curves]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    styles = (_curve(index, len(curves)) for index in range(len(curves)))
+    pairs = zip(styles, curves, strict=True)
+    return [Line2D([], [], label=name, **style) for style, (name, *_) in pairs]
+
+
+def _kinds(axes: Axes) -> list[Any]:
+    """Lines that tell training from validation."""
+    from matplotlib.lines import Line2D
+
+    ink, drawn = axes.xaxis.label.get_color(), {line.get_linestyle() for line in axes.lines}
+    kinds = {"-": "validation", "--": "training"}
+    return [Line2D([], [], color=ink, linestyle=k, label=v) for k, v in kinds.items() if k in drawn]
+
+
+def _colour_bar(axes: Axes, count: int, layer: str) -> None:
+    """A bar of the layers' colours, which names the first, the last and some between."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    colours = ListedColormap([_curve(index, count)["color"] for index in range(count)])
+    scale = ScalarMappable(Normalize(0.5, count + 0.5), colours)
+    ticks = np.unique(np.linspace(1, count, min(count, 6)).round().astype(int))
+    axes.figure.colorbar(scale, ax=axes, label=layer, ticks=ticks)
 
 
 def _whole_ticks(axes: Axes) -> None:

@@ -88,7 +88,7 @@ class TestSnapshots:
         np.testing.assert_array_equal(alone.scores(X), model.scores(X))
         assert alone.usage == model.usage
 
-    @pytest.mark.parametrize(("epochs", "units", "meshes"), [(10, 64, 2), (40, 784, 3)])
+    @pytest.mark.parametrize(("epochs", "units", "meshes"), [(10, 64, 2), (60, 256, 3)])
     def test_their_size_is_bounded(self, epochs, units, meshes):
         config = configure(epochs=epochs, meshes=meshes, columns=2)
         wide = Model(config, units, Classification(2))

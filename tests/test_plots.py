@@ -66,6 +66,33 @@ class TestCurves:
         np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.6, 0.7, 0.8])
         assert axes.lines[0].get_label() == "layer 1, training"
 
+    def test_the_style_tells_validation_and_the_colour_the_mesh(self, axes):
+        plot_quality(axes, history())
+        training, validation, _, second = axes.lines
+        assert training.get_color() == validation.get_color() != second.get_color()
+        assert (training.get_linestyle(), validation.get_linestyle()) == ("--", "-")
+        texts = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert texts == ["mesh 1", "mesh 2", "validation", "training"]
+
+    @pytest.mark.parametrize("count", [1, 2, 6, 7, 20])
+    def test_of_any_number_of_meshes_without_a_legend_over_data(self, count):
+        figure = Figure(layout="constrained")
+        axes, epochs = figure.subplots(), range(1, 4)
+        rows = [(str(mesh), epoch) for mesh in range(1, count + 1) for epoch in epochs]
+        records = [EpochRecord(m, e, 1 / e, 0.5, 0.6, 0, 0, None, 0.0) for m, e in rows]
+        plot_quality(axes, records)
+        figure.canvas.draw()
+        legend = axes.get_legend().get_window_extent()
+        assert not legend.overlaps(axes.get_window_extent())
+        assert len({line.get_color() for line in axes.lines}) == count
+        assert len(figure.axes) == 1 + (count > 6)  # the colour bar
+
+    def test_meshes_that_share_a_loss_are_trained_at_once(self, axes):
+        records = [EpochRecord("1-2", e, 1 / e, 0.5, 0.6, 0, 0, None, 0.0) for e in (1, 2)]
+        plot_loss(axes, records)
+        assert axes.get_xlabel() == "epoch"
+        assert axes.get_legend().get_texts()[0].get_text() == "meshes 1-2"
+
     def test_several_runs_are_their_mean_in_a_band_that_spans_them(self, axes):
         """They end with the shortest."""
         halved = [replace(record, loss=record.loss / 2) for record in history()[:-1]]
@@ -90,12 +117,20 @@ class TestCurves:
         assert axes.get_ylabel().endswith("(W)")
         assert [text.get_text() for text in axes.get_xticklabels()] == stages
 
+    @pytest.mark.parametrize("floor", [None, 1e-6])
+    def test_a_power_budget_ends_where_detectors_do(self, axes, floor):
+        powers = np.array([1.0, 1e-3, 1e-30])[:, None] * np.ones(5)
+        plot_power_budget(axes, powers, floor=floor)
+        assert axes.get_ylim()[0] == pytest.approx(1e-7 if floor else 1e-9)
+
 
 class TestHeatMaps:
     def test_confusion_has_every_count_and_the_shares_of_each_row(self, axes):
         plot_confusion(axes, np.array([[3, 1], [0, 0]]))
         assert [text.get_text() for text in axes.texts] == ["3", "1", "0", "0"]
         np.testing.assert_array_equal(axes.images[0].get_array(), [[0.75, 0.25], [0, 0]])
+        rates = [axis.get_yticklabels() or axis.get_xticklabels() for axis in axes.child_axes]
+        assert [text.get_text() for text in rates[0]] == ["75", "0"]
 
     def test_goodness_is_ordered_by_class_and_each_class_is_named_at_its_middle(self, axes):
         plot_goodness(axes, SCORES, LABELS)

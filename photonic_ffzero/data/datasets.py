@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from meshes.display import facts_html
 from meshes.validation import integer
 from photonic_ffzero.data.checks import COLOURS, check_images, in_colour
 from photonic_ffzero.data.cifar import CIFAR_CLASSES, read_cifar
@@ -57,6 +58,27 @@ class Dataset:
     num_classes: int | None = None
     note: str = ""
     class_names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        train, test = len(self.train_labels), len(self.test_labels)
+        return f"Dataset({self.name}: {train} training, {test} test samples of {self._form})"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "source": self.source,
+            "training samples": len(self.train_labels),
+            "test samples": len(self.test_labels),
+            "each": self._form,
+            "classes": ", ".join(self.class_names) or self.num_classes,
+            "note": self.note,
+        }
+        return facts_html(f"Data set {self.name}", facts)
+
+    @property
+    def _form(self) -> str:
+        shape = " x ".join(map(str, self.train_images.shape[1:3]))
+        kind = {2: "numbers", 3: "pixels", 4: "pixels in colour"}[self.train_images.ndim]
+        return f"{shape} {kind}"
 
 
 def load_dataset(

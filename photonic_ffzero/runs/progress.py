@@ -5,114 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.progress import TaskID
 
 from meshes.files import read_text
 from meshes.validation import one_line
-from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.runs.grid import Cell, Grid
-from photonic_ffzero.training.trainer import Observer
+from photonic_ffzero.training.progress import INTERVAL, LiveProgress, bars, progress_console
+
+__all__ = ["CalibrationProgress", "GridProgress", "LiveProgress", "progress_console"]
 
 _NARROW = 80  # columns; below, a grid's lines have no room for bars
-_INTERVAL = 0.1  # seconds between updates, so that showing progress costs no time
-
-
-def progress_console(quiet: bool) -> Console:
-    """Standard error; nothing in a text is an instruction, as texts hold names of files."""
-    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
-
-
-def _bars(console: Console, bar: bool = True, **settings: Any) -> Progress:
-    """Lines of description, bar, figures and time left; nothing if the console is no terminal."""
-    description = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-    figures = TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True))
-    return Progress(
-        TextColumn("{task.description}", markup=False, table_column=description),
-        *([BarColumn(bar_width=None, table_column=Column(ratio=1))] if bar else []),
-        figures,
-        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-        TextColumn("left", table_column=Column(no_wrap=True)),
-        console=console,
-        refresh_per_second=4,
-        disable=not console.is_terminal or console.quiet,
-        transient=True,
-        expand=True,
-        **settings,
-    )
-
-
-class LiveProgress(Observer):
-    """A bar on a terminal; elsewhere (a pipe, a log) one line an epoch.
-
-    Args:
-        console: Where to write.
-        steps: Steps of the whole run.
-        done: Steps taken before.
-        label: What is trained; a mesh's number follows.
-        quality: Formats an accuracy or R^2.
-    """
-
-    def __init__(
-        self,
-        console: Console,
-        steps: int,
-        done: int,
-        label: str,
-        quality: Callable[[float], str],
-    ) -> None:
-        self._console, self._label, self._quality = console, label, quality
-        self._steps, self._done, self._updated, self._validation = steps, done, 0.0, ""
-        self._bar = _bars(console)
-        self._task = self._bar.add_task(label, total=steps, completed=done, figures="compiling")
-
-    def __enter__(self) -> LiveProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def on_steps(self, mesh: str, losses: list[float]) -> None:
-        """Move the bar, a few times a second."""
-        self._done += len(losses)
-        now = time.perf_counter()
-        if now - self._updated < _INTERVAL and self._done < self._steps:
-            return
-        self._updated = now
-        self._bar.update(
-            self._task,
-            completed=self._done,
-            description=f"{self._label} {mesh}",
-            figures=f"loss {losses[-1]:.3f}{self._validation}",
-        )
-
-    def on_calibration(self, mesh: str, done: int, total: int) -> None:
-        """Show the settings that are read; elsewhere than on a terminal, say when all are."""
-        now = time.perf_counter()
-        if now - self._updated > _INTERVAL:
-            self._updated = now
-            name, figures = f"{self._label} {mesh}", f"calibrating {done}/{total}"
-            self._bar.update(self._task, description=name, figures=figures)
-        if done == total and not self._console.is_terminal:
-            self._console.print(f"{self._label} {mesh}: calibrated by {total} settings")
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Show the accuracy on the validation images."""
-        quality = record.validation_accuracy
-        self._validation = "" if quality is None else f", validation {self._quality(quality)}"
-        if not self._console.is_terminal:
-            self._console.print(
-                f"{self._label} {record.mesh}, epoch {record.epoch}: "
-                f"loss {record.loss:.3f}{self._validation}, {record.seconds:.0f} s",
-                highlight=False,
-            )
 
 
 class CalibrationProgress:
@@ -120,7 +26,7 @@ class CalibrationProgress:
 
     def __init__(self, console: Console, meshes: int) -> None:
         self._console, self._meshes, self._done, self._updated = console, meshes, 0, 0.0
-        self._bar = _bars(console)
+        self._bar = bars(console)
         self._task = self._bar.add_task("mesh 1", total=meshes, figures="compiling")
 
     def __enter__(self) -> CalibrationProgress:
@@ -137,7 +43,7 @@ class CalibrationProgress:
             self._done += 1
             if not self._console.is_terminal:
                 self._console.print(f"mesh {mesh}: {total} settings read")
-        elif now - self._updated > _INTERVAL:
+        elif now - self._updated > INTERVAL:
             self._updated = now
             self._bar.update(
                 self._task,
@@ -153,7 +59,7 @@ class GridProgress:
     def __init__(self, console: Console, cells: int, done: int) -> None:
         self._console, self._cells, self._ended, self._failed = console, cells, done, 0
         self._wide = console.width >= _NARROW
-        self._bars = _bars(console, self._wide, speed_estimate_period=3600.0)
+        self._bars = bars(console, self._wide, speed_estimate_period=3600.0)
         self._total = self._bars.add_task("", total=cells, completed=done, figures="")
         self._running: dict[str, TaskID] = {}
         self._update_total()

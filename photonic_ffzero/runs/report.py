@@ -72,10 +72,11 @@ def _facts(grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 
 def _pictures(directory: GridDirectory) -> Iterator[dict[str, str]]:
-    """The grid's figure, then those that its experiment adds."""
+    """Embeddings, where an experiment draws them, the grid's figure, then all others."""
     grid, main = directory.grid, directory.path / "figure.png"
-    others = sorted(set(directory.path.glob("*.png")) - {main})
-    for path in [main, *others] if main.exists() else others:
+    first = directory.path / "embeddings.png"
+    rank = {first: 0, main: 1}
+    for path in sorted(directory.path.glob("*.png"), key=lambda p: (rank.get(p, 2), p)):
         axes = f"{grid.value_axis} against {grid.x_label or grid.x}, as in the table"
         text = axes if path == main else f"{grid.heading}: {path.stem}"
         yield {"base64": base64.b64encode(path.read_bytes()).decode(), "text": text}

@@ -28,6 +28,8 @@ from photonic_ffzero.seeds import generator
 from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.training.calibration import calibrated
 from photonic_ffzero.training.memory import check_memory
+from photonic_ffzero.training.observer import Observer, StoppedError
+from photonic_ffzero.training.progress import progress_of
 from photonic_ffzero.training.step import Samples, StageTraining, as_arrays, check_directions
 from photonic_ffzero.training.twins import learned, places, twin_of
 from photonic_ffzero.training.warnings import ResultWarning, facts_of, warnings_of
@@ -38,32 +40,6 @@ CHECKPOINT_SECONDS = 60.0  # longest time between two checkpoints within an epoc
 
 class NonFiniteLossError(ArithmeticError):
     """Training met a loss that is not a finite number."""
-
-
-class StoppedError(Exception):
-    """An observer stops the run; the trainer lets the observers save a checkpoint first."""
-
-
-class Observer:
-    """Is told of a training run as it goes on; override what you need."""
-
-    def on_steps(self, mesh: str, losses: list[float]) -> None:
-        """Receive the losses of some steps, and the name of the mesh or meshes in training.
-
-        Raise `StoppedError` to stop the run here, with a checkpoint.
-        """
-
-    def on_calibration(self, mesh: str, done: int, total: int) -> None:
-        """Receive how many settings of a calibration are done, and the name of the mesh.
-
-        Raise `StoppedError` to stop the run here; the calibration then begins anew.
-        """
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Receive the record of every epoch at its end."""
-
-    def on_checkpoint(self, model: Model, position: Position) -> None:
-        """Save what is needed to go on: called after every epoch, now and then, and at a stop."""
 
 
 @dataclass
@@ -331,6 +307,7 @@ def fit(
     frozen_phases: Any = None,
     chip_estimate: ChipEstimate | str | os.PathLike[str] | None = None,
     embeddings: bool = False,
+    progress: bool | str = "auto",
     **settings: Any,
 ) -> Model:
     """Train a network on the user's own arrays; return the model.
@@ -352,6 +329,7 @@ def fit(
             of a file of `meshes.ChipEstimate.save`.
         embeddings: Whether to keep small embeddings of some images (held-out ones, if there are
             any) after every epoch, for `photonic_ffzero.explore`.
+        progress: Whether to show a bar; ``auto``: in Jupyter and on terminals.
         **settings: Any field of `Config`, instead of the recipe's value.
 
     Warns:
@@ -381,7 +359,11 @@ def fit(
         model.snapshots = Snapshots.of(model, monitored.x, monitored.y)
     if config.has_function:
         _try_nonlinearity(model, train.x[:1])
-    Trainer(model, train, held_out, observers).run()
+    trainer = Trainer(model, train, held_out, observers)
+    quality = "{:.2%}" if config.task == "classification" else "{:.4f}"
+    with progress_of(progress, trainer.steps, 0, config.layer_name, quality.format) as shown:
+        trainer.observers = (*observers, shown)
+        trainer.run()
     _warn(model, train, held_out)
     return model
 
