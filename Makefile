@@ -7,13 +7,14 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: mnist digital figures test test-long bench notebooks docs lint format clean help
+.PHONY: mnist digital figures test test-long test-browser bench notebooks docs lint format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make mnist       train a photonic network on MNIST from forward passes alone"
 	@echo "make test        run the tests (about 10 minutes on 2 cores)"
 	@echo "make test-long   run the long ones: fuzzing, kills, many seeds"
+	@echo "make test-browser  run the notebooks in JupyterLab (needs Chromium, else skipped)"
 	@echo "make digital     train a digital MLP (or CNN) with the same core"
 	@echo "make figures     run small versions of the paper's experiments; one HTML report"
 	@echo "make bench       time the mesh engines against Neurophox, digital steps against TensorFlow"
@@ -44,7 +45,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
 test-long: $(READY)
-	$(BIN)/python -m pytest -m long $(ARGS)
+	$(BIN)/python -m pytest -m "long and not browser" $(ARGS)
+
+test-browser: $(READY)
+	$(BIN)/python -m pytest -n 0 -m browser tests/test_browser.py $(ARGS)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/engines.py $(ARGS)

@@ -233,7 +233,14 @@ def _cut_below(axes: Axes, powers: np.ndarray, floor: float | None) -> None:
         dark = np.median(powers, axis=1) < bottom
         if dark.any():
             ink = axes.xaxis.label.get_color()
-            axes.plot(np.flatnonzero(dark), np.full(dark.sum(), 1.6 * bottom), "v", color=ink, ms=5)
+            axes.plot(
+                np.flatnonzero(dark),
+                np.full(dark.sum(), 1.6 * bottom),
+                "v",
+                color=ink,
+                ms=5,
+                label="darker",
+            )
 
 
 def class_colour(index: int) -> str:
