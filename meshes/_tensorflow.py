@@ -100,6 +100,8 @@ def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
             _kept_errors.reset(token)
 
     compiled = tf.function(traced, autograph=False, jit_compile=xla)
+    # TensorFlow counts how often the same code is traced, and warns; here it is another function.
+    compiled._omit_frequent_tracing_warning = True
 
     def call(*arguments: Any) -> Any:
         try:

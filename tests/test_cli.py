@@ -52,7 +52,7 @@ def test_a_run_leaves_its_results_and_says_them_in_one_line(capsys):
     printed = capsys.readouterr()
     assert printed.out.startswith("digits, ff-dd, seed 0: test accuracy ")
     assert (len(printed.out.splitlines()), printed.err) == (1, "")
-    names = {"config.json", "history.csv", "model.npz", "results.json"}
+    names = {"config.json", "history.csv", "model.npz", "embeddings.npz", "results.json"}
     pictures = {"training_curves.png", "confusion.png", "power_budget.png"}
     assert {path.name for path in Path("run").iterdir()} == names | pictures
 

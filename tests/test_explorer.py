@@ -88,6 +88,22 @@ class TestSnapshots:
         np.testing.assert_array_equal(alone.scores(X), model.scores(X))
         assert alone.usage == model.usage
 
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"network": "mlp", "depth": 2, "width": 6, "groups": 2},
+            {"network": "cnn", "depth": 2, "channels": 2, "kernel_size": 2},
+            {"network": "mixer", "depth": 2, "channels": 6, "groups": 2, "patches": 3},
+        ],
+        ids=lambda settings: settings["network"],
+    )
+    def test_of_digital_networks(self, settings):
+        network = fit(X, Y, recipe="digital", epochs=1, batch_size=20, embeddings=True, **settings)
+        numbers = range(1, 1 + len(list(network.layers)))
+        assert set(network.snapshots.points) == {(number, 1) for number in numbers}
+        for number in numbers:
+            assert np.isfinite(network.snapshots.points[number, 1]).all()
+
     @pytest.mark.parametrize(("epochs", "units", "meshes"), [(10, 64, 2), (60, 256, 3)])
     def test_their_size_is_bounded(self, epochs, units, meshes):
         config = configure(epochs=epochs, meshes=meshes, columns=2)

@@ -7,6 +7,7 @@ import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
@@ -88,8 +89,9 @@ class RunDirectory(Observer):
         model, monitored = trainer.model, trainer.validation or trainer.train
         if not isinstance(model.task, Classification) or model.config.device:
             return None
-        if self.checkpoint.exists() and self.embeddings.exists():
-            return Snapshots.load(self.embeddings)
+        if self.checkpoint.exists():
+            with suppress(DataError):  # missing or damaged pictures stop no training
+                return Snapshots.load(self.embeddings)
         return Snapshots.of(model, monitored.x, monitored.y)
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
