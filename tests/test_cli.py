@@ -408,6 +408,7 @@ def test_a_run_that_stops_keeps_what_it_learned(monkeypatch, capsys, error, code
         "config.json",
         "history.csv",
         "model.npz",
+        "embeddings.npz",
     }
 
 
