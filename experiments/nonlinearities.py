@@ -20,7 +20,8 @@ from meshes.plotting import plot_plane, plot_transfer
 from meshes.validation import from_spec
 from photonic_ffzero.cli.experiment import run_experiment, sweep
 from photonic_ffzero.plots import save_figure
-from photonic_ffzero.runs import GridDirectory, read_results
+from photonic_ffzero.runs import GridDirectory
+from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.storage import write_csv
 
 MEASURED = Path(__file__).with_name("measured.csv")

@@ -25,6 +25,7 @@ GRIDS = (
     "epsilon",
     "in_situ",
     "mlp_depth",
+    "nonlinearities",
     "photonic_methods",
     "ports",
     "regression",
