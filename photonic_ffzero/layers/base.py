@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,14 @@ box), or in a laboratory. A block runs where the last of these says that any of 
 CHUNK = 1024  # samples evaluated at once where a whole data set is
 
 
-class Layer(ABC):
+class Portable:
+    """A dataclass whose pickles and copies hold its fields, not what was compiled for it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore
+
+
+class Layer(Portable, ABC):
     """One layer of a network.
 
     Parameters are a named tuple of arrays that lead with P, the number of parameter sets evaluated

@@ -11,7 +11,15 @@ import numpy as np
 
 from meshes._tensorflow import graph, tf
 from photonic_ffzero.goodness.readouts import Readout
-from photonic_ffzero.layers.base import RUNS_ON, Layer, Moved, everything, in_chunks, one_set
+from photonic_ffzero.layers.base import (
+    RUNS_ON,
+    Layer,
+    Moved,
+    Portable,
+    everything,
+    in_chunks,
+    one_set,
+)
 
 
 class NoiseSource(NamedTuple):
@@ -27,7 +35,7 @@ class NoiseSource(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class Block(Portable):
     """Consecutive layers with one loss, read out after the last.
 
     Parameters are a tuple with one entry a layer; noise likewise, with the layers in front first.
