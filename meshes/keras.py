@@ -1,12 +1,14 @@
-"""A mesh as a Keras 3 layer.
+"""Meshes, nonlinear elements and detectors as Keras 3 layers.
 
 Keras must run on TensorFlow, its default. ``model.export`` works, too: in a graph that leaves the
 process, the XLA engine takes the place of the native one. A loss of the complex fields themselves
-is `ComplexMeanSquaredError`. ::
+is `ComplexMSE`. Import this module before ``keras.models.load_model``. ::
 
     layers = [
         keras.Input([16]),
         MeshLayer(16),  # fields at the output ports, complex
+        NonlinearityLayer("electro-optic:g=0.3"),  # any element of NONLINEARITIES
+        MeshLayer(16, seed=1),
         Intensities(),  # |E|^2, what detectors see
         keras.layers.Dense(3, activation="softmax"),
     ]
@@ -18,18 +20,39 @@ is `ComplexMeanSquaredError`. ::
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, cast
 
 import keras
 import numpy as np
 
 from meshes._tensorflow import tf
+from meshes.measured import Table
 from meshes.mesh import Phases, RectangularMesh
+from meshes.nonlinearities import NONLINEARITIES, BlackBox, Nonlinearity
 from meshes.propagation import resolve_engine
+from meshes.validation import from_spec
+
+
+class _FieldLayer(keras.layers.Layer):
+    """A layer of complex fields: complex128 with the dtype float64 or complex128, else complex64.
+
+    Keras would cast phases and fields to half precision where its policy says so.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"autocast": False, **kwargs})
+        double = self.variable_dtype in ("float64", "complex128")
+        self._real = "float64" if double else "float32"  # of the phases
+        self._complex = "complex128" if double else "complex64"  # of the fields
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        return keras.KerasTensor(inputs.shape, dtype=self._complex)
 
 
 @keras.saving.register_keras_serializable(package="meshes")
-class MeshLayer(keras.layers.Layer):
+class MeshLayer(_FieldLayer):
     r"""A rectangular mesh of Mach-Zehnder interferometers.
 
     .. math:: E_{out} = E_{in} \, U(\theta, \phi, \gamma)
@@ -44,7 +67,7 @@ class MeshLayer(keras.layers.Layer):
     Keras hands real fields alone on from an input that does not say otherwise: complex ones need
     ``keras.Input([N], dtype="complex64")``. Its losses and metrics drop the imaginary part of what
     they compare: ``"mse"`` can be small and the fields wrong. Detect `Intensities` first, or take
-    `ComplexMeanSquaredError`.
+    `ComplexMSE`.
     """
 
     def __init__(
@@ -57,14 +80,12 @@ class MeshLayer(keras.layers.Layer):
         engine: str = "auto",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"autocast": False, **kwargs})  # no phase or field in half precision
-        self.mesh = RectangularMesh(
+        mesh = RectangularMesh(
             units, num_columns, splitter_error, seed, insertion_loss_db=insertion_loss_db
         )
-        self.engine, self.num_columns = engine, num_columns
-        double = self.variable_dtype in ("float64", "complex128")
-        self._real = "float64" if double else "float32"  # of the phases
-        self._complex = "complex128" if double else "complex64"  # of the fields
+        prefix = f"mesh_{2 * mesh.mask.sum() + mesh.units}_phases"
+        super().__init__(**{"name": _unique(prefix), **kwargs})
+        self.mesh, self.engine, self.num_columns = mesh, engine, num_columns
         # Keras asks before it compiles.
         self.supports_jit = resolve_engine(engine, np.dtype(self._real)) == "xla"
 
@@ -85,14 +106,65 @@ class MeshLayer(keras.layers.Layer):
         phases = Phases(*(tf.convert_to_tensor(phase) for phase in self.weights))
         return self.mesh.propagate(inputs, phases, self.engine)
 
-    def compute_output_spec(self, inputs: Any) -> Any:
-        return keras.KerasTensor(inputs.shape, dtype=self._complex)
-
     def get_config(self) -> dict[str, Any]:
         names = ("units", "splitter_error", "insertion_loss_db", "seed")
         config = {"num_columns": self.num_columns, "engine": self.engine}
         config |= {name: getattr(self.mesh, name) for name in names}
         return super().get_config() | config
+
+
+def _unique(name: str) -> str:
+    """``name``, ``name_1``, ...: as Keras tells the layers of a model apart."""
+    number = keras.backend.get_uid(name)
+    return name if number == 1 else f"{name}_{number - 1}"
+
+
+@keras.saving.register_keras_serializable(package="meshes")
+class NonlinearityLayer(_FieldLayer):
+    """A nonlinear element at every port, from complex or real fields [...] to complex ones.
+
+    Args:
+        nonlinearity: The name of an element in `meshes.NONLINEARITIES`, with parameters if wanted
+            (``"kerr:phi_nl=0.5"``); an element, such as a `meshes.Table`; or a function of NumPy
+            arrays, with which a model computes, but passes no gradient and cannot be saved.
+        **kwargs: Those of a Keras layer; for the dtype see `MeshLayer`.
+    """
+
+    def __init__(
+        self,
+        nonlinearity: str | Nonlinearity | Mapping[str, Any] | Callable[[Any], Any],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        element: Any = nonlinearity
+        if isinstance(nonlinearity, str):
+            element = from_spec("nonlinearity", nonlinearity, NONLINEARITIES)
+        elif isinstance(nonlinearity, Mapping):  # a table in a file
+            element = Table.from_json(nonlinearity)
+        self.nonlinearity = element if isinstance(element, Nonlinearity) else BlackBox(element)
+        self.supports_jit = self.nonlinearity.compilable
+
+    def call(self, inputs: Any) -> Any:
+        return self.nonlinearity(tf.cast(inputs, self._complex))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"nonlinearity": _as_json(self.nonlinearity)}
+
+
+def _as_json(element: Nonlinearity) -> str | dict[str, Any]:
+    """What `NonlinearityLayer` makes the same element of."""
+    if isinstance(element, Table):
+        return element.as_json()
+    names = [name for name, cls in NONLINEARITIES.items() if type(element) is cls]
+    if not names:
+        what = getattr(element, "function", element)
+        raise ValueError(
+            f"nonlinearity must be one of {', '.join(NONLINEARITIES)} to be saved, got "
+            f"{getattr(what, '__name__', what)}; enter the class of an element of your own there"
+        )
+    numbers = fields(cast(Any, element))
+    values = [f"{item.name}={getattr(element, item.name)!r}" for item in numbers]
+    return ":".join(filter(None, [names[0], ",".join(values)]))
 
 
 @keras.saving.register_keras_serializable(package="meshes")
@@ -127,6 +199,10 @@ class ComplexMeanSquaredError(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return tf.reduce_mean(tf.reduce_sum(tf.square(y_pred - y_true), axis=-1), axis=-1)
+
+
+ComplexMSE = ComplexMeanSquaredError
+"""The short name, as Keras has them for its losses."""
 
 
 def _as_reals(fields: Any) -> Any:

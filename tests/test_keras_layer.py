@@ -1,4 +1,4 @@
-"""The mesh as a Keras 3 layer."""
+"""Meshes, nonlinear elements and detectors as Keras 3 layers."""
 
 import re
 import subprocess
@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 
 import meshes.keras
-from meshes import BlackBox, RectangularMesh
+from meshes import NONLINEARITIES, BlackBox, ElectroOptic, RectangularMesh, Table
 from meshes._tensorflow import exporting, from_python, tf
-from meshes.keras import ComplexMeanSquaredError, Intensities, MeshLayer
+from meshes.keras import (
+    ComplexMeanSquaredError,
+    ComplexMSE,
+    Intensities,
+    MeshLayer,
+    NonlinearityLayer,
+)
 
 pytestmark = pytest.mark.compiled
 
@@ -78,7 +84,8 @@ def test_the_documented_example_runs(tmp_path, monkeypatch):
     code = re.search(r"\n    layers = .*?\n\Z", meshes.keras.__doc__ + "\n", re.DOTALL)[0]
     code = code.replace("\n    ", "\n").replace("epochs=5", "epochs=5, verbose=0")
     rng = np.random.default_rng(0)
-    names = {"keras": keras, "MeshLayer": MeshLayer, "Intensities": Intensities}
+    names = {"keras": keras} | {cls.__name__: cls for cls in (MeshLayer, Intensities)}
+    names["NonlinearityLayer"] = NonlinearityLayer
     exec(code, names | {"x": rng.random((32, 16)), "y": rng.integers(0, 3, 32)})
     assert keras.models.load_model("model.keras").count_params() > 0
 
@@ -88,6 +95,96 @@ def test_bad_arguments():
         MeshLayer(4, engine="fast")
     with pytest.raises(ValueError, match=r"inputs .*\[B, 6\], got shape \(2, 5\)"):
         MeshLayer(N)(np.ones((2, 5), np.float32))
+
+
+def test_a_summary_tells_phases():
+    """Of 6 ports and 5 columns: 12 interferometers that are not idle, two phases each, 6 more."""
+    lines = []
+    model = keras.Sequential([keras.Input([N]), MeshLayer(N, 5), MeshLayer(N), Intensities()])
+    model.summary(print_fn=lambda line, **rest: lines.append(line))
+    assert re.search(r"mesh_32_phases(_\d+)? .*MeshLayer", "".join(lines))
+    assert re.search(r"mesh_36_phases(_\d+)? .*MeshLayer", "".join(lines))
+    assert keras.models.clone_model(model).layers[0].name == model.layers[0].name
+
+
+def two_meshes(element, **rest):
+    layers = MeshLayer(N), NonlinearityLayer(element, **rest), MeshLayer(N, 3, seed=1)
+    return keras.Sequential([keras.Input([N]), *layers, Intensities(), keras.layers.Dense(2)])
+
+
+class TestNonlinearityLayer:
+    @pytest.mark.parametrize("name", NONLINEARITIES)
+    def test_is_the_element_after_loading_too(self, name, fields, tmp_path):
+        np.testing.assert_allclose(
+            NonlinearityLayer(name)(fields), NONLINEARITIES[name]()(fields), atol=1e-6
+        )
+        model = two_meshes(name)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_allclose(loaded(fields.real), model(fields.real), atol=1e-6)
+
+    @pytest.mark.parametrize(
+        "element",
+        [
+            "electro-optic:alpha=0.2,g=pi/3",
+            ElectroOptic(0.2, 1 / 3, -1e-3),
+            "kerr:phi_nl=2",
+            Table("measured.csv", (0, 1, 2), (0, 0.8, 1.1), (0, 0.3, 1 / 3)),
+        ],
+        ids=str,
+    )
+    def test_keeps_its_parameters(self, element):
+        layer = NonlinearityLayer(element, name="between")
+        again = NonlinearityLayer.from_config(layer.get_config())
+        assert (again.nonlinearity, again.name) == (layer.nonlinearity, "between")
+
+    def test_functions_compute_and_are_refused_when_saved(self, fields, tmp_path):
+        def measured(light):
+            return np.tanh(np.abs(light))
+
+        model = two_meshes(measured)
+        assert np.isfinite(model.predict(fields.real, verbose=0)).all()
+        with pytest.raises(ValueError, match=r"nonlinearity .*electro-optic.*got measured"):
+            model.save(tmp_path / "model.keras")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("element", ["numpy:tanh", "kerr:phi=1", "ker"])
+    def test_no_name_is_imported(self, element):
+        with pytest.raises(ValueError, match="nonlinearity"):
+            NonlinearityLayer(element)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_returns_the_type_that_it_declares(self, fields, dtype):
+        light = keras.Input([N], dtype="float32")
+        output = NonlinearityLayer("kerr", dtype=dtype)(light)
+        found = keras.Model(light, output)(fields.real)
+        assert (
+            output.dtype
+            == found.dtype.name
+            == {"4": "complex64", "8": "complex128"}[str(np.dtype(dtype).itemsize)]
+        )
+
+    def test_gradients_pass(self, fields):
+        model = two_meshes("saturable-absorber")
+        model.compile("sgd", "mse")
+        first = model.layers[0].phases.theta.numpy()
+        model.fit(fields.real, np.ones((5, 2)), verbose=0)
+        assert (model.layers[0].phases.theta.numpy() != first).any()
+
+    @pytest.mark.long
+    def test_two_meshes_survive_a_new_process(self, fields, tmp_path):
+        model = two_meshes("electro-optic:g=0.7")
+        model.compile("adam", "mse")
+        model.fit(fields.real, np.ones((5, 2)), verbose=0)
+        model.save(tmp_path / "model.keras")
+        np.savez(tmp_path / "light.npz", x=fields.real, y=model.predict(fields.real, verbose=0))
+        script = """
+            import keras, numpy as np, meshes.keras
+            light = np.load("light.npz")
+            found = keras.models.load_model("model.keras").predict(light["x"], verbose=0)
+            np.testing.assert_allclose(found, light["y"], atol=1e-6, rtol=0)
+        """
+        run_in_a_new_process(script, tmp_path)
 
 
 def operations(concrete):
@@ -190,6 +287,16 @@ class TestDtypes:
 
 
 class TestComplexMeanSquaredError:
+    def test_sees_errors_that_are_imaginary(self, fields):
+        """Through compile and fit, where Keras casts what functions and its losses compare."""
+        model = keras.Sequential([keras.Input([N], dtype="complex64"), MeshLayer(N)])
+        targets = np.asarray(model(fields)) + 0.5j
+        model.compile(keras.optimizers.Adam(0.02), ComplexMSE())
+        np.testing.assert_allclose(model.evaluate(fields, targets, verbose=0), 0.25, rtol=1e-5)
+        losses = model.fit(fields, targets, epochs=20, verbose=0).history["loss"]
+        np.testing.assert_allclose(losses[0], 0.25, rtol=1e-5)
+        assert losses[-1] < 0.8 * losses[0]
+
     @pytest.mark.parametrize("target", ["complex64", "float32", "int32"])
     def test_is_the_mean_squared_modulus(self, fields, target):
         targets = np.round(3 * fields)
