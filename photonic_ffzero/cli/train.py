@@ -115,6 +115,11 @@ def build_parser(recipe: str = "balanced") -> LineParser:
     add_token_file(groups["network"])
     add_directories(groups["run"], "run", "result", _is_begun)
     groups["run"].add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write the figures of every epoch for TensorBoard, into the run's directory",
+    )
+    groups["run"].add_argument(
         "--config",
         type=reader(SETTINGS),
         metavar="FILE",
@@ -167,8 +172,10 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) ->
     for flag in ("data_dir", "token_file"):
         if (path := getattr(arguments, flag)) is not None:
             words += [flag_of(flag), str(path)]
+    words += ["--tensorboard"] * arguments.tensorboard
     how = f"go on with: {shlex.join(words)}{_named_again(job.plan.config)}"
     signals().advice = one_line(how)
+    job = replace(job, tensorboard=arguments.tensorboard)
     try:
         with StopSignals() as stop:
             job.run((claim, stop))
@@ -263,7 +270,7 @@ def resumed(
 
 
 _ANY_RUN = (sys.executable, "-m", "photonic_ffzero.cli")
-_RESUMABLE = ("resume", "data_dir", "quiet", "device", "nonlinearity", "token_file")
+_RESUMABLE = ("resume", "data_dir", "quiet", "tensorboard", "device", "nonlinearity", "token_file")
 
 
 def _with_device(plan: Plan, device: str | None) -> Plan:

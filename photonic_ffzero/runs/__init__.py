@@ -4,6 +4,7 @@ from photonic_ffzero.runs.directory import RunDirectory, check_new_directory, ve
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label, Outcome
 from photonic_ffzero.runs.plan import Plan, plan_for
 from photonic_ffzero.runs.summary import add_legend, write_results
+from photonic_ffzero.runs.tensorboard import TensorBoard
 
 __all__ = [
     "Cell",
@@ -13,6 +14,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "RunDirectory",
+    "TensorBoard",
     "add_legend",
     "check_new_directory",
     "plan_for",

@@ -36,6 +36,7 @@ from photonic_ffzero.runs.directory import RunDirectory, versions
 from photonic_ffzero.runs.plan import Plan, changes_of, in_words
 from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.runs.records import read_results
+from photonic_ffzero.runs.tensorboard import TensorBoard
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import load_checkpoint, load_model, read_run, sweep, write_json
 from photonic_ffzero.training.step import Samples
@@ -56,6 +57,7 @@ class Job:
         output: The run directory; with several seeds it holds one for each.
         quiet: Whether to print the final result only.
         device: The device to train on; None if there is none, or each seed simulates one.
+        tensorboard: Whether each seed's directory gets a folder for TensorBoard.
     """
 
     plan: Plan
@@ -66,6 +68,7 @@ class Job:
     output: Path
     quiet: bool = False
     device: Device | None = None
+    tensorboard: bool = False
 
     @classmethod
     def load(
@@ -278,7 +281,7 @@ class Job:
         label += trainer.config.layer_name
         quality = partial(_quality, task=trainer.config.task)
         with LiveProgress(console, trainer.steps, trainer.steps_done, label, quality) as progress:
-            trainer.observers = (progress, directory, *observers)
+            trainer.observers = (progress, directory, *self._logs(directory), *observers)
             model = trainer.run()
         scores = model.scores(self.test.x)
         evaluation = score(model.task, scores, self.test.y, model.config.rule)
@@ -304,6 +307,10 @@ class Job:
         different = changes_of(self.plan.as_json())
         different.pop("seed", None)  # the line has it
         return f"{line}; {in_words(different)}" if different else line
+
+    def _logs(self, directory: RunDirectory) -> tuple[TensorBoard, ...]:
+        folder, label = directory.path / "tensorboard", self.plan.config.layer_name
+        return (TensorBoard(folder, label),) if self.tensorboard else ()
 
     @property
     def _unit_power(self) -> float:
