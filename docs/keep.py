@@ -1,7 +1,7 @@
 """Keep finished runs in docs/results/, and fill the tables of the pages from what is kept there.
 
     python docs/keep.py NAME RUN [RUN ...]    keep a grid, or some runs
-    python docs/keep.py                       fill the tables of docs/*.md anew
+    python docs/keep.py                       fill the tables of the pages anew
 
 docs/results/NAME/ gets results.csv (a row for each run: its labels, its seed, its state and its
 figures), about.json (the commands that repeat the runs, seeds, commit, date and machine) and the
@@ -10,11 +10,13 @@ pictures of a grid. A page shows a file as a table between two lines,
 
 The table has the mean and the standard deviation over the seeds. "across=LABEL" behind the name
 of the file gives every value of that label a column; "show=FIGURE,..." chooses the figures. A
-file without a column "seed" is shown as it is.
+file without a column "seed" is shown as it is. Tables of settings and of registries, such as
+<!-- table: settings -->, come from the code.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -22,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,14 +32,18 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from meshes import NONLINEARITIES
 from meshes.validation import choice
+from photonic_ffzero import data, goodness, gradients, layers, optimizers
 from photonic_ffzero.cli.arguments import LineParser, flag_of, reader
-from photonic_ffzero.config import METHODS
+from photonic_ffzero.config import METHODS, Config
+from photonic_ffzero.elements import listed
 from photonic_ffzero.runs import GridDirectory, Plan
 from photonic_ffzero.runs.cluster import available_cores
 from photonic_ffzero.runs.names import RUN
 from photonic_ffzero.runs.plan import changes_of
 from photonic_ffzero.runs.records import read_results
+from photonic_ffzero.settings import markdown_table
 from photonic_ffzero.storage import read_json, write_csv, write_json
 
 PAGES = Path(__file__).parent
@@ -66,8 +73,48 @@ def filled(page: str) -> str:
     return MARKS.sub(lambda mark: mark[1] + _region(mark[2], mark[3]) + mark[5], page)
 
 
+def _registry(registry: Mapping[str, Any]) -> str:
+    """Each name and the first line of its docstring."""
+    rows = [("name", "what it is"), ("---",) * 2]
+    for name, entry in registry.items():
+        first_line = (inspect.getdoc(entry) or "").partition("\n")[0]
+        rows.append((f"`{name}`", re.sub(r":math:`([^`]*)`", r"$\1$", first_line)))
+    return "".join(f"| {name} | {what} |\n" for name, what in rows)
+
+
+def _nonlinearities() -> str:
+    """Each nonlinearity with the defaults of its parameters, and what it is."""
+    table = _registry(NONLINEARITIES)
+    for spec in listed(NONLINEARITIES).split(", "):
+        table = table.replace(f"| `{spec.partition(':')[0]}` |", f"| `{spec}` |")
+    return table
+
+
+TABLES = {
+    "settings": partial(markdown_table, Config),
+    "plan": partial(markdown_table, Plan),
+    "nonlinearity_table": _nonlinearities,
+    "nonlinearities": partial(_registry, NONLINEARITIES),
+    "losses": partial(_registry, goodness.LOSSES),
+    "estimators": partial(_registry, gradients.ESTIMATORS),
+    "laws": partial(_registry, gradients.LAWS),
+    "perturbations": partial(_registry, gradients.PERTURBATIONS),
+    "optimizers": partial(_registry, optimizers.OPTIMIZERS),
+    "schedules": partial(_registry, optimizers.SCHEDULES),
+    "detections": partial(_registry, goodness.DETECTIONS),
+    "readouts": partial(_registry, goodness.READOUTS),
+    "prototypes": partial(_registry, goodness.PROTOTYPES),
+    "rules": partial(_registry, goodness.RULES),
+    "encodings": partial(_registry, data.ENCODINGS),
+    "tasks": partial(_registry, data.TASKS),
+    "activations": partial(_registry, layers.ACTIVATIONS),
+}
+
+
 def _region(name: str, options: str) -> str:
-    """A file as a table; if its rows are runs, their commands, date and machine stand below."""
+    """A table of the code, or a file; if its rows are runs, commands, date and machine follow."""
+    if name in TABLES:
+        return f"\n{TABLES[name]()}\n"
     path = PAGES / name
     cells = pd.read_csv(path, dtype=str, keep_default_na=False, header=None)
     cells = cells[1:].set_axis(cells.iloc[0], axis="columns")
