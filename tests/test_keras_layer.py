@@ -146,7 +146,6 @@ class TestNonlinearityLayer:
         assert np.isfinite(model.predict(fields.real, verbose=0)).all()
         with pytest.raises(ValueError, match=r"nonlinearity .*electro-optic.*got measured"):
             model.save(tmp_path / "model.keras")
-        assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("element", ["numpy:tanh", "kerr:phi=1", "ker"])
     def test_no_name_is_imported(self, element):
