@@ -70,7 +70,9 @@ def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys):
 def test_training_commands_parse(target, flags, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("results/RUN").mkdir(parents=True)  # the finished run that some commands name
-    Path("wide.json").touch()
+    Path("leaves").mkdir()
+    for file in ("wide.json", "mine.npz"):
+        Path(file).touch()
     if flags != "--help":
         train.build_parser("digital" if target == "digital" else "balanced").parse_args(
             shlex.split(flags)
