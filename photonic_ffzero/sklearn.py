@@ -100,7 +100,11 @@ def _seed(random_state: Any) -> int:
 
 
 class _Photonic(_Network):
-    """Features as light: one at each port, a constant at the next, and none at those left."""
+    """Features as light: one at each port, a constant at the next, and none at those left.
+
+    The constant has the power of all features together: it is the local oscillator of a homodyne
+    receiver, which makes what interferes with it stand out of |E|^2 linear in the features.
+    """
 
     network = "photonic"
     groups: int | None
@@ -114,7 +118,7 @@ class _Photonic(_Network):
 
     def _inputs(self, x: np.ndarray) -> np.ndarray:
         features = super()._inputs(x)
-        constant = np.ones((len(x), 1), features.dtype)
+        constant = np.full((len(x), 1), x.shape[1] ** 0.5, features.dtype)
         dark = np.zeros((len(x), self.width_ - x.shape[1] - 1), features.dtype)
         return np.hstack([features, constant, dark])
 
@@ -173,8 +177,8 @@ class PhotonicClassifier(_Classifier, _Photonic):
     """Meshes that tell classes apart, trained by FFzero.
 
     Features are standardised, to mean 0 and deviation 1 in training; each is the amplitude at one
-    port. The next port has the amplitude 1: without it, x and -x would give the same intensities.
-    More ports stay dark; there are at least C + 1 for C classes.
+    port. The next port is constant, with the power of all features together: without it, x and -x
+    would give the same intensities. More ports stay dark; there are at least C + 1 for C classes.
 
     Args:
         ports: Ports of a mesh; None: as few as possible.
@@ -192,9 +196,15 @@ class PhotonicClassifier(_Classifier, _Photonic):
 
 
 class PhotonicRegressor(_Regressor, _Photonic):
-    """Meshes that learn numbers; parameters and attributes are those of `PhotonicClassifier`."""
+    """A mesh that learns numbers; parameters and attributes are those of `PhotonicClassifier`.
 
-    __init__ = _initializer(_parameters("photonic", recipe="balanced", ports=None))
+    The last mesh alone predicts, and by default there is one: its intensities are linear in the
+    features where the constant is strong, and those of a second mesh are not.
+    """
+
+    __init__ = _initializer(
+        _parameters("photonic", recipe="balanced", meshes=1, learning_rate=0.5, ports=None)
+    )
 
 
 class DigitalClassifier(_Classifier):
