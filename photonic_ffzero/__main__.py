@@ -35,6 +35,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "digital": Command(
             "train an MLP, a CNN or a mixer the same way", "train", {"recipe": "digital"}
         ),
+        "search": Command("search settings, on held-out images alone", "search"),
     },
     "look at what was trained": {
         "runs": Command("list what is in results/", "runs"),

@@ -20,10 +20,13 @@ from photonic_ffzero.__main__ import overview
 from photonic_ffzero.cli import (
     calibrate,
     certificates,
+    compare,
     completion,
     export,
     predict,
     report,
+    runs,
+    search,
     serve,
     train,
 )
@@ -81,6 +84,7 @@ def test_training_commands_parse(target, flags, tmp_path, monkeypatch):
 
 def test_every_flag_exists(capsys, monkeypatch):
     ours = (train, predict, export, serve, report, certificates, calibrate, completion)
+    ours += (runs, compare, search)
     for main in (*(module.main for module in ours), dask_scheduler.main, dask_worker.main):
         with pytest.raises(SystemExit):
             main(["--help"])

@@ -384,7 +384,7 @@ def _parser(
         help=f"runs at a time; they share the cores (default: as many as cores, {cores})",
     )
     add_directories(group, "grid", "table", partial(_is_grid_of, name))
-    _add_cluster(parser.add_argument_group("other machines"))
+    add_cluster(parser.add_argument_group("other machines"))
     return parser
 
 
@@ -395,7 +395,7 @@ def _is_grid_of(name: str, path: Path) -> bool:
     return False
 
 
-def _add_cluster(group: Any) -> None:
+def add_cluster(group: Any) -> None:
     """Add the flags that say on which machines the cells run, other than this one."""
     group.add_argument(
         "--scheduler",

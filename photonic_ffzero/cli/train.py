@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from meshes.validation import one_line, quoted
 from photonic_ffzero.cli.arguments import (
@@ -24,17 +23,16 @@ from photonic_ffzero.cli.arguments import (
     reader,
 )
 from photonic_ffzero.command import command, say, signals, start_of
-from photonic_ffzero.config import Config, configure
+from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import DeviceError
 from photonic_ffzero.elements import each, is_function
 from photonic_ffzero.model import Model, Position
-from photonic_ffzero.power import UNIT_POWER, in_units
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.runs.names import RESULTS, SETTINGS
-from photonic_ffzero.runs.plan import Plan, dated_name, plan_for, read_settings
+from photonic_ffzero.runs.plan import Plan, dated_name, plan_of, read_settings
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, StoppedError
@@ -129,7 +127,7 @@ def build_parser(recipe: str = "balanced") -> LineParser:
 
 
 def _is_begun(path: Path) -> bool:
-    return (path / "config.json").is_file()
+    return (path / "config.json").is_file() and not (path / "search.json").exists()
 
 
 def _script(recipe: str) -> str:
@@ -200,7 +198,8 @@ def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tu
     typed = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     in_file = read_settings(arguments.config, typed) if arguments.config else {}
     with _naming(arguments.config, in_file):
-        plan = _plan({"recipe": recipe, "dataset": "auto"} | in_file | typed)
+        plan = plan_of({"recipe": recipe, "dataset": "auto"} | in_file | typed)
+        _check_idle(plan.config, in_file.keys() | typed.keys())
         output = arguments.output or RESULTS / "new"
         check_new_directory(output)
         job = Job.load(plan, arguments.data_dir, output, arguments.quiet, arguments.token_file)
@@ -221,20 +220,9 @@ def _naming(file: Path | None, settings: Collection[str]) -> Iterator[None]:
         raise
 
 
-def _plan(chosen: dict[str, Any]) -> Plan:
-    """The plan of these settings; one that would do nothing is an error."""
-    if "nonlinearity" in chosen:
-        unit = chosen.get("unit_power") or UNIT_POWER
-        elements = each(chosen["nonlinearity"])
-        chosen |= {"nonlinearity": [in_units(element, unit) for element in elements]}
-    config, inputs = (
-        {name: chosen[name] for name in settings_of(cls) if name in chosen}
-        for cls in (Config, Plan)
-    )
-    configured = configure(**config)
-    for name in configured.idle.keys() & config.keys():
-        raise ValueError(f"{name} would do nothing: {configured.idle[name]}")
-    return plan_for(config=configured, **inputs)
+def _check_idle(config: Config, chosen: Collection[str]) -> None:
+    for name in config.idle.keys() & chosen:
+        raise ValueError(f"{name} would do nothing: {config.idle[name]}")
 
 
 def resumed(

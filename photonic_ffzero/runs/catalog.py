@@ -16,8 +16,9 @@ from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.runs.directory import RunDirectory
 from photonic_ffzero.runs.grid import GridDirectory
 from photonic_ffzero.runs.names import RESULTS
-from photonic_ffzero.runs.plan import Plan, changes_of, in_words
+from photonic_ffzero.runs.plan import HELD_OUT, Plan, changes_of, in_words
 from photonic_ffzero.runs.records import PLAN, check, read_results
+from photonic_ffzero.runs.search import Search
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json
 
@@ -80,7 +81,8 @@ class Run:
             return ""
         mean = f"{statistics.fmean(values):.{2 if unit else 4}f}"
         spread = f" ± {statistics.stdev(values):.{2 if unit else 4}f}" if len(values) > 1 else ""
-        return f"{mean}{spread}{unit}"
+        held_out = " held out" * (self.results[0].get("tested_on") == HELD_OUT)
+        return f"{mean}{spread}{unit}{held_out}"
 
     @property
     def passes(self) -> float | None:
@@ -94,7 +96,7 @@ class Run:
         start = [str(self.settings[name]) for name in ("network", "method")]
         recipe = [f"recipe {self.settings['recipe']}"] * (self.settings["recipe"] not in _USUAL)
         data = Path(str(self.settings["dataset"])).stem
-        different = {n: v for n, v in self.changes.items() if n != "network"}
+        different = {n: v for n, v in self.changes.items() if n not in ("network", "test_on")}
         return one_line(", ".join([data, *start, *recipe, *filter(None, [in_words(different)])]))
 
     def histories(self) -> list[list[EpochRecord]]:
@@ -164,6 +166,14 @@ def read_grid(path: Path) -> GridRuns:
     return GridRuns(path, about, state, _written(path))
 
 
+def read_search(path: Path) -> GridRuns:
+    """Read a search from its directory."""
+    search = Search.read(path)
+    about = one_line(f"search of {', '.join(search.space)}")
+    done = (path / "config.json").exists()
+    return GridRuns(path, about, f"{search.trials} trials" if done else "begun", _written(path))
+
+
 def read_catalog(folder: Path = RESULTS) -> Catalog:
     """Read all runs and grids of a folder, and of the folders in it that are neither."""
     catalog = Catalog()
@@ -182,7 +192,7 @@ def read_catalog(folder: Path = RESULTS) -> Catalog:
 
 def _reader(path: Path) -> Any:
     """What reads a directory; None for one that is neither a run nor a grid."""
-    readers = {"config.json": read_run, "grid.json": read_grid}
+    readers = {"search.json": read_search, "config.json": read_run, "grid.json": read_grid}
     with suppress(OSError):
         return next((reader for name, reader in readers.items() if (path / name).exists()), None)
     return None
@@ -190,7 +200,10 @@ def _reader(path: Path) -> Any:
 
 def _written(path: Path) -> float:
     """When a directory was last written to."""
-    files = (path / name for name in ("results.json", "model.npz", "summary.json", "results.csv"))
+    files = (
+        path / name
+        for name in ("results.json", "model.npz", "summary.json", "results.csv", "trials.csv")
+    )
     return max(
         (file.stat().st_mtime for file in files if file.exists()), default=path.stat().st_mtime
     )

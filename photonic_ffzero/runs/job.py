@@ -33,7 +33,7 @@ from photonic_ffzero.model import Model, Position
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.power import SAMPLE, UNIT_POWER, beyond_tables, power_budget
 from photonic_ffzero.runs.directory import RunDirectory, versions
-from photonic_ffzero.runs.plan import Plan, changes_of, in_words
+from photonic_ffzero.runs.plan import HELD_OUT, TEST, Plan, changes_of, in_words
 from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.runs.tensorboard import TensorBoard
@@ -86,6 +86,8 @@ class Job:
         held_out = default_validation(count) if plan.validation is None else plan.validation
         name = dataset.name if plan.dataset == "auto" else plan.dataset
         plan = replace(plan, dataset=name, validation=held_out)
+        if plan.test_on == HELD_OUT and not held_out:
+            raise ValueError(f"test_on must be {TEST} where no images are held out, got {HELD_OUT}")
         encoder = None
         if dataset.train_images.ndim > 2:
             plan, encoder = _encoded(plan, dataset)
@@ -194,7 +196,7 @@ class Job:
         Data are known by their checksums, as their path may change; after the first checkpoint
         nothing comes from the model to start from.
         """
-        left_out = ("dataset", "seeds", "start_from", "frozen_phases", "chip_estimate")
+        left_out = ("dataset", "seeds", "test_on", "start_from", "frozen_phases", "chip_estimate")
         plan = {n: getattr(self.plan, n) for n in settings_of(Plan) if n not in left_out}
         if path := self.plan.frozen_phases:
             plan["frozen_phases_crc32"] = zlib.crc32(read_file(path))
@@ -283,8 +285,9 @@ class Job:
         with LiveProgress(console, trainer.steps, trainer.steps_done, label, quality) as progress:
             trainer.observers = (progress, directory, *self._logs(directory), *observers)
             model = trainer.run()
-        scores = model.scores(self.test.x)
-        evaluation = score(model.task, scores, self.test.y, model.config.rule)
+        tested = trainer.validation if self._held_out_alone and trainer.validation else self.test
+        scores = model.scores(tested.x)
+        evaluation = score(model.task, scores, tested.y, model.config.rule)
         results = self._results(model, evaluation) | {"power": None}
         if model.config.network == "photonic" and not model.config.device:
             self._warn_of_darkness(model, sample, dark)
@@ -292,11 +295,11 @@ class Job:
             results["power"] = budget.as_json(self._unit_power)
             directory.write_power_budget(budget, self._unit_power, self.plan.detector_floor)
         predicted = model.task.predictions(decide(scores, model.config.rule))
-        directory.write_figures(model, self.test.y, predicted, self._titled(_result_line(results)))
-        labels = {"training": trainer.train.y, "test": self.test.y}
+        directory.write_figures(model, tested.y, predicted, self._titled(_result_line(results)))
+        labels = {"training": trainer.train.y, "test": tested.y}
         if trainer.validation:
             labels["validation"] = trainer.validation.y
-        beyond = beyond_tables(model, self.train.x) or beyond_tables(model, self.test.x)
+        beyond = beyond_tables(model, self.train.x) or beyond_tables(model, tested.x)
         facts = facts_of(model, sample, labels, scores=scores, decided=predicted, beyond=beyond)
         results["warnings"] = warnings_of(facts)
         write_json(directory.results, results)  # last, as it marks a finished run
@@ -311,6 +314,11 @@ class Job:
     def _logs(self, directory: RunDirectory) -> tuple[TensorBoard, ...]:
         folder, label = directory.path / "tensorboard", self.plan.config.layer_name
         return (TensorBoard(folder, label),) if self.tensorboard else ()
+
+    @property
+    def _held_out_alone(self) -> bool:
+        """Whether the test images are left alone."""
+        return self.plan.test_on == HELD_OUT
 
     @property
     def _unit_power(self) -> float:
@@ -340,6 +348,7 @@ class Job:
             "ports": model.units,
             "columns": (config.columns or model.units) if config.meshes else None,
             "engine": resolve_engine(config.engine) if config.engine else None,
+            "tested_on": HELD_OUT if self._held_out_alone else TEST,
             "test_accuracy": evaluation.quality if classes else None,
             "test_r2": None if classes else evaluation.quality,
             "vote_accuracy": evaluation.vote_accuracy,
@@ -421,13 +430,18 @@ def _quality(quality: float, task: str) -> str:
     return f"{100 * quality:.2f} %" if task == "classification" else f"{quality:.4f}"
 
 
+def _tested_on(result: dict[str, Any]) -> str:
+    return str(result.get("tested_on", TEST))
+
+
 def _result_line(result: dict[str, Any]) -> str:
     task = result["task"]
     what, key = _QUALITY[task]
     alone = ", ".join(_quality(quality, task) for quality in result[f"layer_{key}"])
     rule = f" by {result['rule']} (readouts alone: {alone})" if result["rule"] else ""
     line = (
-        f"{result['dataset']}, {result['method']}, seed {result['seed']}: test {what} "
+        f"{result['dataset']}, {result['method']}, seed {result['seed']}: "
+        f"{_tested_on(result)} {what} "
         f"{_quality(result[key], task)}{rule}, {result['train_seconds']:.1f} s"
     )
     if result["chip_seconds"] is not None:
@@ -456,6 +470,6 @@ def _mean_line(results: list[dict[str, Any]]) -> str:
     figures = (*_seed_statistics(results)[key].values(), min(values), max(values))
     mean, sd, low, high = (_quality(figure, task) for figure in figures)
     return (
-        f"mean of {len(values)} seeds: test {what} {mean} "
+        f"mean of {len(values)} seeds: {_tested_on(results[0])} {what} {mean} "
         f"(standard deviation {sd}, from {low} to {high})"
     )

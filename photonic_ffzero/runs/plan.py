@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from meshes.validation import choice, closest, quoted
-from photonic_ffzero.config import SIMULATED, Config, changes, describe, facts, read_config
+from photonic_ffzero.config import (
+    SIMULATED,
+    Config,
+    changes,
+    configure,
+    describe,
+    facts,
+    read_config,
+)
 from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE, SHAPES, default_validation
 from photonic_ffzero.data.encoding import ENCODINGS, NORMALISATIONS, form_of
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
-from photonic_ffzero.power import UNIT_POWER, ChipRates
+from photonic_ffzero.elements import each
+from photonic_ffzero.power import UNIT_POWER, ChipRates, in_units
 from photonic_ffzero.recipes import recipe_inputs
 from photonic_ffzero.runs.names import RUN, find_run
 from photonic_ffzero.settings import (
@@ -38,6 +47,7 @@ from photonic_ffzero.settings import (
 from photonic_ffzero.storage import read_json
 
 MOST_SEEDS = 10_000  # the folder of each is held in memory
+TEST, HELD_OUT = "test", "held-out"  # what a run is tested on
 UNENCODED = "none"  # the encoding of a data set that has no images
 _UNENCODED_INPUTS = {"encoding": UNENCODED, "size": None, "normalisation": None}
 
@@ -139,6 +149,13 @@ class Plan:
         "run",
         default=1,
         also=("repeats", "runs", "num_seeds"),
+    )
+    test_on: str | None = _data(
+        one_of((TEST, HELD_OUT)),
+        "what tells at the end how good the network is: test images, or, to choose settings by, "
+        "held-out images, which leaves the test images alone",
+        default=None,
+        shown=TEST,
     )
     start_from: str | None = setting(
         _TRAINED,
@@ -344,6 +361,22 @@ def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:
     for name in () if images else chosen.keys() & inputs.keys():
         raise ValueError(f"{name} does not apply to data set {dataset}, which has no images")
     return Plan(config=config, **(defaults_of(Plan) | inputs | chosen | {"dataset": dataset}))
+
+
+def plan_of(chosen: Mapping[str, Any]) -> Plan:
+    """The plan of settings by name, the data set and the recipe among them.
+
+    Nonlinearities may be written by the parts of a modulator, see `photonic_ffzero.power.in_units`.
+    """
+    values = dict(chosen)
+    if "nonlinearity" in values:
+        unit = values.get("unit_power") or UNIT_POWER
+        values["nonlinearity"] = [in_units(x, unit) for x in each(values["nonlinearity"])]
+    config, inputs = (
+        {name: values[name] for name in settings_of(cls) if name in values}
+        for cls in (Config, Plan)
+    )
+    return plan_for(config=configure(**config), **inputs)
 
 
 def _inputs(dataset: str, recipe: str, network: str, encoding: str | None) -> dict[str, Any]:

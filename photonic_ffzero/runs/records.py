@@ -56,6 +56,7 @@ RESULTS: Schema = {
     **dict.fromkeys(("vote_accuracy", "goodness_sum_accuracy"), NUMBER.or_null),
     **dict.fromkeys(("layer_test_accuracy", "layer_test_r2"), list_of(NUMBER).or_null),
     "last_validation_accuracy": NUMBER.or_null,
+    "tested_on": TEXT,
     "train_seconds": NUMBER,
     "task": TASK,
     "versions": TEXTS,
