@@ -66,7 +66,7 @@ WRONG = [
     ("learning_rate=", ["'learning_rate='"]),
     ("lerning_rate=1|2", ["'lerning_rate'", "did you mean learning_rate"]),
     ("lr=log:1e-3..1", ["'lr'", "did you mean learning_rate"]),
-    ("learning_rate=log:0..1", ["learning_rate", "above 0", "'log:0..1'"]),
+    ("learning_rate=log:0..1", ["learning_rate", "got 0.0"]),
     ("learning_rate=1..0.1", ["learning_rate", "'1..0.1'"]),
     ("learning_rate=log:1", ["learning_rate", "'log:1'"]),
     ("learning_rate=-1|1", ["learning_rate", "-1"]),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,15 +259,21 @@ def _run(
         say(f"no trial went to its end; see {study.folder / 'trials.csv'}")
         return 1
     console.print(printable(f"results in {study.folder}"), soft_wrap=True)
-    where = shlex.quote(str(study.folder))
-    console.print(printable(f"train with the best: --config {where}"), soft_wrap=True)
+    words = start_of("mnist_photonic.py", [sys.executable, "-m", "photonic_ffzero.cli"], "train")
+    line = shlex.join([*words, "--config", str(study.folder)])
+    console.print(printable(f"train with the best: {line}"), soft_wrap=True)
     return 0
 
 
 def _so_far(study: Study) -> str:
     best = study.done()[:1]
-    reached = f", best {best[0].value:.4f} (trial {best[0].number})" if best else ""
+    reached = f", best {_shown(study, best[0].value)} (trial {best[0].number})" if best else ""
     return f"{study.state()}{reached}"
+
+
+def _shown(study: Study, value: float) -> str:
+    """The quality of a trial in its unit."""
+    return f"{study.factor * value:.{2 if study.unit else 4}f} {study.unit}".rstrip()
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -281,7 +288,8 @@ def write_results(study: Study) -> str:
     if study.done():
         write_json(folder / "config.json", study.best_settings())
         title = f"search of {', '.join(read_space(study.search.space))}: {study.state()}"
-        save_figure(folder / "history.png", lambda axes: _draw_history(axes, rows), title=title)
+        draw = partial(_draw_history, rows=rows, study=study)
+        save_figure(folder / "history.png", draw, title=title)
         shares = study.importances()
         save_figure(
             folder / "importance.png", lambda axes: _draw_importances(axes, shares), title=title
@@ -303,7 +311,7 @@ def _table(study: Study, rows: Sequence[dict[str, Any]]) -> str:
         table.add_column(name, justify="right", overflow="fold")
     for row in (rows[number] for number in numbers):
         values = (in_words({name: row[name]}).removeprefix(f"{name} ") for name in names)
-        table.add_row(str(row["trial"]), f"{row['held_out']:.4f}", *map(one_line, values))
+        table.add_row(str(row["trial"]), _shown(study, row["held_out"]), *map(one_line, values))
     text = io.StringIO()
     Console(file=text, width=80, color_system=None, markup=False).print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
@@ -315,18 +323,23 @@ def _table(study: Study, rows: Sequence[dict[str, Any]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _draw_history(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+def _draw_history(axes: Axes, rows: Sequence[dict[str, Any]], study: Study) -> None:
     """Draw what every trial reached, and the best so far."""
     best: list[tuple[int, float]] = []
     for index, state in enumerate(("done", "given up")):
-        points = [(r["trial"], r["held_out"]) for r in rows if r["state"] == state]
-        points = [point for point in points if point[1] is not None]
+        points = [
+            (row["trial"], study.factor * row["held_out"])
+            for row in rows
+            if row["state"] == state and row["held_out"] is not None
+        ]
         style = curve_style(index) | {"linestyle": "", "label": state}
         axes.plot(*zip(*points, strict=True), **style) if points else None
         best += points if state == "done" else []
     highest = [max(value for n, value in best if n <= number) for number, _ in best]
     axes.step([n for n, _ in best], highest, where="post", color="#888888", label="best so far")
-    axes.set(xlabel="trial", ylabel="quality on held-out images")
+    axes.set(
+        xlabel="trial", ylabel=f"{study.quality} ({study.unit})" if study.unit else study.quality
+    )
     axes.grid(alpha=0.3)
     axes.legend()
 

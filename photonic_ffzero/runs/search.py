@@ -233,17 +233,22 @@ class Study:
 
         Those whose settings do not go together fail at once.
         """
-        count = len(self.trials)
-        next_one = next((t.number for t in self.trials if not t.state.is_finished()), count)
-        first = next_one - next_one % self.search.batch
-        last = min(first + self.search.batch, self.search.trials)
+        while (batch := self._next_batch()) is not None:
+            for number in batch:
+                self._ask_one(number)
+            running = [self.trials[n] for n in batch if not self.trials[n].state.is_finished()]
+            if cells := [cell for trial in running for cell in self._cell(trial)]:
+                return GridDirectory(self.folder, self._grid(tuple(cells)))
+        return None
+
+    def _next_batch(self) -> range | None:
+        """The numbers of the trials of the first batch that is not done."""
+        going = (trial.number for trial in self.trials if not trial.state.is_finished())
+        first = next(going, len(self.trials))
         if first >= self.search.trials:
             return None
-        for number in range(first, last):
-            self._ask_one(number)
-        running = [trial for trial in self.trials[first:last] if not trial.state.is_finished()]
-        cells = [cell for trial in running for cell in self._cell(trial)]
-        return GridDirectory(self.folder, self._grid(tuple(cells)))
+        start = first - first % self.search.batch
+        return range(start, min(start + self.search.batch, self.search.trials))
 
     def _ask_one(self, number: int) -> None:
         """Ask for a trial, or for the rest of one whose process ended in between."""
@@ -279,17 +284,27 @@ class Study:
             return []
 
     def _grid(self, cells: tuple[Cell, ...]) -> Grid:
-        regression = self.search.settings.get("task") == "regression"
-        return Grid(
-            cells=cells,
-            x="trial",
-            name="search",
-            preset="search",
-            value="last_validation_accuracy",
-            value_label="held-out R²" if regression else "held-out accuracy",
-            unit="" if regression else "%",
-            factor=1 if regression else 100,
-        )
+        quality = {"value_label": self.quality, "unit": self.unit, "factor": self.factor}
+        value = "last_validation_accuracy"
+        return Grid(cells=cells, x="trial", name="search", preset="search", value=value, **quality)
+
+    @property
+    def _regression(self) -> bool:
+        return self.search.settings.get("task") == "regression"
+
+    @property
+    def quality(self) -> str:
+        """What trials are judged by."""
+        return "held-out R²" if self._regression else "held-out accuracy"
+
+    @property
+    def unit(self) -> str:
+        """Its unit, after multiplication by `factor`."""
+        return "" if self._regression else "%"
+
+    @property
+    def factor(self) -> int:
+        return 1 if self._regression else 100
 
     # --- what became of them ----------------------------------------------------------------------
 
