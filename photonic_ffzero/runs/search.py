@@ -284,7 +284,11 @@ class Study:
             return []
 
     def _grid(self, cells: tuple[Cell, ...]) -> Grid:
-        quality = {"value_label": self.quality, "unit": self.unit, "factor": self.factor}
+        quality: dict[str, Any] = {
+            "value_label": self.quality,
+            "unit": self.unit,
+            "factor": self.factor,
+        }
         value = "last_validation_accuracy"
         return Grid(cells=cells, x="trial", name="search", preset="search", value=value, **quality)
 
