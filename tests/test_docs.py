@@ -107,7 +107,7 @@ def test_installed_commands_parse(tmp_path, monkeypatch):
     Path("results/RUN").mkdir(parents=True)
     Path("results/RUN/config.json").touch()
     text = "\n".join([*PAGES.values(), overview()])
-    lines = re.findall(r"^(?:    |  )photonic-ffzero (\w+) ?([^>|\n]*)", text, re.MULTILINE)
+    lines = re.findall(r"^(?:    |  )photonic-ffzero (\w+) ?(.*?)(?: [>|].*)?$", text, re.MULTILINE)
     assert lines
     for name, words in lines:
         COMMANDS_INSTALLED[name].part("build_parser")().parse_args(shlex.split(words))
