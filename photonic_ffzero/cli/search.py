@@ -69,7 +69,7 @@ train --config DIR uses them.
 _EXAMPLES = """\
 examples:
   search.py 'learning_rate=log:1e-3..1' --dataset digits
-  search.py 'directions=8|16|32' 'law=rademacher|layered' --config kerr1
+  search.py 'directions=8|16|32' --config kerr1
   search.py 'nonlinearity=electro-optic|kerr' --trials 8 --epochs 3
   search.py --resume last
 """
