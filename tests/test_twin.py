@@ -32,7 +32,7 @@ from photonic_ffzero.gradients import (
 )
 from photonic_ffzero.gradients.directions import Directions, draw
 from photonic_ffzero.gradients.objectives import Weights
-from photonic_ffzero.gradients.twin import Comparison, _misfit
+from photonic_ffzero.gradients.twin import Comparison, Prior, _misfit
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.seeds import generator
@@ -107,7 +107,9 @@ def test_the_first_step_of_the_fit_goes_down_the_misfit(meshes):
     result = estimate(TwinEstimator(), objective, None)
     points = tuple(Phases(*(w[np.newaxis] for w in part)) for part in params)
     readings = objective.measure(points)
-    (alone,) = twin.learn([twin.init()], points, objective.twin.x, readings, 0.1, tf.ones([1, B]))
+    first = twin.init()
+    inputs = (points, objective.twin.x, readings)
+    (alone,) = twin.learn([first], *inputs, 0.1, tf.ones([1, B]), [Prior(first.values)])
     for one, other in zip(flat(alone.values), flat(result.state.values), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     ideal = objective_of(nominal_twin(block, unknown(meshes)).block, params)
@@ -159,6 +161,9 @@ def test_what_readings_do_not_show_is_drawn_back_to_the_start():
     (after,) = twin.fitted(state, still, 0.1).values
     np.testing.assert_allclose(after.theta - at_start.theta, 0.1 * (1 - 0.1 * 0.05), rtol=1e-4)
     np.testing.assert_array_equal(after.loss, away.loss)  # which follows the total light
+    for prior in (Prior((away,)), Prior(start.values, strength=0.0)):
+        (kept,) = twin.fitted(state, still, 0.1, prior).values
+        np.testing.assert_array_equal(kept.theta, away.theta)
 
 
 def reachable(start):

@@ -215,10 +215,11 @@ class Twin:
         readings: Any,
         rate: Any,
         weights: Any,
+        priors: Sequence[Prior],
     ) -> list[TwinState]:
         """One step of the fit of several twins to readings [P, B, N] of inputs x at some points.
 
-        ``weights`` [S, B] are those of the samples for each of the S states.
+        Each of the S states has its weights of the samples, [S, B], and its prior.
         """
         known = [(state.values, state.elements) for state in states]
         flat = tf.nest.flatten(known)
@@ -233,14 +234,16 @@ class Twin:
 
         def step(packed: Any, pairs: Any, states: Any, rate: Any) -> Any:
             return [
-                self.fitted(state, Comparison(slopes, *rest), rate, prior=0.0)
-                for slopes, (_, *rest), state in zip(packed, pairs, states, strict=True)
+                self.fitted(state, Comparison(slopes, *rest), rate, prior)
+                for slopes, (_, *rest), state, prior in zip(
+                    packed, pairs, states, priors, strict=True
+                )
             ]
 
         return fused(step, packed, pairs, list(states), rate)
 
     def fitted(
-        self, state: TwinState, comparison: Comparison, rate: Any, prior: float = 1.0
+        self, state: TwinState, comparison: Comparison, rate: Any, prior: Prior | None = None
     ) -> TwinState:
         """The state after one step of Adam along the slopes of the misfit.
 
@@ -253,15 +256,14 @@ class Twin:
             state: The state before.
             comparison: How the prediction compares with the readings.
             rate: Step of Adam, in units of the scales.
-            prior: Factor of the prior. A calibration takes 0: readings at random phases determine
-                all values, and a prior would make their uncertainties too small.
+            prior: What the values are drawn back to; by default to those of the start.
         """
         direction, moments = adam().update(comparison.slopes, state.moments)
         scales = tf.nest.map_structure(np.float32, self.scales)
-        priors = (_PRIOR,) * len(self.start)
+        start, strength = prior or Prior(tuple(map(_as_tensors, self.start)))
         scaled = tf.nest.map_structure(
-            lambda u, scale, o, start, pull: scale * u + prior * pull * (o - start),
-            *(direction[0], scales, state.values, tuple(map(_as_tensors, self.start)), priors),
+            lambda u, scale, o, first, pull: scale * u + strength * pull * (o - first),
+            *(direction[0], scales, state.values, start, (_PRIOR,) * len(self.start)),
         )
         pace = rate * tf.minimum(comparison.error / _LARGE_ERROR, 1.0)
         elements = _each(
@@ -277,6 +279,18 @@ class Twin:
         )
         errors = MEMORY * state.errors + tf.stack([1.0, comparison.error])
         return state._replace(values=values, elements=elements, moments=moments, errors=errors)
+
+
+class Prior(NamedTuple):
+    """What is known of a twin's values before the readings.
+
+    Attributes:
+        values: `MeshParameters` of each mesh.
+        strength: In units of the usual one.
+    """
+
+    values: tuple[MeshParameters, ...]
+    strength: Any = 1.0
 
 
 class Comparison(NamedTuple):

@@ -13,6 +13,7 @@ import numpy as np
 from meshes._tensorflow import graph, tf
 from meshes.estimate import MeshEstimate, MeshParameters, difference, unseen
 from photonic_ffzero.gradients import Twin, TwinState
+from photonic_ffzero.gradients.twin import Prior
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.optimizers import cosine_decay
@@ -89,16 +90,24 @@ def _calibrated_mesh(
 
     The phases of all other columns are those of the bar state, theta = pi and phi = 0. Several
     twins learn from the same readings, for the uncertainties: all but the first with random
-    weights of the samples, and from a start at random.
+    weights of the samples, and from a start at random, to which its prior draws it back, so that
+    they differ as much as the readings leave open. The prior fades with the rate of each stage: it
+    keeps the fit from running away, and draws nothing from where the readings have it at the end.
+
+    Reference:
+        Osband, Aslanides, Cassirer, "Randomized prior functions for deep reinforcement learning",
+        NeurIPS 2018.
     """
 
     def learn(states: Any, params: Any, x: Any, noise: Any, rate: Any, weights: Any) -> Any:
         noise = tf.nest.map_structure(lambda drawn: drawn[0], noise)
         points = one_set(params)
         readings = block.measure(points, x, noise)
-        return twin.learn(states, points, x, readings, rate, weights)
+        priors = [Prior(values, rate / CALIBRATION_RATE) for values in starts]
+        return twin.learn(states, points, x, readings, rate, weights, priors)
 
     states = [twin.init(), *(twin.init(rng) for _ in range(_MEMBERS - 1))]
+    starts = [state.values for state in states]
     step = graph(learn, xla=block.runs_on == "xla")
     for done, (setting, rate) in enumerate(_settings(block, params, count, rng)):
         progress(done, count)
@@ -172,7 +181,7 @@ def _deviations(
         start: The values at the start.
         *apart: By how much each of the other twins differs.
     """
-    spread = np.mean([np.square(x) for x in apart], axis=0) / 2  # of two twins
+    spread = np.mean([np.square(x) for x in apart], axis=0)
     seen = np.where(hide, np.nan, spread)
     errors = np.where(hide, 0.0, np.float64(values) - start)
     size = np.sqrt(np.sum(errors**2) / max(np.sum(scale[~hide] ** 2), 1e-30))
