@@ -159,33 +159,41 @@ class _Fabrication(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def _fabrication_of(mesh: FabricatedMesh) -> _Fabrication:
-    return _tables(mesh, mesh.splitter_errors, mesh.transmission)
+    delta = mesh.splitter_errors
+    return _tables(mesh, None if delta is None else delta.astype(np.float64), mesh.transmission)
 
 
 def _tables(
     mesh: FabricatedMesh, delta: np.ndarray | None, loss: np.ndarray | None = None
 ) -> _Fabrication:
+    """The tables of a fabrication, computed in the precision of ``delta``."""
     none = _flat(np.empty(0, np.float32))
     unity = _flat(np.ones((mesh.num_columns, 2), np.float32))
     if delta is None and loss is None:
         return _Fabrication(True, kernels.IDEAL_ROWS, none, unity, (none, none, unity))
-    a, b = np.zeros((2, *mesh.mask.shape)) if delta is None else delta.astype(np.float64)
+    a, b = np.zeros((2, *mesh.mask.shape)) if delta is None else delta
     errors = [np.sin(a + b), np.cos(a - b), np.cos(a + b), np.sin(a - b)]
     errors += [np.sin(2 * b), np.cos(2 * b)]
-    lossless = _flat(_padded(np.stack([*errors, *np.ones((2, *mesh.mask.shape))])))
-    return _Fabrication(
-        ideal=False,
-        rows=kernels.GENERAL_ROWS,
-        couplers=_flat(_padded(np.stack([*errors, *_passed(mesh, loss)]))),
-        edges=unity if loss is None else _flat(loss[:, [0, -1]]),
-        backward_tables=(lossless, none if loss is None else _flat(loss), unity),
-    )
+    lossless = couplers = _whole_vectors(*errors, 1.0, 1.0, shape=a.shape)
+    losses, edges = none, unity
+    if loss is not None:
+        couplers = _whole_vectors(*errors, *_passed(mesh, loss), shape=a.shape)
+        losses, edges = _flat(loss), _flat(loss[:, [0, -1]])
+    rows, backward_tables = kernels.GENERAL_ROWS, (lossless, losses, unity)
+    return _Fabrication(False, rows, couplers, edges, backward_tables)
 
 
-def _passed(mesh: FabricatedMesh, loss: np.ndarray | None) -> np.ndarray:
+def _whole_vectors(*rows: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Rows [L, M], or numbers, one after another; M is filled up with zeros to whole vectors."""
+    columns, count = shape
+    table = np.zeros((len(rows), columns, kernels.padded(count)), np.float32)
+    for row, values in zip(table, rows, strict=True):
+        row[:, :count] = values
+    return _flat(table)
+
+
+def _passed(mesh: FabricatedMesh, loss: np.ndarray) -> np.ndarray:
     """Amplitudes [2, L, M] passed after each interferometer's upper and lower port."""
-    if loss is None:
-        return np.ones((2, *mesh.mask.shape))
     port = upper_port(np.arange(mesh.num_columns)[:, None], np.arange(mesh.num_interferometers))
     pair = np.stack((port, port + 1)) % mesh.units
     return np.take_along_axis(loss[None], pair, axis=2)
@@ -243,12 +251,6 @@ def _launch(
 # Scratch memory for the next call, since new memory from the system takes as long as a propagation;
 # for up to four concurrent calls. A deque is safe among threads.
 _kept_scratch: deque[np.ndarray] = deque(maxlen=4)
-
-
-def _padded(x: np.ndarray) -> np.ndarray:
-    """The last axis extended to whole vectors."""
-    extra = kernels.padded(x.shape[-1]) - x.shape[-1]
-    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, extra)])
 
 
 def _of_sets(x: np.ndarray, sets: slice) -> np.ndarray:

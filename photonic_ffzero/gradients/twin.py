@@ -162,8 +162,14 @@ class Twin:
         )
 
     def elements_of(self, state: TwinState) -> Elements:
-        """The elements with the values of a state, from which another twin may start."""
-        return _each(self.elements, lambda p, x: p._replace(value=float(x)), state.elements)
+        """The elements as a state has them, for another twin that keeps them so.
+
+        Their scale is 0. Readings at phases that hardly move do not tell elements from offsets: in
+        a training that goes on to fit both, the twin can run away.
+        """
+        return _each(
+            self.elements, lambda p, x: p._replace(value=float(x), scale=0.0), state.elements
+        )
 
     def bound(self, state: TwinState, x: Any, rate: Any) -> BoundTwin:
         """The twin with a state on inputs x; ``rate`` is that of the fit."""
