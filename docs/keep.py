@@ -37,9 +37,9 @@ from meshes.validation import choice
 from photonic_ffzero import data, goodness, gradients, layers, optimizers
 from photonic_ffzero.cli.arguments import LineParser, flag_of, reader
 from photonic_ffzero.config import METHODS, Config
+from photonic_ffzero.cores import available_cores
 from photonic_ffzero.elements import listed
 from photonic_ffzero.runs import GridDirectory, Plan
-from photonic_ffzero.runs.cluster import available_cores
 from photonic_ffzero.runs.names import RUN
 from photonic_ffzero.runs.plan import changes_of
 from photonic_ffzero.runs.records import read_results

@@ -29,10 +29,11 @@ from rich.console import Console
 from photonic_ffzero.cli import experiment as module
 from photonic_ffzero.cli.experiment import Options, run_experiment
 from photonic_ffzero.config import configure
+from photonic_ffzero.cores import THREAD_VARIABLES, thread_limits
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs import cluster
-from photonic_ffzero.runs.cell import THREAD_VARIABLES, thread_limits, training_command
+from photonic_ffzero.runs.cell import training_command
 from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.runs.cluster import Cluster
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory
@@ -102,9 +103,11 @@ if mode == "late":
     sys.exit("no way out")
 """
 DRIVER = """
-import sys
+import os, sys
 sys.path.insert(0, {tests!r})
+from photonic_ffzero.runs import runner
 from test_grid import experiment
+runner._PATIENCE = float(os.environ.get("PATIENCE", runner._PATIENCE))
 sys.exit(experiment(None))
 """
 

@@ -31,16 +31,12 @@ from photonic_ffzero.cli.arguments import (
 )
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import configure
+from photonic_ffzero.cores import available_cores
 from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.cell import Command, training_command
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
-from photonic_ffzero.runs.cluster import (
-    Cluster,
-    SchedulerLostError,
-    available_cores,
-    check_platform,
-)
+from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, check_platform
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
 from photonic_ffzero.runs.plan import MOST_SEEDS, Plan, plan_for

@@ -24,15 +24,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
+from photonic_ffzero.cores import thread_limits
 from photonic_ffzero.storage import write_whole
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-    "NUMBA_NUM_THREADS",
-)
-"""Environment variables that limit the threads of a run."""
 
 FILES = (
     *("log.txt", "config.json", "history.csv", "model.npz", "chip_estimate.npz"),
@@ -81,15 +74,6 @@ def training_command(data_dir: Path | None) -> Command:
         return [*start, "--resume", str(directory)]
 
     return command
-
-
-def thread_limits(threads: int) -> dict[str, str]:
-    """The thread variables of a child; a lower limit that the environment sets stays."""
-    limits = {}
-    for name in THREAD_VARIABLES:
-        limit = os.environ.get(name, "")
-        limits[name] = str(min(threads, int(limit) or threads) if limit.isdigit() else threads)
-    return limits
 
 
 def sees(probe: Path) -> bool:

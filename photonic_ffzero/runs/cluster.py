@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 from meshes.files import DataError, read_text
 from meshes.validation import choice, one_line
+from photonic_ffzero.cores import available_cores
 
 KINDS = (
     *("HTCondorCluster", "LSFCluster", "MoabCluster", "OARCluster"),
@@ -34,6 +34,7 @@ TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
 
 _LOOPBACK = "127.0.0.1:0"  # any free port
 _CONNECT = 10.0  # seconds to wait for a scheduler
+_CLOSE = 10.0  # seconds to take leave of one
 _LONGEST_FILE = 2**16  # bytes of a cluster's settings
 _FROM_FLAGS = ("security", "protocol")  # of a cluster's settings
 
@@ -49,11 +50,6 @@ def check_platform() -> None:
             "grids must run on Linux or macOS, whose processes inherit locks and pipes, found "
             "Windows; mnist_photonic.py and mnist_digital.py run there one by one"
         )
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -152,7 +148,8 @@ class Cluster:
             except Exception as error:  # of a package, which takes the settings of a file
                 where = self.scheduler or self.cluster or "local workers"
                 raise SchedulerLostError(f"{where}: {error}") from None
-            yield stack.enter_context(client)
+            stack.callback(_close, client)
+            yield client
 
     def _started(self, cells: int) -> AbstractContextManager[Any]:
         from distributed import LocalCluster
@@ -212,6 +209,11 @@ def read_cluster(file: Path | None) -> tuple[str, dict[str, Any]]:
         if name in content:
             raise DataError(f"{file}: {name} follows from --tls-dir; leave it out")
     return kind, content
+
+
+def _close(client: Any) -> None:
+    with suppress(TimeoutError):  # its scheduler does not answer; there is an error that says so
+        client.close(timeout=_CLOSE)
 
 
 def dashboard_of(client: Any) -> str:

@@ -37,6 +37,8 @@ from photonic_ffzero.storage import TEMPORARY
 MOST_DEATHS = 3  # of the workers or processes of a cell, after which it has failed
 _POLL = 0.1  # seconds between looks at the news
 _WORKERS_POLL = 1.0  # seconds between looks at the workers
+_PATIENCE = 60.0  # seconds to wait for an answer, and until a worker that failed is asked again
+_LAST_WORDS = 5.0  # seconds for the workers to take note of an error here
 _HISTORY_POLL = 1.0  # seconds between looks at the histories
 _LONGEST_LOG = 2**16  # bytes read from the end of a log
 _LONGEST_MESSAGE = 160  # characters of a failure's message; the log has the rest
@@ -98,7 +100,8 @@ class Runner:
         states = [(outcome.cell, outcome.state) for outcome in directory.outcomes()]
         self._runs = [_Run(cell, "done" if s == "done" else "waiting") for cell, s in states]
         self._signals, self._signals_sent = signals().received, 0
-        self._workers: dict[str, bool | None] = {}  # whether each sees the directory; None: unfit
+        self._workers: dict[str, bool] = {}  # those that are fit: whether each sees the directory
+        self._unfit: dict[str, float] = {}  # the others: when each was asked last
         self._looked = self._shown = 0.0
 
     def _in_state(self, *states: str) -> list[_Run]:
@@ -146,10 +149,11 @@ class Runner:
                 self._look_at_running(progress)
                 time.sleep(_POLL)
         except (CommClosedError, TimeoutError) as error:
-            raise SchedulerLostError(f"the scheduler is gone ({error})") from None
+            reason = one_line(str(error)) or "no answer"
+            raise SchedulerLostError(f"the scheduler is gone ({reason})") from None
         finally:  # all have ended, or there was an error
             with suppress(OSError):
-                self._stop(kill=True)
+                self._stop(kill=True, callback_timeout=_LAST_WORDS)
                 self._news.close()
 
     def _goes_on(self) -> bool:
@@ -159,10 +163,12 @@ class Runner:
 
     def _look_for_workers(self, progress: GridProgress) -> None:
         """Try new workers, and start the cells of lost ones again."""
-        if time.perf_counter() - self._looked < _WORKERS_POLL:
+        now = time.perf_counter()
+        if now - self._looked < _WORKERS_POLL:
             return
-        scheduler = self._client.scheduler  # its `scheduler_info` may be one without workers
-        present = self._client.sync(scheduler.identity, n_workers=-1)["workers"].keys()
+        identity = self._client.scheduler.identity  # `scheduler_info` may be one without workers
+        answer = self._client.sync(identity, n_workers=-1, callback_timeout=_PATIENCE)
+        present, before = answer["workers"].keys(), bool(self._workers)
         self._take_news(progress)  # what a lost worker told last
         for address in self._workers.keys() - present:
             del self._workers[address]
@@ -170,20 +176,31 @@ class Runner:
                 if run.worker == address:
                     self._died(run, f"its worker at {address} is gone", progress)
         for address in present - self._workers.keys():
-            try:
-                self._workers[address] = self._shares_disk(address)
-            except Exception as error:  # whatever is wrong there, such as a missing package
-                say(f"worker {address} is left out: {error}")
-                self._workers[address] = None
-        if not self._workers and not self._looked:
+            if now - self._unfit.get(address, -_PATIENCE) >= _PATIENCE:
+                self._try_worker(address)
+        if not self._workers and (not self._looked or before):
             self._console.print("there is no worker yet; waiting for one")
-        self._looked = time.perf_counter()
+        self._looked = now
+
+    def _try_worker(self, address: str) -> None:
+        """Take a worker, unless it cannot do what every cell needs; it is then asked again."""
+        try:
+            self._workers[address] = self._shares_disk(address)
+            self._unfit.pop(address, None)
+        except Exception as error:  # whatever is wrong there, such as a missing package
+            if address not in self._unfit:
+                say(f"worker {address} is left out: {one_line(str(error)) or 'no answer'}")
+            self._unfit[address] = time.perf_counter()
 
     def _shares_disk(self, address: str) -> bool:
         """Whether a worker reads and writes the grid's directory."""
         folder = self._directory.path.resolve()
         with tempfile.NamedTemporaryFile(dir=folder, prefix=TEMPORARY, suffix=".partial") as probe:
-            return self._client.run(sees, Path(probe.name), workers=[address])[address]
+            return self._on_workers(sees, Path(probe.name), workers=[address])[address]
+
+    def _on_workers(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call a function on workers; TimeoutError if there is no answer."""
+        return self._client.run(function, *arguments, **{"callback_timeout": _PATIENCE} | options)
 
     def _died(self, run: _Run, reason: str, progress: GridProgress) -> None:
         """Start a cell again whose worker or process died, unless it did so too often."""
@@ -204,7 +221,7 @@ class Runner:
         done = {"", *(run.cell.slug for run in self._in_state("done"))}
         busy = {run.worker for run in self._in_state("running")}
         ready = [run for run in self._in_state("waiting") if run.cell.after in done]
-        free = [a for a, sees in self._workers.items() if a not in busy and sees is not None]
+        free = [address for address in self._workers if address not in busy]
         most = (self._cluster.jobs or len(self._workers)) - len(busy)
         for run, worker in zip(ready[: max(most, 0)], free, strict=False):
             try:
@@ -238,8 +255,12 @@ class Runner:
         """Write what workers sent, and record the cells that have ended."""
         if self._client.status != "running":
             raise SchedulerLostError("the scheduler is gone")
+        try:
+            messages = self._news.get(batch=True, callback_timeout=_PATIENCE)
+        except KeyError:  # the client has connected to another scheduler at this address
+            raise SchedulerLostError("the scheduler was started again") from None
         running = {run.key: run for run in self._in_state("running")}
-        for message in self._news.get(batch=True):
+        for message in messages:
             if run := running.get(message["key"]):
                 run.began = True
                 if message["files"]:
@@ -302,7 +323,7 @@ class Runner:
                 progress.show(run.cell.name, *epochs_done(self._directory.grid, run.cell, folder))
             if not (run.dropped or self._worth(run.cell)):
                 run.dropped = True
-                self._client.run(stop, [run.key], workers=[run.worker], on_error="ignore")
+                self._on_workers(stop, [run.key], workers=[run.worker], on_error="ignore")
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -317,11 +338,11 @@ class Runner:
             self._stop(kill=True)
         self._signals_sent = min(len(self._signals), 2)
 
-    def _stop(self, kill: bool = False) -> None:
+    def _stop(self, kill: bool = False, **options: Any) -> None:
         """Let the cells that run save and end, or end them at once."""
         if running := {run.key: run.worker for run in self._in_state("running")}:
             workers = sorted(set(running.values()))
-            self._client.run(stop, [*running], kill, workers=workers, on_error="ignore")
+            self._on_workers(stop, [*running], kill, workers=workers, on_error="ignore", **options)
 
 
 def _signal_name(number: int) -> str:
