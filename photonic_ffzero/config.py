@@ -29,7 +29,7 @@ from photonic_ffzero.elements import (
     listed,
 )
 from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
-from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS, renewal_of
+from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS, SHARD, renewal_of
 from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.layers.dense import SCALINGS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
@@ -70,6 +70,8 @@ _mixer = partial(_network, applies={"network": "mixer"})
 _goodness = partial(_network, applies={"readout": "goodness"})
 _learning = partial(setting, group="learning")
 _derivative = partial(_learning, applies=DD)
+_PRECONDITIONED = ("central", "forward", "jvp")  # right with directions of any covariance
+_IN_SHARDS = {"estimator": _PRECONDITIONED, "device": "none"}  # slopes are one number a direction
 _TWIN = {"estimator": "twin"}
 _twin = partial(_learning, applies=_TWIN)
 _twin_of_device = partial(_learning, applies=_TWIN | {"device": (SIMULATED, "external")})
@@ -374,6 +376,16 @@ class Config:
         default=0,
         also=("random_seed", "random_state"),
     )
+    workers: int | None = setting(
+        whole(1),
+        "processes that share the directions of a step, in shards of 8 with random numbers of "
+        "their own: the figures are the same for any number of them, but not those without",
+        group="run",
+        metavar="N",
+        applies=_PHOTONIC | DD | _IN_SHARDS,
+        default=None,
+        also=("num_workers", "n_workers", "processes"),
+    )
     engine: str | None = _photonic_here(
         one_of(ENGINES),
         "mesh simulator; auto: the fastest here",
@@ -540,7 +552,6 @@ def facts(values: Mapping[str, Any]) -> dict[str, Any]:
 
 # What an estimator rests on, by the mode in which it differentiates.
 _SLOPES = {None: "differences", "forward": "forward mode", "reverse": "reverse mode"}
-_PRECONDITIONED = ("central", "forward", "jvp")  # right with directions of any covariance
 
 
 def _slopes(estimator: Any) -> str | None:
@@ -612,6 +623,7 @@ def _training_rules(run: Config) -> Iterator[tuple[bool, str]]:
     if run.trains:
         yield from _method_rules(run)
         yield from _step_rules(run)
+        yield from _worker_rules(run)
 
 
 def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
@@ -677,6 +689,26 @@ def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
         "perturb must be weights for bp: slopes of the last layer's activations do not reach "
         "the layers before it without backpropagation",
     )
+
+
+def _worker_rules(run: Config) -> Iterator[tuple[bool, str]]:
+    if run.workers is None:
+        return
+    most = -(-(run.directions or 0) // SHARD)
+    yield (
+        run.workers > most,
+        f"workers must be at most {most}, one a shard of {SHARD} of {run.directions} directions, "
+        f"got {run.workers}",
+    )
+    yield (
+        run.law == "orthonormal" or run.follows_network,
+        f"law must draw each direction alone for workers, got {run.law}",
+    )
+    yield (
+        bool(run.chip_imperfections.drift),
+        f"imperfections must not drift for workers, got drift={run.chip_imperfections.drift:g}",
+    )
+    yield callable(run.nonlinearity), "nonlinearity must have a name for workers, got a function"
 
 
 def _step_rules(run: Config) -> Iterator[tuple[bool, str]]:

@@ -73,7 +73,7 @@ NETWORK = {
 for name in ("mlp", "cnn"):
     NETWORK[name]["weight_decay"] = 0.0
 NONE = dict.fromkeys([*(name for own in NETWORK.values() for name in own)])
-NONE |= dict.fromkeys(("columns", "chip", "device"))
+NONE |= dict.fromkeys(("columns", "chip", "device", "workers"))
 NONE |= dict.fromkeys(("patches", "head", "losses", "order", "colour", "weight_decay"))
 NONE |= dict.fromkeys(("calibration", "twin_nonlinearity", "twin_amplifier"))
 

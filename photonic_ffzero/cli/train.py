@@ -35,6 +35,7 @@ from photonic_ffzero.runs.names import RESULTS, SETTINGS
 from photonic_ffzero.runs.plan import Plan, dated_name, plan_of, read_settings
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json
+from photonic_ffzero.training.crew import CrewError
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, StoppedError
 
 PHOTONIC = """\
@@ -184,7 +185,7 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) ->
     except KeyboardInterrupt:  # called from Python
         say(f"interrupted; {how}")
         return 130
-    except DeviceError as error:
+    except (DeviceError, CrewError) as error:
         say(f"{program}: {error}; what was saved stands; {how}")
         return 1
     except (NonFiniteLossError, DataError, OSError) as error:

@@ -1,10 +1,18 @@
 """From losses to gradients: directions, objectives, estimators and the step to take."""
 
-from photonic_ffzero.gradients.directions import LAWS, Directions, Sampler, draw, renewal_of
+from photonic_ffzero.gradients.directions import (
+    LAWS,
+    SHARD,
+    Directions,
+    Sampler,
+    draw,
+    renewal_of,
+)
 from photonic_ffzero.gradients.estimators import (
     ESTIMATORS,
     Autodiff,
     CentralDifference,
+    Directional,
     Estimate,
     Estimator,
     ForwardDifference,
@@ -28,9 +36,11 @@ __all__ = [
     "ESTIMATORS",
     "LAWS",
     "PERTURBATIONS",
+    "SHARD",
     "Activations",
     "Autodiff",
     "CentralDifference",
+    "Directional",
     "Directions",
     "Estimate",
     "Estimator",

@@ -12,6 +12,9 @@ import numpy as np
 from meshes._tensorflow import tf
 from meshes.validation import choice, integer, number
 
+SHARD = 8
+"""Directions that one worker evaluates together, however many workers there are."""
+
 
 class Directions(NamedTuple):
     """K directions for a structure of parameters.

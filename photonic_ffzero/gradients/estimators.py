@@ -69,6 +69,21 @@ class Estimator(ABC):
         """The gradient and the loss that follow from the evaluation."""
 
 
+class Directional(Estimator):
+    """An estimator whose evaluation comes down to a slope for each direction, and a loss.
+
+    Its directions may be evaluated in parts, one after another or in several processes.
+    """
+
+    @abstractmethod
+    def slopes(self, objective: Objective, evaluated: Any) -> tuple[Any, Any]:
+        """Slopes [K, ...] as `Objective.lift` takes them, and the loss."""
+
+    def conclude(self, objective: Objective, evaluated: Any, directions: Any) -> Estimate:
+        slopes, loss = self.slopes(objective, evaluated)
+        return Estimate(objective.lift(slopes, directions), loss)
+
+
 def estimate(
     estimator: Estimator,
     objective: Objective,
@@ -89,8 +104,21 @@ def _total(losses: Any) -> Any:
     return tf.reduce_sum(losses) / losses.shape[0]
 
 
+class CentralPoints(Estimator):
+    """An estimator that evaluates two points a direction, on either side of the origin."""
+
+    def parameter_sets(self, directions: int) -> int:
+        return 2 * directions
+
+    def points(self, objective: Objective, directions: Directions) -> Any:
+        tangent = objective.tangent(directions)
+        return tf.nest.map_structure(
+            lambda w, t: tf.concat([w + t, w - t], axis=0), objective.origin, tangent
+        )
+
+
 @dataclass(frozen=True)
-class CentralDifference(Estimator):
+class CentralDifference(CentralPoints, Directional):
     r"""Central directional derivatives: two evaluations a direction, error O(epsilon^2).
 
     .. math::
@@ -104,23 +132,14 @@ class CentralDifference(Estimator):
         Guo et al., arXiv 2603.24790, eq. 9 and 10.
     """
 
-    def parameter_sets(self, directions: int) -> int:
-        return 2 * directions
-
-    def points(self, objective: Objective, directions: Directions) -> Any:
-        tangent = objective.tangent(directions)
-        return tf.nest.map_structure(
-            lambda w, t: tf.concat([w + t, w - t], axis=0), objective.origin, tangent
-        )
-
-    def conclude(self, objective: Objective, evaluated: Any, directions: Directions) -> Estimate:
+    def slopes(self, objective: Objective, evaluated: Any) -> tuple[Any, Any]:
         losses = objective.losses(evaluated)
         plus, minus = tf.split(losses, 2, axis=0)
-        return Estimate(objective.lift((plus - minus) / 2, directions), _total(losses))
+        return (plus - minus) / 2, _total(losses)
 
 
 @dataclass(frozen=True)
-class LightCones(CentralDifference):
+class LightCones(CentralPoints):
     r"""Central differences of the intensities, each phase judged by the ports that it moves.
 
     The loss's slope s = dl/dI at the detectors is known, as detection and loss are electronics. A
@@ -157,7 +176,7 @@ class LightCones(CentralDifference):
 
 
 @dataclass(frozen=True)
-class ForwardDifference(Estimator):
+class ForwardDifference(Directional):
     r"""Forward directional derivatives: K + 1 evaluations, error O(epsilon).
 
     .. math:: d_k = \frac{\ell(w + \epsilon v_k) - \ell(w)}{\epsilon}
@@ -176,15 +195,15 @@ class ForwardDifference(Estimator):
             lambda w, t: tf.concat([w[tf.newaxis], w + t], axis=0), objective.origin, tangent
         )
 
-    def conclude(self, objective: Objective, evaluated: Any, directions: Directions) -> Estimate:
+    def slopes(self, objective: Objective, evaluated: Any) -> tuple[Any, Any]:
         losses, first = objective.losses(evaluated), objective.known
         if first is None:
             losses, first = losses[1:], losses[:1]
-        return Estimate(objective.lift(losses - first, directions), _total(first))
+        return losses - first, _total(first)
 
 
 @dataclass(frozen=True)
-class ForwardGradient(Estimator):
+class ForwardGradient(Directional):
     r"""Exact directional derivatives, by forward-mode automatic differentiation.
 
     .. math:: d_k = \langle \nabla \ell, v_k \rangle
@@ -213,9 +232,9 @@ class ForwardGradient(Estimator):
             losses = objective.losses(objective.measure(points[0]))
         return losses, accumulator.jvp(losses, unconnected_gradients="zero")
 
-    def conclude(self, objective: Objective, evaluated: Any, directions: Directions) -> Estimate:
+    def slopes(self, objective: Objective, evaluated: Any) -> tuple[Any, Any]:
         losses, slopes = evaluated
-        return Estimate(objective.lift(slopes, directions), _total(losses))
+        return slopes, _total(losses)
 
 
 @dataclass(frozen=True)
@@ -254,7 +273,7 @@ class TwinFacts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TwinEstimator(CentralDifference):
+class TwinEstimator(CentralPoints):
     """The gradient of the objective's twin, corrected by slopes that are measured on the chip.
 
     See `gradients.twin` and `gradients.control`. Without directions it is the twin's gradient at

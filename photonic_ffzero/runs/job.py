@@ -285,6 +285,8 @@ class Job:
         with LiveProgress(console, trainer.steps, trainer.steps_done, label, quality) as progress:
             trainer.observers = (progress, directory, *self._logs(directory), *observers)
             model = trainer.run()
+        if trainer.traffic:
+            console.print(f"workers exchanged {trainer.traffic}", soft_wrap=True)
         tested = trainer.validation if self._held_out_alone and trainer.validation else self.test
         scores = model.scores(tested.x)
         evaluation = score(model.task, scores, tested.y, model.config.rule)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from meshes._tensorflow import graph, tf
 from meshes.validation import from_spec
 from photonic_ffzero.config import Config
 from photonic_ffzero.goodness.losses import LOSSES
-from photonic_ffzero.gradients.directions import Directions, Sampler, check_count, draw
+from photonic_ffzero.gradients.directions import SHARD, Directions, Sampler, check_count, draw
 from photonic_ffzero.gradients.epsilon import EVALUATIONS, PROBES, probe_step
 from photonic_ffzero.gradients.estimators import (
     ESTIMATORS,
@@ -26,6 +27,7 @@ from photonic_ffzero.gradients.estimators import (
 from photonic_ffzero.gradients.objectives import (
     PERTURBATIONS,
     InnerActivations,
+    Objective,
     Perturbation,
     Weights,
 )
@@ -121,7 +123,7 @@ def make_step(stage: Stage, config: Config, twin: Twin | None = None) -> Callabl
     It maps (params, `StepState`s, inputs [B, ...], labels [B, T], directions, noise, learning
     rate) to (params, states, mean loss); all but inputs, labels and rate have one entry a block.
     """
-    steps = [_block_step(block, config, twin) for block in stage.blocks]
+    steps = [BlockStep(block, config, twin) for block in stage.blocks]
 
     def step(
         params: Any, states: Any, x: Any, y: Any, directions: Any, noise: Any, rate: Any
@@ -130,50 +132,75 @@ def make_step(stage: Stage, config: Config, twin: Twin | None = None) -> Callabl
         for index, take in enumerate(steps):
             if index:
                 x = stage.blocks[index - 1].transmit(one_set(params[index - 1]), x)[0]
-            own = (part[index] for part in (directions, noise))
-            results.append(take(params[index], states[index], x, y, *own, rate))
+            result = take(params[index], states[index], x, y, directions[index], noise[index], rate)
+            results.append(result)
         new_params, new_states, losses = zip(*results, strict=True)
         return new_params, new_states, tf.add_n(losses) / len(losses)
 
     return step
 
 
-def _block_step(block: Block, config: Config, twin: Twin | None) -> Callable[..., Any]:
+@dataclass(frozen=True, eq=False)
+class BlockStep:
     """One training step of a block, of tensors: as that of a stage, but without axes of blocks."""
-    estimator = _estimator(config, block)
-    optimizer = OPTIMIZERS[config.optimizer]()
-    loss = from_spec("loss", config.loss, LOSSES)
-    perturbation = _perturbation(config, block)
 
-    def step(
+    block: Block
+    config: Config
+    twin: Twin | None = None
+
+    @cached_property
+    def estimator(self) -> Estimator:
+        return _estimator(self.config, self.block)
+
+    @cached_property
+    def _optimizer(self) -> Any:
+        return OPTIMIZERS[self.config.optimizer]()
+
+    @cached_property
+    def _loss(self) -> Any:
+        return from_spec("loss", self.config.loss, LOSSES)
+
+    @cached_property
+    def _perturbation(self) -> Perturbation:
+        return _perturbation(self.config, self.block)
+
+    def objective(self, params: Any, x: Any, y: Any, noise: Any = ()) -> Objective:
+        """The objective on inputs [B, ...] with labels [B, T]."""
+        return self._perturbation(self.block, self._loss, params, x, y, noise)
+
+    def update(self, params: Any, state: StepState, result: Estimate, rate: Any) -> Any:
+        """The parameters and the state that follow from an estimate, and its loss."""
+        gradient = result.gradient
+        if self.block.frozen is not None:  # which autodiff does not know
+            gradient = tf.nest.map_structure(
+                lambda slope, still: tf.where(still, tf.zeros_like(slope), slope),
+                gradient,
+                self.block.frozen,
+            )
+        direction, moments = self._optimizer.update(gradient, state.optimizer)
+        new_state = StepState(moments, result.state, result.facts)
+        moved = descend(params, direction, rate, self.config.weight_decay or 0.0)
+        return moved, new_state, result.loss
+
+    def __call__(
+        self,
         params: Any,
-        state: Any,
+        state: StepState,
         x: Any,
         y: Any,
         directions: Directions | None,
         noise: Any,
         rate: Any,
-    ) -> tuple[Any, Any, Any]:
-        def update(result: Estimate) -> tuple[Any, Any, Any]:
-            gradient = result.gradient
-            if block.frozen is not None:  # which autodiff does not know
-                gradient = tf.nest.map_structure(
-                    lambda slope, still: tf.where(still, tf.zeros_like(slope), slope),
-                    gradient,
-                    block.frozen,
-                )
-            direction, moments = optimizer.update(gradient, state.optimizer)
-            new_state = StepState(moments, result.state, result.facts)
-            moved = descend(params, direction, rate, config.weight_decay or 0.0)
-            return moved, new_state, result.loss
+    ) -> Any:
+        objective = self.objective(params, x, y, noise)
+        if self.twin is not None:  # its fit slows down as the training does
+            fit_rate = rate * (FIT_RATE / self.config.learning_rate)
+            objective = objective._replace(twin=self.twin.bound(state.twin, x, fit_rate))
 
-        objective = perturbation(block, loss, params, x, y, noise)
-        if twin is not None:  # its fit slows down as the training does
-            fit_rate = rate * (FIT_RATE / config.learning_rate)
-            objective = objective._replace(twin=twin.bound(state.twin, x, fit_rate))
-        return estimate(estimator, objective, directions, update)
+        def then(result: Estimate) -> Any:
+            return self.update(params, state, result, rate)
 
-    return step
+        return estimate(self.estimator, objective, directions, then)
 
 
 def _estimator(config: Config, block: Block) -> Estimator:
@@ -190,9 +217,16 @@ def _perturbation(config: Config, block: Block) -> Perturbation:
     return PERTURBATIONS[config.perturb]()
 
 
+def shards_of(config: Config) -> list[range]:
+    """The directions that are evaluated together: all, or shards of them where workers share."""
+    count = config.directions or 0
+    size = SHARD if config.workers else max(count, 1)
+    return [range(first, min(first + size, count)) for first in range(0, max(count, 1), size)]
+
+
 def _passes(config: Config, block: Block) -> int:
     estimator = _estimator(config, block)
-    points = estimator.parameter_sets(config.directions or 0)
+    points = sum(estimator.parameter_sets(len(shard)) for shard in shards_of(config))
     at_origin = getattr(estimator, "at_origin", False)  # an estimator from outside need not have it
     return _perturbation(config, block).passes(points, at_origin)
 
@@ -247,6 +281,11 @@ class StageTraining:
         return min(self.config.batch_size, len(self.train.y))
 
     @property
+    def steps(self) -> int:
+        """Steps of an epoch, which takes full batches alone."""
+        return len(self.train.y) // self.batch_size
+
+    @property
     def parameter_sets(self) -> int:
         """Parameter sets evaluated in a step."""
         return ESTIMATORS[self.config.estimator]().parameter_sets(self.config.directions or 0)
@@ -262,6 +301,9 @@ class StageTraining:
             self.state = tf.nest.pack_sequence_as(self.state, [tf.constant(a) for a in optimizer])
         if metric:
             self.metric = self._follow(metric)
+
+    def settle(self) -> None:
+        """Bring parameters and state here, if they are elsewhere while steps are taken."""
 
     def calibrate(self, x: np.ndarray) -> None:
         """Put the statistics of some inputs into the parameters."""
@@ -288,9 +330,8 @@ class StageTraining:
         Yields:
             The losses of the steps of each call, up to `steps_per_call` of them.
         """
-        order = self._generator("shuffle", epoch).permutation(len(self.train.y))
-        rng = self._generator("directions", epoch)
-        for first in range(0, len(order) // self.batch_size, self.steps_per_call):
+        order, rng = self.order(epoch), self.generator("directions", epoch)
+        for first in range(0, self.steps, self.steps_per_call):
             if first >= start and self._is_due(first):
                 x = tf.gather(self._x, order[first * self.batch_size :][: self.batch_size])
                 now = self.stage.blocks[0].metric(self.params[0], x)
@@ -319,34 +360,49 @@ class StageTraining:
         return sampler.follow(block.together, metric, before) if sampler else metric
 
     def _noise(self, steps: int, epoch: int, first: int = 0) -> list[tuple[Any, ...]]:
-        rng = self._generator("noise", epoch, first)
+        rng = self.generator("noise", epoch, first)
         age = self.stage.index * self.config.epochs + epoch
         return [
             block.draw_noise(rng, steps, self.parameter_sets, self.batch_size, age)
             for block in self.stage.blocks
         ]
 
-    def _generator(self, purpose: str, *place: int) -> np.random.Generator:
+    def generator(self, purpose: str, *place: int) -> np.random.Generator:
+        """The source of one of the stage's random draws."""
         return generator(self.config.seed, purpose, self.stage.index, *place)
 
     def _take(
         self, epoch: int, first: int, order: np.ndarray, directions: list[Directions | None]
     ) -> list[float]:
         """Take a call's steps; steps beyond the epoch's end are prepared but not taken."""
-        config, steps = self.config, len(order) // self.batch_size
         numbers = first + np.arange(self.steps_per_call)
-        places = numbers[:, np.newaxis] * self.batch_size + np.arange(self.batch_size)
-        batches = order.take(places, mode="wrap").astype(np.int32)
-        schedule = SCHEDULES[config.schedule]
-        factors = [schedule((epoch + number / steps) / config.epochs) for number in numbers]
-        rates = np.array(factors, np.float32) * np.float32(config.learning_rate)
-        count = min(self.steps_per_call, steps - first)
+        batches, rates = self.batches(order, numbers), self.rates(epoch, numbers)
+        count = min(self.steps_per_call, self.steps - first)
         self.params, self.state, losses = self._steps(
             *(self.params, self.state, self._x, self._y),
             *(batches, directions, self._noise(len(numbers), epoch, first)),
             *(rates, np.int32(count)),
         )
         return losses.numpy()[:count].tolist()
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The samples of an epoch in the order in which it takes them."""
+        return self.generator("shuffle", epoch).permutation(len(self.train.y))
+
+    def batches(self, order: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """The samples [S, B] of some steps of an epoch."""
+        places = numbers[:, np.newaxis] * self.batch_size + np.arange(self.batch_size)
+        return order.take(places, mode="wrap").astype(np.int32)
+
+    def samples(self, batch: np.ndarray) -> Samples:
+        """Those samples as tensors."""
+        return Samples(tf.gather(self._x, batch), tf.gather(self._y, batch))
+
+    def rates(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
+        """The learning rates [S] of some steps of an epoch."""
+        schedule, epochs = SCHEDULES[self.config.schedule], self.config.epochs
+        factors = [schedule((epoch + number / self.steps) / epochs) for number in numbers]
+        return np.array(factors, np.float32) * np.float32(self.config.learning_rate)
 
     def _fitting_steps(self) -> int:
         """Steps a call, as many as divide an epoch evenly and draw no more than RANDOM_NUMBERS.
@@ -361,9 +417,8 @@ class StageTraining:
         noise = sum(array.size for array in tf.nest.flatten(self._noise(1, 0)))
         numbers = moved * (self.config.directions or 1) + noise
         most = max(RANDOM_NUMBERS // numbers, 1)
-        steps = len(self.train.y) // self.batch_size
-        calls = math.ceil(steps / min(most, MOST_STEPS))
-        return math.ceil(steps / calls)
+        calls = math.ceil(self.steps / min(most, MOST_STEPS))
+        return math.ceil(self.steps / calls)
 
     def _moved(self, block: Block) -> Any:
         """The structure of boolean arrays that says which numbers a direction moves."""
@@ -373,12 +428,16 @@ class StageTraining:
         law, count = self.config.law, self.config.directions
         if law is None or not count or not block.body:  # autodiff, or a twin alone
             return None
-        return Sampler(law, self.epsilon or 1.0, count, self._moved(block))
+        return self.sampler(block, count)
+
+    def sampler(self, block: Block, count: int) -> Sampler:
+        """What draws so many directions for a block."""
+        return Sampler(self.config.law or "", self.epsilon or 1.0, count, self._moved(block))
 
     def _choose_epsilon(self) -> float:
         """Choose the step from the losses of the first samples, see `gradients.epsilon`."""
         first = Samples(self._x[: self.batch_size], self._y[: self.batch_size])
-        rng = self._generator("probes")
+        rng = self.generator("probes")
         block = self.stage.blocks[0]  # of a mesh, which is trained alone
         v = draw("rademacher", 1.0, PROBES, self._moved(block), rng).v
         losses = losses_along(v, self.config, block, self.params[0], first, rng)

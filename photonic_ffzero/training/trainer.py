@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from photonic_ffzero.power import beyond_tables
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.training.calibration import calibrated
+from photonic_ffzero.training.crew import Crew, SharedTraining, Traffic, hired
 from photonic_ffzero.training.memory import check_memory
 from photonic_ffzero.training.observer import Observer, StoppedError
 from photonic_ffzero.training.progress import progress_of
@@ -53,6 +55,7 @@ class Trainer:
         observers: Told of every step, epoch and checkpoint.
         position: Where the training stands, by default at its start. A model and a position from
             a checkpoint lead to exactly the figures of a run that never stopped.
+        traffic: What its workers exchanged, once it has run; None without workers.
     """
 
     model: Model
@@ -60,6 +63,8 @@ class Trainer:
     validation: Samples | None = None
     observers: tuple[Observer, ...] = ()
     position: Position = field(default_factory=Position)
+    traffic: Traffic | None = field(init=False, default=None)
+    _crew: Crew | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.config.trains:
@@ -97,8 +102,15 @@ class Trainer:
         Raises:
             NonFiniteLossError: a loss was not finite; the last checkpoint is from before it.
             DeviceError: the device failed; likewise.
+            CrewError: the workers are gone, or do not agree; likewise.
             StoppedError: an observer stopped the run.
         """
+        with hired(self.config) if self._trains_on else nullcontext() as self._crew:
+            self._run_stages()
+            self.traffic = self._crew.traffic if self._crew else None
+        return self.model
+
+    def _run_stages(self) -> None:
         self._started = time.perf_counter() - self.model.seconds
         train, validation = self.train, self.validation
         previous: Stage | None = None
@@ -112,7 +124,10 @@ class Trainer:
                 self._train_stage(stage, train, validation)
             previous = stage
         self.model.seconds = self._elapsed()
-        return self.model
+
+    @property
+    def _trains_on(self) -> bool:
+        return self.config.trains and self.position.block < len(self.model.blocks)
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
@@ -147,9 +162,7 @@ class Trainer:
         twin = twin_of(self.model, stage.index, stage.blocks[0])
         if twin is not None and self.config.calibration and not position.has_begun(stage.index):
             twin = self._calibrated(stage, twin, train.x)
-        training = StageTraining(
-            self.config, stage, self._params(stage), targets, position.epsilon, twin
-        )
+        training = self._training(stage, targets, twin)
         training.restore(position.optimizer, position.metric)
         self.model.usage.add(stage, training.probed, training.batch_size * self._reads)
         position.epsilon = training.epsilon
@@ -164,6 +177,11 @@ class Trainer:
         if twin is not None:
             (state,) = training.state
             self.model.known[places(self.model, stage.index)] = learned(twin, state.twin)
+
+    def _training(self, stage: Stage, train: Samples, twin: Twin | None) -> StageTraining:
+        """One stage in training, here or by a crew."""
+        rest = (self.config, stage, self._params(stage), train, self.position.epsilon, twin)
+        return SharedTraining(*rest, crew=self._crew) if self._crew else StageTraining(*rest)
 
     def _calibrated(self, stage: Stage, twin: Twin, x: np.ndarray) -> Twin:
         """Let the twin of a stage's block learn from readings at random phases."""
@@ -193,6 +211,7 @@ class Trainer:
 
     def _keep_params(self, training: StageTraining, samples: Samples) -> None:
         """Put the trained parameters into the model, calibrated on some samples."""
+        training.settle()
         if training.stage.calibrates:
             self.model.usage.add(training.stage, 1, len(samples.y), writes=0)
             training.calibrate(samples.x)
@@ -231,6 +250,7 @@ class Trainer:
 
     def _checkpoint(self, training: StageTraining) -> None:
         """Put parameters and optimizer state into model and position; let the observers save."""
+        training.settle()
         self._keep(training.stage, as_arrays(training.params))
         self.position.optimizer = tf.nest.flatten(as_arrays(training.state))
         self.position.metric = training.metric
