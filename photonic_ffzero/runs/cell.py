@@ -29,6 +29,7 @@ from photonic_ffzero.storage import write_whole
 
 FILES = (
     *("log.txt", "config.json", "history.csv", "model.npz", "chip_estimate.npz"),
+    "embeddings.npz",
     *("training_curves.png", "confusion.png", "predictions.png", "power_budget.png"),
     "results.json",  # last, as it marks a finished run
 )
