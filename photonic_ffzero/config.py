@@ -396,7 +396,7 @@ class Config:
     def __post_init__(self) -> None:
         keep_checked(self)
         check_scope(self, facts(vars(self)), describe(vars(self)))
-        _ = self.layer_nonlinearities
+        _ = self._elements
         for broken, message in chain(_network_rules(self), _training_rules(self)):
             if broken:
                 raise ValueError(message)
@@ -423,14 +423,21 @@ class Config:
         """Whether the law of the directions follows the network, see `Layered`."""
         return self.law is not None and renewal_of(self.law) is not None
 
+    def nonlinearity_after(self, layer: int) -> Any:
+        """The nonlinearity after a layer, counted from 0; None: the device's.
+
+        That after the last is unused; it is the last one named.
+        """
+        elements = self._elements
+        return elements[min(layer, len(elements) - 1)]
+
     @property
-    def layer_nonlinearities(self) -> list[Any]:
-        """The nonlinearity after each layer, of which the last is unused; None: the device's."""
+    def _elements(self) -> list[Any]:
+        """The nonlinearities that are named: one for all layers, or one a stage."""
         if self.nonlinearity is None:
-            return [None] * self.layers
+            return [None]
         registry = NONLINEARITIES if self.network == "photonic" else ACTIVATIONS
-        elements = [built("nonlinearity", e, registry) for e in each(self.nonlinearity)]
-        return (elements + elements[-1:] * self.layers)[: self.layers]
+        return [built("nonlinearity", e, registry) for e in each(self.nonlinearity)]
 
     @property
     def has_function(self) -> bool:

@@ -57,7 +57,6 @@ def photonic(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     """Rectangular meshes of N ports in a row."""
     grid, ports = (config.columns or units, units // 2), (units,)
     phases = Phases(grid, grid, ports)
-    between = config.layer_nonlinearities
     parts = fabricated_meshes(
         config.layers,
         units,
@@ -69,17 +68,18 @@ def photonic(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     for index in range(config.layers):
         modulated = config.train_nonlinearity and index > 0
         shapes = ModulatedPhases(*phases, ports, ports, ports) if modulated else phases
-        yield Blueprint(Photonic.name, shapes, partial(_mesh, config, index, parts, between))
+        yield Blueprint(Photonic.name, shapes, partial(_mesh, config, index, parts))
 
 
-def _mesh(config: Config, index: int, parts: Iterator[Any], between: Any) -> Layer:
+def _mesh(config: Config, index: int, parts: Iterator[Any]) -> Layer:
     mesh, chip = next(parts)
     engine, amplifier = config.engine or "auto", config.amplification if index else None
     if not config.train_nonlinearity:
-        return Photonic(mesh, between[index], engine, chip, amplifier)
+        return Photonic(mesh, config.nonlinearity_after(index), engine, chip, amplifier)
     if index == 0:
         return Photonic(mesh, Linear(), engine, chip)
-    return Modulated(mesh, Linear(), engine, chip, amplifier, start=between[index - 1])
+    start = config.nonlinearity_after(index - 1)
+    return Modulated(mesh, Linear(), engine, chip, amplifier, start=start)
 
 
 def mlp(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
@@ -99,23 +99,20 @@ def mlp(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
 def _dense(config: Config, index: int, inputs: int, outputs: int, groups: int) -> Blueprint:
     size, scaling = outputs // groups, config.scaling or "unit"
     shapes = DenseParams((groups, inputs, size), (groups, size))
-    build = partial(Dense, inputs, outputs, config.layer_nonlinearities[index], groups, scaling)
+    build = partial(Dense, inputs, outputs, config.nonlinearity_after(index), groups, scaling)
     return Blueprint(Dense.name, shapes, build)
 
 
 def cnn(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     """Convolutions on square images, ``depth - 1`` of them, and a dense layer."""
-    between, size, channels = (
-        config.layer_nonlinearities,
-        config.kernel_size or 0,
-        config.channels or 0,
-    )
+    size, channels = config.kernel_size or 0, config.channels or 0
     side, colours = square_images(config, units)
     shape = (side, side, colours)
     for index in range(config.layers - 1):
         rows, columns = Conv.map_shape(shape, size, PADDING, POOL)
         shapes = ConvParams((channels, size, size, shape[2]), *[(channels,)] * 4)
-        build = partial(_conv, config, index, shape, rows * columns, between[index])
+        between = config.nonlinearity_after(index)
+        build = partial(_conv, config, index, shape, rows * columns, between)
         yield Blueprint(Conv.name, shapes, build, fixed=rows * columns * CHANNEL_TAPS)
         shape = (rows // POOL, columns // POOL, channels)
     outputs, groups = task.outputs * config.groups, task.labels * config.groups
@@ -136,7 +133,7 @@ def mixer(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     local_heads = config.head == "linear" and config.local
     for index in range(config.layers):
         image = None if index else (side, colours)
-        layer = Mixer(patches, channels, config.layer_nonlinearities[index], groups, image)
+        layer = Mixer(patches, channels, config.nonlinearity_after(index), groups, image)
         yield Blueprint(Mixer.name, layer.shapes, partial(replace, layer))
         if local_heads:
             yield Blueprint(Head.name, heads().shapes, heads, joins=True)
@@ -208,7 +205,7 @@ def open_device(config: Config, units: int, token_file: Path | None = None) -> D
         units,
         config.layers,
         config.columns,
-        nonlinearity=config.layer_nonlinearities,
+        nonlinearity=[config.nonlinearity_after(index) for index in range(config.layers)],
         amplifier=config.amplification,
         imperfections=config.device_imperfections,
         seed=_chip_seed(config),

@@ -111,7 +111,7 @@ def beyond_tables(model: Model, x: np.ndarray) -> list[str]:
     config = model.config
     if config.network != "photonic" or config.device:
         return []  # nobody sees the light inside a device
-    elements = config.layer_nonlinearities[:-1]
+    elements = map(config.nonlinearity_after, range(config.layers - 1))
     tables = {f"mesh {i}": e for i, e in enumerate(elements, 1) if isinstance(e, Table)}
     brightest = dict.fromkeys(tables, 0.0)
     for start in range(0, len(x) if tables else 0, _CHUNK):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import re
 import shlex
 import signal
@@ -746,7 +747,7 @@ class TestRuns:
             Path("run", name).unlink()
         written = json.loads(Path("run/config.json").read_text())
         monkeypatch.setattr(networks, "RemoteDevice", None)
-        monkeypatch.setattr(networks.pkgutil, "resolve_name", None)
+        monkeypatch.setattr(pkgutil, "resolve_name", None)
         none = dict.fromkeys(("nonlinearity", "amplifier", "chip", "engine", "unit_power"))
         capsys.readouterr()
         for device in ("tcp://127.0.0.1:9", "tcp://[::1]:9?retries=0", "os:getcwd"):

@@ -67,7 +67,7 @@ def build_parser() -> LineParser:
     add("--units", type=count(1), default=64, metavar="N", help="ports of a simulated device (64)")
     add("--meshes", type=count(1), default=2, metavar="N", help="its meshes (default: 2)")
     add("--columns", type=count(1), metavar="N", help="columns of a mesh (default: N ports)")
-    add("--nonlinearity", **takes_several(NONLINEARITY), help=nonlinearity)
+    add("--nonlinearity", **(takes_several(NONLINEARITY) | {"metavar": "NAME"}), help=nonlinearity)
     add("--chip", type=count(0), metavar="N", help="its seed: which chip was made (default: 0)")
     add("--host", default="127.0.0.1", help="name or number to listen at (default: 127.0.0.1)")
     add("--port", type=count(0, 65535), default=0, metavar="N", help="port (default: any free one)")
