@@ -88,7 +88,7 @@ def test_every_flag_exists(capsys, monkeypatch):
     for main in (*(module.main for module in ours), dask_scheduler.main, dask_worker.main):
         with pytest.raises(SystemExit):
             main(["--help"])
-    for script in ("ablation.py", "engines.py", "same_figures.py", "keep.py"):
+    for script in ("ablation.py", "engines.py", "same_figures.py", "scaling.py", "keep.py"):
         [path] = ROOT.glob(f"*/{script}")
         monkeypatch.syspath_prepend(path.parent)
         monkeypatch.setattr(sys, "argv", [script, "--help"])
