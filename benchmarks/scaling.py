@@ -214,9 +214,14 @@ def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
 if __name__ == "__main__":
     parser = timing.command_line(__doc__, seconds=1)
     for flag, default in (("--ports", [64, 196, 400]), ("--batch", [32, 128])):
-        shown = " ".join(map(str, default))
+        default_text = " ".join(map(str, default))
         parser.add_argument(
-            flag, type=count_of(2), nargs="+", default=default, metavar="N", help=f"({shown})"
+            flag,
+            type=count_of(2),
+            nargs="+",
+            default=default,
+            metavar="N",
+            help=f"({default_text})",
         )
     parser.add_argument("--latency", type=checked(POSITIVE), metavar="S", help="(measured)")
     columns = ("ports", "batch", "K", "workers", "s", "slope", "model s", "gain", "bytes")

@@ -85,8 +85,8 @@ class Table(Nonlinearity):
             header = tuple(name.strip().lower() for name in rows.fieldnames or ())
             rows.fieldnames = list(header)
             if header != COLUMNS:
-                found = quoted(",".join(header))
-                raise DataError(f"{path}: the header must be {','.join(COLUMNS)}, found {found}")
+                line = quoted(",".join(header))
+                raise DataError(f"{path}: the header must be {','.join(COLUMNS)}, found {line}")
             cells = [_numbers(path, index, row) for index, row in enumerate(rows, start=1)]
         try:
             return cls(Path(path).name, *zip(*cells, strict=True))

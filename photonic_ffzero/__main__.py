@@ -88,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(version("photonic_ffzero"))
         return 0
     if name not in COMMANDS:
-        found = f"{quoted(name)}{closest(name, COMMANDS, OTHER_NAMES)}"
+        typed = f"{quoted(name)}{closest(name, COMMANDS, OTHER_NAMES)}"
         listed = ", ".join(COMMANDS)
-        line = one_line(f"{INSTALLED}: error: the command must be one of {listed}; got {found}")
+        line = one_line(f"{INSTALLED}: error: the command must be one of {listed}; got {typed}")
         print(line, file=sys.stderr)
         return 2
     run = COMMANDS[name].part("main")

@@ -70,9 +70,10 @@ def _for_people(catalog: Catalog, folder: Path) -> Iterator[str]:
     yield _row(names, "run", "result", "passes", "date")
     for entry in catalog.entries:
         name = one_line(str(entry.path.relative_to(folder)))
-        yield from [name] if len(name) > names else []
-        shown = "" if len(name) > names else name
-        yield _row(names, shown, *_figures(entry))
+        if len(name) > names:  # a line of its own
+            yield name
+            name = ""
+        yield _row(names, name, *_figures(entry))
         yield from filled(f"  {entry.about}")
     if not catalog.entries:
         yield f"no runs in {folder}"
