@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from meshes.display import facts_html
 from meshes.validation import counted
 from photonic_ffzero.data.checks import CHECKS
-from photonic_ffzero.data.tasks import Classification, Task
+from photonic_ffzero.data.tasks import Classification, Task, quality_in_words
 from photonic_ffzero.goodness.decisions import decide, majority_vote, summed_goodness
 from photonic_ffzero.model import Model
 from photonic_ffzero.power import beyond_tables
@@ -49,12 +50,10 @@ class Evaluation:
     @property
     def _facts(self) -> dict[str, str]:
         """The figures in words."""
-
-        def words(value: float) -> str:
-            return f"{value:.4f}" if self.confusion is None else f"{100 * value:.2f} %"
-
+        regression = self.confusion is None
+        words = partial(quality_in_words, regression=regression)
         alone = ", ".join(map(words, self.layer_quality))
-        facts = {"R^2" if self.confusion is None else "accuracy": words(self.quality)}
+        facts = {"R^2" if regression else "accuracy": words(self.quality)}
         return facts | ({"readouts alone": alone} if len(self.layer_quality) > 1 else {})
 
     @property

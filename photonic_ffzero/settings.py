@@ -18,6 +18,7 @@ from meshes.validation import (
     integer,
     keep,
     number,
+    quoted,
     switch,
     text,
     with_values,
@@ -73,6 +74,14 @@ class ValueKind:
     def placeholder(self) -> str:
         """What stands for the value on a command line."""
         return self.metavar or f"{{{','.join(self.options)}}}"
+
+    def read(self, text: str) -> Any:
+        """The value that a text stands for, unchecked; the error of another text has the rule."""
+        try:
+            return self.parse(text)
+        except (ValueError, OSError):
+            got = f"{quoted(text)}{self.hint(text)}"
+            raise ValueError(f"must be {self.rule}, got {got}") from None
 
     def hint(self, text: str) -> str:
         """The nearest right value to a text that cannot be read, as the end of an error."""

@@ -127,12 +127,8 @@ def test_off_the_path_it_is_named_by_its_place(as_command, tmp_path, monkeypatch
 def test_a_grid_that_no_script_started_names_interpreter_and_script(monkeypatch, capsys):
     monkeypatch.setattr(command, "_start", [])
 
-    class Directory:
-        path = "results/RUN"
-        grid = type("Grid", (), {"name": "ablation"})
-
     arguments = experiment._parser("ablation", "", {"small": None}, ("digits",)).parse_args([])
-    line = experiment._resume_command(Directory, arguments)
+    line = experiment.resume_command("ablation.py", Path("results/RUN"), arguments)
     assert line == f"{sys.executable} {ROOT}/experiments/ablation.py --resume results/RUN"
 
 

@@ -127,6 +127,12 @@ def add_settings(
     parser.synonyms |= {flag_of(other): flag_of(name) for other, name in synonyms_of(cls).items()}
 
 
+def typed_settings(arguments: argparse.Namespace, *classes: type) -> dict[str, Any]:
+    """The settings of some classes that stand on the command line, by name."""
+    names = (name for cls in classes for name in settings_of(cls))
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+
+
 def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -139,10 +145,9 @@ def reader(kind: ValueKind) -> Callable[[str], Any]:
 
 def _read(kind: ValueKind, text: str) -> Any:
     try:
-        return kind.parse(text)
-    except (ValueError, OSError):
-        found = f"{quoted(text)}{kind.hint(text)}"
-        raise argparse.ArgumentTypeError(f"must be {kind.rule}, got {found}") from None
+        return kind.read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def checked(kind: ValueKind) -> Callable[[str], Any]:

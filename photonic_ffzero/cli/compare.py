@@ -16,11 +16,12 @@ from meshes.validation import one_line, printable, quoted
 from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader
 from photonic_ffzero.cli.runs import filled, in_short
 from photonic_ffzero.command import INSTALLED, command
+from photonic_ffzero.data.tasks import quality_in_words
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs.catalog import Run, differing, read_run
 from photonic_ffzero.runs.names import RESULTS, RUN
-from photonic_ffzero.runs.plan import in_words
-from photonic_ffzero.runs.summary import add_legend
+from photonic_ffzero.runs.plan import in_words, value_in_words
+from photonic_ffzero.runs.summary import add_legend, as_markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(as_flag(str(error), parser))
     for letter, run in zip(ascii_uppercase, runs, strict=False):
         print("\n".join(filled(printable(f"{letter}  {run.path}: {run.about}"))))
-    print(_table(runs))
+    print(_table(runs), end="")
     print(printable(f"figure in {output}"))
     return 0
 
@@ -85,35 +86,28 @@ def _check(runs: Sequence[Run]) -> None:
 
 def _table(runs: Sequence[Run]) -> str:
     """Settings that differ and results, a column a run, as Markdown."""
-    from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    width = None if sys.stdout.isatty() else 10**4  # whole lines for a file
-    console = Console(width=width, color_system=None, markup=False, highlight=False)
-    table = Table(box=box.MARKDOWN)
+    table = Table()
     table.add_column("")
     for letter, _ in zip(ascii_uppercase, runs, strict=False):
         table.add_column(letter, justify="right", overflow="fold")
     for name, values in differing(runs):
-        table.add_row(name, *(_in_cell(name, value) for value in values))
+        table.add_row(name, *("-" if v is None else one_line(value_in_words(v)) for v in values))
     for name, values in _results(runs):
         table.add_row(name, *values)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
-
-
-def _in_cell(name: str, value: Any) -> str:
-    return "-" if value is None else one_line(in_words({name: value}).removeprefix(f"{name} "))
+    return as_markdown(table, None if sys.stdout.isatty() else 10**4)  # whole lines for a file
 
 
 def _results(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
     """How the runs ended: the name of each figure, and its text for every run."""
     yield f"test {_quality_name(runs)}", [run.quality or run.state for run in runs]
-    factor, unit = (1, "") if runs[0].regression else (100, " %")
-    held_out = [_mean(run.values("last_validation_accuracy"), factor) for run in runs]
-    yield "held out", ["-" if x is None else f"{x:.{2 if unit else 4}f}{unit}" for x in held_out]
+    held_out = [_mean(run.values("last_validation_accuracy")) for run in runs]
+    regression = runs[0].regression
+    yield (
+        "held out",
+        ["-" if x is None else quality_in_words(x, regression) for x in held_out],
+    )
     for figure, name in (("forward_passes", "mesh passes"), ("phase_writes", "phase writes")):
         yield name, [in_short(_mean(run.values(figure))) or "-" for run in runs]
     seconds = [_mean(run.values("train_seconds")) for run in runs]
@@ -124,8 +118,8 @@ def _quality_name(runs: Sequence[Run]) -> str:
     return "R²" if runs[0].regression else "accuracy"
 
 
-def _mean(values: Sequence[float], factor: float = 1) -> float | None:
-    return factor * statistics.fmean(values) if values else None
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 # --- the figure -----------------------------------------------------------------------------------

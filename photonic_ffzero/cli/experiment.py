@@ -67,8 +67,9 @@ _PRESETS = {
     "paper": "the paper's data and sizes; takes hours to days",
 }
 
-_WHERE = tuple(field.name for field in fields(Cluster))  # flags that say where the cells run
-_RESUMABLE = ("resume", "data_dir", "quiet", *_WHERE)
+CLUSTER = tuple(field.name for field in fields(Cluster))
+"""The flags that say where the cells run."""
+_RESUMABLE = ("resume", "data_dir", "quiet", *CLUSTER)
 _NOT_REPEATED = (*_RESUMABLE, "output")  # flags that do not change the grid
 
 
@@ -201,7 +202,7 @@ def run_experiment(
     with ExitStack() as claims:
         try:
             check_platform()
-            cluster = Cluster(**{name: getattr(arguments, name) for name in _WHERE})
+            cluster = Cluster(**{name: getattr(arguments, name) for name in CLUSTER})
             if arguments.resume:
                 directory, claim = _resumed(arguments, parser, name, claims)
             else:
@@ -212,7 +213,7 @@ def run_experiment(
         except (ValueError, TypeError, OSError) as error:
             parser.error(as_flag(str(error), parser))
         runner = Runner(directory, command(arguments.data_dir), cluster, console, claim)
-        again = _resume_command(directory, arguments)
+        again = resume_command(f"{directory.grid.name}.py", directory.path, arguments)
         return _run(runner, directory, arguments.data_dir, console, finish, again)
 
 
@@ -267,12 +268,12 @@ def _run_cells(runner: Runner, directory: GridDirectory, console: Console, again
     return SOME_FAILED if failed else 0
 
 
-def _resume_command(directory: GridDirectory, arguments: argparse.Namespace) -> str:
-    script = f"{directory.grid.name}.py"
+def resume_command(script: str, folder: Path, arguments: argparse.Namespace, name: str = "") -> str:
+    """The line that goes on with a stopped grid or search; see `start_of` for the names."""
     path = Path(__file__).resolve().parents[2] / "experiments" / script
-    words = start_of(script, [sys.executable, str(path)])
-    words += ["--resume", str(directory.path)]
-    for name in ("data_dir", *_WHERE):
+    words = start_of(script, [sys.executable, str(path)], name)
+    words += ["--resume", str(folder)]
+    for name in ("data_dir", *CLUSTER):
         value = getattr(arguments, name)
         if value is not None and value is not False:
             words += [flag_of(name), *([] if value is True else [str(value)])]

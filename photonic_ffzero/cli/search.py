@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import io
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,11 +26,13 @@ from photonic_ffzero.cli.arguments import (
     count,
     flag_of,
     reader,
+    typed_settings,
 )
-from photonic_ffzero.cli.experiment import add_cluster
+from photonic_ffzero.cli.experiment import CLUSTER, add_cluster, resume_command
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
+from photonic_ffzero.data.tasks import quality_in_words
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs.cell import training_command
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
@@ -39,10 +40,11 @@ from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, check_plat
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.runs.names import RESULTS, SETTINGS
-from photonic_ffzero.runs.plan import Plan, in_words, read_settings
+from photonic_ffzero.runs.plan import Plan, read_settings, value_in_words
 from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.runner import Runner
 from photonic_ffzero.runs.search import FORM, Search, Study, read_space
+from photonic_ffzero.runs.summary import as_markdown
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import write_csv, write_json, write_whole
 
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Search settings by trials of training runs (Optuna), on held-out images alone: the
-test images are left alone, for one run with what was found.
+test images are left alone, for one run with the best settings.
 
 Name what to search, and keep the rest by flags or --config:
   NAME=A|B|C           one of these values
@@ -75,8 +77,7 @@ examples:
 """
 _TRIALS, _BATCH = 24, 4
 _SHOWN = 10  # trials in the table
-_CLUSTER = tuple(field.name for field in fields(Cluster))
-_RESUMABLE = ("resume", "data_dir", "quiet", "trials", *_CLUSTER)
+_RESUMABLE = ("resume", "data_dir", "quiet", "trials", *CLUSTER)
 
 
 @command
@@ -94,13 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_platform()
             if find_spec("optuna") is None:
                 raise ValueError("a search needs the package optuna: pip install optuna")
-            cluster = Cluster(**{name: getattr(arguments, name) for name in _CLUSTER})
+            cluster = Cluster(**{name: getattr(arguments, name) for name in CLUSTER})
             begin = _resumed if arguments.resume else _prepared
             search, claim = begin(arguments, parser, claims)
             study = _study(claim.folder, search)
         except (ValueError, TypeError, OSError) as error:
             parser.error(as_flag(str(error), parser))
-        again = _resume_command(claim.folder, arguments)
+        again = resume_command("search.py", claim.folder, arguments, "search")
         signals().advice = one_line(f"go on with: {again}")
         try:
             return _run(study, cluster, claim, arguments.data_dir, console, again)
@@ -165,8 +166,7 @@ def _prepared(
         space = read_space(arguments.space)
     except ValueError as error:
         raise ValueError(f"argument NAME=VALUES: {error}") from None
-    names = (*settings_of(Config), *settings_of(Plan))
-    typed = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    typed = typed_settings(arguments, Config, Plan)
     in_file = read_settings(arguments.config, typed) if arguments.config else {}
     settings = {"recipe": "balanced", "dataset": "auto"} | in_file | typed
     for name in space.keys() & typed.keys():
@@ -190,7 +190,7 @@ def _prepared(
     job = Job.load(search.first_plan(), arguments.data_dir, output, arguments.quiet)
     if job.dataset.note:
         say(job.dataset.note)
-    search = Search(**{**vars(search), "settings": kept | {"dataset": job.plan.dataset}})
+    search = replace(search, settings=kept | {"dataset": job.plan.dataset})
     claim = claims.enter_context((claim_new if arguments.output else claim_unique)(output))
     search.write(claim.folder)
     return search, claim
@@ -208,20 +208,9 @@ def _resumed(
     search = Search.read(arguments.resume)
     claim = claims.enter_context(Claim(arguments.resume))
     if arguments.trials:
-        search = Search(**{**vars(search), "trials": arguments.trials})
+        search = replace(search, trials=arguments.trials)
         search.write(arguments.resume)
     return search, claim
-
-
-def _resume_command(folder: Path, arguments: argparse.Namespace) -> str:
-    script = Path(__file__).resolve().parents[2] / "experiments" / "search.py"
-    words = start_of("search.py", [sys.executable, str(script)], "search")
-    words += ["--resume", str(folder)]
-    for name in ("data_dir", *_CLUSTER):
-        value = getattr(arguments, name)
-        if value is not None and value is not False:
-            words += [flag_of(name), *([] if value is True else [str(value)])]
-    return shlex.join(words)
 
 
 # --- the trials -----------------------------------------------------------------------------------
@@ -268,13 +257,12 @@ def _run(
 
 def _so_far(study: Study) -> str:
     best = study.done()[:1]
-    reached = f", best {_shown(study, best[0].value)} (trial {best[0].number})" if best else ""
+    reached = (
+        f", best {quality_in_words(best[0].value, study.regression)} (trial {best[0].number})"
+        if best
+        else ""
+    )
     return f"{study.state()}{reached}"
-
-
-def _shown(study: Study, value: float) -> str:
-    """The quality of a trial in its unit."""
-    return f"{study.factor * value:.{2 if study.unit else 4}f} {study.unit}".rstrip()
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -300,22 +288,20 @@ def write_results(study: Study) -> str:
 
 def _table(study: Study, rows: Sequence[dict[str, Any]]) -> str:
     """The best trials as a Markdown table of at most 80 columns, and what became of the others."""
-    from rich import box
     from rich.table import Table
 
     numbers = [trial.number for trial in study.done()[:_SHOWN]]
     names = [*read_space(study.search.space)]
-    table = Table(box=box.MARKDOWN)
+    table = Table()
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("held out", justify="right", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
     for row in (rows[number] for number in numbers):
-        values = (in_words({name: row[name]}).removeprefix(f"{name} ") for name in names)
-        table.add_row(str(row["trial"]), _shown(study, row["held_out"]), *map(one_line, values))
-    text = io.StringIO()
-    Console(file=text, width=80, color_system=None, markup=False).print(table)
-    lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
+        reached = quality_in_words(row["held_out"], study.regression)
+        values = (one_line(value_in_words(row[name])) for name in names)
+        table.add_row(str(row["trial"]), reached, *values)
+    lines = as_markdown(table).splitlines()
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     lines.append(f"\n{counted(len(rows), 'trial')}: {counts}")
@@ -334,7 +320,8 @@ def _draw_history(axes: Axes, rows: Sequence[dict[str, Any]], study: Study) -> N
             if row["state"] == state and row["held_out"] is not None
         ]
         style = curve_style(index) | {"linestyle": "", "label": state}
-        axes.plot(*zip(*points, strict=True), **style) if points else None
+        if points:
+            axes.plot(*zip(*points, strict=True), **style)
         best += points if state == "done" else []
     highest = [max(value for n, value in best if n <= number) for number, _ in best]
     axes.step([n for n, _ in best], highest, where="post", color="#888888", label="best so far")

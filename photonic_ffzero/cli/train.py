@@ -21,6 +21,7 @@ from photonic_ffzero.cli.arguments import (
     as_flag,
     flag_of,
     reader,
+    typed_settings,
 )
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config
@@ -195,8 +196,7 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) ->
 
 def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tuple[Job, Claim]:
     """Check every argument of a new run and load the data; then make and claim its directory."""
-    names = (*settings_of(Config), *settings_of(Plan))
-    typed = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    typed = typed_settings(arguments, Config, Plan)
     in_file = read_settings(arguments.config, typed) if arguments.config else {}
     with _naming(arguments.config, in_file):
         plan = plan_of({"recipe": recipe, "dataset": "auto"} | in_file | typed)

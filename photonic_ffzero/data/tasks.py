@@ -120,6 +120,11 @@ class Regression:
         return float(r2_score(y, self.predictions(scores)))
 
 
+def quality_in_words(quality: float, regression: bool) -> str:
+    """An accuracy in per cent; of a regression R^2."""
+    return f"{quality:.4f}" if regression else f"{100 * quality:.2f} %"
+
+
 def _plain(names: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(str(name) if isinstance(name, str) else name for name in names)
 

@@ -23,7 +23,7 @@ from photonic_ffzero.data.checks import in_colour
 from photonic_ffzero.data.datasets import Dataset, default_validation, load_dataset, split
 from photonic_ffzero.data.encoding import Encoder, form_of
 from photonic_ffzero.data.readers import DataError
-from photonic_ffzero.data.tasks import task_of
+from photonic_ffzero.data.tasks import quality_in_words, task_of
 from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.elements import each, is_function
 from photonic_ffzero.goodness.decisions import decide
@@ -281,7 +281,7 @@ class Job:
         dark = self._warn_of_darkness(trainer.model, sample)
         label = f"seed {seed}, " if self.plan.seeds > 1 else ""
         label += trainer.config.layer_name
-        quality = partial(_quality, task=trainer.config.task)
+        quality = partial(quality_in_words, regression=trainer.config.task == "regression")
         with LiveProgress(console, trainer.steps, trainer.steps_done, label, quality) as progress:
             trainer.observers = (progress, directory, *self._logs(directory), *observers)
             model = trainer.run()
@@ -427,11 +427,6 @@ def _network_line(config: Config, inputs: int) -> str:
     return f"CNN of {layers}, {counted(inputs, 'pixel')}, {channels}"
 
 
-def _quality(quality: float, task: str) -> str:
-    """An accuracy in per cent, or an R^2."""
-    return f"{100 * quality:.2f} %" if task == "classification" else f"{quality:.4f}"
-
-
 def _tested_on(result: dict[str, Any]) -> str:
     return str(result.get("tested_on", TEST))
 
@@ -439,12 +434,13 @@ def _tested_on(result: dict[str, Any]) -> str:
 def _result_line(result: dict[str, Any]) -> str:
     task = result["task"]
     what, key = _QUALITY[task]
-    alone = ", ".join(_quality(quality, task) for quality in result[f"layer_{key}"])
+    in_words_of = partial(quality_in_words, regression=task == "regression")
+    alone = ", ".join(map(in_words_of, result[f"layer_{key}"]))
     rule = f" by {result['rule']} (readouts alone: {alone})" if result["rule"] else ""
     line = (
         f"{result['dataset']}, {result['method']}, seed {result['seed']}: "
         f"{_tested_on(result)} {what} "
-        f"{_quality(result[key], task)}{rule}, {result['train_seconds']:.1f} s"
+        f"{in_words_of(result[key])}{rule}, {result['train_seconds']:.1f} s"
     )
     if result["chip_seconds"] is not None:
         line += f", on the chip {result['chip_seconds']:.3g} s"
@@ -470,7 +466,7 @@ def _mean_line(results: list[dict[str, Any]]) -> str:
     what, key = _QUALITY[task]
     values = [result[key] for result in results]
     figures = (*_seed_statistics(results)[key].values(), min(values), max(values))
-    mean, sd, low, high = (_quality(figure, task) for figure in figures)
+    mean, sd, low, high = (quality_in_words(q, task == "regression") for q in figures)
     return (
         f"mean of {len(values)} seeds: {_tested_on(results[0])} {what} {mean} "
         f"(standard deviation {sd}, from {low} to {high})"

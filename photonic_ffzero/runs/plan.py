@@ -320,14 +320,15 @@ def _check_from_file(file: Path, name: str, value: Any, kind: ValueKind, named: 
 
 def in_words(settings: Mapping[str, Any]) -> str:
     """Settings as a list: ``directions 8, learning_rate 0.05``; of a path the last part."""
-    return ", ".join(f"{name} {_in_short(value)}" for name, value in settings.items())
+    return ", ".join(f"{name} {value_in_words(value)}" for name, value in settings.items())
 
 
-def _in_short(value: Any) -> str:
+def value_in_words(value: Any) -> str:
+    """The value of a setting; of a path the last part."""
     if isinstance(value, str) and os.path.isabs(value):
         return os.path.basename(value)
     if isinstance(value, list | tuple):
-        return ", ".join(map(_in_short, value))
+        return ", ".join(map(value_in_words, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

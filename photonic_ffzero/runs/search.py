@@ -121,10 +121,9 @@ def _value(name: str, text: str, kind: ValueKind) -> Any:
     if kind.opens(text):
         raise ValueError(f"{name} must open no file and start no program, got {quoted(text)}")
     try:
-        value: Any = text == "True" if kind is SWITCH and text in _SWITCH else kind.parse(text)
-    except (ValueError, OSError):
-        found = f"{quoted(text)}{kind.hint(text)}"
-        raise ValueError(f"{name} must be {kind.rule}, got {found}") from None
+        value: Any = text == "True" if kind is SWITCH and text in _SWITCH else kind.read(text)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
     try:
         kind.check(name, value)
     except (TypeError, ValueError) as error:
@@ -293,22 +292,23 @@ class Study:
         return Grid(cells=cells, x="trial", name="search", preset="search", value=value, **quality)
 
     @property
-    def _regression(self) -> bool:
+    def regression(self) -> bool:
+        """Whether trials are judged by R^2."""
         return self.search.settings.get("task") == "regression"
 
     @property
     def quality(self) -> str:
         """What trials are judged by."""
-        return "held-out R²" if self._regression else "held-out accuracy"
+        return "held-out R²" if self.regression else "held-out accuracy"
 
     @property
     def unit(self) -> str:
         """Its unit, after multiplication by `factor`."""
-        return "" if self._regression else "%"
+        return "" if self.regression else "%"
 
     @property
     def factor(self) -> int:
-        return 1 if self._regression else 100
+        return 1 if self.regression else 100
 
     # --- what became of them ----------------------------------------------------------------------
 

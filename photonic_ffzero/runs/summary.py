@@ -15,6 +15,7 @@ from photonic_ffzero.storage import write_csv, write_whole
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
+    from rich.table import Table
 
 _MAX_TICKS = 8  # up to so many values of x, each gets a tick
 _TICK_TEXT = 45  # characters that fit side by side below a panel
@@ -140,11 +141,9 @@ def markdown(grid: Grid, runs: DataFrame) -> str:
 
 
 def _panel_markdown(grid: Grid, runs: DataFrame) -> str:
-    from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.MARKDOWN)
+    table = Table()
     for name in grid.label_names:
         if name != grid.panels:
             table.add_column(name, overflow="fold")
@@ -153,8 +152,16 @@ def _panel_markdown(grid: Grid, runs: DataFrame) -> str:
     panel = grid.label_names.index(grid.panels) if grid.panels else None
     for row in summary_texts(grid, runs):
         table.add_row(*(text for column, text in enumerate(row) if column != panel))
-    text = io.StringIO()
-    Console(file=text, width=80, color_system=None, markup=False).print(table)
+    return as_markdown(table)
+
+
+def as_markdown(table: Table, width: int | None = 80) -> str:
+    """A table as lines of at most so many characters; None for the terminal's width."""
+    from rich import box
+    from rich.console import Console
+
+    table.box, text = box.MARKDOWN, io.StringIO()
+    Console(file=text, width=width, color_system=None, markup=False).print(table)
     lines = (line.rstrip() for line in text.getvalue().splitlines())
     return "".join(f"{line}\n" for line in lines if line)
 
