@@ -505,14 +505,6 @@ def _undo_fitted(c, k, S, couplers, at, size, u, v, p, q):
 
 
 @_inlined
-def _undo_both(c, k, S, couplers, at, size, u, v, p, q, r, s):
-    """As :func:`_undo_fitted` for the adjoints p, q, and :func:`_undo_general` for r, s."""
-    _, _, r, s, plain = _undo_general(c, k, S, couplers, at, size, u, v, r, s)
-    u, v, p, q, fit = _undo_fitted(c, k, S, couplers, at, size, u, v, p, q)
-    return u, v, p, q, r, s, fit, plain
-
-
-@_inlined
 def _crossed(u, v, p, q):
     """The slope of a turn by -sigma_x."""
     (ur, ui), (vr, vi), (pr, pi), (qr, qi) = u, v, p, q
@@ -560,31 +552,45 @@ def _add_fitted_slopes(found, slopes, to, size):
     _add_slopes((first, second), slopes, to + 2 * size, size)
 
 
-def _undoing(kind, undo, add):
-    """Take fields x and adjoints g back through one lossless column."""
+def _undoing(kind, undo, add, adjoints=1):
+    """Take fields x and adjoints g back through one lossless column.
+
+    A second adjoint has slopes of the phases alone, which stand in front of the first one's. It is
+    read once the first is written, as the processor has registers for one at a time.
+    """
 
     @_of_kind(kind)
     def undo_column(x, at, g, c, k, couplers, column, N, L, slopes, to):
-        M, S, odd = N // 2, _padded(N // 2), column % 2
+        M, S, odd, tile = N // 2, _padded(N // 2), column % 2, N * _PORT
+        first = to + 2 * (adjoints - 1) * L * M
         if odd:
             _undo_unpaired_port(x, at, N)
-            _undo_unpaired_port(g, 0, N)
+            for j in range(adjoints):
+                _undo_unpaired_port(g, j * tile, N)
         for m in range((N - odd) // 2):
             b = (2 * m + odd) * _PORT
-            a = at + b
-            mzi = column * M + m
-            u, v, p, q, found = undo(
-                c, k + m, S, couplers, column * S + m, L * S,
-                _field(x, a), _field(x, a + _PORT), _field(g, b), _field(g, b + _PORT),
-            )  # fmt: skip
-            _set_field(x, a, u)
-            _set_field(x, a + _PORT, v)
+            a, mzi, error = at + b, column * M + m, column * S + m
+            u, v = _field(x, a), _field(x, a + _PORT)
+            before, after, p, q, found = undo(
+                c, k + m, S, couplers, error, L * S, u, v, _field(g, b), _field(g, b + _PORT)
+            )
+            _set_field(x, a, before)
+            _set_field(x, a + _PORT, after)
             _set_field(g, b, p)
             _set_field(g, b + _PORT, q)
-            add(found, slopes, to + mzi, L * M)
+            add(found, slopes, first + mzi, L * M)
+            if adjoints > 1:
+                b += tile
+                _, _, p, q, found_too = _undo_general(
+                    c, k + m, S, couplers, error, L * S, u, v, _field(g, b), _field(g, b + _PORT)
+                )
+                _set_field(g, b, p)
+                _set_field(g, b + _PORT, q)
+                _add_slopes(found_too, slopes, to + mzi, L * M)
         if (N + odd) % 2:
             _undo_unpaired_port(x, at + (N - 1) * _PORT, N)
-            _undo_unpaired_port(g, (N - 1) * _PORT, N)
+            for j in range(adjoints):
+                _undo_unpaired_port(g, j * tile + (N - 1) * _PORT, N)
 
     return undo_column
 
@@ -592,37 +598,7 @@ def _undoing(kind, undo, add):
 _undo_ideal_column = _undoing("ideal", _undo_ideal, _add_slopes)
 _undo_general_column = _undoing("general", _undo_general, _add_slopes)
 _undo_fitted_column = _undoing("fitted", _undo_fitted, _add_fitted_slopes)
-
-
-@_inlined
-def _undo_column_of_both(x, at, g, c, k, couplers, column, N, L, slopes, to):
-    """As ``undo_column`` of a fitted mesh; g holds the tiles of two adjoints."""
-    M, S, odd, second = N // 2, _padded(N // 2), column % 2, N * _PORT
-    if odd:
-        _undo_unpaired_port(x, at, N)
-        _undo_unpaired_port(g, 0, N)
-        _undo_unpaired_port(g, second, N)
-    for m in range((N - odd) // 2):
-        b = (2 * m + odd) * _PORT
-        a, h = at + b, second + b
-        u, v, p, q, r, s, fit, plain = _undo_both(
-            c, k + m, S, couplers, column * S + m, L * S,
-            _field(x, a), _field(x, a + _PORT), _field(g, b), _field(g, b + _PORT),
-            _field(g, h), _field(g, h + _PORT),
-        )  # fmt: skip
-        _set_field(x, a, u)
-        _set_field(x, a + _PORT, v)
-        _set_field(g, b, p)
-        _set_field(g, b + _PORT, q)
-        _set_field(g, h, r)
-        _set_field(g, h + _PORT, s)
-        mzi = to + column * M + m
-        _add_slopes(plain, slopes, mzi, L * M)
-        _add_fitted_slopes(fit, slopes, mzi + 2 * L * M, L * M)
-    if (N + odd) % 2:
-        _undo_unpaired_port(x, at + (N - 1) * _PORT, N)
-        _undo_unpaired_port(g, (N - 1) * _PORT, N)
-        _undo_unpaired_port(g, second + (N - 1) * _PORT, N)
+_undo_column_of_both = _undoing("both", _undo_fitted, _add_fitted_slopes, 2)
 
 
 def _retracing(kind, undo_column, all_columns, adjoints=1):
