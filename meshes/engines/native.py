@@ -194,9 +194,15 @@ def _whole_vectors(*rows: Any, shape: tuple[int, int]) -> np.ndarray:
 
 def _passed(mesh: FabricatedMesh, loss: np.ndarray) -> np.ndarray:
     """Amplitudes [2, L, M] passed after each interferometer's upper and lower port."""
-    port = upper_port(np.arange(mesh.num_columns)[:, None], np.arange(mesh.num_interferometers))
-    pair = np.stack((port, port + 1)) % mesh.units
-    return np.take_along_axis(loss[None], pair, axis=2)
+    return loss.reshape(-1)[_pairs(mesh.num_columns, mesh.units)]
+
+
+@functools.lru_cache(maxsize=32)
+def _pairs(columns: int, ports: int) -> np.ndarray:
+    """Where [2, L, M] the two ports of each interferometer stand in a flat array [L, N]."""
+    column = np.arange(columns)[:, None]
+    port = upper_port(column, np.arange(ports // 2))
+    return column * ports + np.stack((port, port + 1)) % ports
 
 
 def _dimensions(
