@@ -160,6 +160,16 @@ PRESETS: dict[str, Preset] = {
         "Sawada, Aoyama, Notomi, Layered-parameter perturbation for zeroth-order optimization of "
         "optical neural networks, AAAI 2025, at beta = 1; their splitting angles are twice ours",
     ),
+    "mit-2017": Preset(
+        Imperfections(drive_bits=16, write_noise=5e-3, read_noise=1e-3),
+        "Shen et al., Deep learning with coherent nanophotonic circuits, Nature Photonics 11 "
+        "(2017) 441: 16-bit drive, phases within 5e-3 rad, detection within 0.1 %",
+    ),
+    "quix-2023": Preset(
+        Imperfections(insertion_loss_db=0.145),
+        "Taballione et al., 20-mode universal quantum photonic processor, Quantum 7 (2023) 1071: "
+        "2.9 dB on average, couplings to fibres included, here spread over 20 columns",
+    ),
 }
 
 
