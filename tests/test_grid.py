@@ -438,6 +438,7 @@ class TestFigure:
         axes = self.drawn(accuracies=[None] * 6)
         assert [text.get_text() for text in axes.texts] == ["no finished runs"]
 
+    @pytest.mark.pictures
     def test_it_is_written_with_a_panel_each(self):
         write_results(filled(accuracies=GIVEN))
         write_results(filled("two", accuracies=GIVEN, panels="method", curves=()))

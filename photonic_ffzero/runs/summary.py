@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from meshes.validation import counted, one_line
-from photonic_ffzero import plots
+from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs.grid import Grid, GridDirectory, Label, Outcome, label_text
 from photonic_ffzero.storage import write_csv, write_whole
 
@@ -39,7 +39,7 @@ def write_results(directory: GridDirectory) -> str:
         add_legend(axes)
 
     title = f"{grid.heading} (preset {grid.preset})"
-    plots.save_figure(directory.path / "figure.png", draw, panels=len(panels), title=title)
+    save_figure(directory.path / "figure.png", draw, panels=len(panels), title=title)
     return table
 
 
@@ -193,7 +193,7 @@ def plot_grid(axes: Axes, grid: Grid, runs: DataFrame) -> None:
     for index, name in enumerate(names):  # a curve looks the same in every panel
         curve = finished[[member == name for member in members]]
         shift = (index - (len(names) - 1) / 2) * (_CATEGORY_SHIFT if categories else _LINE_SHIFT)
-        style = plots.curve_style(index) | ({"linestyle": ""} if categories else {})
+        style = curve_style(index) | ({"linestyle": ""} if categories else {})
         if not curve.empty:
             _plot_curve(axes, grid, curve, places, shift, **style, label=name)
     if finished.empty:
