@@ -183,7 +183,8 @@ class TestNetworks:
         run = tmp_path / "run"
         words = [*FAST, "--network", network, "--colour", "rgb", "--normalisation", "standard"]
         words += ["--channels", "3", "--kernel-size", "2"] if network == "cnn" else []
-        words += ["--size", "3"] if network == "photonic" else []
+        words += ["--size", "3"] if network == "photonic" else ["--depth", "2"]
+        words += ["--width", "6"] if network == "mlp" else []
         assert main([*words, "--output", str(run)], recipe="digital") == 0
         model = load_model(run / "model.npz")
         assert model.units == 3 * (9 if network == "photonic" else 36)

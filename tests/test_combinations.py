@@ -161,7 +161,10 @@ PHOTONIC = [
 ON_DEVICE = [*PHOTONIC[:2], *PHOTONIC[3:5]]
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(name, marks=[LONG] * (name in ("cnn", "mixer"))) for name in NETWORKS],
+)
 def test_method_estimator_and_perturbed_space_each_change_the_history(network):
     """Defaults are left out, as they would give the same history as if they were named."""
     histories = {}
@@ -199,6 +202,7 @@ def test_so_does_every_one_that_a_device_hides(method, estimator):
 
 # Settings of a run, and others of which each must show. The engine says how to compute, not what.
 CHIP, NOISY = "phase_offset=0.3", "read_noise=0.3"
+BRIEFLY_MEASURED = {"calibration": 2}  # sets of phases at which a twin is fitted before training
 SHOWN = [
     ({}, {"recipe": "paper", "method": "bp-dd", "network": "mlp", "readout": "ports"}),
     ({}, {"meshes": 3, "columns": 3, "groups": 3, "nonlinearity": "kerr", "imperfections": CHIP}),
@@ -222,13 +226,13 @@ SHOWN = [
     ({"device": f"{SIMULATED}:{CHIP}"}, {"chip": 1}),
     ({"imperfections": NOISY}, {"reads": 2}),
     ({"device": f"{SIMULATED}:{NOISY}"}, {"chip": 1, "reads": 2}),
-    ({"estimator": "twin", "imperfections": CHIP}, {"calibration": 5}),
+    ({"estimator": "twin", "imperfections": CHIP, "calibration": 2}, {"calibration": 5}),
     (
-        {"estimator": "twin", "device": f"{SIMULATED}:{CHIP}", "directions": 0},
+        {"estimator": "twin", "device": f"{SIMULATED}:{CHIP}", "directions": 0} | BRIEFLY_MEASURED,
         {"twin_nonlinearity": "kerr"},
     ),
     (
-        {"estimator": "twin", "device": SIMULATED, "directions": 0, "meshes": 3},
+        {"estimator": "twin", "device": SIMULATED, "directions": 0, "meshes": 3} | BRIEFLY_MEASURED,
         {"twin_amplifier": "gain=2"},
     ),
 ]

@@ -75,7 +75,7 @@ def error_of(unitary):
 
 class TestDecompose:
     @pytest.mark.parametrize("family", FAMILIES)
-    @settings(max_examples=20)
+    @settings(max_examples=8)
     @given(units=st.integers(2, 9), seed=st.integers(0, 2**32 - 1))
     def test_programs_the_matrix(self, family, units, seed):
         assert error_of(family(units, np.random.default_rng(seed))) < 1e-13
@@ -250,12 +250,12 @@ class TestKnownChip:
         assert mismatch.largest < 0.3
 
     def test_all_phases_make_up_for_what_cannot_be_reached(self):
-        unitary = unitary_group.rvs(6, random_state=118)
-        chip = chip_of(6, seed=18)
+        unitary = unitary_group.rvs(5, random_state=113)
+        chip = chip_of(5, seed=13)
         with patch("scipy.optimize.minimize", side_effect=lambda f, x, **_: Mock(x=x)):
             _, corrected = programmed(chip, unitary)
         _, fitted = programmed(chip, unitary)
-        assert corrected.unreachable == fitted.unreachable == ((3, 0),)
+        assert corrected.unreachable == fitted.unreachable == ((0, 1),)
         assert fitted.largest < 0.4 * corrected.largest
 
     def test_dead_shifters_stay_at_zero(self):

@@ -333,7 +333,7 @@ class TestTraining:
         [
             {"method": "bp-dd"},
             {"reads": 3, "estimator": "forward"},
-            {"epsilon": "auto", "epochs": 1},
+            {"epsilon": "auto", "epochs": 1, "meshes": 2},
             {"estimator": "twin", "directions": 0, "calibration": 6, "reads": 2},
             {"estimator": "twin", "method": "bp-dd", "calibration": 4, "twin_nonlinearity": SPEC},
         ],
@@ -342,7 +342,7 @@ class TestTraining:
     def test_the_device_is_asked_for_what_is_counted(self, chosen):
         """Frozen phases stay written, nothing pads a batch, and every crossing counts."""
         device = Wrapped(chip())
-        model = trained(device=device, meshes=3, validation=7, **chosen)
+        model = trained(device=device, **({"meshes": 3, "validation": 7} | chosen))
         assert device.writes == model.usage.phase_writes
         assert device.passes == model.usage.forward_passes
 

@@ -21,6 +21,7 @@ from photonic_ffzero.storage import load_checkpoint, save_checkpoint
 CLASSES, SIDE, N = 3, 6, 90
 NETWORKS = {"mlp": {"depth": 2, "width": 8}, "cnn": {"depth": 2, "channels": 3, "kernel_size": 3}}
 
+LONG = pytest.mark.long
 DIRECTIONAL = ["central", "forward", "jvp"]  # light cones are for meshes
 
 # Every way to a gradient: method, estimator and place of the directions.
@@ -30,6 +31,10 @@ WAYS = [
     ("ff-ad", None, None),
     ("bp-ad", None, None),
 ]
+QUICK = {  # those that each network goes in the quick tests; a tangent takes longest to compute
+    "mlp": [way for way in WAYS if way[1:] != ("jvp", "weights")],
+    "cnn": [WAYS[0], WAYS[3], ("bp-ad", None, None)],
+}
 
 AMONG_ACTIVATIONS = {"optimizer": "sgd", "learning_rate": 0.3, "norm_size": 0}  # so few steps
 
@@ -68,8 +73,14 @@ def losses(model):
     return by_layer
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(("method", "estimator", "perturb"), WAYS)
+@pytest.mark.parametrize(
+    ("network", "method", "estimator", "perturb"),
+    [
+        pytest.param(network, *way, marks=[LONG] * (way not in QUICK[network]))
+        for network in NETWORKS
+        for way in WAYS
+    ],
+)
 def test_every_way_to_a_gradient_learns(network, method, estimator, perturb):
     rates = AMONG_ACTIVATIONS if perturb == "activations" else {"learning_rate": 0.05}
     given = rates | {"directions": 8} if method.endswith("-dd") else {}
@@ -82,10 +93,10 @@ def test_every_way_to_a_gradient_learns(network, method, estimator, perturb):
 @pytest.mark.parametrize(
     ("network", "given"),
     [
-        ("mlp", {"perturb": "activations", "estimator": "jvp"}),
         ("cnn", {"perturb": "activations", "estimator": "forward"}),
-        pytest.param("cnn", {"perturb": "weights"}, marks=pytest.mark.long),
-        pytest.param("cnn", {"method": "bp-ad"}, marks=pytest.mark.long),
+        pytest.param("mlp", {"perturb": "activations", "estimator": "jvp"}, marks=LONG),
+        pytest.param("cnn", {"perturb": "weights"}, marks=LONG),
+        pytest.param("cnn", {"method": "bp-ad"}, marks=LONG),
     ],
 )
 @pytest.mark.compiled
@@ -122,9 +133,9 @@ class TestRegression:
         ("dimensions", "network", "method", "given"),
         [
             (2, "mlp", "ff-dd", {"perturb": "activations"} | AMONG_ACTIVATIONS),
-            (2, "mlp", "ff-ad", {"readout": "ports", "width": 32}),
             (1, "mlp", "bp-ad", {}),
-            (2, "cnn", "ff-ad", {"channels": 4}),
+            pytest.param(2, "mlp", "ff-ad", {"readout": "ports", "width": 32}, marks=LONG),
+            pytest.param(2, "cnn", "ff-ad", {"channels": 4}, marks=LONG),
         ],
     )
     def test_learns_and_predicts_in_the_labels_own_unit(self, dimensions, network, method, given):

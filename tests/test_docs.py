@@ -41,6 +41,7 @@ EXAMPLES = {
     for page, text in PAGES.items()
     if (found := re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
 }
+FIRST = "README.md", "quickstart.md"
 COMPILED = "README.md", "keras.md"  # Keras must compile, as users of the first page do
 COMMANDS = {
     command
@@ -54,18 +55,44 @@ def links(page):
     return re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", PAGES[page])
 
 
+def run_examples(examples, page):
+    names: dict = {}
+    with ExitStack() as stack:
+        for registry in (meshes.NONLINEARITIES, LOSSES, ESTIMATORS, DATASETS):
+            stack.enter_context(patch.dict(registry))  # what an example adds is gone after it
+        for example in examples:
+            exec(compile(example, page, "exec"), names)
+
+
+def shorter(example):
+    """The same example with fewer images and one epoch."""
+    return re.sub(r"\bepochs=\d+", "epochs=1", example.replace("[:600]", "[:96]"))
+
+
 @pytest.mark.parametrize(
     "page",
     [pytest.param(p, marks=[pytest.mark.compiled] * (p in COMPILED)) for p in EXAMPLES],
 )
 def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys):
+    """Those of the first pages as they are written, all others in less time."""
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    with ExitStack() as stack:
-        for registry in (meshes.NONLINEARITIES, LOSSES, ESTIMATORS, DATASETS):
-            stack.enter_context(patch.dict(registry))  # what an example adds is gone after it
-        for example in EXAMPLES[page]:
-            exec(compile(example, page, "exec"), names)
+    examples = EXAMPLES[page]
+    run_examples(examples if page in FIRST else map(shorter, examples), page)
+    assert capsys.readouterr().out
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, marks=[pytest.mark.compiled] * (p in COMPILED))
+        for p in EXAMPLES
+        if p not in FIRST
+    ],
+)
+def test_examples_run_as_they_are_written(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_examples(EXAMPLES[page], page)
     assert capsys.readouterr().out
 
 

@@ -65,20 +65,22 @@ def assert_relative(one, other, tolerance):
     np.testing.assert_allclose(one, other, atol=tolerance * max(np.abs(other).max(), 1e-3))
 
 
-@settings(max_examples=30, derandomize=True)
-@given(
-    shape=st.tuples(st.integers(2, 20), st.integers(1, 24)),
-    sets=st.sampled_from([1, 3]),
-    samples=st.sampled_from([1, 15, 16, 17, 200]),
-    splitter_error=st.sampled_from([0.0, 0.1]),
-    loss=st.sampled_from([0.0, 0.3]),
-    real=st.booleans(),
-    shared=st.booleans(),
-    seed=st.integers(0, 2**16),
-)
-def test_fields_and_gradients_equal_the_xla_engine(
-    shape, sets, samples, splitter_error, loss, real, shared, seed
-):
+def drawn(most_columns, examples):
+    """Draw meshes, sets of phases and batches of every kind."""
+    draws = given(
+        shape=st.tuples(st.integers(2, 20), st.integers(1, most_columns)),
+        sets=st.sampled_from([1, 3]),
+        samples=st.sampled_from([1, 15, 16, 17, 200]),
+        splitter_error=st.sampled_from([0.0, 0.1]),
+        loss=st.sampled_from([0.0, 0.3]),
+        real=st.booleans(),
+        shared=st.booleans(),
+        seed=st.integers(0, 2**16),
+    )
+    return lambda test: settings(max_examples=examples, derandomize=True)(draws(test))
+
+
+def compare_with_xla(shape, sets, samples, splitter_error, loss, real, shared, seed):
     mesh = RectangularMesh(*shape, splitter_error, insertion_loss_db=loss)
     fields = random_fields(1 if shared else sets, samples, mesh.units, seed=seed, real=real)
     weights = random_fields(sets, samples, mesh.units, seed=seed + 1)
@@ -88,6 +90,17 @@ def test_fields_and_gradients_equal_the_xla_engine(
     for gradient, reference in zip(found[1:], expected[1:], strict=True):
         assert gradient.dtype == reference.dtype
         assert_relative(gradient, reference, 1e-4)
+
+
+@drawn(most_columns=9, examples=20)
+def test_fields_and_gradients_equal_the_xla_engine(**case):
+    compare_with_xla(**case)
+
+
+@pytest.mark.long
+@drawn(most_columns=24, examples=60)
+def test_fields_and_gradients_of_longer_meshes_equal_the_xla_engine(**case):
+    compare_with_xla(**case)
 
 
 @pytest.mark.parametrize("samples", [1, 16, 17])
@@ -234,10 +247,10 @@ class TestTensorFlow:
             np.testing.assert_array_equal(function(fields), mesh.propagate(fields, phases, NATIVE))
 
 
-@pytest.mark.parametrize(("units", "columns", "blocked"), [(6, 9, True), (4, 200, False)])
+@pytest.mark.parametrize(("units", "columns", "blocked"), [(6, 9, True), (4, 40, False)])
 def test_gradients_never_divide_by_the_transmission(units, columns, blocked):
-    """It may be 0; and after 200 columns of 0.2 dB the light is 10,000 times dimmer."""
-    mesh = RectangularMesh(units, columns, insertion_loss_db=0.2)
+    """It may be 0; and after 40 columns of 1 dB the light is 10,000 times dimmer."""
+    mesh = RectangularMesh(units, columns, insertion_loss_db=1.0)
     if blocked:
         mesh.transmission[4, 2:4] = 0.0
     fields, weights = random_fields(1, 5, units), random_fields(1, 5, units)

@@ -82,18 +82,29 @@ def presets():
         sys.path.remove(str(FOLDER))
 
 
-@pytest.mark.parametrize(("name", "preset"), presets())
+# The settings of the training alone: networks that differ in them only are built once.
+TRAINING = {"directions", "epsilon", "law", "learning_rate", "schedule", "epochs", "batch_size"}
+TRAINING |= {"optimizer", "estimator", "perturb", "seed", "reads", "calibration", "weight_decay"}
+DEEP = [("mlp_depth", "medium"), ("mlp_depth", "paper")]
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [pytest.param(*p, marks=[pytest.mark.long] * (p in DEEP)) for p in presets()],
+)
 class TestPresets:
     def test_every_cell_is_a_network_that_fits_its_data(self, name, preset):
         grid = importlib.import_module(name).PRESETS[preset](Options())
         assert len({cell.seed for cell in grid.cells}) >= (3 if preset in ("paper", "full") else 1)
-        for config, dataset, size in {
-            (cell.plan.config, cell.plan.dataset, cell.plan.size) for cell in grid.cells
-        }:
+        networks = {}
+        for cell in grid.cells:
+            plan, settings = cell.plan, vars(cell.plan.config)
+            shape = tuple(settings[name] for name in settings if name not in TRAINING)
+            networks[shape, plan.dataset, plan.size] = plan.config
+        for (_, dataset, size), config in networks.items():
             units = PIXELS.get(dataset, 784) if size is None else min(size, 8) ** 2
             task = Regression((0.0,), (1.0,)) if config.task == "regression" else Classification(10)
-            if config.seed == 0:
-                build_blocks(config, units, task)
+            build_blocks(config, units, task)
 
     def test_a_user_s_seeds_and_epochs_count(self, name, preset):
         make = importlib.import_module(name).PRESETS[preset]
@@ -127,7 +138,9 @@ def test_slopes_err_by_curvature_at_long_steps_and_by_noise_at_short_ones():
     rng = np.random.default_rng(0)
     x = rng.random((32, 12)).astype(np.float32)
     samples = Samples(x, Classification(10).targets(np.arange(32) % 10))
-    config = configure(meshes=1, imperfections="read_noise=0.1", batch_size=32, engine="xla")
+    config = configure(
+        meshes=1, columns=4, imperfections="read_noise=0.1", batch_size=32, engine="xla"
+    )
     noisy, quiet, auto = epsilon.slope_errors(config, samples)
     order = np.diff(np.log(quiet)) / np.diff(np.log(epsilon.STEPS))
     middle = (epsilon.STEPS[1:] > 0.005) & (epsilon.STEPS[1:] < 0.05)

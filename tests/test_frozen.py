@@ -14,7 +14,7 @@ from photonic_ffzero.model import Model
 N = 4
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((40, N)).astype(np.float32), np.arange(40) % 2
-SMALL = {"epochs": 1, "batch_size": 8, "seed": 1}
+SMALL = {"epochs": 1, "batch_size": 20, "seed": 1}
 
 
 def masks(meshes=2, value=False):

@@ -61,7 +61,7 @@ def test_saved_and_restored(tmp_path, fields, name):
     np.testing.assert_array_equal(model(fields.real), other(fields.real))
 
 
-@pytest.mark.parametrize("engine", ["native", "xla"])
+@pytest.mark.parametrize("engine", ["native", pytest.param("xla", marks=pytest.mark.long)])
 def test_fit_trains_the_phases(engine):
     """In each class, one port is brighter than the others."""
     rng = np.random.default_rng(0)

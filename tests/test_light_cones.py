@@ -52,8 +52,18 @@ def test_no_port_outside_moves(units, columns):
             assert np.isin(ports, np.arange(first, end)).all(), (name, place)
 
 
-@pytest.mark.parametrize("meshes", [1, 2])
-@pytest.mark.parametrize(("units", "columns"), SHAPES[:4])
+@pytest.mark.parametrize(
+    ("units", "columns", "meshes"),
+    [
+        (4, 4, 2),
+        (5, 3, 1),
+        *(
+            pytest.param(*shape, meshes, marks=pytest.mark.long)
+            for shape in SHAPES[:4]
+            for meshes in (1, 2)
+        ),
+    ],
+)
 def test_along_every_axis_it_is_the_gradient(units, columns, meshes):
     """Nothing that matters is left out, in the last of two meshes and in the first."""
     block, function = objective(units, columns, meshes)

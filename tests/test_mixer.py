@@ -100,7 +100,10 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "head", "grouped"), CASES)
 class TestInnerActivations:
-    @pytest.mark.parametrize(("name", "tolerance"), [("jvp", 1e-9), ("central", 1e-5)])
+    @pytest.mark.parametrize(
+        ("name", "tolerance"),
+        [("central", 1e-5), pytest.param("jvp", 1e-9, marks=pytest.mark.long)],
+    )
     def test_all_directions_give_the_automatic_gradient(self, kind, head, grouped, name, tolerance):
         here = problem(kind, head, joint=not grouped)
         own = objective(InnerActivations(grouped), here)
@@ -110,7 +113,10 @@ class TestInnerActivations:
         np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
         assert max(np.abs(g).max() for g in tf.nest.flatten(expected.gradient)) > 1e-2
 
-    @pytest.mark.parametrize("name", DIRECTIONAL)
+    @pytest.mark.parametrize(
+        "name",
+        [pytest.param(n, marks=[pytest.mark.long] * (n != "central")) for n in DIRECTIONAL],
+    )
     def test_parts_at_once_are_as_good_as_one_after_the_other(self, kind, head, grouped, name):
         """Move one patch and group at a time, and look at its slope."""
         here = problem(kind, head, joint=not grouped)

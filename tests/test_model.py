@@ -1,5 +1,7 @@
 """A network takes over what another has learned, if both are of one kind."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -16,8 +18,9 @@ X = np.random.default_rng(0).random((24, 6)).astype(np.float32)
 Y = np.arange(24) % 3
 
 
+@cache
 def trained(method="ff-ad"):
-    return fit(X, Y, method=method, epochs=2, batch_size=8)
+    return fit(X, Y, method=method, epochs=1, batch_size=8)
 
 
 def fresh(method="ff-dd", units=6, task=CLASSES, **given):

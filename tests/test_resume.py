@@ -87,8 +87,8 @@ def stopped_at(monkeypatch, step, arguments, output):
     [
         (["--recipe", "digital", "--width", "12", "--optimizer", "adam"], 7),
         ([*CNN, "--method", "bp-ad"], 7),
-        *[pytest.param([], step, marks=pytest.mark.compiled) for step in (7, 15)],
-        ([*TWIN, "--epochs", "1"], 7),
+        pytest.param([], 7, marks=pytest.mark.compiled),
+        ([*TWIN, "--epochs", "1", "--meshes", "1"], 3),
         *[
             pytest.param(flags, step, marks=pytest.mark.long)
             for flags, step in (
@@ -97,13 +97,14 @@ def stopped_at(monkeypatch, step, arguments, output):
                 (["--task", "regression"], 16),
                 *[(["--optimizer", "adam"], step) for step in (7, 23)],
                 *[(TWIN, step) for step in (5, 15)],
+                ([*TWIN, "--epochs", "1"], 7),
                 ([*TWIN, "--method", "bp-dd", "--directions", "0"], 7),
                 *[(["--method", "bp-ad"], step) for step in (5, 7)],
             )
         ],
         *[
             pytest.param([], step, marks=[pytest.mark.long, pytest.mark.compiled])
-            for step in (1, 5, 16, 23)
+            for step in (1, 5, 15, 16, 23)
         ],
     ],
 )
@@ -144,7 +145,7 @@ def test_several_seeds_go_on_where_they_stopped(monkeypatch, tmp_path_factory):
 
 
 def test_a_finished_run_is_reported_again_and_not_trained(capsys):
-    main([*RUN, "--output", "run"])
+    main([*RUN, "--epochs", "1", "--meshes", "1", "--output", "run"])
     first, before = capsys.readouterr().out, Path("run/model.npz").stat().st_mtime_ns
     assert main(["--resume", "run"]) == 0
     again = capsys.readouterr()
@@ -158,11 +159,30 @@ def wait_for(path, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("which", "code"),
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
-)
-def test_signals_finish_the_step_and_say_how_to_go_on(which, code):
+@pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_and_says_how_to_go_on(monkeypatch, capsys, which, code):
+    class Signalled(Observer):
+        def on_steps(self, mesh, losses):
+            os.kill(os.getpid(), which)
+
+    run = Trainer.run
+
+    def run_and_signal(self):
+        self.observers = (*self.observers, Signalled())
+        return run(self)
+
+    monkeypatch.setattr(Trainer, "run", run_and_signal)
+    assert main([*RUN, "--output", "run"]) == code
+    position = load_checkpoint("run/model.npz")[1]
+    assert (position.block, position.epoch, len(position.losses)) == (0, 0, 4)  # in calls of 2
+    stopping, stopped = capsys.readouterr().err.splitlines()
+    assert stopping == "stopping after this step"
+    assert stopped.startswith("stopped, all is saved; go on with: ")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_to_a_process_finish_the_step_and_say_how_to_go_on(which, code):
     command = [sys.executable, str(SCRIPT), *RUN, "--epochs", "4000", "--output", "run"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for(Path("run/model.npz"), process)
@@ -330,8 +350,9 @@ def read_only(monkeypatch):
 def test_a_full_or_read_only_disk_costs_nothing_that_was_saved(
     monkeypatch, tmp_path_factory, capsys
 ):
-    whole = whole_run(tmp_path_factory, RUN)
-    stopped_at(monkeypatch, 7, RUN, "run")
+    brief = [*RUN, "--epochs", "2", "--meshes", "1"]
+    whole = whole_run(tmp_path_factory, brief)
+    stopped_at(monkeypatch, 7, brief, "run")
     before = Path("run/model.npz").read_bytes()
     for trouble, file, reason in (
         (small_disk, "model.npz", "File too large"),
@@ -382,10 +403,17 @@ class TestHistoryTable:
 
 
 class TestRefused:
+    @pytest.fixture(scope="class")
+    def begun(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("begun") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(steps, "MOST_STEPS", 2)
+            stopped_at(patch, 7, RUN, str(folder))
+        return folder
+
     @pytest.fixture
-    def run(self, monkeypatch):
-        stopped_at(monkeypatch, 7, RUN, "run")
-        return Path("run")
+    def run(self, begun):
+        return Path(copytree(begun, "run"))
 
     def refused(self, capsys, *flags):
         with pytest.raises(SystemExit) as stop:

@@ -137,10 +137,14 @@ class TestPorts:
 
 
 class TestClassifiers:
-    @pytest.mark.parametrize("estimator", CLASSIFIERS)
+    @pytest.mark.parametrize(
+        "estimator",
+        [PhotonicClassifier(epochs=10), DigitalClassifier(epochs=10, depth=2, width=30)],
+        ids=lambda estimator: type(estimator).__name__,
+    )
     def test_learn_texts(self, wine, estimator):
         x, y = wine
-        trained = estimator(epochs=10).fit(x, y)
+        trained = clone(estimator).fit(x, y)
         assert set(trained.predict(x)) == set(y) == set(trained.classes_)
         assert trained.score(x, y) > 0.8
 
@@ -151,7 +155,7 @@ class TestClassifiers:
             {"rule": "vote"},
             {"rule": "last"},
             {"recipe": "paper"},
-            {"method": "bp-ad"},
+            {"method": "bp-ad", "batch_size": 89},
             {"loss": "margin:margin=0.2"},
         ],
         ids=str,
@@ -191,7 +195,7 @@ class TestTools:
     def test_copies_and_pickles_predict_the_same(self, wine, estimator):
         x, labels = wine
         y = labels if estimator in CLASSIFIERS else x[:, 0]
-        trained = estimator(**QUICK).fit(x, y)
+        trained = estimator(epochs=1, directions=2, batch_size=89).fit(x, y)
         predicted = trained.predict(x)
         restored = pickle.loads(pickle.dumps(trained))
         np.testing.assert_array_equal(restored.predict(x), predicted)
