@@ -25,6 +25,7 @@ from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.storage import write_csv
 
 MEASURED = Path(__file__).with_name("measured.csv")
+DARK = 1e-9  # intensities below are not drawn
 QUADRATURE = "electro-optic:phi_b=1.5707963"  # half of the light passes at low power
 
 
@@ -70,8 +71,15 @@ def write_curves(directory: GridDirectory, data_dir: Path | None) -> None:
 
 
 def _draw_each(*axes: Any, labels: list[str], draw: Callable[..., Any]) -> None:
-    for panel, label in zip(np.ravel(axes), labels, strict=True):
+    panels = np.ravel(axes)
+    for panel, label in zip(panels, labels, strict=True):
         draw(panel, element_of(label), label)
+    ends = np.array([[panel.get_xlim(), panel.get_ylim()] for panel in panels])
+    low, high = ends[..., 0].min(axis=0), ends[..., 1].max(axis=0)
+    if panels[0].get_yscale() == "log":
+        low[1] = max(low[1], DARK)  # a null has no end
+    for panel in panels:  # one scale for all
+        panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
 
 
 PRESETS = {

@@ -303,7 +303,8 @@ def plot_plane(axes: Axes, nonlinearity: Callable[[Any], Any], name: str) -> Axe
 def _plot_band(axes: Axes, x: np.ndarray, values: np.ndarray) -> Any:
     """Fill the range of values [K, any]; zero is at the bottom edge of the logarithmic axis."""
     bottom = axes.get_ylim()[0]
-    lowest, highest = np.maximum(values.min(axis=1), bottom), values.max(axis=1)
+    darkest = np.finfo(float).tiny  # the axis may get a lower bottom later
+    lowest, highest = np.maximum(values.min(axis=1), darkest), values.max(axis=1)
     band = axes.fill_between(x, lowest, highest, color=_BLUE, alpha=0.3)
     axes.set_ylim(bottom=bottom)
     return band

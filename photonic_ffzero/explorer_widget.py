@@ -8,6 +8,7 @@ import anywidget  # noqa: F401 - plotly asks for it only when the first figure i
 import numpy as np
 import plotly.graph_objects as go
 from ipywidgets import HTML, Checkbox, HBox, Layout, SelectionSlider, ToggleButtons, VBox
+from traitlets import Unicode
 
 from photonic_ffzero.plots import class_colour
 
@@ -18,10 +19,37 @@ _INK = "#808080"  # can be read on white and on black
 _SIDE = 520  # pixels of the picture
 
 
+class Picture(go.FigureWidget):
+    """Plotly's widget, on which a slow browser does not give up.
+
+    anywidget drops all messages to a widget whose module is not ready within two seconds, and
+    Plotly's has 5 MB. The module here is ready at once, and loads Plotly's afterwards.
+    """
+
+    _bundle = Unicode(str(go.FigureWidget._esm)).tag(sync=True)
+    _esm = """
+        async function load(model) {
+            const file = new Blob([model.get("_bundle")], { type: "text/javascript" });
+            const address = URL.createObjectURL(file);
+            const { default: create } = await import(address);
+            URL.revokeObjectURL(address);
+            const widget = create();
+            await widget.initialize({ model });
+            return widget;
+        }
+        export default () => {
+            let widget;
+            return {
+                initialize({ model }) { widget = load(model); },
+                async render(view) { return (await widget).render(view); },
+            };
+        };
+    """
+
+
 def build(explorer: Explorer) -> Any:
     """Sliders and switches above the picture, and what is under the pointer beside it."""
     view = View(explorer)
-    view.update()
     sliders, switches = HBox([view.mesh, view.epoch]), HBox([view.projection, view.errors])
     return VBox([sliders, switches, HBox([view.figure, view.details])])
 
@@ -39,6 +67,8 @@ class View:
         self.errors = Checkbox(value=False, description="errors alone", indent=False)
         self.details = HTML("point at an image", layout=Layout(width="190px", margin="60px 0 0 0"))
         self.figure = _figure()
+        self.update()
+        self.figure = Picture(self.figure)
         self.figure.data[0].on_hover(self._point)
         self.figure.data[1].on_hover(self._point)
         self.mesh.observe(self._new_mesh, "value")
@@ -104,7 +134,7 @@ def _slider(label: str, options: Any) -> Any:
 
 
 def _figure() -> Any:
-    figure = go.FigureWidget()
+    figure = go.Figure()
     hover = {"hovertemplate": "%{text}<extra></extra>"}
     figure.add_scatter(mode="markers", name="right", marker={"size": 6, "opacity": 0.75}, **hover)
     cross = {"size": 11, "symbol": "x", "line": {"width": 1, "color": _INK}}

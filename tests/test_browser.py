@@ -1,8 +1,11 @@
-"""Notebooks in JupyterLab, as a reader's browser shows them: `make test-browser`.
+"""Notebooks, documentation and report as a reader's browser shows them: `make test-browser`.
 
-Screenshots of each picture before and after its slider moved are in build/browser.
+Screenshots, those of each picture before and after its slider moved among them, are in
+build/browser.
 """
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -11,13 +14,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from test_report import grid_directory
+
+from photonic_ffzero.cli.report import main as write_report
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "build" / "browser"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SETTINGS = "@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
+SETTINGS = {  # every cell is drawn, and nothing lies over the page
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "doNotDisturbMode": True},
+}
 RUN_ALL = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
+HIDE_FILES = "window.jupyterapp.shell.collapseLeft()"
 PATIENCE = float(os.environ.get("BROWSER_PATIENCE", "300"))  # s for a notebook to run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright (requirements.txt)")
@@ -33,9 +45,10 @@ def lab(tmp_path_factory):
     """Address of a JupyterLab with copies of the notebooks, every cell of which is drawn."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    settings = folder / "settings" / SETTINGS
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"windowingMode": "none"}))
+    for plugin, values in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(values))
     names = {"JUPYTER_RUNTIME_DIR": "runtime", "JUPYTERLAB_SETTINGS_DIR": "settings"}
     names |= {"JUPYTER_CONFIG_DIR": "config", "IPYTHONDIR": "ipython"}
     environment = os.environ | {name: str(folder / part) for name, part in names.items()}
@@ -47,7 +60,9 @@ def lab(tmp_path_factory):
         try:
             about = wait(lambda: next((folder / "runtime").glob("jpserver-*.json"), None))
             facts = wait(lambda: read(about))
-            yield f"http://127.0.0.1:{facts['port']}/lab/tree/{{}}?token={facts['token']}"
+            # A workspace for each notebook: else JupyterLab opens those of the tests before, too.
+            address = f"http://127.0.0.1:{facts['port']}/lab/workspaces"
+            yield f"{address}/{{0}}/tree/{{0}}.ipynb?token={facts['token']}"
         finally:
             server.terminate()
             server.wait(30)
@@ -87,14 +102,25 @@ def opened(lab, browser, request):
     page.set_default_timeout(1000 * PATIENCE)
     page.goto(lab.format(request.param))
     page.wait_for_selector(".jp-CodeCell")
-    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady")
+    page.wait_for_function(f"{SESSION}?.isReady")
+    page.evaluate(HIDE_FILES)
     page.evaluate(RUN_ALL)
-    busy = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
-    page.wait_for_function(f"{busy} === 'idle'")
+    settle(page)
     errors = page.locator("[data-mime-type='application/vnd.jupyter.error']")
     assert errors.count() == 0, errors.first.inner_text()
     yield page
+    page.evaluate(f"{SESSION}.shutdown()")
     page.close()
+
+
+SESSION = "window.jupyterapp?.shell.currentWidget?.sessionContext"
+
+
+def settle(page):
+    """Wait until the kernel has nothing to do, and its answers are drawn."""
+    page.wait_for_timeout(1000)
+    page.wait_for_function(f"{SESSION}.session.kernel.status === 'idle'")
+    page.wait_for_timeout(1000)
 
 
 def shot(page, place, name):
@@ -108,40 +134,56 @@ def slide(page, slider, key, times=10):
     slider.focus()
     for _ in range(times):
         page.keyboard.press(key)
-    busy = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
-    page.wait_for_timeout(1000)
-    page.wait_for_function(f"{busy} === 'idle'")
-    page.wait_for_timeout(1000)
+    settle(page)
 
 
-@pytest.mark.parametrize("opened", ["08_twin.ipynb"], indirect=True)
+def pixels(picture):
+    """What a picture of the page shows [H, W, 3], whatever surrounds or covers it."""
+    code = """async e => {
+        const bytes = new Uint8Array(await (await fetch(e.src)).arrayBuffer());
+        return btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), ''));
+    }"""
+    content = base64.b64decode(picture.evaluate(code))
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+@pytest.mark.parametrize("opened", ["08_twin"], indirect=True)
 def test_a_notebook_without_sliders_runs(opened):
     pictures = opened.locator(".jp-RenderedImage img")
     assert pictures.count() >= 4
-    shot(opened, pictures.last, "08")
+    for index in range(pictures.count()):
+        shot(opened, pictures.nth(index), f"08-{index}")
 
 
+# The share of the picture's width at its left edge that holds the scale of its y axis.
 @pytest.mark.parametrize(
-    "opened", ["01_mesh.ipynb", "02_nonlinearities.ipynb"], indirect=True, ids=["01", "02"]
+    ("opened", "edge"), [("01_mesh", 0.04), ("02_nonlinearities", 0.1)], indirect=["opened"]
 )
-def test_each_slider_changes_its_picture_at_its_natural_size(opened, request):
-    name = request.node.callspec.id
-    sliders, pictures = opened.locator(".noUi-handle"), opened.locator(".widget-image img")
-    pictures = pictures if pictures.count() else opened.locator("img.widget-image")
+def test_each_slider_changes_its_picture_and_keeps_its_scale(opened, edge, request):
+    name = request.node.callspec.params["opened"][:2]
+    sliders, pictures = opened.locator(".noUi-handle"), opened.locator("img.widget-image")
+    pictures.first.wait_for()
     assert sliders.count() == pictures.count() >= 1
     for index in range(sliders.count()):
         picture = pictures.nth(index)
         picture.scroll_into_view_if_needed()
-        natural = picture.evaluate("e => [e.naturalWidth, e.naturalHeight]")
+        source, before = picture.get_attribute("src"), pixels(picture)
         box = picture.bounding_box()
-        assert [round(box["width"]), round(box["height"])] == natural
-        before = shot(opened, picture, f"{name}-{index}-before")
+        assert (round(box["height"]), round(box["width"])) == before.shape[:2]  # natural size
+        shot(opened, picture, f"{name}-{index}-before")
         slide(opened, sliders.nth(index), "ArrowRight")
-        assert shot(opened, picture, f"{name}-{index}-after") != before
-        assert picture.evaluate("e => [e.naturalWidth, e.naturalHeight]") == natural
+        wait(lambda: picture.get_attribute("src") != source or None)  # drawn after the kernel rests
+        settle(opened)
+        shot(opened, picture, f"{name}-{index}-after")
+        after = pixels(picture)
+        assert after.shape == before.shape
+        changed = (after != before).any(axis=(0, 2))
+        assert changed.any()
+        assert not changed[: int(edge * len(changed))].any()
 
 
 RANGE = "e => [e._fullLayout.xaxis.range, e._fullLayout.yaxis.range]"
+TITLE = "e => e.layout.title.text"
 POINT = """e => {
     const box = e.getBoundingClientRect(), layout = e._fullLayout, trace = e.data[0];
     const x = layout.xaxis, y = layout.yaxis;
@@ -149,22 +191,78 @@ POINT = """e => {
 }"""
 
 
-@pytest.mark.parametrize("opened", ["04_embeddings.ipynb"], indirect=True)
+@pytest.mark.parametrize("opened", ["04_embeddings"], indirect=True)
 def test_the_explorer_keeps_its_scale_and_shows_what_is_under_the_pointer(opened):
     figure = opened.locator(".js-plotly-plot")
     figure.scroll_into_view_if_needed()
     opened.wait_for_timeout(2000)
     scale, sliders = figure.evaluate(RANGE), opened.locator(".noUi-handle")
     assert sliders.count() == 2  # the mesh, the epoch
-    picture = shot(opened, figure, "04-trained")
+    title, picture = figure.evaluate(TITLE), shot(opened, figure, "04-trained")
     for name, slider in zip(("epoch", "mesh"), (sliders.last, sliders.first), strict=True):
         slide(opened, slider, "ArrowLeft", 1)
+        wait(lambda old=title: figure.evaluate(TITLE) != old or None)
         moved = shot(opened, figure, f"04-{name}")
         assert moved != picture
         assert figure.evaluate(RANGE) == scale
-        picture = moved
+        title, picture = figure.evaluate(TITLE), moved
     opened.mouse.move(*figure.evaluate(POINT))
     details = opened.locator(".widget-html-content:has(img)")
     details.wait_for()
     assert "true:" in details.inner_text()
     opened.screenshot(path=SHOTS / "04-pointer.png")
+
+
+def is_whole(page):
+    """Whether every picture is there, and nothing makes the page wider than its window."""
+    page.wait_for_load_state()
+    drawn = "[...document.images].every(image => image.naturalWidth > 0)"
+    narrow = "document.documentElement.scrollWidth <= window.innerWidth"
+    return page.evaluate(drawn) and page.evaluate(narrow)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The folder of the built documentation."""
+    folder = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-q", "-D", "extensions=myst_parser", "docs"]
+    subprocess.run([*command, folder], cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("width", [1300, 390], ids=["desktop", "phone"])
+@pytest.mark.parametrize("page", ["physics", "method"])
+def test_equations_of_the_pages_are_drawn_without_a_network(browser, pages, page, width):
+    context = browser.new_context(offline=True, viewport={"width": width, "height": 900})
+    context.set_default_timeout(1000 * PATIENCE)
+    shown = context.new_page()
+    shown.goto((pages / f"{page}.html").as_uri())
+    equations = shown.locator("math")
+    assert equations.count() >= 10
+    heights = equations.evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
+    assert min(heights) > 5
+    assert not shown.locator("mfrac").first.evaluate("e => e.innerText.includes('\\\\')")
+    assert is_whole(shown)
+    equation = shown.locator("div.math").first
+    equation.scroll_into_view_if_needed()
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    shown.screenshot(path=SHOTS / f"docs-{page}-{width}.png")
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_opens_without_a_network(browser, tmp_path, scheme):
+    grid = grid_directory(tmp_path / "grid")
+    report = tmp_path / "report.html"
+    assert write_report([str(grid.path), "--output", str(report)]) == 0
+    context = browser.new_context(offline=True, color_scheme=scheme)
+    context.set_default_timeout(1000 * PATIENCE)
+    shown = context.new_page()
+    shown.goto(report.as_uri())
+    assert shown.locator("img").count() >= 1
+    assert is_whole(shown)
+    dark = shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 22)"
+    assert dark == (scheme == "dark")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    shown.screenshot(path=SHOTS / f"report-{scheme}.png", full_page=True)
+    context.close()
