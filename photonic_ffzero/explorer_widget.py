@@ -157,6 +157,7 @@ def _figure() -> Any:
         font={"color": _INK},
         title={"font": {"size": 13}},
         legend={"orientation": "h", "y": -0.04},
+        modebar={"orientation": "v", "bgcolor": "rgba(0,0,0,0)"},  # not over the title
         hovermode="closest",
         xaxis=axis,
         yaxis=axis,

@@ -117,7 +117,7 @@ SESSION = "window.jupyterapp?.shell.currentWidget?.sessionContext"
 
 
 def settle(page):
-    """Wait until the kernel has nothing to do, and its answers are drawn."""
+    """Wait until the kernel has nothing to do; it may draw the newest value of a slider later."""
     page.wait_for_timeout(1000)
     page.wait_for_function(f"{SESSION}.session.kernel.status === 'idle'")
     page.wait_for_timeout(1000)
@@ -172,7 +172,9 @@ def test_each_slider_changes_its_picture_and_keeps_its_scale(opened, edge, reque
         assert (round(box["height"]), round(box["width"])) == before.shape[:2]  # natural size
         shot(opened, picture, f"{name}-{index}-before")
         slide(opened, sliders.nth(index), "ArrowRight")
-        wait(lambda: picture.get_attribute("src") != source or None)  # drawn after the kernel rests
+        opened.wait_for_function(
+            "([e, old]) => e.src !== old", arg=[picture.element_handle(), source]
+        )
         settle(opened)
         shot(opened, picture, f"{name}-{index}-after")
         after = pixels(picture)
@@ -225,7 +227,7 @@ def is_whole(page):
 def pages(tmp_path_factory):
     """The folder of the built documentation."""
     folder = tmp_path_factory.mktemp("docs")
-    command = [sys.executable, "-m", "sphinx", "-q", "-D", "extensions=myst_parser", "docs"]
+    command = [sys.executable, "-m", "sphinx", "-q", "docs"]
     subprocess.run([*command, folder], cwd=ROOT, check=True, capture_output=True)
     return folder
 
