@@ -145,6 +145,7 @@ def write_passes(directory: GridDirectory, data_dir: Path | None) -> None:
 
     def draw(*axes: Any) -> None:
         for plot, panel in zip(axes, panels, strict=True):
+            plot.sharey(axes[0])
             for index, name in enumerate(METHODS):
                 runs = [c for c in cells if (_panel(c), c.labels["method"]) == (panel, name)]
                 if runs:

@@ -118,6 +118,7 @@ def draw(*panels: Any, rows: list[dict[str, Any]]) -> None:
     """A panel for each network and memory: old and new classes in time, mean of seeds."""
     places = list(product(NETWORKS, (0, MEMORY)))
     for axes, (network, memory) in zip(panels, places, strict=True):
+        axes.sharey(panels[0])
         curves = product(METHODS, ("old", "new"))
         for index, (loss, classes) in enumerate(curves):
             shares: dict[float, list[float]] = {}

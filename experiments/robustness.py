@@ -109,6 +109,7 @@ def write_convergence(directory: GridDirectory, data_dir: Path | None) -> None:
 
     def draw(*panels: Any) -> None:
         for axes, chip in zip(panels, strongest.items(), strict=True):
+            axes.sharey(panels[0])
             for index, way in enumerate(ways):
                 if runs := histories.get((*chip, way)):
                     passes, accuracy = np.mean(runs, axis=0)

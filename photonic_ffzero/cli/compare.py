@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +131,7 @@ def _draw(path: Path, runs: Sequence[Run]) -> None:
     labels = _labels(runs)
 
     def draw(epochs: Axes, passes: Axes, tested: Axes) -> None:
+        passes.sharey(epochs)
         for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
             _draw_run(index, run, label, epochs, passes, tested)
         quality = f"{_quality_name(runs)}{'' if runs[0].regression else ' (%)'}"
@@ -152,12 +154,13 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     for letter, run in zip(ascii_uppercase, runs, strict=False):
         mine = {name: run.settings.get(name) for name in names}
         words = in_words({name: value for name, value in mine.items() if value is not None})
-        labels.append(one_line(f"{letter}: {words}")[:_LONGEST_LABEL] if words else letter)
+        text = one_line(f"{letter}: {words}") if words else letter
+        labels.append(shorten(text, _LONGEST_LABEL, placeholder=" …"))  # never within a number
     return labels
 
 
 _NO_LABELS = ("source", "seeds")
-_LONGEST_LABEL = 60  # characters
+_LONGEST_LABEL = 80  # characters
 
 
 def _draw_run(index: int, run: Run, label: str, epochs: Axes, passes: Axes, tested: Axes) -> None:

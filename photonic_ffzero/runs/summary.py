@@ -260,5 +260,6 @@ def add_legend(axes: Sequence[Axes]) -> None:
         entries |= {label: h for h, label in zip(handles, labels, strict=True) if label}
     if entries:
         figure: Any = axes[0].figure
-        columns = min(len(entries), 2 * len(axes))
+        fitting = _TICK_TEXT * len(axes) // (max(map(len, entries)) + 8)  # 8 for a line
+        columns = max(1, min(len(entries), 2 * len(axes), fitting))
         figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
