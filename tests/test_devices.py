@@ -334,8 +334,8 @@ class TestTraining:
             {"method": "bp-dd"},
             {"reads": 3, "estimator": "forward"},
             {"epsilon": "auto", "epochs": 1, "meshes": 2},
-            {"estimator": "twin", "directions": 0, "calibration": 6, "reads": 2},
-            {"estimator": "twin", "method": "bp-dd", "calibration": 4, "twin_nonlinearity": SPEC},
+            {"estimator": "twin", "directions": 0, "calibration": 3, "reads": 2},
+            {"estimator": "twin", "method": "bp-dd", "calibration": 2, "twin_nonlinearity": SPEC},
         ],
         ids=str,
     )

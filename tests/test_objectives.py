@@ -225,7 +225,7 @@ class TestActivations:
                 flat(estimate(ForwardGradient(), own, doubles_of(drawn)).gradient)
                 for drawn in (
                     draw("rademacher", 1.0, 16, perturbation().trainable(block, 20), source)
-                    for _ in range(25)
+                    for _ in range(10)
                 )
             ]
             errors[name] = np.mean(np.sum((np.stack(estimates) - gradient) ** 2, axis=1))
