@@ -82,7 +82,13 @@ class TestDecompose:
 
     @pytest.mark.parametrize(
         ("family", "units"),
-        [(haar, 127), (haar, 128), (permutation, 32), (blocks, 32), (banded, 32)],
+        [
+            pytest.param(haar, 127, marks=pytest.mark.long),
+            (haar, 128),
+            (permutation, 32),
+            (blocks, 32),
+            (banded, 32),
+        ],
     )
     def test_programs_large_meshes(self, family, units):
         assert error_of(family(units, np.random.default_rng(units))) < 1e-12

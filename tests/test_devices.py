@@ -361,6 +361,7 @@ class TestTraining:
         )
 
 
+@pytest.mark.long
 @pytest.mark.compiled
 def test_compiled_steps_train_as_eager_ones():
     """A graph does not reorder what is written."""
@@ -656,6 +657,7 @@ class TestServer:
         assert Kind(struct.unpack("<4sII", told(lasting, question)[:12])[1]) == Kind.FAILED
 
 
+@pytest.mark.long
 def test_a_chip_in_another_process():
     """Its command prints the address first; killed, it is gone and says so."""
     program = [sys.executable, "-m", "photonic_ffzero.cli.serve", "--units", "4", "--meshes", "3"]

@@ -217,7 +217,11 @@ class TestAccounting:
 class TestBlackBox:
     @pytest.mark.parametrize(
         ("network", "method"),
-        [("mlp", "ff-ad"), ("mlp", "bp-dd"), ("cnn", "ff-dd")],
+        [
+            ("mlp", "ff-ad"),
+            pytest.param("mlp", "bp-dd", marks=LONG),
+            pytest.param("cnn", "ff-dd", marks=LONG),
+        ],
     )
     @pytest.mark.compiled
     def test_trains_as_the_function_that_it_hides(self, network, method, request):

@@ -71,7 +71,11 @@ def shorter(example):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, marks=[pytest.mark.compiled] * (p in COMPILED)) for p in EXAMPLES],
+    [
+        pytest.param(p, marks=[pytest.mark.compiled] * (p in COMPILED))
+        for p in EXAMPLES
+        if p != "keras.md"  # compiles for seconds; test_keras_layer runs an example like it
+    ],
 )
 def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys):
     """Those of the first pages as they are written, all others in less time."""

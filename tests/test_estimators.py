@@ -175,8 +175,16 @@ def test_error_falls_with_the_order_of_the_difference(name, order):
     assert abs(slope - order) < 0.05
 
 
-@pytest.mark.parametrize("name", DIRECTIONAL)
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(
+    ("law", "name"),
+    [
+        pytest.param(
+            law, name, marks=[pytest.mark.long] * (law != "rademacher" and name != "central")
+        )
+        for law in LAWS
+        for name in DIRECTIONAL
+    ],
+)
 def test_the_expected_estimate_is_the_gradient(law, name):
     """Also where every array has a step of its own. Every average is judged by its own spread."""
     found = estimates(DIRECTIONAL[name](), by_group, law, 2, 2500)
@@ -196,7 +204,7 @@ def crosstalk():
     return (own + size_a**2 / size_b * b + size_b**2 / size_a * a) / (a + b)
 
 
-@pytest.mark.parametrize("count", [1, 4, 8])
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.long), 8])
 @pytest.mark.parametrize(
     ("law", "expected"),
     [

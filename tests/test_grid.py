@@ -755,6 +755,7 @@ def test_a_cell_that_is_not_worth_it_saves_and_leaves_its_place_to_others():
 
 
 @needs_proc
+@pytest.mark.long
 def test_a_second_signal_kills_what_does_not_listen():
     process = start("--output", "grid", "--jobs", "2", mode="stubborn", steps=1, pause=60)
     assert wait_until(lambda: len(pids("grid")) == 2)

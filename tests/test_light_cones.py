@@ -101,7 +101,7 @@ def deviations(found, exact):
     [
         pytest.param(16, 0.7, marks=pytest.mark.long),
         pytest.param(8, 0.5, marks=pytest.mark.long),
-        (4, 0.3),
+        pytest.param(4, 0.3, marks=pytest.mark.long),
     ],
 )
 def test_it_is_unbiased_and_less_noisy_than_central_differences(columns, expected):

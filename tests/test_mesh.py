@@ -219,7 +219,15 @@ class TestRandomness:
         assert [np.std(first), np.std(second)] == pytest.approx([0.05, 0.05], rel=0.05)
         assert abs(np.corrcoef(first, second)[0, 1]) < 0.06
 
-    @pytest.mark.parametrize(("units", "columns"), [(4, 4), (5, 5), (5, 12), (4, 11)])
+    @pytest.mark.parametrize(
+        ("units", "columns"),
+        [
+            (4, 4),
+            (5, 12),
+            pytest.param(5, 5, marks=pytest.mark.long),
+            pytest.param(4, 11, marks=pytest.mark.long),
+        ],
+    )
     def test_square_and_longer_meshes_are_haar_random(self, units, columns):
         """Haar: |U_ij|^2 has the moments 1/N and 2/(N(N + 1)) everywhere."""
         mesh = RectangularMesh(units, columns)

@@ -92,9 +92,18 @@ def close(one, other, **tolerance):
         np.testing.assert_allclose(a, b, **tolerance)
 
 
+QUICK = [
+    ("first", "linear", True),
+    ("later", "prototypes", True),
+    ("later", "linear", False),
+    ("both", "linear", False),
+]
 CASES = [
-    *itertools.product(("first", "later"), ("linear", "prototypes"), (True, False)),
-    *itertools.product(("both",), ("linear", "prototypes"), (False,)),
+    pytest.param(*case, marks=[pytest.mark.long] * (case not in QUICK))
+    for case in (
+        *itertools.product(("first", "later"), ("linear", "prototypes"), (True, False)),
+        *itertools.product(("both",), ("linear", "prototypes"), (False,)),
+    )
 ]
 
 
