@@ -365,21 +365,22 @@ def trials(folder):
 @pytest.mark.long
 def test_a_search_that_is_killed_or_stopped_ends_in_the_same_trials():
     whole = started(*WORDS, "--output", "whole", "--jobs", "3")
-    assert whole.wait(900) == 0
-    assert whole.stdout.read().startswith("| trial | held out |")
+    output, error = whole.communicate(timeout=900)  # it closes the pipes
+    assert whole.returncode == 0, error
+    assert output.startswith("| trial | held out |")
     for number, name in ((signal.SIGKILL, "killed"), (signal.SIGINT, "stopped")):
         process = started(*WORDS, "--output", name, "--jobs", "1")
         while not list(Path(name).glob("cells/trial-1*/model.npz")):
             time.sleep(0.05)
             assert process.poll() is None
         process.send_signal(number)
-        process.wait(300)
-        error = process.stderr.read()
+        _, error = process.communicate(timeout=300)
         if number == signal.SIGINT:
             assert process.returncode == 130
             assert re.search(rf"go on with: \S+ {SCRIPT} --resume {name} --jobs 1\n", error)
         again = started("--resume", name, "--jobs", "2")
-        assert again.wait(900) == 0, again.stderr.read()
+        _, error = again.communicate(timeout=900)
+        assert again.returncode == 0, error
         assert trials(name) == trials("whole")
     assert os.path.exists("whole/importance.png")
     assert train(["--config", "whole", "--output", "best", "--quiet"]) == 0
