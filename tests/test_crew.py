@@ -237,8 +237,11 @@ def test_what_workers_do_not_serve_is_refused(settings, message):
 RUN = ["--dataset", "digits", "--limit", "200", "--epochs", "2", "--directions", "16", "--quiet"]
 
 
+SCRIPT = Path(__file__).parents[1] / "experiments" / "mnist_photonic.py"
+
+
 def command(*flags):
-    return [sys.executable, "-m", "photonic_ffzero.cli.train", *flags]
+    return [sys.executable, str(SCRIPT), *flags]
 
 
 def history(folder):
