@@ -14,7 +14,7 @@ help:
 	@echo "make mnist       train a photonic network on MNIST from forward passes alone"
 	@echo "make test        run the tests (about 10 minutes on 2 cores)"
 	@echo "make test-long   run the long ones: fuzzing, kills, many seeds"
-	@echo "make test-browser  run the notebooks in JupyterLab (needs Chromium, else skipped)"
+	@echo "make test-browser  show notebooks, pages and report in Chromium (skipped without it)"
 	@echo "make digital     train a digital MLP (or CNN) with the same core"
 	@echo "make figures     run small versions of the paper's experiments; one HTML report"
 	@echo "make bench       time the mesh engines against Neurophox, digital steps against TensorFlow"

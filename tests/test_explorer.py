@@ -163,7 +163,6 @@ class TestExplorer:
         from photonic_ffzero.explorer_widget import View
 
         view = View(explore(model, X, Y))
-        view.update()
         first, scale = list(view.figure.data[0].x), view.figure.layout.xaxis.range
         view.mesh.value = 1
         assert list(view.figure.data[0].x) != first
@@ -177,3 +176,13 @@ class TestExplorer:
         assert len(view.figure.data[1].x) == wrong
         view.show(0)
         assert "<img" in view.details.value
+
+    def test_the_picture_is_whole_before_a_page_loads_plotly(self, model):
+        """anywidget drops what it sends to a module that takes more than two seconds to load."""
+        pytest.importorskip("anywidget")
+        pytest.importorskip("plotly")
+        from photonic_ffzero.explorer_widget import View
+
+        state = View(explore(model, X, Y)).figure.get_state()
+        assert [len(trace["x"]) > 0 for trace in state["_widget_data"]][::2] == [True, True]
+        assert len(state["_esm"]) < 2000 < 10**6 < len(state["_bundle"])
