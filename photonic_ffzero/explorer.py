@@ -228,7 +228,8 @@ class Explorer:
             panel.set(ylim=(-end, end), aspect="equal", xticks=[], yticks=[])
         for unused in panels[len(self.meshes) :]:
             unused.remove()
-        figure.suptitle(f"{self.title(self.meshes[-1], TRAINED)}; rings: errors", fontsize="medium")
+        _, _, title = self.title(self.meshes[-1], TRAINED).partition(", ")  # all meshes are shown
+        figure.suptitle(f"{title}; rings: errors", fontsize="medium")
 
     def picture(self) -> bytes:
         """That figure as PNG."""
