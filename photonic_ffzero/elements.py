@@ -167,6 +167,13 @@ def as_json(value: Any) -> Any:
     return f"{BLACK_BOX}{getattr(value, '__name__', '?')}" if callable(value) else value
 
 
+def as_text(value: Any) -> Any:
+    """An element of `as_json` as a command line names it; any other value as it is."""
+    if isinstance(value, Mapping):
+        return f"{TABLE}{value.get('table')}"
+    return value.removeprefix(BLACK_BOX) if isinstance(value, str) else value
+
+
 def from_file(value: Any, functions: Any = None) -> Any:
     """A value of a file, with its functions, which no file holds; a file opens no other file.
 

@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from meshes import Table
 from photonic_ffzero import DataError, configure, load_model
 from photonic_ffzero.__main__ import main
 from photonic_ffzero.cli import compare, runs
+from photonic_ffzero.elements import Named
 from photonic_ffzero.runs import Cell, Grid, GridDirectory, RunDirectory
 from photonic_ffzero.runs.plan import dated_name, plan_for
 
 HERE = Path(__file__).parent
+TABLE = Table("curve.csv", (0.1, 1.0), (0.1, 0.5), (0.0, 0.1))
 
 
 @pytest.fixture(autouse=True)
@@ -208,6 +211,17 @@ def test_the_figure_names_runs_by_what_differs():
     assert compare._labels(read) == ["A: directions 8", "B: directions 16"]
 
 
+def test_elements_are_shown_as_a_command_line_names_them(capsys):
+    make("table", 0.9, nonlinearity=TABLE)
+    make("function", 0.9, nonlinearity=Named("os:fsync"))
+    make("both", 0.9, nonlinearity=["modulus", TABLE], meshes=3)
+    for out in (printed(capsys, "runs").out, printed(capsys, "compare", "table", "both").out):
+        assert "nonlinearity table:curve.csv" in out
+        assert "nonlinearity modulus, table:curve.csv" in out
+        assert "'power'" not in out
+    assert "nonlinearity os:fsync" in printed(capsys, "runs").out
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [(None, ""), (0, "0"), (999, "999"), (12_345, "12.3 k"), (1.2e9, "1.2 G"), (3e12, "3 T")],
@@ -227,6 +241,8 @@ def test_counts_in_short(number, text):
             {},
             "digits-photonic-ff-dd-nonlinearity-kerr-phi-nl-2-",
         ),
+        ({"nonlinearity": TABLE}, {}, "digits-photonic-ff-dd-nonlinearity-table-curve-"),
+        ({"nonlinearity": Named("os:fsync")}, {}, "digits-photonic-ff-dd-nonlinearity-os-fsync-"),
         ({}, {"start_from": "/home/x/silico"}, "digits-photonic-ff-dd-start-from-silico-"),
         ({"recipe": "digital", "network": "cnn"}, {}, "digits-cnn-ff-dd-"),
     ],

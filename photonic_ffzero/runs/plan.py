@@ -25,7 +25,7 @@ from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE, SHAPES, default_
 from photonic_ffzero.data.encoding import ENCODINGS, NORMALISATIONS, form_of
 from photonic_ffzero.data.functions import FUNCTIONS
 from photonic_ffzero.data.readers import DataError
-from photonic_ffzero.elements import each
+from photonic_ffzero.elements import as_text, each
 from photonic_ffzero.power import UNIT_POWER, ChipRates, in_units
 from photonic_ffzero.recipes import recipe_inputs
 from photonic_ffzero.runs.names import RUN, find_run
@@ -324,7 +324,8 @@ def in_words(settings: Mapping[str, Any]) -> str:
 
 
 def value_in_words(value: Any) -> str:
-    """The value of a setting; of a path the last part."""
+    """The value of a setting, as config.json holds it: elements by name, the last part of a path."""
+    value = as_text(value)
     if isinstance(value, str) and os.path.isabs(value):
         return os.path.basename(value)
     if isinstance(value, list | tuple):
@@ -345,7 +346,7 @@ def dated_name(plan: Plan, data: str) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text.replace(".csv", "")).strip("-.")
 
 
 def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:
