@@ -1,16 +1,18 @@
 """How objects show themselves: short texts, small tables, progress, pictures with a slider."""
 
 import asyncio
+import io
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from meshes import RectangularMesh
 from meshes.plotting import Knob
-from photonic_ffzero import Dataset, Evaluation, Model, configure, fit
-from photonic_ffzero.data.tasks import Classification
-from photonic_ffzero.training.progress import NotebookProgress, progress_of
+from photonic_ffzero import Dataset, Evaluation, Model, Samples, Trainer, configure, fit
+from photonic_ffzero.data.tasks import Classification, task_of
+from photonic_ffzero.training.progress import LiveProgress, NotebookProgress, progress_of
 
 IMAGES, CLASSES = np.zeros((3, 4, 5), np.float32), np.array([0, 1, 0])
 CONFIG = configure(meshes=3, epochs=2, nonlinearity="kerr")
@@ -81,13 +83,29 @@ class Handle:
 
 
 def test_a_notebook_shows_a_bar_that_ends_in_a_line(monkeypatch):
-    bar, handle = NotebookProgress(4, 0, "mesh", "{:.1%}".format), Handle()
+    bar, handle = NotebookProgress(4, 0, "mesh", "{:.1%}".format, "{}/4".format), Handle()
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: handle)
     with bar:
         bar.on_steps("1", [2.0, 1.0])
         bar.on_steps("1", [0.5, 0.4])
-    assert handle.shown[0].startswith("50% mesh 1, loss 1.000")
+    assert handle.shown[0].startswith("50% mesh 1, 2/4, loss 1.000")
     assert handle.shown[-1].startswith("trained: 4 steps in ")
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_terminal_shows_mesh_epoch_loss_and_accuracy(width):
+    x, y = np.random.default_rng(0).uniform(0, 1, (20, 4)), np.arange(20) % 2
+    config = configure(meshes=2, epochs=40, batch_size=10)
+    model = Model(config, 4, task_of("classification", y, slice(None)))
+    trainer = Trainer(model, Samples(x, y))
+    console = Console(file=io.StringIO(), width=width, height=9, force_terminal=True)
+    with LiveProgress(
+        console, trainer.steps, 0, "seed 0, mesh", "{:.2%}".format, trainer.epoch_of
+    ) as bar:
+        bar._validation = ", validation 92.36 %"
+        bar.on_steps("2", [0.5] * 142)  # two meshes of 40 epochs of 2 steps
+    for part in ("seed 0, mesh 2", "31/40, loss 0.500", "92.36 %", "left"):
+        assert part in console.file.getvalue()
 
 
 @pytest.mark.parametrize("shown", [True, False, "auto"])
@@ -101,7 +119,7 @@ def test_progress_changes_no_figure(shown, capfd):
 
 def test_progress_is_one_of_three():
     with pytest.raises(ValueError, match="progress must be auto, True or False, got 'yes'"):
-        progress_of("yes", 1, 0, "mesh", str)
+        progress_of("yes", 1, 0, "mesh", str, str)
 
 
 def test_a_slider_draws_only_the_newest_of_the_values_that_wait():

@@ -14,11 +14,15 @@ from rich.progress import TaskID
 from meshes.files import read_text
 from meshes.validation import one_line
 from photonic_ffzero.runs.grid import Cell, Grid
-from photonic_ffzero.training.progress import INTERVAL, LiveProgress, bars, progress_console
+from photonic_ffzero.training.progress import (
+    INTERVAL,
+    LiveProgress,
+    bars,
+    is_narrow,
+    progress_console,
+)
 
 __all__ = ["CalibrationProgress", "GridProgress", "LiveProgress", "progress_console"]
-
-_NARROW = 80  # columns; below, a grid's lines have no room for bars
 
 
 class CalibrationProgress:
@@ -58,8 +62,7 @@ class GridProgress:
 
     def __init__(self, console: Console, cells: int, done: int) -> None:
         self._console, self._cells, self._ended, self._failed = console, cells, done, 0
-        self._wide = console.width >= _NARROW
-        self._bars = bars(console, self._wide, speed_estimate_period=3600.0)
+        self._bars = bars(console, speed_estimate_period=3600.0)
         self._total = self._bars.add_task("", total=cells, completed=done, figures="")
         self._running: dict[str, TaskID] = {}
         self._update_total()
@@ -79,7 +82,7 @@ class GridProgress:
         figures = figures or "starting"
         if cell not in self._running:
             self._running[cell] = self._bars.add_task(cell, total=1.0, figures="")
-        if not self._wide:
+        if is_narrow(self._console):
             figures = figures.replace("validation ", "")
         self._bars.update(self._running[cell], completed=completed, figures=figures)
         self._update_total()

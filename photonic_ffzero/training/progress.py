@@ -24,8 +24,14 @@ def progress_console(quiet: bool) -> Console:
     return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
 
 
-def bars(console: Console, bar: bool = True, **settings: Any) -> Progress:
+def is_narrow(console: Console) -> bool:
+    """Whether its lines have no room for bars."""
+    return console.width < 80
+
+
+def bars(console: Console, **settings: Any) -> Progress:
     """Lines of description, bar, figures and time left; nothing if the console is no terminal."""
+    bar = not is_narrow(console)
     description = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     figures = TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True))
     return Progress(
@@ -52,6 +58,7 @@ class LiveProgress(Observer):
         done: Steps taken before.
         label: What is trained; a mesh's number follows.
         quality: Formats an accuracy or R^2.
+        epoch: The epoch of a step, in words.
     """
 
     def __init__(
@@ -61,8 +68,9 @@ class LiveProgress(Observer):
         done: int,
         label: str,
         quality: Callable[[float], str],
+        epoch: Callable[[int], str],
     ) -> None:
-        self._console, self._label, self._quality = console, label, quality
+        self._console, self._label, self._quality, self._epoch = console, label, quality, epoch
         self._steps, self._done, self._updated, self._validation = steps, done, 0.0, ""
         self._bar = bars(console)
         self._task = self._bar.add_task(label, total=steps, completed=done, figures="compiling")
@@ -81,12 +89,11 @@ class LiveProgress(Observer):
         if now - self._updated < INTERVAL and self._done < self._steps:
             return
         self._updated = now
-        self._bar.update(
-            self._task,
-            completed=self._done,
-            description=f"{self._label} {mesh}",
-            figures=f"loss {losses[-1]:.3f}{self._validation}",
-        )
+        figures = f"{self._epoch(self._done)}, loss {losses[-1]:.3f}{self._validation}"
+        if is_narrow(self._console):
+            figures = figures.replace("validation ", "")
+        name = f"{self._label} {mesh}"
+        self._bar.update(self._task, completed=self._done, description=name, figures=figures)
 
     def on_calibration(self, mesh: str, done: int, total: int) -> None:
         """Show the settings that are read; elsewhere than on a terminal, say when all are."""
@@ -113,8 +120,15 @@ class LiveProgress(Observer):
 class NotebookProgress(Observer):
     """A bar below the cell of a notebook, which ends as one line of figures."""
 
-    def __init__(self, steps: int, done: int, label: str, quality: Callable[[float], str]) -> None:
-        self._label, self._quality = label, quality
+    def __init__(
+        self,
+        steps: int,
+        done: int,
+        label: str,
+        quality: Callable[[float], str],
+        epoch: Callable[[int], str],
+    ) -> None:
+        self._label, self._quality, self._epoch = label, quality, epoch
         self._steps, self._done, self._updated, self._validation = steps, done, 0.0, ""
         self._began = time.perf_counter()
 
@@ -137,9 +151,8 @@ class NotebookProgress(Observer):
         if now - self._updated > INTERVAL:
             self._updated = now
             left = (now - self._began) * (self._steps / self._done - 1)
-            text = (
-                f"{self._label} {mesh}, loss {losses[-1]:.3f}{self._validation}, {left:.0f} s left"
-            )
+            figures = f"{self._epoch(self._done)}, loss {losses[-1]:.3f}{self._validation}"
+            text = f"{self._label} {mesh}, {figures}, {left:.0f} s left"
             self._handle.update(_bar(self._done / self._steps, text), raw=True)
 
     def on_epoch(self, record: EpochRecord) -> None:
@@ -164,7 +177,12 @@ class NoProgress(Observer):
 
 
 def progress_of(
-    progress: bool | str, steps: int, done: int, label: str, quality: Callable[[float], str]
+    progress: bool | str,
+    steps: int,
+    done: int,
+    label: str,
+    quality: Callable[[float], str],
+    epoch: Callable[[int], str],
 ) -> Any:
     """What shows a training: a context whose value is an observer.
 
@@ -174,14 +192,15 @@ def progress_of(
         done: Steps taken before.
         label: What is trained; a mesh's number follows.
         quality: Formats an accuracy or R^2.
+        epoch: The epoch of a step, in words.
     """
     if progress not in (True, False, "auto"):
         raise ValueError(f"progress must be auto, True or False, got {quoted(progress)}")
     if progress is False or (progress == "auto" and not (_in_notebook() or sys.stderr.isatty())):
         return NoProgress()
     if _in_notebook():
-        return NotebookProgress(steps, done, label, quality)
-    return LiveProgress(progress_console(False), steps, done, label, quality)
+        return NotebookProgress(steps, done, label, quality, epoch)
+    return LiveProgress(progress_console(False), steps, done, label, quality, epoch)
 
 
 def _in_notebook() -> bool:

@@ -96,6 +96,11 @@ class Trainer:
         epochs = done * self.config.epochs + self.position.epoch
         return epochs * self.steps_per_epoch + len(self.position.losses)
 
+    def epoch_of(self, step: int) -> str:
+        """``3/40``: the epoch of a step of the whole run, which counts from 1, and the last one."""
+        epochs = self.config.epochs
+        return f"{(step - 1) // self.steps_per_epoch % epochs + 1}/{epochs}"
+
     def run(self) -> Model:
         """Train every stage in turn, freeze it, and give its outputs to the next; return the model.
 
@@ -381,7 +386,9 @@ def fit(
         _try_nonlinearity(model, train.x[:1])
     trainer = Trainer(model, train, held_out, observers)
     quality = "{:.2%}" if config.task == "classification" else "{:.4f}"
-    with progress_of(progress, trainer.steps, 0, config.layer_name, quality.format) as shown:
+    with progress_of(
+        progress, trainer.steps, 0, config.layer_name, quality.format, trainer.epoch_of
+    ) as shown:
         trainer.observers = (*observers, shown)
         trainer.run()
     _warn(model, train, held_out)
