@@ -15,13 +15,15 @@ from meshes import NONLINEARITIES
 from meshes.files import DataError
 from meshes.measured import Table
 from meshes.nonlinearities import BlackBox
-from meshes.validation import closest, counted, from_spec, quoted
+from meshes.validation import choice, closest, counted, from_spec, quoted
 from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.settings import TEXT, ValueKind
 
 BLACK_BOX = "black box "  # stands before the name of a function in config.json
 TABLE = "table:"
-_FORM = "NAME:key=value,...|table:FILE.csv|MODULE:FUNCTION"
+_FILE = f"{TABLE}FILE.csv"
+_FORMS = (_FILE, "MODULE:FUNCTION")
+_FORM = "|".join(["NAME:key=value,...", *_FORMS])
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -109,7 +111,7 @@ def _checked(name: str, value: Any) -> Any:
 def _checked_known(name: str, value: Any) -> Any:
     if is_function(element := _checked_element(name, value)):
         raise ValueError(f"{name} must be a named element or a table, got {quoted(value)}")
-    built(name, element, NONLINEARITIES)
+    built(name, element, NONLINEARITIES, (_FILE,))
     return element
 
 
@@ -142,8 +144,13 @@ def is_function(element: Any) -> bool:
     return callable(element) and not isinstance(element, Table)
 
 
-def built(name: str, element: Any, registry: Mapping[str, Any]) -> Any:
-    """The nonlinearity of a checked element."""
+def built(
+    name: str, element: Any, registry: Mapping[str, Any], forms: Sequence[str] = _FORMS
+) -> Any:
+    """The nonlinearity of a checked element.
+
+    ``forms`` is what an error names beside the registry: it tells who guesses what else there is.
+    """
     if is_function(element):
         return BlackBox(element)
     if isinstance(element, Table):
@@ -155,6 +162,7 @@ def built(name: str, element: Any, registry: Mapping[str, Any]) -> Any:
             f"{name} {element}: a function is named on the command line alone, never in a file; "
             f"in Python pass the function itself{closest(element.partition(':')[0], registry)}"
         )
+    choice(name, element.partition(":")[0].strip(), [*registry, *forms])
     return from_spec(name, element, registry)
 
 
@@ -174,6 +182,13 @@ def as_text(value: Any) -> Any:
     return value.removeprefix(BLACK_BOX) if isinstance(value, str) else value
 
 
+def functions_named(value: Any) -> list[str]:
+    """``module:function`` for each function of a value of `as_json`, as a command line names it."""
+    texts = [element for element in each(value) if isinstance(element, str)]
+    names = [text.removeprefix(BLACK_BOX) for text in texts if text.startswith(BLACK_BOX)]
+    return [name if _MODULE.fullmatch(name) else "MODULE:FUNCTION" for name in names]
+
+
 def from_file(value: Any, functions: Any = None) -> Any:
     """A value of a file, with its functions, which no file holds; a file opens no other file.
 
@@ -188,9 +203,12 @@ def from_file(value: Any, functions: Any = None) -> Any:
     boxes = [i for i, e in enumerate(elements) if isinstance(e, str) and e.startswith(BLACK_BOX)]
     if boxes and functions is None:
         function = elements[boxes[0]].removeprefix(BLACK_BOX)
+        again = functions_named(value)
+        names = again[0] if len(again) == 1 else f"[{', '.join(again)}]"
+        flags = " ".join(f"--nonlinearity {name}" for name in again)
         raise ValueError(
             f"nonlinearity {quoted(function)} is a function, which no file holds: name it again, "
-            "--nonlinearity MODULE:FUNCTION or load_model(path, nonlinearity=the function)"
+            f"in Python nonlinearity={names.replace(':', '.')}, on a command line {flags}"
         )
     new = list(functions) if isinstance(functions, Sequence) else [functions] * len(boxes)
     if functions is not None and len(new) != len(boxes):

@@ -31,7 +31,12 @@ _PIXELS = 112  # of a side of the image under the pointer, about
 
 
 def explore(
-    model: Model | str | os.PathLike[str], x: Any = None, y: Any = None, *, images: Any = None
+    model: Model | str | os.PathLike[str],
+    x: Any = None,
+    y: Any = None,
+    *,
+    images: Any = None,
+    nonlinearity: Any = None,
 ) -> Explorer:
     """Look at the embeddings of a classifier, mesh by mesh and epoch by epoch.
 
@@ -47,12 +52,15 @@ def explore(
         y: Their classes [n].
         images: What to show of them under the pointer, [n, H, W] or [n, H, W, 3] in [0, 1]; None
             for the amplitudes at the ports.
+        nonlinearity: The function of a run whose nonlinearity was one, see `load_model`.
 
     Epochs before the last one show the images that `fit(..., embeddings=True)` or a run kept.
     """
     if not isinstance(model, Model):
         folder = Path(model)
-        model = load_model(folder / "model.npz" if folder.is_dir() else folder)
+        model = load_model(
+            folder / "model.npz" if folder.is_dir() else folder, nonlinearity=nonlinearity
+        )
         kept = folder / "embeddings.npz"
         model.snapshots = Snapshots.load(kept) if kept.exists() else None
     if not isinstance(model.task, Classification):

@@ -241,7 +241,7 @@ class TestBlackBox:
                 save_checkpoint(model, position, path)
 
         model = trained("mlp", nonlinearity=np.tanh, epochs=1, observers=(Keep(),))
-        with pytest.raises(ValueError, match=r"'tanh' is a function.*load_model"):
+        with pytest.raises(ValueError, match=r"'tanh' is a function.* nonlinearity="):
             load_model(path)
         loaded, position = load_checkpoint(path, nonlinearity=np.tanh)
         x, _ = images(1)

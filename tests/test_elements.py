@@ -14,6 +14,7 @@ from photonic_ffzero import (
     DataError,
     configure,
     evaluate,
+    explore,
     fit,
     load_model,
     predict,
@@ -168,6 +169,7 @@ class TestFit:
         (["kerr", "kerr", "kerr"], "one for each of the 1 stages between 2 meshes, got 3"),
         ([], "nonlinearity must name an element"),
         ("mylab:soft", "nonlinearity mylab:soft: a function is named on the command line alone"),
+        ("mylab", "linear, table:FILE.csv, MODULE:FUNCTION; got 'mylab'"),
         ("kerrr:soft", "did you mean kerr?"),
         ("table:no.csv", "nonlinearity table:no.csv: no.csv: No such file"),
         ({"table": "a", "power": [1, 2], "amplitude": [1, 2]}, "a table holds table, power"),
@@ -214,7 +216,13 @@ def test_a_function_of_the_command_line(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["--resume", "run", "--quiet"])
-    assert "'elements_lab:soft' is a function, which no file holds" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--nonlinearity must be named again, as no file holds a function" in told
+    assert told.endswith("--resume run --nonlinearity elements_lab:soft\n")
+    again = "nonlinearity=elements_lab.soft, on a command line --nonlinearity elements_lab:soft"
+    for load in (load_model, explore):
+        with pytest.raises(ValueError, match=again):
+            load("run")
     assert main(["--resume", "run", "--quiet", *flags]) == 0
     for text in ("elements_lab:hard", "elements_lab:number", "no_lab:soft"):
         with pytest.raises(SystemExit):

@@ -27,7 +27,7 @@ from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import DeviceError
-from photonic_ffzero.elements import each, is_function
+from photonic_ffzero.elements import each, functions_named, is_function
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
 from photonic_ffzero.runs.directory import check_new_directory
@@ -167,13 +167,7 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced", wait: floa
 def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) -> int:
     """Run a job in a directory that is claimed; return the exit code."""
     recipe = job.plan.config.recipe  # a grid's runs are resumed whatever they are of
-    words = start_of(_script(recipe), _ANY_RUN, _name(recipe))
-    words += ["--resume", str(job.output)]
-    for flag in ("data_dir", "token_file"):
-        if (path := getattr(arguments, flag)) is not None:
-            words += [flag_of(flag), str(path)]
-    words += ["--tensorboard"] * arguments.tensorboard
-    how = f"go on with: {shlex.join(words)}{_named_again(job.plan.config)}"
+    how = f"go on with: {_resuming(recipe, job.output, arguments)}{_named_again(job.plan.config)}"
     signals().advice = one_line(how)
     job = replace(job, tensorboard=arguments.tensorboard)
     try:
@@ -192,6 +186,16 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) ->
     except (NonFiniteLossError, DataError, OSError) as error:
         say(f"{program}: {error}; what was saved is in {job.output}")
         return 1
+
+
+def _resuming(recipe: str, folder: Path, arguments: argparse.Namespace) -> str:
+    """The command that resumes a run, but for what it must name again."""
+    words = start_of(_script(recipe), _ANY_RUN, _name(recipe))
+    words += ["--resume", str(folder)]
+    for flag in ("data_dir", "token_file"):
+        if (path := getattr(arguments, flag)) is not None:
+            words += [flag_of(flag), str(path)]
+    return shlex.join([*words, *["--tensorboard"] * arguments.tensorboard])
 
 
 def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tuple[Job, Claim]:
@@ -242,6 +246,7 @@ def resumed(
         raise ValueError(
             f"resume must name a run's directory, no config.json in {arguments.resume}"
         )
+    _check_functions(arguments, written)
     claim = claims.enter_context(Claim(arguments.resume, wait))
     plan = Plan.from_json(written, file, arguments.nonlinearity)
     plan = _with_device(plan, arguments.device)
@@ -260,6 +265,19 @@ def resumed(
 
 _ANY_RUN = (sys.executable, "-m", "photonic_ffzero.cli")
 _RESUMABLE = ("resume", "data_dir", "quiet", "tensorboard", "device", "nonlinearity", "token_file")
+
+
+def _check_functions(arguments: argparse.Namespace, written: dict[str, object]) -> None:
+    """Check that the functions of a run are named again: no file may import one."""
+    names = functions_named(written.get("nonlinearity"))
+    if names and arguments.nonlinearity is None:
+        words = ["--device", arguments.device] if arguments.device else []
+        words += [word for name in names for word in ("--nonlinearity", name)]
+        command = _resuming(str(written.get("recipe")), arguments.resume, arguments)
+        raise ValueError(
+            "nonlinearity must be named again, as no file holds a function: "
+            f"{command} {shlex.join(words)}"
+        )
 
 
 def _with_device(plan: Plan, device: str | None) -> Plan:

@@ -324,7 +324,7 @@ def in_words(settings: Mapping[str, Any]) -> str:
 
 
 def value_in_words(value: Any) -> str:
-    """The value of a setting, as config.json holds it: elements by name, the last part of a path."""
+    """The value of a setting of config.json; of an element its name, of a path the last part."""
     value = as_text(value)
     if isinstance(value, str) and os.path.isabs(value):
         return os.path.basename(value)
