@@ -241,7 +241,7 @@ _prepare_general = _preparation("general", _general_coefficients)
 
 
 @_inlined
-def _read(array, start, length, samples, tile, stride):
+def read_rows(array, start, length, samples, tile, stride):
     """Rows of ``length`` floats, one a sample, into a tile's parts; missing samples are dark."""
     done = 0
     if samples == LANES:
@@ -257,7 +257,7 @@ def _read(array, start, length, samples, tile, stride):
 
 @_inlined
 def _write(tile, length, samples, array, start):
-    """The reverse of :func:`_read`, from parts that follow each other."""
+    """The reverse of :func:`read_rows`, from parts that follow each other."""
     done = 0
     if samples == LANES:
         while done + LANES <= length:
@@ -282,7 +282,7 @@ def _set_field(tile, b, field):
 @_inlined
 def _enter(fields, start, real, samples, N, screens, at, tile):
     """Read fields and pass them through the input screen."""
-    _read(fields, start, N if real else 2 * N, samples, tile, _PORT if real else LANES)
+    read_rows(fields, start, N if real else 2 * N, samples, tile, _PORT if real else LANES)
     for n in range(N):
         b = n * _PORT
         re, im = _field(tile, b)
@@ -530,7 +530,7 @@ def _undo_unpaired_port(tile, b, N):
 @_inlined
 def _receive(upstream, start, power, samples, N, x, g):
     """Read the adjoints of the output fields x: 2 w x for weights w of intensities."""
-    _read(upstream, start, N if power else 2 * N, samples, g, _PORT if power else LANES)
+    read_rows(upstream, start, N if power else 2 * N, samples, g, _PORT if power else LANES)
     for n in range(N if power else 0):
         b = n * _PORT
         double = load(g, b) + load(g, b)

@@ -96,7 +96,7 @@ def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndar
     kernel = kernels.forward_ideal if fabrication.ideal else kernels.forward_general
     for sets in _blocks(P, fabrication.rows * arrays[0][:1].nbytes):
         dims = _dimensions(mesh, fabrication.rows, arrays, detect, sets)
-        *phases, fields = (_flat(_of_sets(x, sets)) for x in arrays)
+        *phases, fields = (flat(_of_sets(x, sets)) for x in arrays)
         inputs = (*phases, fabrication.couplers, fabrication.edges, fields)
         _launch(kernel, dims, inputs, [_flat_out(out[sets])])
     return out
@@ -121,8 +121,8 @@ def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[
     step = fabrication.rows * theta[:1].nbytes + _GROUPS * gradients[:1].nbytes
     for sets in _blocks(len(theta), step):
         dims = _dimensions(mesh, fabrication.rows, arrays, detect, sets)
-        *phases, light = (_flat(_of_sets(x, sets)) for x in arrays[:4])
-        weights = _flat(upstream[:, sets] if both else _of_sets(upstream, sets))
+        *phases, light = (flat(_of_sets(x, sets)) for x in arrays[:4])
+        weights = flat(upstream[:, sets] if both else _of_sets(upstream, sets))
         inputs = (*phases, *fabrication.backward_tables, light, weights)
         slopes = np.zeros((dims.sets, _GROUPS, sum(sizes)), np.float32)
         _launch(kernel, dims, inputs, [slopes.reshape(-1), _flat_out(out[sets])])
@@ -167,8 +167,8 @@ def _tables(
     mesh: FabricatedMesh, delta: np.ndarray | None, loss: np.ndarray | None = None
 ) -> _Fabrication:
     """The tables of a fabrication, computed in the precision of ``delta``."""
-    none = _flat(np.empty(0, np.float32))
-    unity = _flat(np.ones((mesh.num_columns, 2), np.float32))
+    none = flat(np.empty(0, np.float32))
+    unity = flat(np.ones((mesh.num_columns, 2), np.float32))
     if delta is None and loss is None:
         return _Fabrication(True, kernels.IDEAL_ROWS, none, unity, (none, none, unity))
     a, b = np.zeros((2, *mesh.mask.shape)) if delta is None else delta
@@ -178,7 +178,7 @@ def _tables(
     losses, edges = none, unity
     if loss is not None:
         couplers = _whole_vectors(*errors, *_passed(mesh, loss), shape=a.shape)
-        losses, edges = _flat(loss), _flat(loss[:, [0, -1]])
+        losses, edges = flat(loss), flat(loss[:, [0, -1]])
     rows, backward_tables = kernels.GENERAL_ROWS, (lossless, losses, unity)
     return _Fabrication(False, rows, couplers, edges, backward_tables)
 
@@ -189,7 +189,7 @@ def _whole_vectors(*rows: Any, shape: tuple[int, int]) -> np.ndarray:
     table = np.zeros((len(rows), columns, kernels.padded(count)), np.float32)
     for row, values in zip(table, rows, strict=True):
         row[:, :count] = values
-    return _flat(table)
+    return flat(table)
 
 
 def _passed(mesh: FabricatedMesh, loss: np.ndarray) -> np.ndarray:
@@ -263,7 +263,7 @@ def _of_sets(x: np.ndarray, sets: slice) -> np.ndarray:
     return x if len(x) == 1 else x[sets]
 
 
-def _flat(x: np.ndarray) -> np.ndarray:
+def flat(x: np.ndarray) -> np.ndarray:
     """Read-only floats: always of one Numba type, so that no kernel is compiled twice."""
     dtype = np.complex64 if x.dtype.kind == "c" else np.float32
     flat = np.ascontiguousarray(x, dtype).reshape(-1).view(np.float32)

@@ -38,6 +38,8 @@ _X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 _QUARTER_TURN = (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8)  # sum: pi / 2
 _SINE = (-1.6666654600e-01, 8.3321601708e-03, -1.9515201109e-04)
 _COSINE = (4.1666645667e-02, -1.3887315472e-03, 2.4433065672e-05)
+_EXPONENTIAL = (1.0, 1.0, 0.5, 0.16666416, 0.04166635, 0.00837513, 0.00139411)  # of r^0, r, ...
+_LN2 = (0.693359375, -2.12194440e-4)  # sum: ln 2; the first has so few digits that products are exact
 _FLUSH_BITS = 0x8040  # MXCSR: denormal results become zero, denormal operands count as zero
 
 
@@ -71,6 +73,7 @@ _define_operator(operator.neg, "fneg", 1)
 _define_operator(operator.add, "fadd", 2)
 _define_operator(operator.sub, "fsub", 2)
 _define_operator(operator.mul, "fmul", 2)
+_define_operator(operator.truediv, "fdiv", 2)
 
 
 def _instruction(type_of: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
@@ -242,6 +245,65 @@ def sums_of_lanes(builder: Any, first: Any, second: Any) -> list[Any]:
     return [builder.extract_element(both, _INT32(lane)) for lane in (0, 8)]
 
 
+def _constant(value: float) -> Any:
+    return ir.Constant(_REGISTER, [value] * LANES)
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, addend: Any) -> Any:
+    product = builder.fmul(a, b, flags=("contract",))
+    return builder.fadd(product, addend, flags=("contract",))
+
+
+def _of_lanes(builder: Any, function: str, value: Any) -> Any:
+    """One of LLVM's functions of a float, in all lanes."""
+    kind = ir.FunctionType(_REGISTER, [_REGISTER])
+    intrinsic = builder.module.declare_intrinsic(f"llvm.{function}.v{LANES}f32", fnty=kind)
+    return builder.call(intrinsic, [value])
+
+
+@_instruction(lambda value: _VECTOR(_VECTOR))
+def absolute(builder: Any, value: Any) -> Any:
+    """Absolute values."""
+    return _of_lanes(builder, "fabs", value)
+
+
+@_instruction(lambda value: _VECTOR(_VECTOR))
+def square_root(builder: Any, value: Any) -> Any:
+    """Square roots."""
+    return _of_lanes(builder, "sqrt", value)
+
+
+@_instruction(lambda value, other: _VECTOR(_VECTOR, _VECTOR))
+def larger(builder: Any, value: Any, other: Any) -> Any:
+    """The larger of two; a first value that is not a number stays so."""
+    return builder.select(builder.fcmp_unordered(">", value, other), value, other)
+
+
+@_instruction(lambda value, other: _VECTOR(_VECTOR, _VECTOR))
+def positive_or(builder: Any, value: Any, other: Any) -> Any:
+    """The value where it is above 0, else the other."""
+    return builder.select(builder.fcmp_ordered(">", value, _constant(0.0)), value, other)
+
+
+@_instruction(lambda exponent: _VECTOR(_VECTOR))
+def exponential(builder: Any, exponent: Any) -> Any:
+    """e^x for x <= 0, within 2e-7 of the result, and 0 below -87.
+
+    With n, the nearest whole number to x / ln 2, it is 2^n e^r of |r| <= ln 2 / 2, a polynomial.
+    """
+    doublings = _of_lanes(builder, "rint", builder.fmul(exponent, _constant(1 / math.log(2.0))))
+    r = exponent
+    for part in _LN2:
+        r = _multiply_add(builder, doublings, _constant(-part), r)
+    result = _constant(_EXPONENTIAL[-1])
+    for coefficient in _EXPONENTIAL[-2::-1]:
+        result = _multiply_add(builder, result, r, _constant(coefficient))
+    bits = builder.add(builder.fptosi(doublings, _INTEGERS), _mask([127] * LANES))
+    power = builder.bitcast(builder.shl(bits, _mask([23] * LANES)), _REGISTER)
+    vanishes = builder.fcmp_ordered("<", exponent, _constant(-87.0))
+    return builder.select(vanishes, _constant(0.0), builder.fmul(result, power))
+
+
 @_instruction(lambda angle: types.UniTuple(_VECTOR, 2)(_VECTOR))
 def sine_cosine(builder: Any, angle: Any) -> list[Any]:
     """Sine and cosine within 1e-7 for angles of up to 8000 rad; far beyond, any number.
@@ -251,16 +313,9 @@ def sine_cosine(builder: Any, angle: Any) -> list[Any]:
     [-pi/4, pi/4]. Last, exchange the two and set signs by quadrant (Cody and Waite's method).
     """
 
-    def c(value: float) -> Any:
-        return ir.Constant(_REGISTER, [value] * LANES)
-
-    def multiply_add(a: Any, b: Any, addend: Any) -> Any:
-        product = builder.fmul(a, b, flags=("contract",))
-        return builder.fadd(product, addend, flags=("contract",))
-
-    kind = ir.FunctionType(_REGISTER, [_REGISTER])
-    nearest = builder.module.declare_intrinsic(f"llvm.rint.v{LANES}f32", fnty=kind)
-    quarters = builder.call(nearest, [builder.fmul(angle, c(2.0 / math.pi))])
+    c = _constant
+    multiply_add = functools.partial(_multiply_add, builder)
+    quarters = _of_lanes(builder, "rint", builder.fmul(angle, c(2.0 / math.pi)))
     x = angle
     for part in _QUARTER_TURN:
         x = multiply_add(quarters, c(-part), x)
@@ -290,9 +345,7 @@ def sine_cosine(builder: Any, angle: Any) -> list[Any]:
 @_instruction(lambda value, limit: types.boolean(_VECTOR, types.float32))
 def any_beyond(builder: Any, value: Any, limit: Any) -> Any:
     """Whether the absolute value in any lane exceeds the limit or is not a number."""
-    kind = ir.FunctionType(_REGISTER, [_REGISTER])
-    absolute = builder.module.declare_intrinsic(f"llvm.fabs.v{LANES}f32", fnty=kind)
-    sizes = builder.call(absolute, [value])
+    sizes = _of_lanes(builder, "fabs", value)
     beyond = builder.fcmp_unordered(">", sizes, _in_all_lanes(builder, limit))
     flags = builder.bitcast(beyond, ir.IntType(LANES))
     return builder.icmp_unsigned("!=", flags, ir.Constant(flags.type, 0))
