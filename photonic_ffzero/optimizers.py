@@ -1,4 +1,4 @@
-"""Optimizers as pure (init, update) pairs, and learning-rate schedules.
+"""Optimizers as pure (init, update) pairs, of tensors or arrays, and learning-rate schedules.
 
 ``init(params)`` makes the state; ``update(gradient, state)`` returns the direction to step along
 and the next state. `descend` takes the step.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from meshes._tensorflow import tf
 from meshes.validation import number
@@ -23,6 +25,10 @@ class Optimizer(NamedTuple):
 
 def _zeros(params: Any) -> Any:
     return tf.nest.map_structure(tf.zeros_like, params)
+
+
+def _root(x: Any) -> Any:
+    return np.sqrt(x) if isinstance(x, np.ndarray) else tf.sqrt(x)
 
 
 def sgd() -> Optimizer:
@@ -66,9 +72,9 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
         step = step + 1
         mean = tf.nest.map_structure(lambda m, g: b1 * m + (1 - b1) * g, mean, gradient)
         square = tf.nest.map_structure(lambda s, g: b2 * s + (1 - b2) * g * g, square, gradient)
-        first, second = 1 - tf.pow(b1, step), 1 - tf.pow(b2, step)
+        first, second = 1 - b1**step, 1 - b2**step
         direction = tf.nest.map_structure(
-            lambda m, s: (m / first) / (tf.sqrt(s / second) + eps), mean, square
+            lambda m, s: (m / first) / (_root(s / second) + eps), mean, square
         )
         return direction, (step, mean, square)
 

@@ -112,6 +112,12 @@ class Photonic(PhaseLayer):
         return "xla" if compiles else "native"
 
     @property
+    def kernel(self) -> bool:
+        """Unless a chip, an amplifier or an element in front has a part in it."""
+        bare = type(self) is Photonic and self.chip is None and self.amplifier is None
+        return bare and resolve_engine(self.engine) == "native"
+
+    @property
     def cacheable(self) -> bool:
         """Unless the chip's light is noisy."""
         return self.chip is None or self.chip.imperfections.steady

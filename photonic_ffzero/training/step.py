@@ -19,6 +19,7 @@ from photonic_ffzero.gradients.epsilon import EVALUATIONS, PROBES, probe_step
 from photonic_ffzero.gradients.estimators import (
     ESTIMATORS,
     Autodiff,
+    CentralDifference,
     Estimate,
     Estimator,
     TwinFacts,
@@ -88,6 +89,9 @@ def make_steps(stage: Stage, config: Config, twin: Twin | None = None) -> Callab
     (params, states, losses [S]). Random numbers come from outside, because those drawn inside
     would depend on the engine.
     """
+    native = _native_steps(stage, config, twin)
+    if native is not None:
+        return native
     step = make_step(stage, config, twin)
 
     def steps(
@@ -115,6 +119,23 @@ def make_steps(stage: Stage, config: Config, twin: Twin | None = None) -> Callab
         return params, state, losses.stack()
 
     return graph(steps, xla=stage.runs_on == "xla")
+
+
+def _native_steps(stage: Stage, config: Config, twin: Twin | None) -> Callable[..., Any] | None:
+    """The steps by kernels alone, see `training.native`; None where something has none."""
+    block = stage.blocks[0]
+    step = BlockStep(block, config)
+    if (
+        twin is not None
+        or len(stage.all_layers) > 1
+        or not block.layers[0].kernel
+        or type(step.estimator) is not CentralDifference
+        or type(step.perturbation) is not Weights
+    ):
+        return None
+    from photonic_ffzero.training.native import native_steps  # it loads Numba
+
+    return native_steps(block, step.loss, step.optimizer, config.weight_decay or 0.0)
 
 
 def make_step(stage: Stage, config: Config, twin: Twin | None = None) -> Callable[..., Any]:
@@ -153,20 +174,20 @@ class BlockStep:
         return _estimator(self.config, self.block)
 
     @cached_property
-    def _optimizer(self) -> Any:
+    def optimizer(self) -> Any:
         return OPTIMIZERS[self.config.optimizer]()
 
     @cached_property
-    def _loss(self) -> Any:
+    def loss(self) -> Any:
         return from_spec("loss", self.config.loss, LOSSES)
 
     @cached_property
-    def _perturbation(self) -> Perturbation:
+    def perturbation(self) -> Perturbation:
         return _perturbation(self.config, self.block)
 
     def objective(self, params: Any, x: Any, y: Any, noise: Any = ()) -> Objective:
         """The objective on inputs [B, ...] with labels [B, T]."""
-        return self._perturbation(self.block, self._loss, params, x, y, noise)
+        return self.perturbation(self.block, self.loss, params, x, y, noise)
 
     def update(self, params: Any, state: StepState, result: Estimate, rate: Any) -> Any:
         """The parameters and the state that follow from an estimate, and its loss."""
@@ -177,7 +198,7 @@ class BlockStep:
                 gradient,
                 self.block.frozen,
             )
-        direction, moments = self._optimizer.update(gradient, state.optimizer)
+        direction, moments = self.optimizer.update(gradient, state.optimizer)
         new_state = StepState(moments, result.state, result.facts)
         moved = descend(params, direction, rate, self.config.weight_decay or 0.0)
         return moved, new_state, result.loss
