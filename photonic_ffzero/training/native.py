@@ -36,6 +36,7 @@ def native_steps(
     mesh = block.layers[0].mesh  # type: ignore[attr-defined]
     shapes = [np.shape(mask) for mask in tf.nest.flatten(block.trainable)]
 
+    @np.errstate(all="ignore")  # as XLA does: the trainer judges the losses
     def steps(
         params: Any,
         state: Any,
