@@ -33,5 +33,6 @@ def test_losses_equal_those_of_tensorflow(sets, samples, ports, classes, detecti
     kernel = native_losses(readout, loss)
     assert kernel is not None
     result = kernel(z, labels)
-    assert np.isnan(result[-1]) and np.isnan(expected[-1])
+    assert np.isnan(result[-1])
+    assert np.isnan(expected[-1])
     np.testing.assert_allclose(result[:-1], expected[:-1], rtol=1e-6)

@@ -66,7 +66,7 @@ def native_losses(
     if type(readout) is not Goodness or type(loss) not in kinds:
         return None
     groups, classes, ports = readout.prototypes.shape
-    if groups > 1 or readout.norm_size and ports // readout.norm_size > 1:
+    if groups > 1 or (readout.norm_size and ports // readout.norm_size > 1):
         return None
     kind, field = kinds[type(loss)]
     number = np.float32(getattr(loss, field) if field else 0.0)
