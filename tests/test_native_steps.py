@@ -14,7 +14,9 @@ LOSSES = [CrossEntropy(10.0), CrossEntropy(40.0), Margin(0.3), Cosine(), Squared
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{type(loss).__name__}")
 @pytest.mark.parametrize("detection", ["balanced", "raw"])
-@pytest.mark.parametrize("sets, samples, ports, classes", [(4, 128, 64, 10), (2, 37, 17, 3)])
+@pytest.mark.parametrize(
+    ("sets", "samples", "ports", "classes"), [(4, 128, 64, 10), (2, 37, 17, 3)]
+)
 def test_losses_equal_those_of_tensorflow(sets, samples, ports, classes, detection, loss):
     rng = np.random.default_rng(0)
     prototypes = simplex(classes, ports, rng, zero_mean=detection == "balanced")
