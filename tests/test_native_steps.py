@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from meshes import Phases
 from meshes._tensorflow import tf
+from photonic_ffzero import Model, Samples, configure
+from photonic_ffzero.data import Classification
 from photonic_ffzero.goodness import Cosine, CrossEntropy, Goodness, Margin, Squared, simplex
 from photonic_ffzero.goodness.native import native_losses
+from photonic_ffzero.training import step
+from photonic_ffzero.training.native import NativeSteps
+from photonic_ffzero.training.step import StageTraining, make_steps
 
 LOSSES = [CrossEntropy(10.0), CrossEntropy(40.0), Margin(0.3), Cosine(), Squared()]
 
@@ -38,3 +46,66 @@ def test_losses_equal_those_of_tensorflow(sets, samples, ports, classes, detecti
     assert np.isnan(result[-1])
     assert np.isnan(expected[-1])
     np.testing.assert_allclose(result[:-1], expected[:-1], rtol=1e-6)
+
+
+def trained(config, frozen=None):
+    """The losses of some steps, and what they leave."""
+    rng = np.random.default_rng(0)
+    model = Model(config, 8, Classification(3))
+    samples = Samples(rng.random((80, 8), np.float32), np.arange(80) % 3)
+    (stage,) = model.stages
+    if frozen is not None:
+        (block,) = stage.blocks
+        stage = replace(stage, blocks=(replace(block, frozen=frozen),))
+    targets = Samples(samples.x, model.task.targets(samples.y))
+    training = StageTraining(config, stage, model.params, targets)
+    losses = [loss for epoch in range(2) for part in training.epoch(epoch) for loss in part]
+    return losses, tf.nest.flatten((training.params, training.state))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"directions": 1, "optimizer": "sgd", "learning_rate": 0.01},
+        {"directions": 4, "optimizer": "adam", "learning_rate": 0.01},
+        {"directions": 3, "optimizer": "momentum", "learning_rate": 0.01, "law": "gaussian"},
+        {"directions": 3, "columns": 3, "loss": "margin", "learning_rate": 0.01},
+        {"directions": 3, "recipe": "paper", "learning_rate": 0.01},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("still", [False, True])
+def test_steps_equal_those_of_the_graph(settings, still, monkeypatch):
+    """Sixteen steps: batches of 10, one call and the rest of an epoch."""
+    config = configure(meshes=1, epochs=2, batch_size=10, **settings)
+    shapes = [np.shape(mask) for mask in Model(config, 8, Classification(3)).params[0][0]]
+    rng = np.random.default_rng(1)
+    frozen = (Phases(*(rng.random(shape) < 0.3 for shape in shapes)),) if still else None
+    assert isinstance(
+        make_steps(Model(config, 8, Classification(3)).stages[0], config), NativeSteps
+    )
+    ours = trained(config, frozen)
+    monkeypatch.setattr(step, "_native_steps", lambda *arguments: None)
+    theirs = trained(config, frozen)
+    assert len(ours[0]) == 16
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-4)
+    for one, other in zip(ours[1], theirs[1], strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"imperfections": "splitter_error=0.1"},
+        {"estimator": "cones"},
+        {"method": "ff-ad"},
+        {"method": "bp-dd", "meshes": 2},
+        {"engine": "xla"},
+    ],
+    ids=str,
+)
+def test_everything_else_keeps_the_graph(settings):
+    config = configure(**{"meshes": 1, "epochs": 2} | settings)
+    model = Model(config, 8, Classification(3))
+    assert not isinstance(make_steps(model.stages[0], config), NativeSteps)

@@ -135,7 +135,7 @@ def _native_steps(stage: Stage, config: Config, twin: Twin | None) -> Callable[.
         return None
     from photonic_ffzero.training.native import native_steps  # it loads Numba
 
-    return native_steps(block, step.loss, step.optimizer, config.weight_decay or 0.0)
+    return native_steps(block, step.loss, step.optimizer)
 
 
 def make_step(stage: Stage, config: Config, twin: Twin | None = None) -> Callable[..., Any]:
