@@ -96,9 +96,7 @@ def train(
         watch = Accuracies(model, test, rows, labels | {"seed": seed, "phase": phase})
         trainer = Trainer(model, Samples(train.x[part], train.y[part]))
         label = f"{_name(labels, seed)}, part {phase}, {config.layer_name}"
-        with LiveProgress(
-            progress_console(False), trainer.steps, 0, label, str, trainer.epoch_of
-        ) as progress:
+        with LiveProgress(progress_console(False), trainer.course(label, str)) as progress:
             trainer.observers = (progress, watch)
             before = trainer.run()
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, field, fields, replace
 from decimal import Decimal
@@ -180,10 +180,13 @@ def _folded(text: Any) -> str:
     return str(text)[:_LONGEST_VALUE].strip().casefold().replace("_", "-").strip("-")
 
 
-def from_spec(argument: str, text: str, registry: Mapping[str, Any]) -> Any:
+def from_spec(
+    argument: str, text: str, registry: Mapping[str, Any], forms: Sequence[str] = ()
+) -> Any:
     """Build one of the registry's dataclasses, see `with_values`, from its specification.
 
-    The text is ``"name"`` or ``"name:key=value,..."``. Errors name the ``argument`` it stands for.
+    The text is ``"name"`` or ``"name:key=value,..."``. Errors name the ``argument`` it stands for;
+    that of an unknown name also lists ``forms``, what else the caller can read.
     """
     if not isinstance(text, str):
         raise TypeError(
@@ -191,7 +194,7 @@ def from_spec(argument: str, text: str, registry: Mapping[str, Any]) -> Any:
         )
     name, colon, values = text.partition(":")
     name = name.strip()
-    cls = registry[choice(argument, name, registry)]
+    cls = registry[choice(argument, name, [*registry, *forms])]
     if colon and not values:
         raise ValueError(f"{argument} must have key=value after the colon, got {quoted(text)}")
     return with_values(argument, f"{name}:", values, cls)

@@ -15,7 +15,7 @@ from meshes import NONLINEARITIES
 from meshes.files import DataError
 from meshes.measured import Table
 from meshes.nonlinearities import BlackBox
-from meshes.validation import choice, closest, counted, from_spec, quoted
+from meshes.validation import closest, counted, from_spec, quoted
 from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.settings import TEXT, ValueKind
 
@@ -162,8 +162,7 @@ def built(
             f"{name} {element}: a function is named on the command line alone, never in a file; "
             f"in Python pass the function itself{closest(element.partition(':')[0], registry)}"
         )
-    choice(name, element.partition(":")[0].strip(), [*registry, *forms])
-    return from_spec(name, element, registry)
+    return from_spec(name, element, registry, forms)
 
 
 def as_json(value: Any) -> Any:

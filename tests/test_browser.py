@@ -237,21 +237,21 @@ def pages(tmp_path_factory):
 def test_equations_of_the_pages_are_drawn_without_a_network(browser, pages, page, width):
     context = browser.new_context(offline=True, viewport={"width": width, "height": 900})
     context.set_default_timeout(1000 * PATIENCE)
-    shown = context.new_page()
-    shown.goto((pages / f"{page}.html").as_uri())
-    equations = shown.locator("math")
+    tab = context.new_page()
+    tab.goto((pages / f"{page}.html").as_uri())
+    equations = tab.locator("math")
     assert equations.count() >= 10
     heights = equations.evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
     assert min(heights) > 5
     above = (
         "e => e.children[0].getBoundingClientRect().top < e.children[1].getBoundingClientRect().top"
     )
-    assert shown.locator("mfrac").first.evaluate(above)
-    assert is_whole(shown)
-    equation = shown.locator("div.math").first
+    assert tab.locator("mfrac").first.evaluate(above)
+    assert is_whole(tab)
+    equation = tab.locator("div.math").first
     equation.scroll_into_view_if_needed()
     SHOTS.mkdir(parents=True, exist_ok=True)
-    shown.screenshot(path=SHOTS / f"docs-{page}-{width}.png")
+    tab.screenshot(path=SHOTS / f"docs-{page}-{width}.png")
     context.close()
 
 
@@ -262,12 +262,12 @@ def test_the_report_opens_without_a_network(browser, tmp_path, scheme):
     assert write_report([str(grid.path), "--output", str(report)]) == 0
     context = browser.new_context(offline=True, color_scheme=scheme)
     context.set_default_timeout(1000 * PATIENCE)
-    shown = context.new_page()
-    shown.goto(report.as_uri())
-    assert shown.locator("img").count() >= 1
-    assert is_whole(shown)
-    dark = shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 22)"
+    tab = context.new_page()
+    tab.goto(report.as_uri())
+    assert tab.locator("img").count() >= 1
+    assert is_whole(tab)
+    dark = tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 22)"
     assert dark == (scheme == "dark")
     SHOTS.mkdir(parents=True, exist_ok=True)
-    shown.screenshot(path=SHOTS / f"report-{scheme}.png", full_page=True)
+    tab.screenshot(path=SHOTS / f"report-{scheme}.png", full_page=True)
     context.close()

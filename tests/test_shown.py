@@ -12,7 +12,7 @@ from meshes import RectangularMesh
 from meshes.plotting import Knob
 from photonic_ffzero import Dataset, Evaluation, Model, Samples, Trainer, configure, fit
 from photonic_ffzero.data.tasks import Classification, task_of
-from photonic_ffzero.training.progress import LiveProgress, NotebookProgress, progress_of
+from photonic_ffzero.training.progress import Course, LiveProgress, NotebookProgress, progress_of
 
 IMAGES, CLASSES = np.zeros((3, 4, 5), np.float32), np.array([0, 1, 0])
 CONFIG = configure(meshes=3, epochs=2, nonlinearity="kerr")
@@ -83,7 +83,7 @@ class Handle:
 
 
 def test_a_notebook_shows_a_bar_that_ends_in_a_line(monkeypatch):
-    bar, handle = NotebookProgress(4, 0, "mesh", "{:.1%}".format, "{}/4".format), Handle()
+    bar, handle = NotebookProgress(Course(4, 0, "mesh", "{:.1%}".format, "{}/4".format)), Handle()
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: handle)
     with bar:
         bar.on_steps("1", [2.0, 1.0])
@@ -99,9 +99,7 @@ def test_a_terminal_shows_mesh_epoch_loss_and_accuracy(width):
     model = Model(config, 4, task_of("classification", y, slice(None)))
     trainer = Trainer(model, Samples(x, y))
     console = Console(file=io.StringIO(), width=width, height=9, force_terminal=True)
-    with LiveProgress(
-        console, trainer.steps, 0, "seed 0, mesh", "{:.2%}".format, trainer.epoch_of
-    ) as bar:
+    with LiveProgress(console, trainer.course("seed 0, mesh", "{:.2%}".format)) as bar:
         bar._validation = ", validation 92.36 %"
         bar.on_steps("2", [0.5] * 142)  # two meshes of 40 epochs of 2 steps
     for part in ("seed 0, mesh 2", "31/40, loss 0.500", "92.36 %", "left"):
@@ -119,7 +117,7 @@ def test_progress_changes_no_figure(shown, capfd):
 
 def test_progress_is_one_of_three():
     with pytest.raises(ValueError, match="progress must be auto, True or False, got 'yes'"):
-        progress_of("yes", 1, 0, "mesh", str, str)
+        progress_of("yes", Course(1, 0, "mesh", str, str))
 
 
 def test_a_slider_draws_only_the_newest_of_the_values_that_wait():

@@ -571,22 +571,22 @@ def _undoing(kind, undo, add, adjoints=1):
             b = (2 * m + odd) * _PORT
             a, mzi, error = at + b, column * M + m, column * S + m
             u, v = _field(x, a), _field(x, a + _PORT)
-            before, after, p, q, found = undo(
+            upper, lower, p, q, of_first = undo(
                 c, k + m, S, couplers, error, L * S, u, v, _field(g, b), _field(g, b + _PORT)
             )
-            _set_field(x, a, before)
-            _set_field(x, a + _PORT, after)
+            _set_field(x, a, upper)
+            _set_field(x, a + _PORT, lower)
             _set_field(g, b, p)
             _set_field(g, b + _PORT, q)
-            add(found, slopes, first + mzi, L * M)
+            add(of_first, slopes, first + mzi, L * M)
             if adjoints > 1:
                 b += tile
-                _, _, p, q, found_too = _undo_general(
+                _, _, p, q, of_second = _undo_general(
                     c, k + m, S, couplers, error, L * S, u, v, _field(g, b), _field(g, b + _PORT)
                 )
                 _set_field(g, b, p)
                 _set_field(g, b + _PORT, q)
-                _add_slopes(found_too, slopes, to + mzi, L * M)
+                _add_slopes(of_second, slopes, to + mzi, L * M)
         if (N + odd) % 2:
             _undo_unpaired_port(x, at + (N - 1) * _PORT, N)
             for j in range(adjoints):

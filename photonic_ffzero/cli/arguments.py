@@ -133,6 +133,16 @@ def typed_settings(arguments: argparse.Namespace, *classes: type) -> dict[str, A
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
+def typed_words(arguments: argparse.Namespace, *names: str) -> list[str]:
+    """The words of a command line that give some flags again, those that were given."""
+    words = []
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value is not False:
+            words += [flag_of(name), *([] if value is True else [str(value)])]
+    return words
+
+
 def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 

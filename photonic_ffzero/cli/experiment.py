@@ -28,6 +28,7 @@ from photonic_ffzero.cli.arguments import (
     flag_of,
     reader,
     takes,
+    typed_words,
 )
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import configure
@@ -272,11 +273,7 @@ def resume_command(script: str, folder: Path, arguments: argparse.Namespace, nam
     """The line that goes on with a stopped grid or search; see `start_of` for the names."""
     path = Path(__file__).resolve().parents[2] / "experiments" / script
     words = start_of(script, [sys.executable, str(path)], name)
-    words += ["--resume", str(folder)]
-    for name in ("data_dir", *CLUSTER):
-        value = getattr(arguments, name)
-        if value is not None and value is not False:
-            words += [flag_of(name), *([] if value is True else [str(value)])]
+    words += ["--resume", str(folder), *typed_words(arguments, "data_dir", *CLUSTER)]
     return shlex.join(words)
 
 
@@ -336,11 +333,8 @@ def _with_data(grid: Grid, data_dir: Path | None) -> Grid:
 
 def _command(arguments: argparse.Namespace, name: str) -> str:
     """The command line that repeats the grid, wherever its data and results are."""
-    words = ["python", f"experiments/{name}.py"]
-    for flag, value in vars(arguments).items():
-        if value is not None and flag not in _NOT_REPEATED:
-            words += [flag_of(flag), str(value)]
-    return shlex.join(words)
+    repeated = [flag for flag in vars(arguments) if flag not in _NOT_REPEATED]
+    return shlex.join(["python", f"experiments/{name}.py", *typed_words(arguments, *repeated)])
 
 
 def _parser(

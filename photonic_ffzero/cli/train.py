@@ -22,6 +22,7 @@ from photonic_ffzero.cli.arguments import (
     flag_of,
     reader,
     typed_settings,
+    typed_words,
 )
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config
@@ -191,11 +192,8 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) ->
 def _resuming(recipe: str, folder: Path, arguments: argparse.Namespace) -> str:
     """The command that resumes a run, but for what it must name again."""
     words = start_of(_script(recipe), _ANY_RUN, _name(recipe))
-    words += ["--resume", str(folder)]
-    for flag in ("data_dir", "token_file"):
-        if (path := getattr(arguments, flag)) is not None:
-            words += [flag_of(flag), str(path)]
-    return shlex.join([*words, *["--tensorboard"] * arguments.tensorboard])
+    again = typed_words(arguments, "data_dir", "token_file", "tensorboard")
+    return shlex.join([*words, "--resume", str(folder), *again])
 
 
 def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tuple[Job, Claim]:
@@ -246,7 +244,7 @@ def resumed(
         raise ValueError(
             f"resume must name a run's directory, no config.json in {arguments.resume}"
         )
-    _check_functions(arguments, written)
+    _check_functions_named(arguments, written)
     claim = claims.enter_context(Claim(arguments.resume, wait))
     plan = Plan.from_json(written, file, arguments.nonlinearity)
     plan = _with_device(plan, arguments.device)
@@ -267,12 +265,12 @@ _ANY_RUN = (sys.executable, "-m", "photonic_ffzero.cli")
 _RESUMABLE = ("resume", "data_dir", "quiet", "tensorboard", "device", "nonlinearity", "token_file")
 
 
-def _check_functions(arguments: argparse.Namespace, written: dict[str, object]) -> None:
+def _check_functions_named(arguments: argparse.Namespace, written: dict[str, object]) -> None:
     """Check that the functions of a run are named again: no file may import one."""
-    names = functions_named(written.get("nonlinearity"))
-    if names and arguments.nonlinearity is None:
-        words = ["--device", arguments.device] if arguments.device else []
-        words += [word for name in names for word in ("--nonlinearity", name)]
+    functions = functions_named(written.get("nonlinearity"))
+    if functions and arguments.nonlinearity is None:
+        words = typed_words(arguments, "device")
+        words += [word for function in functions for word in ("--nonlinearity", function)]
         command = _resuming(str(written.get("recipe")), arguments.resume, arguments)
         raise ValueError(
             "nonlinearity must be named again, as no file holds a function: "

@@ -282,9 +282,7 @@ class Job:
         label = f"seed {seed}, " if self.plan.seeds > 1 else ""
         label += trainer.config.layer_name
         quality = partial(quality_in_words, regression=trainer.config.task == "regression")
-        with LiveProgress(
-            console, trainer.steps, trainer.steps_done, label, quality, trainer.epoch_of
-        ) as progress:
+        with LiveProgress(console, trainer.course(label, quality)) as progress:
             trainer.observers = (progress, directory, *self._logs(directory), *observers)
             model = trainer.run()
         if trainer.traffic:

@@ -346,6 +346,7 @@ def dated_name(plan: Plan, data: str) -> str:
 
 
 def _slug(text: str) -> str:
+    # A measured table's file always ends so; a directory's name that did would look like a file's.
     return re.sub(r"[^A-Za-z0-9.]+", "-", text.replace(".csv", "")).strip("-.")
 
 

@@ -18,7 +18,7 @@ from photonic_ffzero.training.progress import (
     INTERVAL,
     LiveProgress,
     bars,
-    is_narrow,
+    fitting,
     progress_console,
 )
 
@@ -82,8 +82,7 @@ class GridProgress:
         figures = figures or "starting"
         if cell not in self._running:
             self._running[cell] = self._bars.add_task(cell, total=1.0, figures="")
-        if is_narrow(self._console):
-            figures = figures.replace("validation ", "")
+        figures = fitting(figures, self._console)
         self._bars.update(self._running[cell], completed=completed, figures=figures)
         self._update_total()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -49,11 +50,16 @@ def bars(console: Console, **settings: Any) -> Progress:
     )
 
 
-class LiveProgress(Observer):
-    """A bar on a terminal; elsewhere (a pipe, a log) one line an epoch.
+def fitting(figures: str, console: Console) -> str:
+    """Figures in as many words as a line of the console has room for."""
+    return figures.replace("validation ", "") if is_narrow(console) else figures
 
-    Args:
-        console: Where to write.
+
+@dataclass(frozen=True)
+class Course:
+    """How far a training has to go, and how to say where it is.
+
+    Attributes:
         steps: Steps of the whole run.
         done: Steps taken before.
         label: What is trained; a mesh's number follows.
@@ -61,19 +67,45 @@ class LiveProgress(Observer):
         epoch: The epoch of a step, in words.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        steps: int,
-        done: int,
-        label: str,
-        quality: Callable[[float], str],
-        epoch: Callable[[int], str],
-    ) -> None:
-        self._console, self._label, self._quality, self._epoch = console, label, quality, epoch
-        self._steps, self._done, self._updated, self._validation = steps, done, 0.0, ""
-        self._bar = bars(console)
-        self._task = self._bar.add_task(label, total=steps, completed=done, figures="compiling")
+    steps: int
+    done: int
+    label: str
+    quality: Callable[[float], str]
+    epoch: Callable[[int], str]
+
+
+class _CourseProgress(Observer):
+    """What all that show a training keep of it."""
+
+    def __init__(self, course: Course) -> None:
+        self._course, self._done = course, course.done
+        self._updated, self._validation = 0.0, ""
+
+    def _figures(self, losses: list[float]) -> str:
+        epoch = self._course.epoch(self._done)
+        return f"{epoch}, loss {losses[-1]:.3f}{self._validation}"
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Take note of the accuracy on the validation images."""
+        if record.validation_accuracy is not None:
+            quality = self._course.quality(record.validation_accuracy)
+            self._validation = f", validation {quality}"
+
+
+class LiveProgress(_CourseProgress):
+    """A bar on a terminal; elsewhere (a pipe, a log) one line an epoch.
+
+    Args:
+        console: Where to write.
+        course: What to show.
+    """
+
+    def __init__(self, console: Console, course: Course) -> None:
+        super().__init__(course)
+        self._console, self._bar = console, bars(console)
+        self._task = self._bar.add_task(
+            course.label, total=course.steps, completed=course.done, figures="compiling"
+        )
 
     def __enter__(self) -> LiveProgress:
         self._bar.start()
@@ -86,13 +118,11 @@ class LiveProgress(Observer):
         """Move the bar, a few times a second."""
         self._done += len(losses)
         now = time.perf_counter()
-        if now - self._updated < INTERVAL and self._done < self._steps:
+        if now - self._updated < INTERVAL and self._done < self._course.steps:
             return
         self._updated = now
-        figures = f"{self._epoch(self._done)}, loss {losses[-1]:.3f}{self._validation}"
-        if is_narrow(self._console):
-            figures = figures.replace("validation ", "")
-        name = f"{self._label} {mesh}"
+        name = f"{self._course.label} {mesh}"
+        figures = fitting(self._figures(losses), self._console)
         self._bar.update(self._task, completed=self._done, description=name, figures=figures)
 
     def on_calibration(self, mesh: str, done: int, total: int) -> None:
@@ -100,36 +130,27 @@ class LiveProgress(Observer):
         now = time.perf_counter()
         if now - self._updated > INTERVAL:
             self._updated = now
-            name, figures = f"{self._label} {mesh}", f"calibrating {done}/{total}"
+            name, figures = f"{self._course.label} {mesh}", f"calibrating {done}/{total}"
             self._bar.update(self._task, description=name, figures=figures)
         if done == total and not self._console.is_terminal:
-            self._console.print(f"{self._label} {mesh}: calibrated by {total} settings")
+            self._console.print(f"{self._course.label} {mesh}: calibrated by {total} settings")
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Show the accuracy on the validation images."""
-        quality = record.validation_accuracy
-        self._validation = "" if quality is None else f", validation {self._quality(quality)}"
+        super().on_epoch(record)
         if not self._console.is_terminal:
             self._console.print(
-                f"{self._label} {record.mesh}, epoch {record.epoch}: "
+                f"{self._course.label} {record.mesh}, epoch {record.epoch}: "
                 f"loss {record.loss:.3f}{self._validation}, {record.seconds:.0f} s",
                 highlight=False,
             )
 
 
-class NotebookProgress(Observer):
+class NotebookProgress(_CourseProgress):
     """A bar below the cell of a notebook, which ends as one line of figures."""
 
-    def __init__(
-        self,
-        steps: int,
-        done: int,
-        label: str,
-        quality: Callable[[float], str],
-        epoch: Callable[[int], str],
-    ) -> None:
-        self._label, self._quality, self._epoch = label, quality, epoch
-        self._steps, self._done, self._updated, self._validation = steps, done, 0.0, ""
+    def __init__(self, course: Course) -> None:
+        super().__init__(course)
         self._began = time.perf_counter()
 
     def __enter__(self) -> NotebookProgress:
@@ -140,8 +161,8 @@ class NotebookProgress(Observer):
 
     def __exit__(self, *error: object) -> None:
         seconds = time.perf_counter() - self._began
-        ended = "trained" if self._done >= self._steps else f"stopped at step {self._done}"
-        text = f"{ended}: {self._steps} steps in {seconds:.0f} s{self._validation}"
+        ended = "trained" if self._done >= self._course.steps else f"stopped at step {self._done}"
+        text = f"{ended}: {self._course.steps} steps in {seconds:.0f} s{self._validation}"
         self._handle.update({"text/plain": text, "text/html": escape(text)}, raw=True)
 
     def on_steps(self, mesh: str, losses: list[float]) -> None:
@@ -150,15 +171,9 @@ class NotebookProgress(Observer):
         now = time.perf_counter()
         if now - self._updated > INTERVAL:
             self._updated = now
-            left = (now - self._began) * (self._steps / self._done - 1)
-            figures = f"{self._epoch(self._done)}, loss {losses[-1]:.3f}{self._validation}"
-            text = f"{self._label} {mesh}, {figures}, {left:.0f} s left"
-            self._handle.update(_bar(self._done / self._steps, text), raw=True)
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Show the accuracy on the validation images."""
-        if record.validation_accuracy is not None:
-            self._validation = f", validation {self._quality(record.validation_accuracy)}"
+            left = (now - self._began) * (self._course.steps / self._done - 1)
+            text = f"{self._course.label} {mesh}, {self._figures(losses)}, {left:.0f} s left"
+            self._handle.update(_bar(self._done / self._course.steps, text), raw=True)
 
 
 def _bar(share: float, text: str) -> dict[str, str]:
@@ -176,31 +191,20 @@ class NoProgress(Observer):
         pass
 
 
-def progress_of(
-    progress: bool | str,
-    steps: int,
-    done: int,
-    label: str,
-    quality: Callable[[float], str],
-    epoch: Callable[[int], str],
-) -> Any:
+def progress_of(progress: bool | str, course: Course) -> Any:
     """What shows a training: a context whose value is an observer.
 
     Args:
         progress: True, False, or ``auto``: in Jupyter and on terminals.
-        steps: Steps of the whole run.
-        done: Steps taken before.
-        label: What is trained; a mesh's number follows.
-        quality: Formats an accuracy or R^2.
-        epoch: The epoch of a step, in words.
+        course: What to show.
     """
     if progress not in (True, False, "auto"):
         raise ValueError(f"progress must be auto, True or False, got {quoted(progress)}")
     if progress is False or (progress == "auto" and not (_in_notebook() or sys.stderr.isatty())):
         return NoProgress()
     if _in_notebook():
-        return NotebookProgress(steps, done, label, quality, epoch)
-    return LiveProgress(progress_console(False), steps, done, label, quality, epoch)
+        return NotebookProgress(course)
+    return LiveProgress(progress_console(False), course)
 
 
 def _in_notebook() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ from photonic_ffzero.training.calibration import calibrated
 from photonic_ffzero.training.crew import Crew, SharedTraining, Traffic, hired
 from photonic_ffzero.training.memory import check_memory
 from photonic_ffzero.training.observer import Observer, StoppedError
-from photonic_ffzero.training.progress import progress_of
+from photonic_ffzero.training.progress import Course, progress_of
 from photonic_ffzero.training.step import Samples, StageTraining, as_arrays, check_directions
 from photonic_ffzero.training.twins import learned, places, twin_of
 from photonic_ffzero.training.warnings import ResultWarning, facts_of, warnings_of
@@ -96,7 +96,11 @@ class Trainer:
         epochs = done * self.config.epochs + self.position.epoch
         return epochs * self.steps_per_epoch + len(self.position.losses)
 
-    def epoch_of(self, step: int) -> str:
+    def course(self, label: str, quality: Callable[[float], str]) -> Course:
+        """What a progress shows of this training; see `Course` for the arguments."""
+        return Course(self.steps, self.steps_done, label, quality, self._epoch_of)
+
+    def _epoch_of(self, step: int) -> str:
         """``3/40``: the epoch of a step of the whole run, which counts from 1, and the last one."""
         epochs = self.config.epochs
         return f"{(step - 1) // self.steps_per_epoch % epochs + 1}/{epochs}"
@@ -386,10 +390,9 @@ def fit(
         _try_nonlinearity(model, train.x[:1])
     trainer = Trainer(model, train, held_out, observers)
     quality = "{:.2%}" if config.task == "classification" else "{:.4f}"
-    with progress_of(
-        progress, trainer.steps, 0, config.layer_name, quality.format, trainer.epoch_of
-    ) as shown:
-        trainer.observers = (*observers, shown)
+    course = trainer.course(config.layer_name, quality.format)
+    with progress_of(progress, course) as display:
+        trainer.observers = (*observers, display)
         trainer.run()
     _warn(model, train, held_out)
     return model
