@@ -17,10 +17,17 @@ from meshes.validation import number
 
 
 class Optimizer(NamedTuple):
-    """A pair of pure functions."""
+    """A pair of pure functions.
+
+    Attributes:
+        init: From parameters to the state.
+        update: From a gradient and the state to the direction and the next state.
+        joins: Whether they also take all parameters as one NumPy array.
+    """
 
     init: Callable[[Any], Any]
     update: Callable[[Any, Any], tuple[Any, Any]]
+    joins: bool = False
 
 
 def _zeros(params: Any) -> Any:
@@ -33,7 +40,7 @@ def _root(x: Any) -> Any:
 
 def sgd() -> Optimizer:
     """Follow the gradient: the most robust choice for noisy estimates."""
-    return Optimizer(lambda params: (), lambda gradient, state: (gradient, state))
+    return Optimizer(lambda params: (), lambda gradient, state: (gradient, state), joins=True)
 
 
 def momentum(decay: float = 0.9) -> Optimizer:
@@ -47,7 +54,7 @@ def momentum(decay: float = 0.9) -> Optimizer:
         state = tf.nest.map_structure(lambda m, g: decay * m + g, state, gradient)
         return tf.nest.map_structure(lambda m: (1 - decay) * m, state), state
 
-    return Optimizer(_zeros, update)
+    return Optimizer(_zeros, update, joins=True)
 
 
 def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
@@ -78,7 +85,7 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
         )
         return direction, (step, mean, square)
 
-    return Optimizer(init, update)
+    return Optimizer(init, update, joins=True)
 
 
 OPTIMIZERS = {"sgd": sgd, "momentum": momentum, "adam": adam}

@@ -7,16 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from meshes import Phases
 from meshes._tensorflow import tf
 from photonic_ffzero import Model, Samples, configure
 from photonic_ffzero.data import Classification
 from photonic_ffzero.goodness import Cosine, CrossEntropy, Goodness, Margin, Squared, simplex
+from photonic_ffzero.goodness.losses import LOSSES as LOSSES_BY_NAME
 from photonic_ffzero.goodness.native import native_losses
+from photonic_ffzero.optimizers import OPTIMIZERS, adam
 from photonic_ffzero.training import step
 from photonic_ffzero.training.native import NativeSteps
 from photonic_ffzero.training.step import StageTraining, make_steps
 
+COURSE = {"epochs": 2, "batch_size": 10, "learning_rate": 0.01}
 LOSSES = [CrossEntropy(10.0), CrossEntropy(40.0), Margin(0.3), Cosine(), Squared()]
 
 
@@ -66,24 +68,25 @@ def trained(config, frozen=None):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"directions": 1, "optimizer": "sgd", "learning_rate": 0.01},
-        {"directions": 4, "optimizer": "adam", "learning_rate": 0.01},
-        {"directions": 3, "optimizer": "momentum", "learning_rate": 0.01, "law": "gaussian"},
-        {"directions": 3, "columns": 3, "loss": "margin", "learning_rate": 0.01},
-        {"directions": 3, "recipe": "paper", "learning_rate": 0.01},
+        {"directions": 1, "optimizer": "sgd"},
+        {"directions": 4, "optimizer": "adam"},
+        {"directions": 3, "optimizer": "momentum", "law": "gaussian"},
+        {"directions": 3, "columns": 3, "loss": "margin"},
+        {"directions": 3, "recipe": "paper"},
+        {"directions": 3, "imperfections": "splitter_error=0.1,read_noise=0.1"},
+        {"directions": 3, "method": "bp-dd", "meshes": 2},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("still", [False, True])
 def test_steps_equal_those_of_the_graph(settings, still, monkeypatch):
     """Sixteen steps: batches of 10, one call and the rest of an epoch."""
-    config = configure(meshes=1, epochs=2, batch_size=10, **settings)
-    shapes = [np.shape(mask) for mask in Model(config, 8, Classification(3)).params[0][0]]
-    rng = np.random.default_rng(1)
-    frozen = (Phases(*(rng.random(shape) < 0.3 for shape in shapes)),) if still else None
-    assert isinstance(
-        make_steps(Model(config, 8, Classification(3)).stages[0], config), NativeSteps
-    )
+    config = configure(**{"meshes": 1, **COURSE} | settings)
+    model = Model(config, 8, Classification(3))
+    assert isinstance(make_steps(model.stages[0], config), NativeSteps)
+    rng, frozen = np.random.default_rng(1), None
+    if still:
+        frozen = tf.nest.map_structure(lambda w: rng.random(w.shape) < 0.3, model.params[0])
     ours = trained(config, frozen)
     monkeypatch.setattr(step, "_native_steps", lambda *arguments: None)
     theirs = trained(config, frozen)
@@ -97,10 +100,8 @@ def test_steps_equal_those_of_the_graph(settings, still, monkeypatch):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"imperfections": "splitter_error=0.1"},
         {"estimator": "cones"},
         {"method": "ff-ad"},
-        {"method": "bp-dd", "meshes": 2},
         {"engine": "xla"},
     ],
     ids=str,
@@ -109,3 +110,18 @@ def test_everything_else_keeps_the_graph(settings):
     config = configure(**{"meshes": 1, "epochs": 2} | settings)
     model = Model(config, 8, Classification(3))
     assert not isinstance(make_steps(model.stages[0], config), NativeSteps)
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "setting"),
+    [
+        (OPTIMIZERS, "adam", lambda: adam()._replace(joins=False)),
+        (LOSSES_BY_NAME, "margin", type("Mine", (Margin,), {})),
+    ],
+)
+def test_what_users_register_runs_in_the_graph(registry, name, setting, monkeypatch):
+    config = configure(meshes=1, epochs=2, optimizer="adam", loss="margin")
+    stage = Model(config, 8, Classification(3)).stages[0]
+    assert isinstance(make_steps(stage, config), NativeSteps)
+    monkeypatch.setitem(registry, name, setting)
+    assert not isinstance(make_steps(stage, config), NativeSteps)

@@ -18,6 +18,7 @@ from numba import njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 _DIGEST = hashlib.sha256().digest_size
+_INLINED = ("kernels.py", "simd.py")  # files whose functions become part of kernels elsewhere
 _warned = False
 
 
@@ -36,7 +37,8 @@ class _KernelCache(FunctionCache):
         super().__init__(function)
         files = self._cache_file
         name = f"{self._impl.filename_base}.checked"
-        self._cache_file = _CheckedFiles(self._cache_path, name, files._source_stamp)
+        stamp = (files._source_stamp, *map(_stamp, _INLINED))
+        self._cache_file = _CheckedFiles(self._cache_path, name, stamp)
 
     def load_overload(self, *arguments: Any) -> Any:
         try:
@@ -84,6 +86,12 @@ class _CheckedFiles(IndexDataCacheFile):
     def _dump(self, content: Any) -> bytes:
         pickled = super()._dump(content)
         return hashlib.sha256(pickled).digest() + pickled
+
+
+def _stamp(name: str) -> tuple[float, int]:
+    """What changes with a file of this folder."""
+    status = os.stat(os.path.join(os.path.dirname(__file__), name))
+    return status.st_mtime, status.st_size
 
 
 def _check_folder(path: str) -> None:

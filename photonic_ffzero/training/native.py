@@ -1,9 +1,10 @@
-"""Training steps of one ideal mesh by central differences, without TensorFlow.
+"""Training steps of meshes by central differences, outside of TensorFlow's graphs.
 
 What TensorFlow needs for each operation, and its threads while they wait, take longer than the
-light through a small mesh. These steps do what those of `training.step` do, up to rounding: light,
-losses and differences are compiled for the CPU, and NumPy does the rest. This module loads Numba,
-so it is imported only when it is needed.
+light through a small mesh. These steps do what those of `training.step` do, up to rounding: losses
+and differences are compiled for the CPU, and so is the light of an ideal mesh; NumPy does the rest.
+A chip and a device have their light from a graph. This module loads Numba, so it is imported only
+when it is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes._tensorflow import tf
+from meshes._tensorflow import graph, tf
 from meshes.engines import FabricatedMesh, native
 from photonic_ffzero.goodness.native import native_losses
 from photonic_ffzero.gradients.directions import Directions
@@ -24,28 +25,56 @@ from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.optimizers import Optimizer, descend
 
 Losses = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Light = Callable[[list[np.ndarray], np.ndarray, Any], np.ndarray]
 
 
-def native_steps(block: Block, loss: Any, optimizer: Optimizer) -> NativeSteps | None:
-    """Steps of a block of one ideal mesh, as `training.step.make_steps` describes them.
+def native_steps(
+    block: Block, loss: Any, optimizer: Optimizer, weight_decay: float
+) -> NativeSteps | None:
+    """Steps of a block, as `training.step.make_steps` describes them.
 
-    None if the readout and the loss have no kernel.
+    None if the readout and the loss have no kernel, or the optimizer takes no joined parameters.
     """
     losses = native_losses(block.readout, loss)
-    return None if losses is None else NativeSteps(block, losses, optimizer)
+    if losses is None or not optimizer.joins:
+        return None
+    return NativeSteps(block, losses, optimizer, weight_decay)
+
+
+def _light(block: Block) -> Light:
+    """Tapped values [P, B, N] of a block, from its parameters [P, ...], inputs and noise."""
+    first, *others = block.all_layers
+    if not others and first.kernel:
+        mesh: FabricatedMesh = first.mesh  # type: ignore[attr-defined]
+
+        def directly(points: list[np.ndarray], x: np.ndarray, noise: Any) -> np.ndarray:
+            theta, phi, gamma = points
+            return native.propagate(mesh, theta, phi, gamma, x[np.newaxis], detect=True)
+
+        return directly
+    structure, measure = block.trainable, graph(block.measure, xla=False)
+
+    def by_graph(points: list[np.ndarray], x: np.ndarray, noise: Any) -> np.ndarray:
+        arrays = tf.nest.pack_sequence_as(structure, points), x, noise
+        return np.asarray(measure(*tf.nest.map_structure(tf.constant, arrays)))
+
+    return by_graph
 
 
 class NativeSteps:
     """Several training steps in one call.
 
     Args:
-        block: Of one mesh.
+        block: Of layers that run in native code or on a device.
         losses: Mean losses [P] of intensities [P, B, N] and labels [B].
-        optimizer: Of one array with all phases.
+        optimizer: Of one array with all parameters.
+        weight_decay: See `optimizers.descend`.
     """
 
-    def __init__(self, block: Block, losses: Losses, optimizer: Optimizer) -> None:
-        self._mesh: FabricatedMesh = block.layers[0].mesh  # type: ignore[attr-defined]
+    def __init__(
+        self, block: Block, losses: Losses, optimizer: Optimizer, weight_decay: float
+    ) -> None:
+        self._light, self._weight_decay = _light(block), weight_decay
         self._shapes = [np.shape(mask) for mask in tf.nest.flatten(block.trainable)]
         self._losses, self._optimizer = losses, optimizer
 
@@ -62,27 +91,32 @@ class NativeSteps:
         rates: np.ndarray,
         count: int,
     ) -> tuple[Any, Any, Any]:
-        (drawn,), (before,) = directions, state
+        (drawn,), (before,), (drawn_noise,) = directions, state, noise
         lines, w = _Lines(drawn, self._shapes), _joined(params)
         moments = _joined_state(before.optimizer, self._optimizer, w, len(self._shapes))
         fields, labels = np.asarray(x), np.asarray(y).astype(np.float32).ravel()
         losses = np.zeros(len(batches), np.float32)
         for index, batch in enumerate(batches[:count]):
             samples = fields.take(batch, axis=0), labels.take(batch)
-            losses[index], gradient = self._estimate(w, lines, index, *samples)
+            own = tf.nest.map_structure(lambda array, index=index: array[index], drawn_noise)
+            losses[index], gradient = self._estimate(w, lines, index, *samples, own)
             direction, moments = self._optimizer.update(gradient, moments)
-            w = descend(w, direction, rates[index])
+            w = descend(w, direction, rates[index], self._weight_decay)
         moved = tf.nest.pack_sequence_as(params, _tensors(w, self._shapes))
         moments = _split_state(moments, before.optimizer, w, self._shapes)
         return moved, (before._replace(optimizer=moments),), tf.constant(losses)
 
     def _estimate(
-        self, w: np.ndarray, lines: _Lines, index: int, fields: np.ndarray, labels: np.ndarray
+        self,
+        w: np.ndarray,
+        lines: _Lines,
+        index: int,
+        fields: np.ndarray,
+        labels: np.ndarray,
+        noise: Any,
     ) -> tuple[np.float32, np.ndarray]:
         """The mean loss at the points of a step, and the gradient by central differences."""
-        theta, phi, gamma = lines.points(w, index)
-        light = native.propagate(self._mesh, theta, phi, gamma, fields[np.newaxis], detect=True)
-        losses = self._losses(light, labels)
+        losses = self._losses(self._light(lines.points(w, index), fields, noise), labels)
         plus, minus = np.split(losses, 2)
         return losses.sum() / np.float32(len(losses)), lines.gradient((plus - minus) / 2, index)
 

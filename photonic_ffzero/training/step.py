@@ -122,20 +122,22 @@ def make_steps(stage: Stage, config: Config, twin: Twin | None = None) -> Callab
 
 
 def _native_steps(stage: Stage, config: Config, twin: Twin | None) -> Callable[..., Any] | None:
-    """The steps by kernels alone, see `training.native`; None where something has none."""
-    block = stage.blocks[0]
+    """The steps outside of graphs, see `training.native`; None where something has no kernel."""
+    block, *others = stage.blocks
     step = BlockStep(block, config)
     if (
         twin is not None
-        or len(stage.all_layers) > 1
-        or not block.layers[0].kernel
+        or others
+        or stage.runs_on == "xla"
+        or block.linear
+        or block.body != block.layers
         or type(step.estimator) is not CentralDifference
         or type(step.perturbation) is not Weights
     ):
         return None
     from photonic_ffzero.training.native import native_steps  # it loads Numba
 
-    return native_steps(block, step.loss, step.optimizer)
+    return native_steps(block, step.loss, step.optimizer, config.weight_decay or 0.0)
 
 
 def make_step(stage: Stage, config: Config, twin: Twin | None = None) -> Callable[..., Any]:
