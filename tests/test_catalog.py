@@ -235,7 +235,7 @@ def test_counts_in_short(number, text):
     [
         ({}, {}, "digits-photonic-ff-dd-"),
         ({"directions": 8}, {}, "digits-photonic-ff-dd-directions-8-"),
-        ({"method": "bp-ad", "seed": 3}, {}, "digits-photonic-bp-ad-"),
+        ({"method": "bp-ad", "seed": 3}, {}, "digits-photonic-bp-ad-seed-3-"),
         (
             {"nonlinearity": "kerr:phi_nl=2"},
             {},

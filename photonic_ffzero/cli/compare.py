@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from string import ascii_uppercase
 from textwrap import shorten
@@ -135,7 +136,10 @@ def _draw(path: Path, runs: Sequence[Run]) -> None:
         for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
             _draw_run(index, run, label, epochs, passes, tested)
         quality = f"{_quality_name(runs)}{'' if runs[0].regression else ' (%)'}"
-        epochs.set(xlabel="epochs of all meshes", ylabel=f"{quality}, held-out images")
+        epochs.set(
+            xlabel="epochs (mark: the last of a mesh or layer)",
+            ylabel=f"{quality}, held-out images",
+        )
         passes.set(xlabel="mesh passes (million)", ylabel=f"{quality}, held-out images")
         tested.set(ylabel=f"{quality}, test images", xlim=(-0.5, len(runs) - 0.5))
         tested.set_xticks(range(len(runs)), ascii_uppercase[: len(runs)])
@@ -170,6 +174,7 @@ def _draw_run(index: int, run: Run, label: str, epochs: Axes, passes: Axes, test
     if curves := [curve for curve in curves if curve.size]:
         shortest = min(curve.shape[1] for curve in curves)
         x, y = np.stack([curve[:, :shortest] for curve in curves], axis=1)
+        style["markevery"] = _ends(run.histories()[0], shortest)
         for axes, places in ((epochs, np.arange(1, shortest + 1)), (passes, x.mean(axis=0) / 1e6)):
             axes.plot(places, y.mean(axis=0), **style)
             if len(curves) > 1:
@@ -180,6 +185,13 @@ def _draw_run(index: int, run: Run, label: str, epochs: Axes, passes: Axes, test
     tested.plot([index] * len(values), values, **marker, alpha=0.5, ms=5)
     if values:
         tested.plot([index], [statistics.fmean(values)], **marker, ms=9)
+
+
+def _ends(history: Sequence[Any], epochs: int) -> list[int]:
+    """Places of the epochs that end the training of a mesh or layer, and of the last one."""
+    numbers = [record.mesh for record in history if record.validation_accuracy is not None]
+    ends = [at for at, pair in enumerate(pairwise(numbers)) if pair[0] != pair[1]]
+    return [*(at for at in ends if at < epochs), epochs - 1]
 
 
 def _curve(history: Sequence[Any], factor: float) -> np.ndarray:

@@ -266,7 +266,7 @@ def changes_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return chosen | changed
 
 
-_NOT_IN_NAMES = ("network", "seed", "seeds", "device")
+_NOT_IN_NAMES = ("network", "seeds", "device")
 _LONGEST_NAME = 55  # characters of a directory's name before the date
 _OF_RUN = ("source", "training_data_crc32", "test_data_crc32")  # in config.json, and no settings
 
