@@ -30,6 +30,13 @@ class Optimizer(NamedTuple):
     joins: bool = False
 
 
+def _each(function: Callable[..., Any], *structures: Any) -> Any:
+    """A function of each array in structures, or of bare arrays, for which TensorFlow is slow."""
+    if isinstance(structures[0], np.ndarray):
+        return function(*structures)
+    return tf.nest.map_structure(function, *structures)
+
+
 def _zeros(params: Any) -> Any:
     return tf.nest.map_structure(tf.zeros_like, params)
 
@@ -51,8 +58,8 @@ def momentum(decay: float = 0.9) -> Optimizer:
     decay = number("decay", decay, minimum=0, below=1)
 
     def update(gradient: Any, state: Any) -> tuple[Any, Any]:
-        state = tf.nest.map_structure(lambda m, g: decay * m + g, state, gradient)
-        return tf.nest.map_structure(lambda m: (1 - decay) * m, state), state
+        state = _each(lambda m, g: decay * m + g, state, gradient)
+        return _each(lambda m: (1 - decay) * m, state), state
 
     return Optimizer(_zeros, update, joins=True)
 
@@ -77,12 +84,10 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Optimizer:
     def update(gradient: Any, state: Any) -> tuple[Any, Any]:
         step, mean, square = state
         step = step + 1
-        mean = tf.nest.map_structure(lambda m, g: b1 * m + (1 - b1) * g, mean, gradient)
-        square = tf.nest.map_structure(lambda s, g: b2 * s + (1 - b2) * g * g, square, gradient)
+        mean = _each(lambda m, g: b1 * m + (1 - b1) * g, mean, gradient)
+        square = _each(lambda s, g: b2 * s + (1 - b2) * g * g, square, gradient)
         first, second = 1 - b1**step, 1 - b2**step
-        direction = tf.nest.map_structure(
-            lambda m, s: (m / first) / (_root(s / second) + eps), mean, square
-        )
+        direction = _each(lambda m, s: (m / first) / (_root(s / second) + eps), mean, square)
         return direction, (step, mean, square)
 
     return Optimizer(init, update, joins=True)
@@ -101,7 +106,7 @@ def descend(params: Any, direction: Any, rate: Any, decay: float = 0.0) -> Any:
     def step(w: Any, u: Any) -> Any:
         return w - rate * (u + decay * w if decay else u)
 
-    return tf.nest.map_structure(step, params, direction)
+    return _each(step, params, direction)
 
 
 def constant(progress: float) -> float:

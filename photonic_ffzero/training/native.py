@@ -95,11 +95,11 @@ class NativeSteps:
         lines, w = _Lines(drawn, self._shapes), _joined(params)
         moments = _joined_state(before.optimizer, self._optimizer, w, len(self._shapes))
         fields, labels = np.asarray(x), np.asarray(y).astype(np.float32).ravel()
+        noises = _by_step(drawn_noise, len(batches))
         losses = np.zeros(len(batches), np.float32)
         for index, batch in enumerate(batches[:count]):
             samples = fields.take(batch, axis=0), labels.take(batch)
-            own = tf.nest.map_structure(lambda array, index=index: array[index], drawn_noise)
-            losses[index], gradient = self._estimate(w, lines, index, *samples, own)
+            losses[index], gradient = self._estimate(w, lines, index, *samples, noises[index])
             direction, moments = self._optimizer.update(gradient, moments)
             w = descend(w, direction, rates[index], self._weight_decay)
         moved = tf.nest.pack_sequence_as(params, _tensors(w, self._shapes))
@@ -117,8 +117,9 @@ class NativeSteps:
     ) -> tuple[np.float32, np.ndarray]:
         """The mean loss at the points of a step, and the gradient by central differences."""
         losses = self._losses(self._light(lines.points(w, index), fields, noise), labels)
-        plus, minus = np.split(losses, 2)
-        return losses.sum() / np.float32(len(losses)), lines.gradient((plus - minus) / 2, index)
+        half = len(losses) // 2
+        slopes = (losses[:half] - losses[half:]) / 2
+        return losses.sum() / np.float32(len(losses)), lines.gradient(slopes, index)
 
 
 class _Lines:
@@ -145,6 +146,13 @@ class _Lines:
         for part, v, step in zip(_parts(gradient, self._shapes), self._v, self._steps, strict=True):
             combined(slopes, v[index], step, part)
         return gradient
+
+
+def _by_step(noise: Any, steps: int) -> list[Any]:
+    """The noise of each step, from arrays that lead with the steps."""
+    if not (arrays := tf.nest.flatten(noise)):
+        return [noise] * steps
+    return [tf.nest.pack_sequence_as(noise, rows) for rows in zip(*arrays, strict=True)]
 
 
 def _joined(structure: Any) -> np.ndarray:
