@@ -70,7 +70,7 @@ _HALF = np.float32(0.5)
 _LARGE = np.float32(LARGE)  # rad; sine_cosine is exact below
 
 _jit: Any = njit
-_inlined: Any = _jit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # LLVM inlines it
+inlined: Any = _jit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # LLVM inlines it
 
 
 def _of_kind(kind):
@@ -81,7 +81,7 @@ def _of_kind(kind):
 
     def decorate(function):
         function.__qualname__ = f"{function.__name__}_{kind}"
-        return _inlined(function)
+        return inlined(function)
 
     return decorate
 
@@ -120,10 +120,10 @@ def padded(size):
     return (size + LANES - 1) // LANES * LANES
 
 
-_padded = _inlined(padded)
+_padded = inlined(padded)
 
 
-@_inlined
+@inlined
 def _copy_row(source, start, size, target, to):
     whole = size - size % LANES
     for i in range(0, whole, LANES):
@@ -132,7 +132,7 @@ def _copy_row(source, start, size, target, to):
         target[to + i] = source[start + i]
 
 
-@_inlined
+@inlined
 def _copy_angles(source, start, size, angles, to):
     """Copy phases; take large ones modulo 4 pi, as theta / 2 enters. Inf and nan become nan."""
     _copy_row(source, start, size, angles, to)
@@ -144,7 +144,7 @@ def _copy_angles(source, start, size, angles, to):
                     angles[lane] = 2.0 * math.atan2(math.sin(half), math.cos(half))
 
 
-@_inlined
+@inlined
 def _ideal_coefficients(angles, S, _couplers, _at, _size, out, to):
     half = fill(_HALF)
     for m in range(0, S, LANES):
@@ -157,7 +157,7 @@ def _ideal_coefficients(angles, S, _couplers, _at, _size, out, to):
         store(out, o + 3 * S, swing)
 
 
-@_inlined
+@inlined
 def _general_coefficients(angles, S, couplers, at, size, out, to):
     """Matrices with coupler errors a, b, followed by the loss.
 
@@ -184,7 +184,7 @@ def _general_coefficients(angles, S, couplers, at, size, out, to):
         store(out, o + 9 * S, swing)
 
 
-@_inlined
+@inlined
 def _screen(angles, S, L, out, to):
     """e^{i gamma} i^L, real parts and then imaginary parts."""
     for n in range(0, S, LANES):
@@ -240,7 +240,7 @@ _prepare_general = _preparation("general", _general_coefficients)
 # --- Tiles ----------------------------------------------------------------------------------
 
 
-@_inlined
+@inlined
 def read_rows(array, start, length, samples, tile, stride):
     """Rows of ``length`` floats, one a sample, into a tile's parts; missing samples are dark."""
     done = 0
@@ -255,7 +255,7 @@ def read_rows(array, start, length, samples, tile, stride):
             tile[part * stride + b] = 0.0
 
 
-@_inlined
+@inlined
 def _write(tile, length, samples, array, start):
     """The reverse of :func:`read_rows`, from parts that follow each other."""
     done = 0
@@ -268,18 +268,18 @@ def _write(tile, length, samples, array, start):
             array[start + b * length + part] = tile[part * LANES + b]
 
 
-@_inlined
+@inlined
 def _field(tile, b):
     return load(tile, b), load(tile, b + LANES)
 
 
-@_inlined
+@inlined
 def _set_field(tile, b, field):
     store(tile, b, field[0])
     store(tile, b + LANES, field[1])
 
 
-@_inlined
+@inlined
 def _enter(fields, start, real, samples, N, screens, at, tile):
     """Read fields and pass them through the input screen."""
     read_rows(fields, start, N if real else 2 * N, samples, tile, _PORT if real else LANES)
@@ -293,7 +293,7 @@ def _enter(fields, start, real, samples, N, screens, at, tile):
             _set_field(tile, b, (cosine * re - sine * im, cosine * im + sine * re))
 
 
-@_inlined
+@inlined
 def _detect(tile, N):
     """Replace the fields by the intensities, one vector a port."""
     for n in range(N):
@@ -304,13 +304,13 @@ def _detect(tile, N):
 # --- Columns forwards -----------------------------------------------------------------------
 
 
-@_inlined
+@inlined
 def _four(c, k, S):
     """Four coefficients of one interferometer, each in all lanes."""
     return splat(c, k), splat(c, k + S), splat(c, k + 2 * S), splat(c, k + 3 * S)
 
 
-@_inlined
+@inlined
 def _ideal(c, k, S, u, v):
     (ur, ui), (vr, vi) = u, v
     sine, cosine, turn, swing = _four(c, k, S)
@@ -319,7 +319,7 @@ def _ideal(c, k, S, u, v):
     return u, (cosine * ur - sine * vr, cosine * ui - sine * vi)
 
 
-@_inlined
+@inlined
 def _general(c, k, S, u, v):
     (ur, ui), (vr, vi) = u, v
     ar, ai, br, bi = _four(c, k, S)
@@ -328,7 +328,7 @@ def _general(c, k, S, u, v):
     return u, (cr * ur - ci * ui + dr * vr - di * vi, cr * ui + ci * ur + dr * vi + di * vr)
 
 
-@_inlined
+@inlined
 def _unpaired(amplitude, N, field):
     """What a column does to a port outside its active pairs, without the factor i."""
     re, im = field
@@ -337,7 +337,7 @@ def _unpaired(amplitude, N, field):
     return -(amplitude * re), -(amplitude * im)
 
 
-@_inlined
+@inlined
 def _unpaired_port(tile, n, edges, edge, N):
     b = n * _PORT
     _set_field(tile, b, _unpaired(splat(edges, edge), N, _field(tile, b)))
@@ -451,7 +451,7 @@ def forward_general(counters, dims, *arrays):
 # --- Backwards ------------------------------------------------------------------------------
 
 
-@_inlined
+@inlined
 def _undo_ideal(c, k, S, _couplers, _at, _size, u, v, p, q):
     """Fields u, v and their adjoints p, q before the interferometer, and dl/dtheta, dl/dphi."""
     (ur, ui), (vr, vi), (pr, pi), (qr, qi) = u, v, p, q
@@ -469,7 +469,7 @@ def _undo_ideal(c, k, S, _couplers, _at, _size, u, v, p, q):
     )
 
 
-@_inlined
+@inlined
 def _undo_general(c, k, S, couplers, at, size, u, v, p, q):
     """As :func:`_undo_ideal`, with coupler errors.
 
@@ -489,7 +489,7 @@ def _undo_general(c, k, S, couplers, at, size, u, v, p, q):
     return *_adjoint(matrix, u, v), *_adjoint(matrix, p, q), (slopes_theta, slopes_phi)
 
 
-@_inlined
+@inlined
 def _undo_fitted(c, k, S, couplers, at, size, u, v, p, q):
     """As :func:`_undo_general`, with dl/da and dl/db of the couplers' errors, too.
 
@@ -504,14 +504,14 @@ def _undo_fitted(c, k, S, couplers, at, size, u, v, p, q):
     return u, v, p, q, (slopes_theta, slopes_phi, _crossed(u, v, p, q), second)
 
 
-@_inlined
+@inlined
 def _crossed(u, v, p, q):
     """The slope of a turn by -sigma_x."""
     (ur, ui), (vr, vi), (pr, pi), (qr, qi) = u, v, p, q
     return pr * vi - pi * vr + qr * ui - qi * ur
 
 
-@_inlined
+@inlined
 def _adjoint(matrix, u, v):
     (ur, ui), (vr, vi) = u, v
     ar, ai, br, bi, cr, ci, dr, di = matrix
@@ -519,7 +519,7 @@ def _adjoint(matrix, u, v):
     return u, (br * ur + bi * ui + dr * vr + di * vi, br * ui - bi * ur + dr * vi - di * vr)
 
 
-@_inlined
+@inlined
 def _undo_unpaired_port(tile, b, N):
     re, im = _field(tile, b)
     if N % 2:
@@ -527,7 +527,7 @@ def _undo_unpaired_port(tile, b, N):
     _set_field(tile, b, (-re, -im))
 
 
-@_inlined
+@inlined
 def _receive(upstream, start, power, samples, N, x, g):
     """Read the adjoints of the output fields x: 2 w x for weights w of intensities."""
     read_rows(upstream, start, N if power else 2 * N, samples, g, _PORT if power else LANES)
@@ -538,14 +538,14 @@ def _receive(upstream, start, power, samples, N, x, g):
         _set_field(g, b, (double * re, double * im))
 
 
-@_inlined
+@inlined
 def _add_slopes(found, slopes, to, size):
     slope_theta, slope_phi = sums_of_lanes(*found)
     slopes[to] += slope_theta
     slopes[to + size] += slope_phi
 
 
-@_inlined
+@inlined
 def _add_fitted_slopes(found, slopes, to, size):
     theta, phi, first, second = found
     _add_slopes((theta, phi), slopes, to, size)
@@ -616,7 +616,7 @@ def _retracing(kind, undo_column, all_columns, adjoints=1):
     return retrace
 
 
-@_inlined
+@inlined
 def _receive_all(dims, upstream, start, samples, x, g, adjoints):
     """Read the tiles of all adjoints."""
     N, width = dims.ports, (1 if dims.power else 2) * dims.ports
@@ -631,13 +631,13 @@ _retrace_fitted_lossless = _retracing("fitted", _undo_fitted_column, _all_genera
 _retrace_both_lossless = _retracing("both", _undo_column_of_both, _all_general_columns, 2)
 
 
-@_inlined
+@inlined
 def _copy(tiles, start, to, size):
     for i in range(0, size, LANES):
         store(tiles, to + i, load(tiles, start + i))
 
 
-@_inlined
+@inlined
 def _attenuate(tile, loss, start, N):
     for n in range(N):
         amplitude = splat(loss, start + n)
@@ -645,18 +645,18 @@ def _attenuate(tile, loss, start, N):
             store(tile, part, amplitude * load(tile, part))
 
 
-@_inlined
+@inlined
 def _span(L):
     """Columns between stored fields, so that as many are stored as are recomputed at a time."""
     return math.ceil(math.sqrt(L))
 
 
-@_inlined
+@inlined
 def _no_loss_slopes(x, at, g, N, slopes, to):
     pass
 
 
-@_inlined
+@inlined
 def _add_loss_slopes(x, at, g, N, slopes, to):
     """Slopes of the amplitudes that a column passes, from the fields in front of its loss."""
     for n in range(N):
@@ -723,7 +723,7 @@ _retrace_both = _retracing_lossy(
 )
 
 
-@_inlined
+@inlined
 def _leave(x, at, g, real, N, screens, screen, slopes, to):
     """Take the adjoints back through the input screen; add up the slopes of gamma."""
     for n in range(N):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes.engines.cache import kernel
-from meshes.engines.kernels import LANES, read_rows
+from meshes.engines.kernels import LANES, inlined, read_rows
 from meshes.engines.native import flat
 from meshes.engines.simd import (
     absolute,
@@ -91,89 +91,132 @@ def native_losses(
 def _sum_losses(counter, task, intensities, prototypes, labels, sums):  # type: ignore
     """The sums [P, chunks] of losses over 16 samples each, taken from a shared counter."""
     before = flush_denormals()
-    P, B, N, C = task.sets, task.samples, task.ports, task.classes
-    padded = (C + _AT_ONCE - 1) // _AT_ONCE * _AT_ONCE
+    B, N = task.samples, task.ports
     chunks = (B + LANES - 1) // LANES
-    buffer = np.empty((N + padded + 4) * LANES, np.float32)
+    buffer = np.empty((N + task.classes + _AT_ONCE + 3) * LANES, np.float32)
     z = next_cache_line(pointer(buffer))
-    scores, top = N * LANES, (N + padded) * LANES
     while True:
         index = add_to_counter(pointer(counter), 0)
-        if index >= P * chunks:
+        if index >= task.sets * chunks:
             break
         p, first = index // chunks, index % chunks * LANES
         samples = min(LANES, B - first)
         read_rows(pointer(intensities), (p * B + first) * N, N, samples, z, LANES)
-        # The mean, and the sum of sizes, by which values are divided before they are squared.
-        total = fill(_ZERO)
-        for n in range(N):
-            total = total + load(z, n * LANES)
-        mean = total / fill(np.float32(N)) if task.balanced else fill(_ZERO)
-        size = fill(_ZERO)
-        for n in range(N):
-            value = load(z, n * LANES) - mean
-            size = size + absolute(value)
-            store(z, n * LANES, value)
-        scale = fill(_BELOW_FOUR) / positive_or(size, fill(_ONE))
-        squared = fill(_ZERO)
-        for n in range(N):
-            value = scale * load(z, n * LANES)
-            squared = squared + value * value
-            store(z, n * LANES, value)
-        norm = square_root(positive_or(squared, fill(np.float32(np.inf))))
-        for c in range(0, C, _AT_ONCE):
-            k = c * N
-            s0, s1, s2, s3 = fill(_ZERO), fill(_ZERO), fill(_ZERO), fill(_ZERO)
-            for n in range(N):
-                value = load(z, n * LANES)
-                s0 = s0 + splat(pointer(prototypes), k + n) * value
-                s1 = s1 + splat(pointer(prototypes), k + N + n) * value
-                s2 = s2 + splat(pointer(prototypes), k + 2 * N + n) * value
-                s3 = s3 + splat(pointer(prototypes), k + 3 * N + n) * value
-            to = scores + c * LANES
-            store(z, to, s0 / norm)
-            store(z, to + LANES, s1 / norm)
-            store(z, to + 2 * LANES, s2 / norm)
-            store(z, to + 3 * LANES, s3 / norm)
-        result = 0.0
-        if task.loss == _CROSS_ENTROPY:
-            greatest = fill(task.number) * load(z, scores)
-            for c in range(C):
-                logit = fill(task.number) * load(z, scores + c * LANES)
-                store(z, scores + c * LANES, logit)
-                greatest = larger(logit, greatest)
-            total = fill(_ZERO)
-            for c in range(C):
-                total = total + exponential(load(z, scores + c * LANES) - greatest)
-            store(z, top, total)
-            store(z, top + LANES, greatest)
-            product = 1.0  # of sums between 1 and C: one logarithm for all samples
-            for b in range(samples):
-                product *= z[top + b]
-                true = z[scores + int(labels[first + b]) * LANES + b]
-                result += z[top + LANES + b] - true
-            result += math.log(product)
-        elif task.loss == _MARGIN:
-            for b in range(LANES):
-                z[top + b] = _ZERO
-            for b in range(samples):
-                at = scores + int(labels[first + b]) * LANES + b
-                z[top + b] = z[at]
-                z[at] = -np.float32(np.inf)  # so that its term vanishes
-            less = fill(task.number) - load(z, top)
-            total = fill(_ZERO)
-            for c in range(C):
-                total = total + larger(less + load(z, scores + c * LANES), fill(_ZERO))
-            store(z, top, total)
-            for b in range(samples):
-                result += z[top + b]
-        elif task.loss == _COSINE:
-            for b in range(samples):
-                result += 1.0 - z[scores + int(labels[first + b]) * LANES + b]
-        else:
-            for b in range(samples):
-                difference = labels[first + b] - z[scores + b]
-                result += difference * difference
-        sums[index] = result
+        _scores(z, task, pointer(prototypes), _normalise(z, task))
+        sums[index] = _loss(z, task, labels, first, samples)
     keep_alive(buffer)
     restore_denormals(before)
+
+
+@inlined
+def _normalise(z, task):  # type: ignore
+    """Scale the values of each sample, so that their squares are normal numbers; their norms.
+
+    With balanced detection the mean over the ports is subtracted first.
+    """
+    N = task.ports
+    total = fill(_ZERO)
+    for n in range(N):
+        total = total + load(z, n * LANES)
+    mean = total / fill(np.float32(N)) if task.balanced else fill(_ZERO)
+    size = fill(_ZERO)
+    for n in range(N):
+        value = load(z, n * LANES) - mean
+        size = size + absolute(value)
+        store(z, n * LANES, value)
+    scale = fill(_BELOW_FOUR) / positive_or(size, fill(_ONE))
+    squared = fill(_ZERO)
+    for n in range(N):
+        value = scale * load(z, n * LANES)
+        squared = squared + value * value
+        store(z, n * LANES, value)
+    return square_root(positive_or(squared, fill(np.float32(np.inf))))
+
+
+@inlined
+def _scores(z, task, prototypes, norm):  # type: ignore
+    """Write the cosines with the prototypes after the values [N], some prototypes at once."""
+    N = task.ports
+    for c in range(0, task.classes, _AT_ONCE):
+        k = c * N
+        s0, s1, s2, s3 = fill(_ZERO), fill(_ZERO), fill(_ZERO), fill(_ZERO)
+        for n in range(N):
+            value = load(z, n * LANES)
+            s0 = s0 + splat(prototypes, k + n) * value
+            s1 = s1 + splat(prototypes, k + N + n) * value
+            s2 = s2 + splat(prototypes, k + 2 * N + n) * value
+            s3 = s3 + splat(prototypes, k + 3 * N + n) * value
+        to = (N + c) * LANES
+        store(z, to, s0 / norm)
+        store(z, to + LANES, s1 / norm)
+        store(z, to + 2 * LANES, s2 / norm)
+        store(z, to + 3 * LANES, s3 / norm)
+
+
+@inlined
+def _loss(z, task, labels, first, samples):  # type: ignore
+    """The sum of the losses of some samples, whose scores [C] follow the values [N]."""
+    if task.loss == _CROSS_ENTROPY:
+        return _cross_entropy(z, task, labels, first, samples)
+    if task.loss == _MARGIN:
+        return _margin(z, task, labels, first, samples)
+    result = 0.0
+    for b in range(samples):
+        if task.loss == _COSINE:
+            result += 1.0 - z[_place_of_true(task, labels, first + b) + b]
+        else:
+            difference = labels[first + b] - z[task.ports * LANES + b]
+            result += difference * difference
+    return result
+
+
+@inlined
+def _place_of_true(task, labels, sample):  # type: ignore
+    """Where the scores of the true class of a sample start."""
+    return (task.ports + int(labels[sample])) * LANES
+
+
+@inlined
+def _place_of_results(task):  # type: ignore
+    """Where two rows are free, after values and scores."""
+    return (task.ports + task.classes + _AT_ONCE - 1) * LANES
+
+
+@inlined
+def _cross_entropy(z, task, labels, first, samples):  # type: ignore
+    scores, C = task.ports * LANES, task.classes
+    greatest = fill(task.number) * load(z, scores)
+    for c in range(C):
+        logit = fill(task.number) * load(z, scores + c * LANES)
+        store(z, scores + c * LANES, logit)
+        greatest = larger(logit, greatest)
+    total = fill(_ZERO)
+    for c in range(C):
+        total = total + exponential(load(z, scores + c * LANES) - greatest)
+    top = _place_of_results(task)
+    store(z, top, total)
+    store(z, top + LANES, greatest)
+    result, product = 0.0, 1.0  # of sums between 1 and C: one logarithm for all samples
+    for b in range(samples):
+        product *= z[top + b]
+        result += z[top + LANES + b] - z[_place_of_true(task, labels, first + b) + b]
+    return result + math.log(product)
+
+
+@inlined
+def _margin(z, task, labels, first, samples):  # type: ignore
+    scores, top = task.ports * LANES, _place_of_results(task)
+    store(z, top, fill(_ZERO))
+    for b in range(samples):
+        at = _place_of_true(task, labels, first + b) + b
+        z[top + b] = z[at]
+        z[at] = -np.float32(np.inf)  # so that its term vanishes
+    less = fill(task.number) - load(z, top)
+    total = fill(_ZERO)
+    for c in range(task.classes):
+        total = total + larger(less + load(z, scores + c * LANES), fill(_ZERO))
+    store(z, top, total)
+    result = 0.0
+    for b in range(samples):
+        result += z[top + b]
+    return result
