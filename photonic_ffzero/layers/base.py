@@ -59,11 +59,6 @@ class Layer(Portable, ABC):
         return "xla"
 
     @property
-    def kernel(self) -> bool:
-        """Whether its tapped values are the intensities of its ``mesh`` by the native engine."""
-        return False
-
-    @property
     def cacheable(self) -> bool:
         """Whether ``transmit`` gives an array, and the same one for the same arguments.
 

@@ -112,10 +112,10 @@ class Photonic(PhaseLayer):
         return "xla" if compiles else "native"
 
     @property
-    def kernel(self) -> bool:
-        """Unless a chip, an amplifier or an element in front has a part in it."""
-        bare = type(self) is Photonic and self.chip is None and self.amplifier is None
-        return bare and resolve_engine(self.engine) == "native"
+    def bare(self) -> bool:
+        """Whether it measures what the native engine gives for its mesh, and nothing else."""
+        no_parts = type(self) is Photonic and self.chip is None and self.amplifier is None
+        return no_parts and resolve_engine(self.engine) == "native"
 
     @property
     def cacheable(self) -> bool:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from meshes._tensorflow import graph, tf
-from meshes.engines import FabricatedMesh, native
+from meshes.engines import native
 from photonic_ffzero.goodness.native import native_losses
 from photonic_ffzero.gradients.directions import Directions
 from photonic_ffzero.gradients.native import both_sides, combined
 from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.optimizers import Optimizer, descend
 
 Losses = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -44,8 +45,8 @@ def native_steps(
 def _light(block: Block) -> Light:
     """Tapped values [P, B, N] of a block, from its parameters [P, ...], inputs and noise."""
     first, *others = block.all_layers
-    if not others and first.kernel:
-        mesh: FabricatedMesh = first.mesh  # type: ignore[attr-defined]
+    if not others and isinstance(first, Photonic) and first.bare:
+        mesh = first.mesh
 
         def directly(points: list[np.ndarray], x: np.ndarray, noise: Any) -> np.ndarray:
             theta, phi, gamma = points
