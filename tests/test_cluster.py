@@ -343,6 +343,7 @@ def test_killed_at_any_moment_a_cluster_goes_on_to_the_same_figures(shared, whol
                     process.communicate(timeout=600)
                     place.stop()
                     place.start()
+            process.communicate()  # closes its pipes
             if process.returncode == 0:
                 break
     assert but_seconds("grid") == whole
