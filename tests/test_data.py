@@ -138,8 +138,13 @@ class TestWhereDataAreFound:
             load_dataset(name, tmp_path if named else None)
 
     def test_what_was_found_is_named(self, tmp_path):
-        with pytest.raises(DataError, match="no such folder"):
-            load_dataset("mnist", tmp_path / "absent")
+        (tmp_path / "datasets").mkdir()
+        for name in ("mnist", "cifar-10"):
+            with pytest.raises(DataError, match=r"datsets: must be a folder.*, did you mean datas"):
+                load_dataset(name, tmp_path / "datsets")
+        (tmp_path / "file").touch()
+        with pytest.raises(DataError, match="must be a folder, found a file"):
+            load_dataset("mnist", tmp_path / "file")
         folder = write_idx(tmp_path / "mnist")
         with pytest.raises(DataError, match=r"fashion-mnist .* none"):  # files of the same names
             load_dataset("fashion-mnist", folder)

@@ -45,7 +45,7 @@ def read_cifar(data_dir: str | os.PathLike[str] | None = None) -> Source:
     if named:
         raise DataError(
             f"{named} {folders[0]}: must hold {_FOLDER}/ with {', '.join(_FILES)}; found "
-            f"{hint or ('none of them' if os.path.isdir(folders[0]) else 'no such folder')}"
+            f"{hint or 'none of them'}"
         )
     try:
         return _read_folder(_download(folders[-1]))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes.files import MAX_BYTES, DataError, read_npz, read_up_to
+from meshes.validation import closest
 from photonic_ffzero.data.readers import read_idx
 
 DATA_VARIABLE = "PHOTONIC_FFZERO_DATA"
@@ -85,8 +86,7 @@ def read_published(name: str, data_dir: str | os.PathLike[str] | None = None) ->
     found = ", ".join(str(file) for place in places for file in _idx_files(place)) or "none of them"
     raise DataError(
         f"{named} {folders[0]}: must hold {name} as {'-ubyte, '.join(_FILES)}-ubyte (plain or "
-        f".gz) or as {name}.npz, directly or in {name}/; found "
-        f"{found if os.path.isdir(folders[0]) else 'no such folder'}"
+        f".gz) or as {name}.npz, directly or in {name}/; found {found}"
     )
 
 
@@ -97,7 +97,14 @@ def locations(data_dir: str | os.PathLike[str] | None) -> tuple[list[Path], str]
     """
     named = os.environ.get(DATA_VARIABLE) or None if data_dir is None else data_dir
     if named is not None:
-        return [expanded(named)], DATA_VARIABLE if data_dir is None else "data_dir"
+        folder, argument = expanded(named), DATA_VARIABLE if data_dir is None else "data_dir"
+        if not folder.is_dir():
+            beside = [path.name for path in folder.parent.glob("*") if path.is_dir()]
+            raise DataError(
+                f"{argument} {folder}: must be a folder, found "
+                f"{'a file' if folder.exists() else 'none'}{closest(folder.name, beside)}"
+            )
+        return [folder], argument
     cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "photonic_ffzero"
     return [expanded("~/.keras/datasets"), cache], ""
 
