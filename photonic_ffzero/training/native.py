@@ -29,7 +29,7 @@ Losses = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Light = Callable[[list[np.ndarray], np.ndarray, Any], np.ndarray]
 
 
-def native_steps(
+def steps_of(
     block: Block, loss: Any, optimizer: Optimizer, weight_decay: float
 ) -> NativeSteps | None:
     """Steps of a block, as `training.step.make_steps` describes them.
@@ -63,7 +63,7 @@ def _light(block: Block) -> Light:
 
 
 class NativeSteps:
-    """Several training steps in one call.
+    """Training steps of a block: several in one call, or each in its two halves.
 
     Args:
         block: Of layers that run in native code or on a device.
@@ -78,8 +78,8 @@ class NativeSteps:
         self._light, self._weight_decay = _light(block), weight_decay
         self._shapes = [np.shape(mask) for mask in tf.nest.flatten(block.trainable)]
         self._losses, self._optimizer = losses, optimizer
+        self._points: dict[int, list[np.ndarray]] = {}
 
-    @np.errstate(all="ignore")  # as XLA does: the trainer judges the losses
     def __call__(
         self,
         params: Any,
@@ -93,21 +93,35 @@ class NativeSteps:
         count: int,
     ) -> tuple[Any, Any, Any]:
         (drawn,), (before,), (drawn_noise,) = directions, state, noise
-        lines, w = _Lines(drawn, self._shapes), _joined(params)
-        moments = _joined_state(before.optimizer, self._optimizer, w, len(self._shapes))
-        fields, labels = np.asarray(x), np.asarray(y).astype(np.float32).ravel()
+        lines, w, moments = self._lines(drawn), _joined(params), self._moments(before)
+        fields, labels = np.asarray(x), _labels(y)
         noises = _by_step(drawn_noise, len(batches))
         losses = np.zeros(len(batches), np.float32)
         for index, batch in enumerate(batches[:count]):
             samples = fields.take(batch, axis=0), labels.take(batch)
-            losses[index], gradient = self._estimate(w, lines, index, *samples, noises[index])
-            direction, moments = self._optimizer.update(gradient, moments)
-            w = descend(w, direction, rates[index], self._weight_decay)
+            slopes, losses[index] = self._slopes(w, lines, index, *samples, noises[index])
+            w, moments = self._moved(w, moments, lines.gradient(slopes, index), rates[index])
         moved = tf.nest.pack_sequence_as(params, _tensors(w, self._shapes))
-        moments = _split_state(moments, before.optimizer, w, self._shapes)
-        return moved, (before._replace(optimizer=moments),), tf.constant(losses)
+        return moved, (self._state(moments, before),), tf.constant(losses)
 
-    def _estimate(
+    def slopes(
+        self, params: Any, x: Any, y: Any, directions: Directions, noise: Any
+    ) -> tuple[np.ndarray, np.float32]:
+        """Half differences [K] of the loss along one step's directions, and the mean loss."""
+        lines = self._lines(_one_step(directions))
+        return self._slopes(_joined(params), lines, 0, np.asarray(x), _labels(y), noise)
+
+    def updated(
+        self, params: Any, state: Any, slopes: np.ndarray, directions: Directions, rate: Any
+    ) -> tuple[Any, Any]:
+        """The parameters and the `StepState` that follow from the slopes of one step."""
+        gradient = _Lines(_one_step(directions), self._shapes, []).gradient(slopes, 0)
+        w, moments = self._moved(_joined(params), self._moments(state), gradient, rate)
+        moved = tf.nest.pack_sequence_as(params, _tensors(w, self._shapes))
+        return moved, self._state(moments, state)
+
+    @np.errstate(all="ignore")  # as XLA does: the trainer judges the losses
+    def _slopes(
         self,
         w: np.ndarray,
         lines: _Lines,
@@ -115,24 +129,52 @@ class NativeSteps:
         fields: np.ndarray,
         labels: np.ndarray,
         noise: Any,
-    ) -> tuple[np.float32, np.ndarray]:
-        """The mean loss at the points of a step, and the gradient by central differences."""
+    ) -> tuple[np.ndarray, np.float32]:
         losses = self._losses(self._light(lines.points(w, index), fields, noise), labels)
         half = len(losses) // 2
-        slopes = (losses[:half] - losses[half:]) / 2
-        return losses.sum() / np.float32(len(losses)), lines.gradient(slopes, index)
+        return (losses[:half] - losses[half:]) / 2, losses.sum() / np.float32(len(losses))
+
+    @np.errstate(all="ignore")
+    def _moved(
+        self, w: np.ndarray, moments: Any, gradient: np.ndarray, rate: Any
+    ) -> tuple[np.ndarray, Any]:
+        direction, moments = self._optimizer.update(gradient, moments)
+        return descend(w, direction, rate, self._weight_decay), moments
+
+    def _lines(self, drawn: Directions) -> _Lines:
+        """The directions of some steps; the memory for points on them is kept from call to call.
+
+        New memory for each step would take as long as a small mesh.
+        """
+        sets = 2 * tf.nest.flatten(drawn.v)[0].shape[1]
+        if sets not in self._points:
+            self._points[sets] = [np.empty((sets, *shape), np.float32) for shape in self._shapes]
+        return _Lines(drawn, self._shapes, self._points[sets])
+
+    def _moments(self, state: Any) -> Any:
+        size = sum(map(math.prod, self._shapes))
+        return _joined_state(state.optimizer, self._optimizer, size, len(self._shapes))
+
+    def _state(self, moments: Any, before: Any) -> Any:
+        return before._replace(optimizer=_split_state(moments, before.optimizer, self._shapes))
 
 
 class _Lines:
-    """The directions of several steps, and the points on them."""
+    """The directions of several steps, and the points on them.
 
-    def __init__(self, drawn: Directions, shapes: list[tuple[int, ...]]) -> None:
+    Args:
+        drawn: The directions; their arrays lead with [steps, K].
+        shapes: Of the arrays of parameters.
+        points: Memory for the points of one step, [2 K, ...] for each array.
+    """
+
+    def __init__(
+        self, drawn: Directions, shapes: list[tuple[int, ...]], points: list[np.ndarray]
+    ) -> None:
         arrays = tf.nest.flatten(drawn.v)
         self._v = [np.ascontiguousarray(v).reshape(*v.shape[:2], -1) for v in arrays]
         self._steps = [np.float32(step) for step in tf.nest.flatten(drawn.step)]
-        self._shapes, sets = shapes, 2 * arrays[0].shape[1]
-        # New memory for each step would take as long as a small mesh.
-        self._points = [np.empty((sets, *shape), np.float32) for shape in shapes]
+        self._shapes, self._points = shapes, points
 
     def points(self, w: np.ndarray, index: int) -> list[np.ndarray]:
         """The phases on both sides of w along the directions of a step, [2 K, ...] each."""
@@ -147,6 +189,15 @@ class _Lines:
         for part, v, step in zip(_parts(gradient, self._shapes), self._v, self._steps, strict=True):
             combined(slopes, v[index], step, part)
         return gradient
+
+
+def _one_step(directions: Directions) -> Directions:
+    """One step's directions as those of several steps."""
+    return directions._replace(v=tf.nest.map_structure(lambda v: v[np.newaxis], directions.v))
+
+
+def _labels(y: Any) -> np.ndarray:
+    return np.asarray(y).astype(np.float32).ravel()
 
 
 def _by_step(noise: Any, steps: int) -> list[Any]:
@@ -170,23 +221,23 @@ def _parts(joined: np.ndarray, shapes: list[tuple[int, ...]]) -> Iterator[np.nda
         start = end
 
 
-def _joined_state(state: Any, optimizer: Optimizer, w: np.ndarray, count: int) -> Any:
-    """An optimizer's state, with one array [D] in place of each of ``count`` arrays."""
+def _joined_state(state: Any, optimizer: Optimizer, size: int, count: int) -> Any:
+    """An optimizer's state, with one array [D = size] in place of each of ``count`` arrays."""
     leaves = iter(tf.nest.flatten(state))
 
     def joined(like: Any) -> Any:
-        if like.shape == w.shape:
+        if len(like.shape):
             return _joined(list(itertools.islice(leaves, count)))
         return np.asarray(next(leaves))
 
-    return tf.nest.map_structure(joined, optimizer.init(w))
+    return tf.nest.map_structure(joined, optimizer.init(np.zeros(size, np.float32)))
 
 
-def _split_state(joined: Any, like: Any, w: np.ndarray, shapes: list[tuple[int, ...]]) -> Any:
+def _split_state(joined: Any, like: Any, shapes: list[tuple[int, ...]]) -> Any:
     """The reverse of `_joined_state`, as tensors in the structure ``like``."""
     leaves: list[Any] = []
     for array in tf.nest.flatten(joined):
-        leaves += _tensors(array, shapes) if np.shape(array) == w.shape else [tf.constant(array)]
+        leaves += _tensors(array, shapes) if np.ndim(array) else [tf.constant(array)]
     return tf.nest.pack_sequence_as(like, leaves)
 
 

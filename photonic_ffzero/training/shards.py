@@ -21,12 +21,14 @@ from meshes._tensorflow import fused, graph, tf
 from photonic_ffzero.config import Config
 from photonic_ffzero.gradients.directions import Directions, Sampler
 from photonic_ffzero.gradients.estimators import Directional, Estimate
+from photonic_ffzero.gradients.objectives import combine
 from photonic_ffzero.layers.blocks import Stage
 from photonic_ffzero.training.step import (
     BlockStep,
     Samples,
     StageTraining,
     as_arrays,
+    native_steps,
     shards_of,
 )
 
@@ -97,8 +99,11 @@ class Replica:
         self._step = BlockStep(self._block, setup.config)
         self._estimator = cast(Directional, self._step.estimator)
         self._shards = shards_of(setup.config)
-        compiled = partial(graph, xla=setup.stage.runs_on == "xla")
-        self._slopes, self._update = compiled(self._slopes_of), compiled(self._updated)
+        if native := native_steps(setup.stage, setup.config):
+            self._slopes, self._update = native.slopes, native.updated
+        else:
+            compiled = partial(graph, xla=setup.stage.runs_on == "xla")
+            self._slopes, self._update = compiled(self._slopes_of), compiled(self._updated)
         self._drawn: dict[tuple[Place, int], Directions] = {}
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
@@ -139,7 +144,8 @@ class Replica:
         rng = self._generator("noise", place, shard)
         drawn = self._block.draw_noise(rng, 1, sets, self._training.batch_size, 0)
         noise = tf.nest.map_structure(lambda array: array[0], drawn)
-        slopes, loss = self._slopes(params, *self._batch(place), self._draw(place, number), noise)
+        samples, directions = self._batch(place), self._draw(place, number)
+        slopes, loss = self._slopes(params, *samples, directions, noise)
         return np.ravel(slopes), float(loss)
 
     def _make(self, place: Place, slopes: np.ndarray) -> None:
@@ -149,9 +155,7 @@ class Replica:
         v = tf.nest.map_structure(lambda *each: np.concatenate(each), *(d.v for d in drawn))
         training, (rate,) = self._training, self._training.rates(place.epoch, np.array([place[1]]))
         (params,), (state,) = training.params, training.state
-        moved = self._update(
-            params, state, *self._batch(place), slopes[:, np.newaxis], drawn[0]._replace(v=v), rate
-        )
+        moved = self._update(params, state, slopes, drawn[0]._replace(v=v), rate)
         training.params, training.state = ((part,) for part in moved)
 
     def _slopes_of(self, params: Any, x: Any, y: Any, directions: Directions, noise: Any) -> Any:
@@ -160,13 +164,9 @@ class Replica:
         evaluated = estimator.evaluate(objective, points)
         return fused(lambda z: estimator.slopes(objective, z), evaluated)
 
-    def _updated(
-        self, params: Any, state: Any, x: Any, y: Any, slopes: Any, directions: Any, rate: Any
-    ) -> Any:
-        objective = self._step.objective(params, x, y)
-
+    def _updated(self, params: Any, state: Any, slopes: Any, directions: Any, rate: Any) -> Any:
         def move() -> Any:
-            result = Estimate(objective.lift(slopes, directions), tf.constant(0.0))
+            result = Estimate(combine(slopes[:, tf.newaxis], directions), tf.constant(0.0))
             return self._step.update(params, state, result, rate)[:2]
 
         return fused(move)

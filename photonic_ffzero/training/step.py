@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.blocks import Block, Stage
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.seeds import generator
+
+if TYPE_CHECKING:
+    from photonic_ffzero.training.native import NativeSteps
 
 MOST_STEPS = 64  # in one compiled call
 RANDOM_NUMBERS = 2**22  # at most drawn for a call of several steps
@@ -89,7 +92,7 @@ def make_steps(stage: Stage, config: Config, twin: Twin | None = None) -> Callab
     (params, states, losses [S]). Random numbers come from outside, because those drawn inside
     would depend on the engine.
     """
-    native = _native_steps(stage, config, twin)
+    native = native_steps(stage, config, twin)
     if native is not None:
         return native
     step = make_step(stage, config, twin)
@@ -121,7 +124,7 @@ def make_steps(stage: Stage, config: Config, twin: Twin | None = None) -> Callab
     return graph(steps, xla=stage.runs_on == "xla")
 
 
-def _native_steps(stage: Stage, config: Config, twin: Twin | None) -> Callable[..., Any] | None:
+def native_steps(stage: Stage, config: Config, twin: Twin | None = None) -> NativeSteps | None:
     """The steps outside of graphs, see `training.native`; None where something has no kernel."""
     block, *others = stage.blocks
     step = BlockStep(block, config)
@@ -135,9 +138,9 @@ def _native_steps(stage: Stage, config: Config, twin: Twin | None) -> Callable[.
         or type(step.perturbation) is not Weights
     ):
         return None
-    from photonic_ffzero.training.native import native_steps  # it loads Numba
+    from photonic_ffzero.training import native  # it loads Numba
 
-    return native_steps(block, step.loss, step.optimizer, config.weight_decay or 0.0)
+    return native.steps_of(block, step.loss, step.optimizer, config.weight_decay or 0.0)
 
 
 def make_step(stage: Stage, config: Config, twin: Twin | None = None) -> Callable[..., Any]:
