@@ -207,6 +207,9 @@ def shot_noise(
     return 1 / math.sqrt(photons)
 
 
+_DARK = np.float32(1e-37)  # below every full scale
+
+
 class Noise(NamedTuple):
     """Random numbers for P evaluations of a batch; fields that a chip does not need are empty.
 
@@ -260,7 +263,7 @@ class Chip:
         """The phases [P, ...] that the light sees after ``phases`` are written, rad."""
         strength = self.imperfections
         if step := strength.drive_step:
-            phases = Phases(*(step * tf.round(w / step) for w in phases))
+            phases = Phases(*(step * _functions(w).round(w / step) for w in phases))
         if strength.write_noise:
             phases = _sum(phases, noise.writes, strength.write_noise)
         if strength.crosstalk:
@@ -278,6 +281,8 @@ class Chip:
         if not self.imperfections.source_noise:
             return fields
         factors = 1 + self.imperfections.source_noise * noise.source
+        if isinstance(factors, np.ndarray) and isinstance(fields, np.ndarray):
+            return fields * factors
         return fields * tf.cast(factors, fields.dtype)
 
     def read(self, intensities: Any, noise: Noise) -> Any:
@@ -285,18 +290,18 @@ class Chip:
         strength = self.imperfections
         if not (strength.noisy_readings or strength.adc_bits):
             return intensities
-        readings = intensities[tf.newaxis]
+        f, readings = _functions(intensities), intensities[np.newaxis]
         if strength.noisy_readings:
-            square = tf.reduce_mean(tf.square(readings), axis=-1, keepdims=True)
+            square = f.mean(readings * readings, axis=-1, keepdims=True)
             variance = strength.shot_noise**2 * readings + strength.thermal_noise**2
             variance += strength.read_noise**2 * square
-            readings += tf.sqrt(tf.maximum(variance, 0)) * noise.readings
+            readings = readings + f.root(f.maximum(variance, np.float32(0))) * noise.readings
         if strength.adc_bits:
-            full_scale = tf.reduce_max(intensities, axis=-1, keepdims=True)
+            full_scale = f.largest(intensities, axis=-1, keepdims=True)
             levels = 2**strength.adc_bits - 1
-            code = tf.round(levels * tf.math.divide_no_nan(readings, full_scale))
-            readings = full_scale * tf.clip_by_value(code, 0, levels) / levels
-        return tf.reduce_mean(readings, axis=0)
+            code = f.round(levels * (readings / f.maximum(full_scale, _DARK)))
+            readings = full_scale * f.clip(code, 0, levels) / levels
+        return f.mean(readings, axis=0)
 
     def walk(self, epochs: int) -> Phases:
         """The drift of the offsets after some epochs, rad; each epoch has its random stream."""
@@ -342,7 +347,31 @@ def _sum(phases: Phases, others: Any, scale: float = 1.0) -> Phases:
     return Phases(*(w + scale * other for w, other in zip(phases, others, strict=True)))
 
 
+class _Functions(NamedTuple):
+    """Functions of arrays or of tensors."""
+
+    mean: Any
+    root: Any
+    maximum: Any
+    largest: Any
+    round: Any
+    clip: Any
+
+
+def _functions(x: Any) -> _Functions:
+    """NumPy's functions for an array, which are faster on small ones, TensorFlow's for a tensor."""
+    if isinstance(x, np.ndarray):
+        return _Functions(np.mean, np.sqrt, np.maximum, np.max, np.round, np.clip)
+    mean, largest = tf.reduce_mean, tf.reduce_max
+    return _Functions(mean, tf.sqrt, tf.maximum, largest, tf.round, tf.clip_by_value)
+
+
 def _neighbour_sum(phases: Any) -> Any:
     """The sum of both neighbours along the last axis."""
+    if isinstance(phases, np.ndarray):
+        total = np.zeros_like(phases)
+        total[..., :-1] = phases[..., 1:]
+        total[..., 1:] += phases[..., :-1]
+        return total
     lead = [[0, 0]] * (len(phases.shape) - 1)
     return tf.pad(phases[..., 1:], [*lead, [0, 1]]) + tf.pad(phases[..., :-1], [*lead, [1, 0]])

@@ -2,9 +2,8 @@
 
 What TensorFlow needs for each operation, and its threads while they wait, take longer than the
 light through a small mesh. These steps do what those of `training.step` do, up to rounding: losses
-and differences are compiled for the CPU, and so is the light of an ideal mesh; NumPy does the rest.
-A chip and a device have their light from a graph. This module loads Numba, so it is imported only
-when it is needed.
+and differences are compiled for the CPU, and so is the light of a mesh; NumPy does the rest. A
+device is read inside a graph. This module loads Numba, so it is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from meshes import Phases
 from meshes._tensorflow import graph, tf
 from meshes.engines import native
 from photonic_ffzero.goodness.native import native_losses
@@ -34,48 +34,63 @@ def steps_of(
 ) -> NativeSteps | None:
     """Steps of a block, as `training.step.make_steps` describes them.
 
-    None if the readout and the loss have no kernel, or the optimizer takes no joined parameters.
+    None if the light, the readout or the loss has no kernel, or the optimizer takes no joined
+    parameters.
     """
-    losses = native_losses(block.readout, loss)
-    if losses is None or not optimizer.joins:
+    light, losses = _light(block), native_losses(block.readout, loss)
+    if light is None or losses is None or not optimizer.joins:
         return None
-    return NativeSteps(block, losses, optimizer, weight_decay)
+    return NativeSteps(block, light, losses, optimizer, weight_decay)
 
 
-def _light(block: Block) -> Light:
-    """Tapped values [P, B, N] of a block, from its parameters [P, ...], inputs and noise."""
-    first, *others = block.all_layers
-    if not others and isinstance(first, Photonic) and first.bare:
-        mesh = first.mesh
+def _light(block: Block) -> Light | None:
+    """Intensities [P, B, N] behind one mesh, from its phases [P, ...], inputs and noise.
 
-        def directly(points: list[np.ndarray], x: np.ndarray, noise: Any) -> np.ndarray:
-            theta, phi, gamma = points
+    A device is read inside a graph, which keeps its errors. Around a simulated mesh, arrays need
+    none: so does `SimulatedChip` compute, to the same bits.
+    """
+    (layer,) = block.layers
+    if block.runs_on == "device":
+        structure, measure = block.trainable, graph(block.measure, xla=False)
+
+        def on_device(points: list[np.ndarray], x: np.ndarray, noise: Any) -> np.ndarray:
+            arrays = tf.nest.pack_sequence_as(structure, points), x, noise
+            return np.asarray(measure(*tf.nest.map_structure(tf.constant, arrays)))
+
+        return on_device
+    if block.front or type(layer) is not Photonic:
+        return None
+    mesh, plain = layer.mesh, layer.bare
+
+    def simulated(points: list[np.ndarray], x: np.ndarray, noise: Any) -> np.ndarray:
+        theta, phi, gamma = points
+        if plain:  # without the checks of what else there may be
             return native.propagate(mesh, theta, phi, gamma, x[np.newaxis], detect=True)
+        return np.asarray(layer.measure(Phases(theta, phi, gamma), x, *noise))
 
-        return directly
-    structure, measure = block.trainable, graph(block.measure, xla=False)
-
-    def by_graph(points: list[np.ndarray], x: np.ndarray, noise: Any) -> np.ndarray:
-        arrays = tf.nest.pack_sequence_as(structure, points), x, noise
-        return np.asarray(measure(*tf.nest.map_structure(tf.constant, arrays)))
-
-    return by_graph
+    return simulated
 
 
 class NativeSteps:
     """Training steps of a block: several in one call, or each in its two halves.
 
     Args:
-        block: Of layers that run in native code or on a device.
+        block: Of one mesh.
+        light: Intensities behind it, see `_light`.
         losses: Mean losses [P] of intensities [P, B, N] and labels [B].
         optimizer: Of one array with all parameters.
         weight_decay: See `optimizers.descend`.
     """
 
     def __init__(
-        self, block: Block, losses: Losses, optimizer: Optimizer, weight_decay: float
+        self,
+        block: Block,
+        light: Light,
+        losses: Losses,
+        optimizer: Optimizer,
+        weight_decay: float,
     ) -> None:
-        self._light, self._weight_decay = _light(block), weight_decay
+        self._light, self._weight_decay = light, weight_decay
         self._shapes = [np.shape(mask) for mask in tf.nest.flatten(block.trainable)]
         self._losses, self._optimizer = losses, optimizer
         self._points: dict[int, list[np.ndarray]] = {}

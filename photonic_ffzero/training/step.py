@@ -131,9 +131,8 @@ def native_steps(stage: Stage, config: Config, twin: Twin | None = None) -> Nati
     if (
         twin is not None
         or others
+        or len(block.layers) > 1
         or stage.runs_on == "xla"
-        or block.linear
-        or block.body != block.layers
         or type(step.estimator) is not CentralDifference
         or type(step.perturbation) is not Weights
     ):
