@@ -55,12 +55,12 @@ def trained(config, frozen=None):
     rng = np.random.default_rng(0)
     model = Model(config, 8, Classification(3))
     samples = Samples(rng.random((80, 8), np.float32), np.arange(80) % 3)
-    (stage,) = model.stages
+    *_, stage = model.stages
     if frozen is not None:
         (block,) = stage.blocks
         stage = replace(stage, blocks=(replace(block, frozen=frozen),))
     targets = Samples(samples.x, model.task.targets(samples.y))
-    training = StageTraining(config, stage, model.params, targets)
+    training = StageTraining(config, stage, model.params[-1:], targets)
     losses = [loss for epoch in range(2) for part in training.epoch(epoch) for loss in part]
     return losses, tf.nest.flatten((training.params, training.state))
 
@@ -74,6 +74,7 @@ def trained(config, frozen=None):
         {"directions": 3, "columns": 3, "loss": "margin"},
         {"directions": 3, "recipe": "paper"},
         {"directions": 3, "imperfections": "splitter_error=0.1,read_noise=0.1"},
+        {"directions": 3, "meshes": 2, "amplifier": "level=3"},
         {"directions": 3, "imperfections": "phase_offset=0.1,crosstalk=0.02,source_noise=0.05"},
     ],
     ids=str,
@@ -83,10 +84,10 @@ def test_steps_equal_those_of_the_graph(settings, still, monkeypatch):
     """Sixteen steps: batches of 10, one call and the rest of an epoch."""
     config = configure(**{"meshes": 1, **COURSE} | settings)
     model = Model(config, 8, Classification(3))
-    assert isinstance(make_steps(model.stages[0], config), NativeSteps)
+    assert isinstance(make_steps(model.stages[-1], config), NativeSteps)
     rng, frozen = np.random.default_rng(1), None
     if still:
-        frozen = tf.nest.map_structure(lambda w: rng.random(w.shape) < 0.3, model.params[0])
+        frozen = tf.nest.map_structure(lambda w: rng.random(w.shape) < 0.3, model.params[-1])
     ours = trained(config, frozen)
     monkeypatch.setattr(step, "native_steps", lambda *arguments: None)
     theirs = trained(config, frozen)

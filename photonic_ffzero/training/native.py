@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,15 +61,23 @@ def _light(block: Block) -> Light | None:
         return on_device
     if block.front or type(layer) is not Photonic:
         return None
-    mesh, plain = layer.mesh, layer.bare
+    behind = replace(layer, amplifier=None)  # which `_amplifier` gives
+    mesh, plain = behind.mesh, behind.bare
 
     def simulated(points: list[np.ndarray], x: np.ndarray, noise: Any) -> np.ndarray:
         theta, phi, gamma = points
         if plain:  # without the checks of what else there may be
             return native.propagate(mesh, theta, phi, gamma, x[np.newaxis], detect=True)
-        return np.asarray(layer.measure(Phases(theta, phi, gamma), x, *noise))
+        return np.asarray(behind.measure(Phases(theta, phi, gamma), x, *noise))
 
     return simulated
+
+
+def _amplifier(block: Block) -> Callable[[np.ndarray], np.ndarray]:
+    """The amplifier in front of a simulated mesh; it takes many samples at once for less."""
+    (layer,) = block.layers
+    amplifier = layer.amplifier if type(layer) is Photonic else None
+    return amplifier or (lambda x: x)
 
 
 class NativeSteps:
@@ -90,7 +99,8 @@ class NativeSteps:
         optimizer: Optimizer,
         weight_decay: float,
     ) -> None:
-        self._light, self._weight_decay = light, weight_decay
+        self._amplified, self._light = _amplifier(block), light
+        self._weight_decay = weight_decay
         self._shapes = [np.shape(mask) for mask in tf.nest.flatten(block.trainable)]
         self._losses, self._optimizer = losses, optimizer
         self._points: dict[int, list[np.ndarray]] = {}
@@ -109,11 +119,11 @@ class NativeSteps:
     ) -> tuple[Any, Any, Any]:
         (drawn,), (before,), (drawn_noise,) = directions, state, noise
         lines, w, moments = self._lines(drawn), _joined(params), self._moments(before)
-        fields, labels = np.asarray(x), _labels(y)
-        noises = _by_step(drawn_noise, len(batches))
+        fields = self._amplified(np.asarray(x).take(batches[:count], axis=0))
+        labels, noises = _labels(y), _by_step(drawn_noise, len(batches))
         losses = np.zeros(len(batches), np.float32)
         for index, batch in enumerate(batches[:count]):
-            samples = fields.take(batch, axis=0), labels.take(batch)
+            samples = fields[index], labels.take(batch)
             slopes, losses[index] = self._slopes(w, lines, index, *samples, noises[index])
             w, moments = self._moved(w, moments, lines.gradient(slopes, index), rates[index])
         moved = tf.nest.pack_sequence_as(params, _tensors(w, self._shapes))
@@ -124,7 +134,8 @@ class NativeSteps:
     ) -> tuple[np.ndarray, np.float32]:
         """Half differences [K] of the loss along one step's directions, and the mean loss."""
         lines = self._lines(_one_step(directions))
-        return self._slopes(_joined(params), lines, 0, np.asarray(x), _labels(y), noise)
+        fields = self._amplified(np.asarray(x))
+        return self._slopes(_joined(params), lines, 0, fields, _labels(y), noise)
 
     def updated(
         self, params: Any, state: Any, slopes: np.ndarray, directions: Directions, rate: Any
