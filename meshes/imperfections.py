@@ -290,18 +290,20 @@ class Chip:
         strength = self.imperfections
         if not (strength.noisy_readings or strength.adc_bits):
             return intensities
-        f, readings = _functions(intensities), intensities[np.newaxis]
+        library, readings = _functions(intensities), intensities[np.newaxis]
         if strength.noisy_readings:
-            square = f.mean(readings * readings, axis=-1, keepdims=True)
+            square = library.mean(readings * readings, axis=-1, keepdims=True)
             variance = strength.shot_noise**2 * readings + strength.thermal_noise**2
             variance += strength.read_noise**2 * square
-            readings = readings + f.root(f.maximum(variance, np.float32(0))) * noise.readings
+            readings = (
+                readings + library.root(library.maximum(variance, np.float32(0))) * noise.readings
+            )
         if strength.adc_bits:
-            full_scale = f.largest(intensities, axis=-1, keepdims=True)
+            full_scale = library.largest(intensities, axis=-1, keepdims=True)
             levels = 2**strength.adc_bits - 1
-            code = f.round(levels * (readings / f.maximum(full_scale, _DARK)))
-            readings = full_scale * f.clip(code, 0, levels) / levels
-        return f.mean(readings, axis=0)
+            code = library.round(levels * (readings / library.maximum(full_scale, _DARK)))
+            readings = full_scale * library.clip(code, 0, levels) / levels
+        return library.mean(readings, axis=0)
 
     def walk(self, epochs: int) -> Phases:
         """The drift of the offsets after some epochs, rad; each epoch has its random stream."""

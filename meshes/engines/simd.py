@@ -39,10 +39,8 @@ _QUARTER_TURN = (1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8)  # 
 _SINE = (-1.6666654600e-01, 8.3321601708e-03, -1.9515201109e-04)
 _COSINE = (4.1666645667e-02, -1.3887315472e-03, 2.4433065672e-05)
 _EXPONENTIAL = (1.0, 1.0, 0.5, 0.16666416, 0.04166635, 0.00837513, 0.00139411)  # of r^0, r, ...
-_LN2 = (
-    0.693359375,
-    -2.12194440e-4,
-)  # sum: ln 2; the first has so few digits that products are exact
+# Their sum is ln 2; the first has so few digits that its products are exact.
+_LN2 = (0.693359375, -2.12194440e-4)
 _FLUSH_BITS = 0x8040  # MXCSR: denormal results become zero, denormal operands count as zero
 
 

@@ -134,7 +134,7 @@ def typed_settings(arguments: argparse.Namespace, *classes: type) -> dict[str, A
 
 
 def typed_words(arguments: argparse.Namespace, *names: str) -> list[str]:
-    """The words of a command line that give some flags again, those that were given."""
+    """Those of some flags that were given, as words of a command line, each with its value."""
     words = []
     for name in names:
         value = getattr(arguments, name)

@@ -170,11 +170,12 @@ _LONGEST_LABEL = 80  # characters
 def _draw_run(index: int, run: Run, label: str, epochs: Axes, passes: Axes, tested: Axes) -> None:
     style = curve_style(index) | {"ms": 4, "label": label}
     factor = 1 if run.regression else 100
-    curves = [_curve(history, factor) for history in run.histories()]
+    histories = run.histories()
+    curves = [_curve(history, factor) for history in histories]
     if curves := [curve for curve in curves if curve.size]:
         shortest = min(curve.shape[1] for curve in curves)
         x, y = np.stack([curve[:, :shortest] for curve in curves], axis=1)
-        style["markevery"] = _ends(run.histories()[0], shortest)
+        style["markevery"] = _ends(histories[0], shortest)
         for axes, places in ((epochs, np.arange(1, shortest + 1)), (passes, x.mean(axis=0) / 1e6)):
             axes.plot(places, y.mean(axis=0), **style)
             if len(curves) > 1:

@@ -168,7 +168,8 @@ def main(argv: Sequence[str] | None = None, recipe: str = "balanced", wait: floa
 def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) -> int:
     """Run a job in a directory that is claimed; return the exit code."""
     recipe = job.plan.config.recipe  # a grid's runs are resumed whatever they are of
-    how = f"go on with: {_resuming(recipe, job.output, arguments)}{_named_again(job.plan.config)}"
+    line = _resume_command(recipe, job.output, arguments)
+    how = f"go on with: {line}{_named_again(job.plan.config)}"
     signals().advice = one_line(how)
     job = replace(job, tensorboard=arguments.tensorboard)
     try:
@@ -189,7 +190,7 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) ->
         return 1
 
 
-def _resuming(recipe: str, folder: Path, arguments: argparse.Namespace) -> str:
+def _resume_command(recipe: str, folder: Path, arguments: argparse.Namespace) -> str:
     """The command that resumes a run, but for what it must name again."""
     words = start_of(_script(recipe), _ANY_RUN, _name(recipe))
     again = typed_words(arguments, "data_dir", "token_file", "tensorboard")
@@ -244,7 +245,7 @@ def resumed(
         raise ValueError(
             f"resume must name a run's directory, no config.json in {arguments.resume}"
         )
-    _check_functions_named(arguments, written)
+    _check_functions_named_again(arguments, written)
     claim = claims.enter_context(Claim(arguments.resume, wait))
     plan = Plan.from_json(written, file, arguments.nonlinearity)
     plan = _with_device(plan, arguments.device)
@@ -265,16 +266,18 @@ _ANY_RUN = (sys.executable, "-m", "photonic_ffzero.cli")
 _RESUMABLE = ("resume", "data_dir", "quiet", "tensorboard", "device", "nonlinearity", "token_file")
 
 
-def _check_functions_named(arguments: argparse.Namespace, written: dict[str, object]) -> None:
+def _check_functions_named_again(
+    arguments: argparse.Namespace, settings: dict[str, object]
+) -> None:
     """Check that the functions of a run are named again: no file may import one."""
-    functions = functions_named(written.get("nonlinearity"))
-    if functions and arguments.nonlinearity is None:
+    names = functions_named(settings.get("nonlinearity"))
+    if names and arguments.nonlinearity is None:
         words = typed_words(arguments, "device")
-        words += [word for function in functions for word in ("--nonlinearity", function)]
-        command = _resuming(str(written.get("recipe")), arguments.resume, arguments)
+        words += [word for name in names for word in ("--nonlinearity", name)]
+        start = _resume_command(str(settings.get("recipe")), arguments.resume, arguments)
         raise ValueError(
             "nonlinearity must be named again, as no file holds a function: "
-            f"{command} {shlex.join(words)}"
+            f"{start} {shlex.join(words)}"
         )
 
 

@@ -61,14 +61,14 @@ def _light(block: Block) -> Light | None:
         return on_device
     if block.front or type(layer) is not Photonic:
         return None
-    behind = replace(layer, amplifier=None)  # which `_amplifier` gives
-    mesh, plain = behind.mesh, behind.bare
+    unamplified = replace(layer, amplifier=None)  # `_amplifier` comes before
+    mesh, is_bare = unamplified.mesh, unamplified.bare
 
     def simulated(points: list[np.ndarray], x: np.ndarray, noise: Any) -> np.ndarray:
         theta, phi, gamma = points
-        if plain:  # without the checks of what else there may be
+        if is_bare:  # without the checks of what else there may be
             return native.propagate(mesh, theta, phi, gamma, x[np.newaxis], detect=True)
-        return np.asarray(behind.measure(Phases(theta, phi, gamma), x, *noise))
+        return np.asarray(unamplified.measure(Phases(theta, phi, gamma), x, *noise))
 
     return simulated
 
