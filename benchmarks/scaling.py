@@ -12,7 +12,8 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from photonic_ffzero.training.crew import Crew, hired
 from photonic_ffzero.training.shards import Place, Replica, Setup, request
 
 SHARD = 8
-COUNTS = (16, 64)  # directions of the updates that are compared
+COUNTS = (16, 32, 64)  # directions of the updates that are compared
 WORKERS = (1, 2, 10, 100, 1000)
 MESSAGES = (10**5, 10**6, 10**7)  # bytes of a checkpoint
 REPEATS = 5
@@ -79,14 +80,31 @@ def payload(directions: int, workers: int) -> float:
 
 
 def cpu_seconds(task: Callable[[int], object]) -> float:
-    """CPU time of a task, the least of some calls with numbers from 1; the first compiles."""
+    """CPU time that a task takes from this thread, the least of some calls; the first compiles.
+
+    Threads of TensorFlow that wait for work would count in that of the process. Calls have numbers.
+    """
     task(0)
     times = []
     for number in range(1, REPEATS + 1):
-        start = time.process_time()
+        start = time.thread_time()
         task(number)
-        times.append(time.process_time() - start)
+        times.append(time.thread_time() - start)
     return min(times)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Stay on one core, where the system lets a process choose."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def setup_of(ports: int, batch: int, directions: int = 2 * SHARD, workers: int = 1) -> Setup:
@@ -110,10 +128,8 @@ def update_seconds(ports: int) -> tuple[float, float]:
     times = []
     for count in COUNTS:
         replica, slopes = Replica(setup_of(ports, 8, count)), np.zeros(count, "<f4").tobytes()
-        told = partial(_told, replica, slopes)
-        times.append(cpu_seconds(told))
-    each = (times[1] - times[0]) / (COUNTS[1] - COUNTS[0])
-    return times[0] - COUNTS[0] * each, each
+        times.append(cpu_seconds(partial(_told, replica, slopes)))
+    return fitted(COUNTS, times)
 
 
 def _told(replica: Replica, slopes: bytes, step: int) -> None:
@@ -125,7 +141,7 @@ def message_seconds() -> tuple[float, float]:
     """Seconds of an answer from one worker, and what each more of them adds."""
     times = []
     for workers in (1, 2):
-        setup = setup_of(8, 8, workers=workers)
+        setup = setup_of(16, 8, workers=workers)
         with hired(setup.config) as crew:
             assert isinstance(crew, Crew)
             crew.begin(setup)
@@ -167,25 +183,24 @@ def _send(name: str, size: int, count: int) -> None:
         queue.put({"model.npz": content})
 
 
-def fitted(x: list[float], y: list[float]) -> tuple[float, float]:
+def fitted(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """y = a + b x by least squares of relative errors; a and b are not negative."""
     from scipy.optimize import nnls
 
     scale = 1 / np.asarray(y)
-    solution, _ = nnls(np.stack([scale, scale * x], axis=1), np.ones(len(y)))
+    solution, _ = nnls(np.stack([scale, scale * np.asarray(x)], axis=1), np.ones(len(y)))
     return float(solution[0]), float(solution[1])
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
     """The parts, their model, and what it predicts."""
+    sizes = [(ports, batch) for ports in arguments.ports for batch in arguments.batch]
+    with one_core():  # before there are threads of Dask, which would count
+        shards = [shard_seconds(*size) for size in sizes]
+        updates, directions = zip(*map(update_seconds, arguments.ports), strict=True)
     latency, message = (
         (arguments.latency, 0.1 * arguments.latency) if arguments.latency else message_seconds()
     )
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    sizes = [(ports, batch) for ports in arguments.ports for batch in arguments.batch]
-    shards = [shard_seconds(*size) for size in sizes]
-    updates, directions = zip(*map(update_seconds, arguments.ports), strict=True)
     shard = fitted([operations(*size) for size in sizes], shards)
     direction = fitted([parameters(ports) for ports in arguments.ports], list(directions))
     model = Step(shard, float(np.mean(updates)), direction, latency, message)
@@ -208,7 +223,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
             yield row | {"model s": many, "gain": one / many, "bytes": payload(k, workers)}
     costs = [checkpoint_seconds(size) for size in MESSAGES]
     base, byte = fitted([float(size) for size in MESSAGES], costs)
-    yield {"part": "checkpoint: e + f bytes", "s": base, "slope": byte}
+    yield {"part": "checkpoint: f + g bytes", "s": base, "slope": byte}
 
 
 if __name__ == "__main__":
