@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from test_grid import children
 
 from meshes._tensorflow import tf
 from photonic_ffzero.config import configure
@@ -251,10 +252,9 @@ def history(folder):
 
 def workers_of(process):
     """The processes of a run's workers, which Python's `multiprocessing` starts."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    lists = [file.read_text().split() for file in children.parent.parent.glob("*/children")]
-    numbers = [int(number) for line in lists for number in line]
-    return [n for n in numbers if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
+    return [
+        n for n in children(process) if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()
+    ]
 
 
 @pytest.mark.long

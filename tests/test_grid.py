@@ -770,8 +770,8 @@ def test_a_second_signal_kills_what_does_not_listen():
 def children(process):
     """The numbers of a grid's children; none after its end."""
     with suppress(OSError):
-        file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        return [int(number) for number in file.read_text().split()]
+        files = Path(f"/proc/{process.pid}/task").glob("*/children")  # of each of its threads
+        return [int(number) for file in files for number in file.read_text().split()]
     return []
 
 
