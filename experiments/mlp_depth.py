@@ -25,6 +25,16 @@ depths = partial(
         "title": "MLPs over depth",
     },
 )
+# One cosine a layer, as in the paper, and rates chosen for a quarter of the recipe's directions.
+EIGHT_DIRECTIONS = {
+    "ff-dd": {
+        "directions": 8,
+        "learning_rate": 0.05,
+        "norm_size": 0,
+        "loss": "cross-entropy:scale=15",
+    },
+    "bp-dd": {"directions": 8, "learning_rate": 0.01},
+}
 PRESETS = {
     "small": partial(  # higher rates than the recipe's, which are too low for so few steps
         depths,
@@ -33,7 +43,7 @@ PRESETS = {
         batch_size=64,
         by_method={"bp-ad": {"learning_rate": 0.01}, "bp-dd": {"learning_rate": 0.1}},
     ),
-    "deep": partial(  # one cosine a layer, as in the paper
+    "deep": partial(
         depths,
         axes={
             "dataset": ("mnist",),
@@ -43,11 +53,7 @@ PRESETS = {
         },
         seeds=3,
         epochs=20,
-        directions=8,
-        by_method={
-            "ff-dd": {"learning_rate": 0.05, "norm_size": 0, "loss": "cross-entropy:scale=15"},
-            "bp-dd": {"learning_rate": 0.01},
-        },
+        by_method=EIGHT_DIRECTIONS,
     ),
     "script": partial(
         depths,
@@ -73,6 +79,7 @@ PRESETS = {
             "method": METHODS,
         },
         seeds=2,
+        by_method=EIGHT_DIRECTIONS,
     ),
     "paper": partial(
         depths,
