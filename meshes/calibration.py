@@ -22,11 +22,11 @@ from meshes.angles import LARGE, reduced
 from meshes.engines import upper_port
 from meshes.files import DataError, open_npz, read_text
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
-from meshes.validation import check_fields, choice, number_field
+from meshes.validation import check_fields, choice, number_field, printable
 
 ARMS = ("both", "upper")
 _TURN = 2 * math.pi
-_MOST_VOLTS = 1e6
+_LEAST_VOLTS, _MOST_VOLTS = 1e-9, 1e6
 _MAX_BYTES = 2**24  # of a calibration file: rows take 30 times the memory
 _ROUNDING = 1e-9  # rad: a phase less than this below the lowest counts as the lowest
 
@@ -202,6 +202,8 @@ class HeaterLaw(Curve):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.v_pi < _LEAST_VOLTS:  # numbers near the smallest have few digits
+            raise ValueError(f"v_pi must be at least {_LEAST_VOLTS:g}, got {self.v_pi:g}")
 
     @property
     def _limit(self) -> float:
@@ -315,7 +317,8 @@ def _located(place: Any) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, csv.Error) as error:
-        raise ValueError(f"{place}: {error}" if place else str(error)) from None
+        message = printable(str(error))  # a file's header may hold any characters
+        raise ValueError(f"{place}: {message}" if place else message) from None
 
 
 def _curve(calibration: Calibration, name: Shifter) -> Curve:

@@ -198,6 +198,7 @@ class TestCurves:
         ("curve", "settings", "error"),
         [
             (HeaterLaw, (0,), "v_pi must be greater than 0"),
+            (HeaterLaw, (1e-320,), "v_pi must be at least 1e-09"),
             (HeaterLaw, (5, 0, -1), "max_voltage must be greater than 0"),
             (MeasuredCurve, ([0, 1, 1], [0, 3, 6]), "voltages must increase, got 1 after 1"),
             (MeasuredCurve, ([0, 1], [0, 3, 6]), "voltages and phases .*got 2 and 3"),
