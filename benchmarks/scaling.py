@@ -80,9 +80,12 @@ def payload(directions: int, workers: int) -> float:
 
 
 def cpu_seconds(task: Callable[[int], object]) -> float:
-    """CPU time that a task takes from this thread, the least of some calls; the first compiles.
+    """CPU time of a task on this thread, the least of some calls.
 
-    Threads of TensorFlow that wait for work would count in that of the process. Calls have numbers.
+    The time of the whole process would include TensorFlow's threads, which spin while they wait.
+
+    Args:
+        task: Takes the number of the call: 0 compiles and is not timed.
     """
     task(0)
     times = []
@@ -95,7 +98,7 @@ def cpu_seconds(task: Callable[[int], object]) -> float:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Stay on one core, where the system lets a process choose."""
+    """Stay on one core, so that kernels run on this thread; where the system lets one choose."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -195,14 +198,14 @@ def fitted(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
     """The parts, their model, and what it predicts."""
     sizes = [(ports, batch) for ports in arguments.ports for batch in arguments.batch]
-    with one_core():  # before there are threads of Dask, which would count
+    with one_core():
         shards = [shard_seconds(*size) for size in sizes]
         updates, directions = zip(*map(update_seconds, arguments.ports), strict=True)
     latency, message = (
         (arguments.latency, 0.1 * arguments.latency) if arguments.latency else message_seconds()
     )
     shard = fitted([operations(*size) for size in sizes], shards)
-    direction = fitted([parameters(ports) for ports in arguments.ports], list(directions))
+    direction = fitted([parameters(ports) for ports in arguments.ports], directions)
     model = Step(shard, float(np.mean(updates)), direction, latency, message)
     yield {"part": "latency", "s": latency}
     yield {"part": "message", "s": message}
@@ -222,7 +225,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[timing.Row]:
             row = {"part": "8 directions a worker", "ports": ports, "K": k, "workers": workers}
             yield row | {"model s": many, "gain": one / many, "bytes": payload(k, workers)}
     costs = [checkpoint_seconds(size) for size in MESSAGES]
-    base, byte = fitted([float(size) for size in MESSAGES], costs)
+    base, byte = fitted(MESSAGES, costs)
     yield {"part": "checkpoint: f + g bytes", "s": base, "slope": byte}
 
 

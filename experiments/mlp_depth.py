@@ -25,7 +25,7 @@ depths = partial(
         "title": "MLPs over depth",
     },
 )
-# One cosine a layer, as in the paper, and rates chosen for a quarter of the recipe's directions.
+# A quarter of the recipe's directions, with rates for that; one cosine a layer, as in the paper.
 EIGHT_DIRECTIONS = {
     "ff-dd": {
         "directions": 8,
