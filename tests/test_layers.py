@@ -296,6 +296,31 @@ class TestConv:
         out = layer.transmit(lead(params), tf.constant(x))[0]
         np.testing.assert_allclose(out, pooled_by_hand(np.maximum(y, 0), layer.pool), atol=1e-10)
 
+    @pytest.mark.parametrize(
+        "given", [{}, {"kernel_size": 2, "padding": 0}, {"kernel_size": 1, "padding": 2}], ids=str
+    )
+    def test_gradients_are_those_that_tensorflow_has_of_a_convolution(self, given):
+        layer = conv(**given)
+        kernel, x = lead(one_set(parameters(layer))).kernel, inputs("conv", B)
+        pads = [(0, 0), *[(layer.padding,) * 2] * 2, (0, 0)]
+        g_maps = rng(4).normal(size=(B, *layer._map, layer.channels))
+
+        def plain(kernel, x):
+            filters = tf.transpose(kernel[0], [1, 2, 3, 0])
+            return tf.nn.conv2d(
+                tf.pad(tf.reshape(x, (-1, *layer.shape)), pads), filters, 1, "VALID"
+            )
+
+        def gradients(function):
+            with tf.GradientTape() as tape:
+                tape.watch([kernel, x])
+                loss = tf.reduce_sum(function(kernel, x) * g_maps)
+            return tape.gradient(loss, [kernel, x])
+
+        pairs = zip(gradients(layer._convolve), gradients(plain), strict=True)
+        for found, expected in pairs:
+            np.testing.assert_allclose(found, expected, atol=1e-10)
+
     def test_settles_on_the_mean_and_variance_of_the_data_set(self):
         layer = conv()
         params, x = one_set(parameters(layer)), 3 + rng(5).normal(size=(7, 60))
