@@ -204,6 +204,15 @@ def test_a_comparison_has_what_differs_a_table_and_a_figure(capsys):
         assert picture.size[0] > 1000
 
 
+def test_digital_networks_have_forward_passes_and_no_phases(capsys):
+    make("one", 0.9, recipe="digital", network="mlp", width=10)
+    make("two", 0.8, recipe="digital", network="mlp", width=20)
+    out = printed(capsys, "compare", "one", "two", "--output", "c.png").out
+    assert "| forward passes |  12.3 M |  12.3 M |" in out
+    assert "mesh" not in out
+    assert "phase" not in out
+
+
 def test_the_figure_names_runs_by_what_differs():
     read = [
         compare.read_run(make(name, 0.9, directions=k)) for name, k in (("one", 8), ("two", 16))

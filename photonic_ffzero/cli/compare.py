@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Compare runs: the settings in which they differ, how they ended, and one figure
-of accuracy over epochs, over mesh passes, and on the test images. Runs that are
+of accuracy over epochs, over forward passes, and on the test images. Runs that are
 not done are compared as far as they are. Several seeds of a run show as their
 mean, with their range as a band.
 """
@@ -110,7 +110,10 @@ def _results(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
         "held out",
         ["-" if x is None else quality_in_words(x, regression) for x in held_out],
     )
-    for figure, name in (("forward_passes", "mesh passes"), ("phase_writes", "phase writes")):
+    counts = {"forward_passes": _passes(runs)}
+    if _with_meshes(runs):
+        counts["phase_writes"] = "phase writes"
+    for figure, name in counts.items():
         yield name, [in_short(_mean(run.values(figure))) or "-" for run in runs]
     seconds = [_mean(run.values("train_seconds")) for run in runs]
     yield "training time", ["-" if x is None else f"{x:.1f} s" for x in seconds]
@@ -118,6 +121,14 @@ def _results(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
 
 def _quality_name(runs: Sequence[Run]) -> str:
     return "R²" if runs[0].regression else "accuracy"
+
+
+def _passes(runs: Sequence[Run]) -> str:
+    return "mesh passes" if _with_meshes(runs) else "forward passes"
+
+
+def _with_meshes(runs: Sequence[Run]) -> bool:
+    return any(run.settings["network"] == "photonic" for run in runs)
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -140,7 +151,7 @@ def _draw(path: Path, runs: Sequence[Run]) -> None:
             xlabel="epochs (mark: the last of a mesh or layer)",
             ylabel=f"{quality}, held-out images",
         )
-        passes.set(xlabel="mesh passes (million)", ylabel=f"{quality}, held-out images")
+        passes.set(xlabel=f"{_passes(runs)} (million)", ylabel=f"{quality}, held-out images")
         tested.set(ylabel=f"{quality}, test images", xlim=(-0.5, len(runs) - 0.5))
         tested.set_xticks(range(len(runs)), ascii_uppercase[: len(runs)])
         for axes in (epochs, passes, tested):
