@@ -75,7 +75,6 @@ _DIGITAL: Rows = [
     (_ACTIVATIONS | {"network": "cnn"}, {"directions": 8, "batch_size": 128, "epochs": 3}),
     (_MIXER, {"detection": "balanced", "norm_size": 0, "loss": "cross-entropy:scale=10"}),
     (_MIXER, {"optimizer": "momentum", "learning_rate": 0.5, "batch_size": 128}),
-    (_MIXER | {"head": "prototypes"}, {"learning_rate": 0.1}),
     (_MIXER | DD, {"perturb": "activations", "estimator": "forward", "directions": 1}),
     (_MIXER | DD, {"epsilon": 1e-2}),
     (_MIXER | {"perturb": "weights"}, {"directions": 32, "epsilon": 1e-3, "learning_rate": 0.2}),

@@ -89,7 +89,7 @@ MIXER_DD = {"estimator": "forward", "directions": 1, "epsilon": 1e-2, "perturb":
     [
         ("ff-dd", {}, MIXER_DD | {"losses": "grouped"}),
         ("ff-dd", {"perturb": "weights"}, {"directions": 32, "losses": "block"}),
-        ("ff-dd", {"head": "prototypes"}, {"readout": "goodness", "learning_rate": 0.1}),
+        ("ff-dd", {"head": "prototypes"}, {"readout": "goodness", "learning_rate": 0.5}),
         ("ff-ad", {}, {"estimator": "autodiff", "losses": "block"}),
         ("ff-ad", {"head": "prototypes"}, {"losses": "grouped", "detection": "balanced"}),
         ("bp-dd", {}, MIXER_DD | {"losses": "global", "rule": None, "order": None}),
