@@ -183,8 +183,11 @@ def test_new_classes_are_learned_with_and_without_a_memory(monkeypatch, tmp_path
     assert incremental.main(words) == 0
     assert capsys.readouterr().out == printed
     with pytest.raises(SystemExit):
-        incremental.main([*words, "--seeds", "2"])
-    assert "--output: must be new or hold runs with seeds 2, found 1" in capsys.readouterr().err
+        incremental.main([*words, "--epochs", "2"])
+    assert "--output: must be new or hold runs with epochs 2, found 1" in capsys.readouterr().err
+    monkeypatch.setattr(incremental, "train", lambda *args: [rows[0] | {"old": 0, "new": 0}])
+    assert incremental.main([*words, "--seeds", "2"]) == 0  # trains the second seed alone
+    assert capsys.readouterr().out.startswith(printed[: printed.index("results in")])
 
 
 def test_a_memory_brings_as_many_old_samples_as_new_ones():
