@@ -59,6 +59,9 @@ FIGURES = {
     "forward_passes": ("mesh passes (million)", 1e-6, 2),
     "phase_writes": ("phase writes (thousand)", 1e-3, 0),
     "train_seconds": ("time of a run (s)", 1, 0),
+    "old_before": ("classes 0 to 4, learned alone (%)", 100, 1),  # incremental.csv, chosen epochs
+    "old": ("then classes 0 to 4 (%)", 100, 1),
+    "new": ("then classes 5 to 9 (%)", 100, 1),
 }
 _PATHS = ("start_from", "frozen_phases", "chip_estimate")
 _NO_LABELS = ("seed", "seeds")  # what tells the runs of a row apart

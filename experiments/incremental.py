@@ -204,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.output / "incremental.png",
         lambda *axes: draw(*axes, rows=rows),
         panels=2 * len(NETWORKS),
+        per_row=2,
         title=f"New classes after old ones, {preset['dataset']}",
     )
     print(f"results in {arguments.output}")
