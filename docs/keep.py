@@ -56,7 +56,7 @@ FIGURES = {
     "vote_accuracy": ("by vote (%)", 100, 2),
     "goodness_sum_accuracy": ("by summed goodness (%)", 100, 2),
     "last_validation_accuracy": ("held-out accuracy (%)", 100, 2),
-    "forward_passes": ("mesh passes (million)", 1e-6, 2),
+    "forward_passes": ("forward passes (million)", 1e-6, 2),
     "phase_writes": ("phase writes (thousand)", 1e-3, 0),
     "train_seconds": ("time of a run (s)", 1, 0),
     "old_before": ("classes 0 to 4, learned alone (%)", 100, 1),  # incremental.csv, chosen epochs

@@ -17,7 +17,7 @@ from photonic_ffzero.runs.names import RESULTS
 
 _DESCRIPTION = """\
 List the runs and grids in results/, the newest last: name, test accuracy (R^2 of
-a regression), mesh passes, date, and below it the data, the method and the
+a regression), forward passes, date, and below it the data, the method and the
 settings that differ from the recipe. Into a file or a pipe goes a table with a
 line each, whose columns tabs divide.
 """
