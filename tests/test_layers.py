@@ -299,27 +299,26 @@ class TestConv:
     @pytest.mark.parametrize(
         "given", [{}, {"kernel_size": 2, "padding": 0}, {"kernel_size": 1, "padding": 2}], ids=str
     )
-    def test_gradients_are_those_that_tensorflow_has_of_a_convolution(self, given):
-        layer = conv(**given)
-        kernel, x = lead(one_set(parameters(layer))).kernel, inputs("conv", B)
-        pads = [(0, 0), *[(layer.padding,) * 2] * 2, (0, 0)]
-        g_maps = rng(4).normal(size=(B, *layer._map, layer.channels))
+    def test_gradients_are_the_slopes_of_central_differences(self, given):
+        """Of kernels and of inputs, through batch norm, activation and pools."""
+        layer = conv(Tanh(), **given)
+        params, x = lead(one_set(parameters(layer))), inputs("conv", B)
+        point, weights = (params.kernel, x), rng(4).normal(size=(1, B, layer.outgoing))
 
-        def plain(kernel, x):
-            filters = tf.transpose(kernel[0], [1, 2, 3, 0])
-            return tf.nn.conv2d(
-                tf.pad(tf.reshape(x, (-1, *layer.shape)), pads), filters, 1, "VALID"
-            )
+        def loss(kernel, x):
+            return tf.reduce_sum(layer.transmit(params._replace(kernel=kernel), x) * weights)
 
-        def gradients(function):
-            with tf.GradientTape() as tape:
-                tape.watch([kernel, x])
-                loss = tf.reduce_sum(function(kernel, x) * g_maps)
-            return tape.gradient(loss, [kernel, x])
-
-        pairs = zip(gradients(layer._convolve), gradients(plain), strict=True)
-        for found, expected in pairs:
-            np.testing.assert_allclose(found, expected, atol=1e-10)
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            value = loss(*point)
+        for index, gradient in enumerate(tape.gradient(value, point)):
+            direction = rng(7 + index).normal(size=gradient.shape)
+            ends = [
+                loss(*(w + h * direction if i == index else w for i, w in enumerate(point)))
+                for h in (1e-6, -1e-6)
+            ]
+            slope = (ends[0] - ends[1]) / 2e-6
+            np.testing.assert_allclose(slope, np.sum(gradient * direction), rtol=1e-6, atol=1e-7)
 
     def test_settles_on_the_mean_and_variance_of_the_data_set(self):
         layer = conv()

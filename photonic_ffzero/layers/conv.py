@@ -197,36 +197,28 @@ class Conv(Layer):
         return self._convolve(kernel, x)[tf.newaxis]
 
     def _convolve(self, kernel: Any, x: Any) -> Any:
-        """Maps [B, H', W', P C] of P stacked kernels."""
-        filters = tf.reshape(
-            tf.transpose(kernel, [2, 3, 4, 0, 1]), [*kernel.shape[2:], math.prod(kernel.shape[:2])]
-        )
-        return self._differentiable(self._images(x), filters)
+        """Maps [B, H', W', P C] of P stacked kernels.
 
-    @property
-    def _differentiable(self) -> Callable[[Any, Any], Any]:
-        """The convolution of images [B, H, W, inputs] and filters [k, k, inputs, Q].
-
-        Its gradients are a convolution and matrix products, as XLA's own gradient of a
-        convolution is up to twenty times slower inside a loop on a CPU.
+        It has gradients of its own: XLA's gradient of a convolution is up to twenty times slower
+        inside a loop on a CPU.
         """
 
         @tf.custom_gradient
         def convolve(images: Any, filters: Any) -> tuple[Any, Callable[[Any], Any]]:
-            def gradient(upstream: Any) -> tuple[Any, Any]:
-                return (
-                    self._images_gradient(filters, upstream),
-                    self._filters_gradient(images, upstream),
-                )
+            return _conv2d(images, filters, self.padding), lambda g_u: (
+                self._images_gradient(filters, g_u),
+                self._filters_gradient(images, g_u),
+            )
 
-            return _convolve(images, filters, self.padding), gradient
-
-        return convolve
+        filters = tf.reshape(
+            tf.transpose(kernel, [2, 3, 4, 0, 1]), [*kernel.shape[2:], math.prod(kernel.shape[:2])]
+        )
+        return convolve(self._images(x), filters)
 
     def _images_gradient(self, filters: Any, g_u: Any) -> Any:
         """The gradient [B, H, W, inputs], by a convolution with the turned filters."""
         turned = tf.transpose(filters[::-1, ::-1], [0, 1, 3, 2])
-        padded = _convolve(g_u, turned, self.kernel_size - 1)
+        padded = _conv2d(g_u, turned, self.kernel_size - 1)
         rows, columns = self.shape[:2]
         return padded[:, self.padding :, self.padding :][:, :rows, :columns]
 
@@ -272,7 +264,7 @@ class Conv(Layer):
         return factor, tf.reshape(params.shift, lead) - factor * mean
 
 
-def _convolve(images: Any, filters: Any, padding: int) -> Any:
+def _conv2d(images: Any, filters: Any, padding: int) -> Any:
     return tf.raw_ops.Conv2D(
         input=images,
         filter=filters,
