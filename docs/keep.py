@@ -59,7 +59,8 @@ FIGURES = {
     "forward_passes": ("forward passes (million)", 1e-6, 2),
     "phase_writes": ("phase writes (thousand)", 1e-3, 0),
     "train_seconds": ("time of a run (s)", 1, 0),
-    "old_before": ("classes 0 to 4, learned alone (%)", 100, 1),  # incremental.csv, chosen epochs
+    # Of experiments/incremental.py: behind the first part of the training, and at its end.
+    "old_before": ("classes 0 to 4, learned alone (%)", 100, 1),
     "old": ("then classes 0 to 4 (%)", 100, 1),
     "new": ("then classes 5 to 9 (%)", 100, 1),
 }

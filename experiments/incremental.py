@@ -138,13 +138,14 @@ def draw(*panels: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def check_preset(output: Path, preset: dict[str, Any]) -> None:
-    """Refuse a directory with runs of other settings, which may have other seeds."""
+    """Refuse a directory with runs of other settings; more seeds go on in the same one."""
+    settings = {name: value for name, value in preset.items() if name != "seeds"}
     output.mkdir(parents=True, exist_ok=True)
     known = read_json(output / "preset.json")
     if known is None:
-        write_json(output / "preset.json", preset)
-    for name, value in preset.items():
-        if known is not None and name != "seeds" and known.get(name) != value:
+        write_json(output / "preset.json", settings)
+    for name, value in settings.items():
+        if known is not None and known.get(name) != value:
             raise ValueError(
                 f"argument --output: must be new or hold runs with {name} {value}, "
                 f"found {known.get(name) or 'none'} in {output}"

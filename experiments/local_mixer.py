@@ -30,8 +30,8 @@ ROWS: Mapping[str, dict[str, Any]] = {
     "activations, local and grouped": {},
 }
 GROUPED = {"local and grouped, exact": {"method": "ff-ad"}}  # of prototypes, a set for each group
-# Learning rates by head, chosen on held-out images: linear ones for the network small on CIFAR-10,
-# prototypes' for that and for M/1/16 on MNIST.
+# Learning rates by head, chosen on held-out images of CIFAR-10 with the network small; those of
+# prototypes also on held-out images of MNIST with M/1/16.
 RATES: Mapping[str, Mapping[str, float]] = {
     "linear": {
         "backpropagation": 0.3,
@@ -109,7 +109,8 @@ METHODS: Mapping[str, Mapping[str, dict[str, Any]]] = {
         "ff-dd, activations": {"perturb": "activations"},
     },
 }
-SHAPES = {"mlp": {"width": 100, "epochs": 20}, "cnn": {"channels": 8, "epochs": 10}}
+# What all methods of a network share.
+SHARED = {"mlp": {"width": 100, "epochs": 20}, "cnn": {"channels": 8, "epochs": 10}}
 
 
 def methods(options: Options, *, seeds: int) -> Grid:
@@ -119,7 +120,7 @@ def methods(options: Options, *, seeds: int) -> Grid:
     points = [
         (
             {"network": network, "trained": method},
-            {"recipe": "digital", "network": network} | SHAPES[network] | colours | settings,
+            {"recipe": "digital", "network": network} | SHARED[network] | colours | settings,
         )
         for network, ways in METHODS.items()
         for method, settings in ways.items()

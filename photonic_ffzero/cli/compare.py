@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Compare runs: the settings in which they differ, how they ended, and one figure
-of accuracy over epochs, over forward passes, and on the test images. Runs that are
-not done are compared as far as they are. Several seeds of a run show as their
-mean, with their range as a band.
+of accuracy over epochs, over forward passes, and on the test images. Runs that
+are not done are compared as far as they are. Several seeds of a run show as
+their mean, with their range as a band.
 """
 _EXAMPLES = f"""\
 examples:

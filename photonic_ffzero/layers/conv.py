@@ -199,7 +199,7 @@ class Conv(Layer):
     def _convolve(self, kernel: Any, x: Any) -> Any:
         """Maps [B, H', W', P C] of P stacked kernels.
 
-        It has gradients of its own: XLA's gradient of a convolution is up to twenty times slower
+        The gradients are written out, because XLA derives ones that are up to twenty times slower
         inside a loop on a CPU.
         """
 
@@ -242,7 +242,8 @@ class Conv(Layer):
 
         By a reduction, as XLA's gradient of a max pool is five times slower on a CPU.
         """
-        size, (rows, columns) = self.pool, (length // self.pool for length in images.shape[1:3])
+        size = self.pool
+        rows, columns = (length // size for length in images.shape[1:3])
         whole = images[:, : rows * size, : columns * size]
         pools = tf.reshape(whole, [-1, rows, size, columns, size, images.shape[-1]])
         return tf.reduce_max(pools, axis=[2, 4])
