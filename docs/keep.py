@@ -1,11 +1,12 @@
 """Keep finished runs in docs/results/, and fill the tables of the pages from what is kept there.
 
-    python docs/keep.py NAME RUN [RUN ...]    keep a grid, or some runs
+    python docs/keep.py NAME RUN [RUN ...]    keep a grid, some runs or a table
     python docs/keep.py                       fill the tables of the pages anew
 
 docs/results/NAME/ gets results.csv (a row for each run: its labels, its seed, its state and its
 figures), about.json (the commands that repeat the runs, seeds, commit, date and machine) and the
-pictures of a grid. A page shows a file as a table between two lines,
+pictures of a grid. An experiment that is no grid leaves these files itself: its results.csv, and
+its command in about.json. A page shows a file as a table between two lines,
 <!-- table: results/NAME/results.csv --> and <!-- end of table -->.
 
 The table has the mean and the standard deviation over the seeds. "across=LABEL" behind the name
@@ -187,17 +188,16 @@ def _spread(name: str, texts: pd.Series) -> str:
 
 
 def keep(name: str, runs: Sequence[Path], machine: str, commit: str) -> None:
-    """Write docs/results/NAME/ from a grid's directory, or from those of finished runs."""
+    """Write docs/results/NAME/ from a grid, from finished runs or from a table."""
     folder = PAGES / "results" / name
-    if (runs[0] / "grid.json").exists():
-        if len(runs) > 1:
-            raise ValueError(f"a grid is kept alone, found {len(runs)} directories")
-        rows, commands = _grid(GridDirectory.open(runs[0]))
-        pictures = sorted(runs[0].glob("*.png"))
-    else:
-        rows, commands = _runs(runs)
-        pictures = []
-    files = [path for run in runs for path in run.rglob("results.json")]
+    kinds = {"grid.json": _grid, "about.json": _table}
+    read = next((kinds[file] for file in kinds if (runs[0] / file).exists()), None)
+    if read and len(runs) > 1:
+        raise ValueError(f"a grid or a table is kept alone, found {len(runs)} directories")
+    rows, commands = read(runs[0]) if read else _runs(runs)
+    pictures = sorted(runs[0].glob("*.png")) if read else []
+    ended = [path for run in runs for path in run.rglob("results.json")]
+    files = ended or [runs[0] / "results.csv"]
     about = {
         "commands": commands,
         "seeds": ", ".join(map(str, sorted({row["seed"] for row in rows}))),
@@ -220,13 +220,20 @@ def shrink(picture: Path, small: Path) -> None:
         image.quantize(64).save(small, optimize=True)
 
 
-def _grid(directory: GridDirectory) -> tuple[list[Row], list[str]]:
+def _grid(folder: Path) -> tuple[list[Row], list[str]]:
+    directory = GridDirectory.open(folder)
     rows = [
         {**outcome.cell.labels, "seed": outcome.cell.seed, "state": outcome.state}
         | _figures(outcome.results)
         for outcome in directory.outcomes()
     ]
     return rows, [directory.grid.command]
+
+
+def _table(folder: Path) -> tuple[list[Row], list[str]]:
+    """An experiment's own rows, and its command."""
+    rows = pd.read_csv(folder / "results.csv", dtype=str, keep_default_na=False)
+    return rows.to_dict("records"), [json.loads((folder / "about.json").read_text())["command"]]
 
 
 def _runs(folders: Iterable[Path]) -> tuple[list[Row], list[str]]:

@@ -3,8 +3,9 @@
 Prototypes of all ten classes are drawn at the start. The network learns classes 0 to 4,
 then 5 to 9, without any image of the old classes, or with 20 of each, repeated so that as
 many old images come as new ones (replay). Local losses (ff-dd) against one global loss
-(bp-dd), for a photonic network and an MLP. incremental.csv and incremental.png show the
-accuracy on test images of old and of new classes after every epoch, decided among all ten.
+(bp-dd), for a photonic network and an MLP. Accuracies are of the test images of old and of new
+classes, decided among all ten: incremental.csv and incremental.png have them after every epoch,
+results.csv at the end of each run, and for old classes also before new ones came.
 Runs that have ended are not run again with the same --output.
 """
 
@@ -110,6 +111,17 @@ def runs(preset: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
         yield {"network": network, "loss": loss, "memory": memory}, seed
 
 
+def ends(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A run's row of results.csv: what it is, and its accuracies behind the old and the new part.
+
+    Args:
+        rows: Those that `train` returned.
+    """
+    before, last = ([row for row in rows if row["phase"] == phase][-1] for phase in (1, 2))
+    run = {name: last[name] for name in ("network", "loss", "memory", "seed")}
+    return run | {"old_before": before["old"], "old": last["old"], "new": last["new"]}
+
+
 def _name(labels: dict[str, Any], seed: int) -> str:
     return "{network}-{loss}-memory-{memory}-seed-".format(**labels) + str(seed)
 
@@ -171,8 +183,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_data_dir(parser)
     arguments = parser.parse_args(argv)
-    asked = {name: getattr(arguments, name) for name in ("seeds", "epochs", "limit")}
-    preset = PRESETS[arguments.preset] | {n: v for n, v in asked.items() if v is not None}
+    chosen = {name: getattr(arguments, name) for name in ("preset", "seeds", "epochs", "limit")}
+    asked = {name: value for name, value in chosen.items() if value is not None}
+    again = "python experiments/incremental.py" + "".join(f" --{n} {v}" for n, v in asked.items())
+    preset = PRESETS[asked.pop("preset")] | asked
     signals().advice = "runs that have ended are kept; go on with the same command"
     try:
         data = load_dataset(preset["dataset"], arguments.data_dir)
@@ -190,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Samples(train_x, data.train_labels[chosen]), test
 
     rows: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     for labels, seed in runs(preset):
         file = arguments.output / f"{_name(labels, seed)}.json"
         finished = read_json(file)
@@ -197,10 +212,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             finished = {"rows": train(labels, *samples(labels["network"]), preset, seed)}
             write_json(file, finished)
         rows += finished["rows"]
-        last = finished["rows"][-1]
-        shares = f"classes 0 to 4 {100 * last['old']:.1f} %, 5 to 9 {100 * last['new']:.1f} %"
+        table.append(end := ends(finished["rows"]))
+        shares = f"classes 0 to 4 {100 * end['old']:.1f} %, 5 to 9 {100 * end['new']:.1f} %"
         print(f"{_name(labels, seed)}: {shares}", flush=True)
     write_csv(arguments.output / "incremental.csv", rows)
+    write_csv(arguments.output / "results.csv", table)
+    write_json(arguments.output / "about.json", {"command": again})
     save_figure(
         arguments.output / "incremental.png",
         lambda *axes: draw(*axes, rows=rows),

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import json
 import runpy
 import sys
 from dataclasses import replace
@@ -185,9 +186,18 @@ def test_new_classes_are_learned_with_and_without_a_memory(monkeypatch, tmp_path
     with pytest.raises(SystemExit):
         incremental.main([*words, "--epochs", "2"])
     assert "--output: must be new or hold runs with epochs 2, found 1" in capsys.readouterr().err
-    monkeypatch.setattr(incremental, "train", lambda *args: [rows[0] | {"old": 0, "new": 0}])
+    run = {"seed": 1, "progress": 1.0, "old": 0.3, "new": 0.2}
+    told = {"phase": 1, "old": 0.9}, {"phase": 2}
+    monkeypatch.setattr(incremental, "train", lambda x, *_: [x | run | part for part in told])
     assert incremental.main([*words, "--seeds", "2"]) == 0  # trains the second seed alone
     assert capsys.readouterr().out.startswith(printed[: printed.index("results in")])
+    about = json.loads((tmp_path / "new" / "about.json").read_text())
+    assert about["command"].endswith("--preset small --seeds 2 --epochs 1 --limit 100")
+    ends = list(csv.DictReader((tmp_path / "new" / "results.csv").read_text().splitlines()))
+    assert [row["loss"] for row in ends if row["seed"] == "0"] == ["local"] * 2 + ["global"] * 2
+    assert [(row["old_before"], row["old"], row["new"]) for row in ends[4:]] == [
+        ("0.9", "0.3", "0.2")
+    ] * 4
 
 
 def test_a_memory_brings_as_many_old_samples_as_new_ones():

@@ -122,6 +122,22 @@ def test_a_grid_keeps_all_its_runs_and_small_pictures(tmp_path, kept):
     assert "| 2 | 88.00 ± 0.00 | 2.50 ± 0.00 |" in page
 
 
+def test_an_experiment_s_own_table_is_kept_alone(tmp_path, kept, capsys):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "results.csv").write_text("loss,seed,old,new\nlocal,0,0.5,0.9\nlocal,1,0.6,0.9\n")
+    write_json(folder / "about.json", {"command": "python experiments/y.py --seeds 2"})
+    Image.new("RGB", (20, 30)).save(folder / "y.png")
+    place, page = kept(folder, options=" show=old,new")
+    assert "| local | 55.0 ± 7.1 | 90.0 ± 0.0 |" in page
+    assert "    python experiments/y.py --seeds 2\n" in page
+    assert "seeds 0, 1." in page
+    assert (place / "y.png").exists()
+    with pytest.raises(SystemExit):
+        kept(folder, folder)
+    assert "kept alone, found 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "told"), [("across=dept", "across .* depth.*dept"), ("show=x", "show .* got 'x'")]
 )
