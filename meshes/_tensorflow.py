@@ -53,15 +53,24 @@ def _hidden_stderr() -> Iterator[None]:
             os.close(saved)
 
 
+@functools.cache
+def _tensorflow() -> Any:
+    """The module, imported and set up once."""
+    with _hidden_stderr() if _hushed else nullcontext():
+        import tensorflow
+    if _hushed:
+        tensorflow.get_logger().setLevel("ERROR")  # hides warnings of many compiled shapes
+    # GPUs would round the factors of products to 11 bits (TF32), an error of 1e-4 and more: losses
+    # at both ends of a step differ by little more, and their difference is the slope.
+    tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+    return tensorflow
+
+
 class _LazyTensorFlow:
     """The module ``tensorflow``, imported when the first attribute is read."""
 
     def __getattr__(self, name: str) -> Any:
-        with _hidden_stderr() if _hushed else nullcontext():
-            import tensorflow
-        if _hushed:
-            tensorflow.get_logger().setLevel("ERROR")  # hides warnings of many compiled shapes
-        value = getattr(tensorflow, name)
+        value = getattr(_tensorflow(), name)
         setattr(self, name, value)  # so that the next read does not come here
         return value
 
