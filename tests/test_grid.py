@@ -722,7 +722,7 @@ def test_an_interrupted_grid_goes_on_to_the_same_csv(which, code, whole, capsys)
     assert process.returncode == code
     if which != signal.SIGKILL:
         assert not living(pids("grid"))
-        assert re.search(r"go on with: \S*python \S*experiments/trial.py --resume grid", errors)
+        assert re.search(r"go on with: \S*python\S* \S*experiments/trial.py --resume grid", errors)
         assert "| ff-dd" in output  # the table of what there is
         assert {row["state"] for row in rows("grid")} == {"done", "stopped", "waiting"}
         signals = [file.read_text().split() for file in Path("grid").glob("cells/*/signals.txt")]

@@ -238,7 +238,9 @@ class TestExport:
         """
         run_in_a_new_process(script, tmp_path)
 
-    def test_a_graph_traced_before_is_refused(self, model, tmp_path):
+    def test_a_graph_traced_before_is_refused(self, tmp_path):
+        layer = MeshLayer(N, seed=3, engine="native")
+        model = keras.Sequential([keras.Input([N]), layer, Intensities()])
         module = tf.Module()
         module.phases = [weight.value for weight in model.weights]  # exporters want them tracked
         module.serve = tf.function(lambda x: model(x))

@@ -82,7 +82,7 @@ def trained(config, frozen=None):
 @pytest.mark.parametrize("still", [False, True])
 def test_steps_equal_those_of_the_graph(settings, still, monkeypatch):
     """Sixteen steps: batches of 10, one call and the rest of an epoch."""
-    config = configure(**{"meshes": 1, **COURSE} | settings)
+    config = configure(**{"meshes": 1, "engine": "native", **COURSE} | settings)
     model = Model(config, 8, Classification(3))
     assert isinstance(make_steps(model.stages[-1], config), NativeSteps)
     rng, frozen = np.random.default_rng(1), None
@@ -122,7 +122,7 @@ def test_everything_else_keeps_the_graph(settings):
     ],
 )
 def test_what_users_register_runs_in_the_graph(registry, name, setting, monkeypatch):
-    config = configure(meshes=1, epochs=2, optimizer="adam", loss="margin")
+    config = configure(meshes=1, epochs=2, optimizer="adam", loss="margin", engine="native")
     stage = Model(config, 8, Classification(3)).stages[0]
     assert isinstance(make_steps(stage, config), NativeSteps)
     monkeypatch.setitem(registry, name, setting)
