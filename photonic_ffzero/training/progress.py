@@ -7,21 +7,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from typing import TYPE_CHECKING, Any
 
 from meshes.validation import quoted
 from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.training.observer import Observer
+
+if TYPE_CHECKING:  # imported at its first use: it draws from Python's global random numbers
+    from rich.console import Console
+    from rich.progress import Progress
 
 INTERVAL = 0.1  # seconds between updates, so that showing progress costs no time
 
 
 def progress_console(quiet: bool) -> Console:
     """Standard error; nothing in a text is an instruction, as texts hold names of files."""
+    from rich.console import Console
+
     return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
 
 
@@ -32,6 +34,9 @@ def is_narrow(console: Console) -> bool:
 
 def bars(console: Console, **settings: Any) -> Progress:
     """Lines of description, bar, figures and time left; nothing if the console is no terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
     bar = not is_narrow(console)
     description = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     figures = TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True))
