@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING, Any
 _hushed = False
 
 
-def hush() -> None:
-    """Hide TensorFlow's start-up messages and warnings. Only command-line programs call this."""
+def set_up_command() -> None:
+    """Hide TensorFlow's start-up messages and warnings, and share a GPU's memory.
+
+    Only command-line programs call this. A grid has many of them at a time, and by default
+    TensorFlow would take all of the memory for the first.
+    """
     global _hushed
     _hushed = True
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 @contextmanager

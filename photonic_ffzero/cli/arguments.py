@@ -13,7 +13,7 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
-from meshes._tensorflow import hush
+from meshes._tensorflow import set_up_command
 from meshes.validation import closest, one_line, quoted
 from photonic_ffzero.command import INSTALLED, installed_as
 from photonic_ffzero.data.published import DATA_VARIABLE
@@ -84,7 +84,7 @@ class LineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        hush()  # every command begins here
+        set_up_command()  # every command begins here
         words = sys.argv[1:] if args is None else list(args)
         for word in takewhile(lambda word: word != "--", words):
             flag = word.partition("=")[0]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes._tensorflow import hush, tf
+from meshes._tensorflow import set_up_command, tf
 from meshes.validation import one_line
 from photonic_ffzero.config import Config
 from photonic_ffzero.cores import available_cores, thread_limits
@@ -77,7 +77,7 @@ class _Actor(Replica):
 
     def __init__(self, setup: Setup) -> None:
         if multiprocessing.parent_process() is not None:
-            hush()
+            set_up_command()
             with suppress(OSError):
                 os.setsid()  # so that Ctrl-C reaches the leader alone
         super().__init__(setup)
