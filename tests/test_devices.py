@@ -439,7 +439,7 @@ class TestFiles:
         ("trained_on", "loaded_on"),
         [
             ({"device": f"simulated:{STATIC}"}, {}),
-            ({"engine": "native"}, {"device": SimulatedChip(N)}),
+            ({"engine": "native"}, {"device": SimulatedChip(N, engine="native")}),
         ],
         ids=["made again", "trained in simulation"],
     )

@@ -427,12 +427,13 @@ def test_a_training_keeps_its_uncertainties_or_enlarges_them():
 
 
 def test_the_history_tells_of_the_twin():
-    alone = trained(directions=0, nonlinearity="electro-optic:phi_b=1.57")
+    chip = {"imperfections": "splitter_error=0.05,phase_offset=0.2"}
+    alone = trained(directions=0, nonlinearity="electro-optic:phi_b=1.57", **chip)
     for record in alone.history:
         assert (record.twin_weight, record.twin_coefficient) == (0.0, 1.0)
         assert record.twin_unexplained is None
         assert 0 < record.twin_error < 2
-    corrected = trained(directions=2, meshes=1)
+    corrected = trained(directions=2, meshes=1, **chip)
     assert 0 < corrected.history[-1].twin_weight <= 1
     assert 0 <= corrected.history[-1].twin_unexplained <= 1
     plain = trained(estimator="central", directions=2, meshes=1)
