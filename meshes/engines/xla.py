@@ -1,4 +1,4 @@
-"""Propagation in TensorFlow: one compiled loop over pairs of columns. Untested on a GPU."""
+"""Propagation in TensorFlow: one compiled loop over pairs of columns."""
 
 from __future__ import annotations
 
