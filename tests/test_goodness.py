@@ -162,3 +162,8 @@ def test_every_group_has_values_and_prototypes_of_its_own():
             alone = Goodness(BY_GROUP[[g]], detection)
             expected = scores(alone, tf.constant(z[..., g * N : (g + 1) * N]))
             np.testing.assert_allclose(found[..., g, :], expected, atol=1e-12)
+
+
+def test_products_keep_their_precision_on_a_gpu():
+    """Slopes are differences of losses that hardly differ; TF32 rounds them away."""
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
