@@ -29,7 +29,15 @@ from photonic_ffzero import (
     encode,
     load_dataset,
 )
-from photonic_ffzero.cli.arguments import PATH, LineParser, add_data_dir, count, reader, takes
+from photonic_ffzero.cli.arguments import (
+    PATH,
+    LineParser,
+    add_data_dir,
+    count,
+    reader,
+    takes,
+    typed_words,
+)
 from photonic_ffzero.command import command, signals
 from photonic_ffzero.data import Classification
 from photonic_ffzero.goodness import decide
@@ -112,7 +120,7 @@ def runs(preset: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def ends(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A run's row of results.csv: what it is, and its accuracies behind the old and the new part.
+    """A run's row of results.csv: what it is, and its accuracies after the old and the new part.
 
     Args:
         rows: Those that `train` returned.
@@ -183,10 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_data_dir(parser)
     arguments = parser.parse_args(argv)
-    chosen = {name: getattr(arguments, name) for name in ("preset", "seeds", "epochs", "limit")}
-    asked = {name: value for name, value in chosen.items() if value is not None}
-    again = "python experiments/incremental.py" + "".join(f" --{n} {v}" for n, v in asked.items())
-    preset = PRESETS[asked.pop("preset")] | asked
+    asked = {name: getattr(arguments, name) for name in ("seeds", "epochs", "limit")}
+    preset = PRESETS[arguments.preset] | {n: v for n, v in asked.items() if v is not None}
     signals().advice = "runs that have ended are kept; go on with the same command"
     try:
         data = load_dataset(preset["dataset"], arguments.data_dir)
@@ -217,7 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_name(labels, seed)}: {shares}", flush=True)
     write_csv(arguments.output / "incremental.csv", rows)
     write_csv(arguments.output / "results.csv", table)
-    write_json(arguments.output / "about.json", {"command": again})
+    words = ["python", "experiments/incremental.py", *typed_words(arguments, "preset", *asked)]
+    write_json(arguments.output / "about.json", {"command": " ".join(words)})
     save_figure(
         arguments.output / "incremental.png",
         lambda *axes: draw(*axes, rows=rows),
