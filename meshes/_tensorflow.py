@@ -89,14 +89,15 @@ else:
 def fused(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of tensors; inside a graph, XLA compiles it as one operation.
 
-    Around the native engine, which XLA cannot compile, single operations would take too long.
+    Around what XLA cannot compile, or not well, single operations would take too long.
     """
-    if tf.executing_eagerly():
+    if tf.executing_eagerly() or _all_xla.get():
         return function(*arguments)
     return tf.function(function, autograph=False, jit_compile=True)(*arguments)
 
 
 _kept_errors: ContextVar[list[Exception] | None] = ContextVar("kept_errors", default=None)
+_all_xla: ContextVar[bool] = ContextVar("all_xla", default=False)  # of the graph being traced
 
 
 def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
@@ -107,11 +108,12 @@ def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
     kept_errors: list[Exception] = []
 
     def traced(*arguments: Any) -> Any:
-        token = _kept_errors.set(kept_errors)
+        errors_before, xla_before = _kept_errors.set(kept_errors), _all_xla.set(xla)
         try:
             return function(*arguments)
         finally:
-            _kept_errors.reset(token)
+            _kept_errors.reset(errors_before)
+            _all_xla.reset(xla_before)
 
     compiled = tf.function(traced, autograph=False, jit_compile=xla)
     # TensorFlow counts how often the same code is traced, and warns; here it is another function.

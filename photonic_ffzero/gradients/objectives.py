@@ -171,7 +171,7 @@ class Activations:
         g_z = \frac{1}{K} \sum_k d_k v_k, \quad d_k \in R^{B \times G}, \qquad
         g_W = \frac{1}{B} x^T g_z
 
-    It needs the layer's input and its `pullback`, which a mesh has not.
+    It needs the layer's `pullback`, which a mesh has not.
 
     Reference:
         Ren et al., arXiv 2210.03310, section 3 ("activity perturbation").
@@ -188,14 +188,14 @@ class Activations:
     def __call__(
         self, block: Block, loss: Any, params: Any, x: Any, y: Any, noise: Sequence[Any] = ()
     ) -> Objective:
-        z = block.measure(one_set(params), x, noise)[0]
+        z, trace = block.traced(params, x)
 
         def losses(groups: Any) -> Any:
             return _sample_losses(block, loss, groups, y) / z.shape[0]
 
         def lift(slopes: Any, directions: Directions) -> Any:
             g_z = block.readout.join(combine(slopes, directions), z.shape[-1])
-            return block.pullback(params, x, g_z)
+            return block.pullback(params, trace, g_z)
 
         return Objective(block.readout.split(z), lambda z: z, losses, displacements, lift)
 

@@ -13,8 +13,9 @@ import numpy as np
 from meshes._tensorflow import tf
 
 RUNS_ON = ("xla", "native", "device")
-"""Where a layer may run: compiled by XLA, in code that TensorFlow calls (the native engine, a black
-box), or in a laboratory. A block runs where the last of these says that any of its layers does."""
+"""Where a layer runs: compiled by XLA, in code that TensorFlow calls (its own convolutions, the
+native engine, a black box), or in a laboratory. A block runs where the last of these says that any
+of its layers does."""
 
 CHUNK = 1024  # samples evaluated at once where a whole data set is
 
@@ -137,7 +138,11 @@ class Layer(Portable, ABC):
         """
         return ()
 
-    def pullback(self, params: Any, x: Any, g_z: Any) -> Any:
+    def traced(self, params: Any, x: Any) -> tuple[Any, Any]:
+        """The tapped values [B, taps] of one parameter set, and what `pullback` needs to know."""
+        return self.measure(one_set(params), x)[0], x
+
+    def pullback(self, params: Any, trace: Any, g_z: Any) -> Any:
         """The gradient of one parameter set, from that of its tapped values [B, taps]."""
         raise ValueError(
             f"perturb must be weights for a {self.name}: there is no way back from the gradient "
@@ -184,7 +189,7 @@ class Moved(Layer):
     def pull(self, params: Any, trace: Any, slopes: Any) -> Any:
         """The gradient of one parameter set from that of the values that are moved."""
 
-    def pullback(self, params: Any, x: Any, g_z: Any) -> Any:
+    def pullback(self, params: Any, trace: Any, g_z: Any) -> Any:
         raise ValueError(
             f"perturb must be weights, or activations inside, for a {self.name}: a gradient of the "
             "tapped values alone leads back to the last of its maps only"

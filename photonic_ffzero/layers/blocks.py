@@ -197,14 +197,18 @@ class Block(Portable):
         gradients = [layer.pull(*rest) for layer, *rest in own]
         return (*gradients, *tf.nest.map_structure(tf.zeros_like, tuple(params[len(gradients) :])))
 
-    def pullback(self, params: Sequence[Any], x: Any, g_z: Any) -> tuple[Any, ...]:
-        """The parameters' gradient from that of the tapped values [B, taps]."""
+    def traced(self, params: Sequence[Any], x: Any) -> tuple[Any, Any]:
+        """The tapped values [B, taps] of a block of one layer, and what `pullback` needs."""
         if len(self.layers) > 1:
             raise ValueError(
                 "perturb must be weights for bp: the gradient of the last layer's activations "
                 f"would have to be propagated back through {len(self.layers) - 1} layers more"
             )
-        return (self.layers[0].pullback(params[0], x, g_z),)
+        return self.layers[0].traced(params[0], x)
+
+    def pullback(self, params: Sequence[Any], trace: Any, g_z: Any) -> tuple[Any, ...]:
+        """The parameters' gradient from that of the tapped values [B, taps]."""
+        return (self.layers[0].pullback(params[0], trace, g_z),)
 
     def calibrate(self, params: Sequence[Any], x: np.ndarray) -> tuple[Any, ...]:
         """One parameter set with the statistics of a data set x in it, layer after layer."""

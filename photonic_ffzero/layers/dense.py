@@ -90,7 +90,7 @@ class Dense(Layer):
         square = tf.reduce_mean(z * z, axis=-1, keepdims=True)
         return self.activation(z * tf.math.rsqrt(square + 1e-12))
 
-    def pullback(self, params: DenseParams, x: Any, g_z: Any) -> DenseParams:
+    def pullback(self, params: DenseParams, trace: Any, g_z: Any) -> DenseParams:
         """x^T g_z for the weights; the sum of g_z over the batch for the biases."""
         g_z = tf.reshape(g_z, [-1, self.groups, self.outputs // self.groups])
-        return DenseParams(tf.einsum("bi,bgn->gin", x, g_z), tf.reduce_sum(g_z, axis=0))
+        return DenseParams(tf.einsum("bi,bgn->gin", trace, g_z), tf.reduce_sum(g_z, axis=0))

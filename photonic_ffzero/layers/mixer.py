@@ -371,10 +371,10 @@ class Head(Layer):
         """The inputs [P, B, ...] as they are."""
         return tf.broadcast_to(x, [params.bias.shape[0], *x.shape[-2:]])
 
-    def pullback(self, params: HeadParams, x: Any, g_z: Any) -> HeadParams:
+    def pullback(self, params: HeadParams, trace: Any, g_z: Any) -> HeadParams:
         """The pooled inputs' products with g_z for the weights; its sum for the biases."""
         return HeadParams(
-            tf.matmul(self._pooled(x), g_z, transpose_a=True), tf.reduce_sum(g_z, axis=0)
+            tf.matmul(self._pooled(trace), g_z, transpose_a=True), tf.reduce_sum(g_z, axis=0)
         )
 
     def _pooled(self, x: Any) -> Any:

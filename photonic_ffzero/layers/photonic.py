@@ -79,7 +79,7 @@ class PhaseLayer(Layer):
         """Draw Haar-random phases."""
         return self.mesh.initial_phases(seed=int(rng.integers(2**31)))
 
-    def pullback(self, params: Phases, x: Any, g_z: Any) -> Any:
+    def pullback(self, params: Phases, trace: Any, g_z: Any) -> Any:
         raise ValueError(
             "perturb must be weights for a mesh: intensities depend on its phases through sines, "
             "so that a gradient of the intensities does not lead back to the phases"
