@@ -135,16 +135,20 @@ class Conv(Layer):
 
     def measure(self, params: ConvParams, x: Any, noise: Any = ()) -> Any:
         """Tapped values [P, B, C n], channel by channel."""
-        return fused(partial(self._tapped, params), self._convolved(params.kernel, x))
+        return self._tapped(params, self._convolved(params.kernel, x))
 
     def _tapped(self, params: ConvParams, maps: Any) -> Any:
         """Tapped values [P, B, C n] of maps [S, B, H', W', Q]."""
-        factor, offset = (value[:, tf.newaxis, tf.newaxis] for value in self._norm(params, maps))
-        taps_of_ones = tf.reduce_sum(self.projection, axis=0)[:, tf.newaxis]
         sets, batch, rows, columns, channels = maps.shape
         flat = tf.reshape(maps, [sets, batch, rows * columns, channels])
-        tapped = tf.matmul(self.projection, flat, transpose_a=True)
-        z = factor * tapped + offset * taps_of_ones  # [S, B, n, Q]: normalises taps, not maps
+        tapped = tf.matmul(self.projection, flat, transpose_a=True)  # [S, B, n, Q]
+        return fused(partial(self._normed, params), maps, tapped)
+
+    def _normed(self, params: ConvParams, maps: Any, tapped: Any) -> Any:
+        """Batch norm of what is tapped of the maps, which are not normalised themselves."""
+        factor, offset = (value[:, tf.newaxis, tf.newaxis] for value in self._norm(params, maps))
+        z = factor * tapped + offset * tf.reduce_sum(self.projection, axis=0)[:, tf.newaxis]
+        sets, batch = maps.shape[:2]
         if sets == params.scale.shape[0]:  # each set has its own inputs, or there is one set
             return merge_last_axes(tf.transpose(z, [0, 1, 3, 2]))
         z = tf.reshape(z, [batch, z.shape[2], -1, self.channels])
@@ -186,7 +190,7 @@ class Conv(Layer):
     def traced(self, params: ConvParams, x: Any) -> tuple[Any, Any]:
         """The trace: the inputs, and the maps [B, H', W', C]."""
         maps = self._convolved(params.kernel[tf.newaxis], x)
-        return fused(partial(self._tapped, one_set(params)), maps)[0], (x, maps[0])
+        return self._tapped(one_set(params), maps)[0], (x, maps[0])
 
     def pullback(self, params: ConvParams, trace: Any, g_z: Any) -> ConvParams:
         """Propagate g_z back through the projection, batch norm and the convolution."""
