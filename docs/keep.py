@@ -24,6 +24,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import date
 from functools import partial
 from itertools import chain
@@ -33,7 +34,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from meshes import NONLINEARITIES
+from meshes import NONLINEARITIES, Imperfections
 from meshes.validation import choice
 from photonic_ffzero import data, goodness, gradients, layers, optimizers
 from photonic_ffzero.cli.arguments import LineParser, flag_of, reader
@@ -83,8 +84,20 @@ def _registry(registry: Mapping[str, Any]) -> str:
     rows = [("name", "what it is"), ("---",) * 2]
     for name, entry in registry.items():
         first_line = (inspect.getdoc(entry) or "").partition("\n")[0]
-        rows.append((f"`{name}`", re.sub(r":math:`([^`]*)`", r"$\1$", first_line)))
+        what = re.sub(r":math:`([^`]*)`", r"$\1$", first_line)
+        rows.append((f"`{name}`", what.replace("|", r"\|")))
     return "".join(f"| {name} | {what} |\n" for name, what in rows)
+
+
+def _arguments(cls: type) -> str:
+    """The arguments of a class, with their meaning and default, as its docstring has them."""
+    documented = (inspect.getdoc(cls) or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
+    rows = [("argument", "meaning", "default"), ("---",) * 3]
+    for field in fields(cls):
+        (text,) = re.findall(rf"(?ms)^ {{4}}{field.name}: (.*?)(?=^ {{4}}\w|\Z)", documented)
+        what = re.sub(r"\\?\|", r"\|", " ".join(text.split()).replace("``", "`"))
+        rows.append((f"`{field.name}`", what, str(field.default)))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _nonlinearities() -> str:
@@ -98,6 +111,7 @@ def _nonlinearities() -> str:
 TABLES = {
     "settings": partial(markdown_table, Config),
     "plan": partial(markdown_table, Plan),
+    "imperfections": partial(_arguments, Imperfections),
     "nonlinearity_table": _nonlinearities,
     "nonlinearities": partial(_registry, NONLINEARITIES),
     "losses": partial(_registry, goodness.LOSSES),

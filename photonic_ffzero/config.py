@@ -172,7 +172,7 @@ class Config:
         "columns of a mesh",
         metavar="L",
         default=None,
-        shown="as many as ports",
+        shown="as many as ports; recipe wide: 64",
         also=("num_columns",),
     )
     depth: int | None = _network(
@@ -238,7 +238,7 @@ class Config:
         f"Between digital layers: {', '.join(ACTIVATIONS)}. Repeat the flag for another one "
         "after each mesh but the last",
         applies=_HERE,
-        shown="electro-optic; digital: gelu",
+        shown="electro-optic; mlp and cnn: gelu; mixer: relu",
         also=("activation", "nonlin"),
     )
     train_nonlinearity: bool | None = _photonic(
@@ -288,11 +288,11 @@ class Config:
     )
     norm_size: int | None = _goodness(
         whole(0),
-        "tapped values that the cosine normalises together, 2 or more; 0: all of a group",
+        "measured values that the cosine normalises together, 2 or more; 0: all of a group",
         default=0,
         shown="recipe's",
     )
-    loss: str = _learning(spec_of(LOSSES), ", ".join(LOSSES))
+    loss: str = _learning(spec_of(LOSSES), listed(LOSSES))
     rule: str | None = _network(one_of(RULES), "how the layers of ff decide together", applies=FF)
     estimator: str = _learning(
         one_of(ESTIMATORS),
@@ -300,10 +300,12 @@ class Config:
         "phase of a mesh reaches), from a model of the meshes that fits itself to their readings, "
         "corrected by differences (twin), or exact by forward-mode differentiation (jvp); of -ad "
         "by autodiff",
-        shown="central; -ad: autodiff",
+        shown="central; recipe wide: cones; mixer: forward; -ad: autodiff",
     )
     perturb: str | None = _derivative(
-        one_of(PERTURBATIONS), "where directions lie; activations: digital ff only", shown="weights"
+        one_of(PERTURBATIONS),
+        "where directions lie; activations: digital ff, and mixers",
+        shown="weights; mixer: activations",
     )
     law: str | None = _derivative(
         one_of(LAWS),
@@ -388,7 +390,7 @@ class Config:
     )
     engine: str | None = _photonic_here(
         one_of(ENGINES),
-        "mesh simulator; auto: the fastest here",
+        "mesh simulator; auto: xla where there is a GPU, else native",
         default="auto",
         also=("backend", "simulator"),
     )

@@ -64,7 +64,7 @@ presets:
 _PRESETS = {
     "small": "shows the trend in the least time",
     "medium": "most of what the paper shows; a few hours on 2 cores",
-    "full": "all of it; takes hours",
+    "full": "all of it; takes hours to days",
     "paper": "the paper's data and sizes; takes hours to days",
 }
 

@@ -37,21 +37,13 @@ class Directions(NamedTuple):
 class Sampler:
     r"""Draws K directions over the D trainable parameters, all laws but one with unit covariance.
 
-    ======================  ==========================================================
-    ``rademacher``          every entry -1 or +1
-    ``gaussian``            every entry normal
-    ``orthonormal``         K orthogonal vectors of length sqrt(D), Haar-random
-    ``gaussian-unit``       normal, then scaled to length sqrt(D)
-    ``gaussian-unit-each``  the same for each array (theta, phi, gamma) on its own
-    ``layered``             normal, longer where a mesh's light moves less, see `Layered`
-    ======================  ==========================================================
-
-    The unit laws are the published ones: a unit vector u = v / sqrt(D), and an estimate multiplied
-    by D. For them ``epsilon`` is the length of the whole step, and every parameter moves by about
-    epsilon / sqrt(D). For the others it is the step of each parameter.
+    The laws ``gaussian-unit`` and ``gaussian-unit-each`` are the published ones: a unit vector
+    u = v / sqrt(D), and an estimate multiplied by D. For them ``epsilon`` is the length of the
+    whole step, and every parameter moves by about epsilon / sqrt(D). For the others it is the step
+    of each parameter.
 
     Args:
-        law: One of the above.
+        law: One of `LAWS`.
         epsilon: Step of the finite difference, in units of the parameters (rad), above 0.
         count: Number of directions K, at least 1; for ``orthonormal`` at most D.
         trainable: The parameters' structure as boolean arrays; false where nothing is moved.
@@ -186,6 +178,7 @@ def _split(flat: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 
 
 def _rademacher(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    """Every entry -1 or +1."""
     (steps, count), total = lead, sum(sizes)
     words = -(
         -count * total // 64
@@ -196,11 +189,13 @@ def _rademacher(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
 
 
 def _gaussian(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    """Every entry normal."""
     flat = rng.standard_normal((*lead, sum(sizes)), np.float32)
     return _split(flat, sizes), [1.0] * len(sizes)
 
 
 def _orthonormal(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    """Orthogonal vectors of length sqrt(D), Haar-random."""
     (steps, count), total = lead, sum(sizes)
     q, r = np.linalg.qr(rng.standard_normal((steps, total, count)))
     q *= np.sign(np.diagonal(r, axis1=1, axis2=2))[:, np.newaxis]  # makes q Haar-distributed
@@ -217,12 +212,14 @@ def _normalised(rows: np.ndarray) -> np.ndarray:
 
 
 def _gaussian_unit(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    """Normal, then scaled to length sqrt(D)."""
     total = sum(sizes)
     rows = _normalised(rng.standard_normal((*lead, total), np.float32))
     return _split(rows, sizes), [1 / math.sqrt(total)] * len(sizes)
 
 
 def _gaussian_unit_each(rng: np.random.Generator, lead: Lead, sizes: list[int]) -> Any:
+    """Normal, then each array (theta, phi, gamma) scaled to the square root of its size."""
     flat = rng.standard_normal((*lead, sum(sizes)), np.float32)
     return [_normalised(rows) for rows in _split(flat, sizes)], [
         1 / math.sqrt(max(size, 1)) for size in sizes

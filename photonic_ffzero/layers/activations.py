@@ -21,11 +21,15 @@ class Activation(ABC):
 
 
 class Relu(Activation):
+    r""":math:`\max(z, 0)`."""
+
     def __call__(self, z: Any) -> Any:
         return tf.nn.relu(z)
 
 
 class Tanh(Activation):
+    r""":math:`\tanh z`."""
+
     def __call__(self, z: Any) -> Any:
         return tf.tanh(z)
 
@@ -38,11 +42,15 @@ class Gelu(Activation):
 
 
 class Sine(Activation):
+    r""":math:`\sin z`."""
+
     def __call__(self, z: Any) -> Any:
         return tf.sin(z)
 
 
 class Identity(Activation):
+    """No nonlinearity."""
+
     def __call__(self, z: Any) -> Any:
         return z
 

@@ -119,7 +119,7 @@ class Plan:
         "port each; of colours three times as many",
         metavar="S",
         default=None,
-        shown="recipe's: 8 (64 bins), or digital all",
+        shown="8 (64 bins); recipe wide: 28; digital: all",
         also=("pixels", "ports", "units"),
     )
     normalisation: str | None = _data(
