@@ -24,7 +24,7 @@ import numpy as np
 
 from meshes.angles import wrapped
 from meshes.engines import upper_port
-from meshes.files import DataError, open_npz, read_text, reading
+from meshes.files import DataError, open_npz, read_text, reading, write_whole
 from meshes.imperfections import Chip
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input, upper_ports
 from meshes.validation import choice, integer
@@ -161,8 +161,8 @@ class ChipEstimate:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a ``.npz`` or a ``.csv`` file."""
-        with open(path, "wb") as file:
-            _FORMATS[_format(path)][1](self, file)
+        write = _FORMATS[_format(path)][1]
+        write_whole(Path(path), lambda file: write(self, file))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by the names that they have in a file."""

@@ -1,18 +1,22 @@
-"""Files from outside: nothing is unpickled, and sizes are checked before they cost memory."""
+"""Files: nothing is unpickled, sizes are checked before they cost memory, and what is written is
+either whole or not there."""
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import math
 import os
+import secrets
 import stat
+import time
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,6 +25,9 @@ MAX_BYTES = 2**28
 MAX_FILE = 2**26
 """Largest file read as a whole, in bytes, such as an image."""
 
+TEMPORARY = ".photonic_ffzero-"
+"""Begins the names of temporary files."""
+_STALE = 3600.0  # seconds after which nobody writes a temporary file any more
 _PIECE = 2**20
 _NOT_FILES = {
     stat.S_IFDIR: "a directory",
@@ -198,3 +205,38 @@ class Archive(NamedTuple):
         where = f"{self.path}, array {name}"
         with reading(where, "numbers"), self.file.open(f"{name}.npy") as stream:
             yield stream
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write(file)`` write a file, of which a reader sees the old or the new, never a part.
+
+    The new content goes to a temporary file in the same folder, is forced to the disk, and then
+    replaces the old file in one step. An `OSError` names the file and leaves the old one. Several
+    processes may write the same file; the last one wins. A link is replaced, not followed.
+    """
+    partial = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.partial")
+    sweep(path.parent, f"{TEMPORARY}*", _STALE)
+    try:
+        if path.exists() and not path.is_file():  # root could replace a device
+            raise OSError(errno.EINVAL, "must be a file or new")
+        with open(partial, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:  # the error of a full disk does not name the file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        with suppress(OSError):  # a folder that became read-only must not hide the first error
+            partial.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, pattern: str = "*", age: float = 0.0) -> None:
+    """Remove temporary files that are at least ``age`` seconds old: those of killed processes.
+
+    With an age of 0 nobody else may write into the folder.
+    """
+    for partial in folder.glob(f"{pattern}.partial"):
+        with suppress(OSError):
+            if time.time() - partial.lstat().st_mtime >= age:
+                partial.unlink()

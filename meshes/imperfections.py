@@ -234,10 +234,10 @@ class Chip:
     @functools.cached_property
     def offsets(self) -> Phases:
         """The fixed offset of each shifter, rad."""
-        normal = _per_shifter(self.mesh, np.random.default_rng([self.seed, _OFFSETS]))
+        drawn = _per_shifter(self.mesh, np.random.default_rng([self.seed, _OFFSETS]))
         if self.imperfections.phase_law == "uniform":
-            normal = Phases(*(2 * ndtr(x) - 1 for x in normal))  # from -1 to 1
-        return _scaled(self.imperfections.phase_offset, normal)
+            drawn = Phases(*(2 * ndtr(x) - 1 for x in drawn))  # from -1 to 1
+        return _scaled(self.imperfections.phase_offset, drawn)
 
     def draw(
         self, rng: np.random.Generator, steps: int, sets: int, batch: int, epochs: int = 0

@@ -65,7 +65,8 @@ class RectangularMesh:
     Attributes:
         mask: bool [L, M], False where an interferometer is idle.
         splitter_errors: delta, float32 [2, L, M], rad, first coupler then second; or None.
-        transmission: amplitude that a column passes at each port, float32 [L, N]; or None.
+        transmission: amplitude that a column passes at each port, float32 [L, N]; or None. Both may
+            be set; arrays are copied and read-only, as the engines keep what follows from them.
 
     Reference: Pai et al., "Matrix optimization on universal unitary photonic devices", Phys. Rev.
     Applied 11 (2019) 064044 (Neurophox).
@@ -107,6 +108,22 @@ class RectangularMesh:
         mesh = cls(units, num_columns)
         mesh.splitter_errors, mesh.transmission = splitter_errors, transmission
         return mesh
+
+    @property
+    def splitter_errors(self) -> Any:
+        return self._splitter_errors
+
+    @splitter_errors.setter
+    def splitter_errors(self, value: Any) -> None:
+        self._splitter_errors = _read_only(value)
+
+    @property
+    def transmission(self) -> Any:
+        return self._transmission
+
+    @transmission.setter
+    def transmission(self, value: Any) -> None:
+        self._transmission = _read_only(value)
 
     @property
     def num_interferometers(self) -> int:
@@ -167,11 +184,14 @@ class RectangularMesh:
         return self.propagate(np.eye(self.units, dtype=np.float32), phases, engine)
 
     def __repr__(self) -> str:
-        """What builds the mesh again, without what is as by default; measured errors are words."""
+        """What builds the mesh again, without what is as by default; or that it was measured."""
         named = {n: v for n in _BY_NAME if (v := getattr(self, n))}
         parts = [str(self.units), str(self.num_columns), *(f"{n}={v}" for n, v in named.items())]
         if named.keys() - {"insertion_loss_db"}:  # drawn from the seed
             parts.append(f"seed={self.seed}")
+        fabricated = self.splitter_errors is not None or self.transmission is not None
+        if fabricated and not named:
+            parts.append("measured")
         return f"RectangularMesh({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
@@ -217,6 +237,15 @@ class RectangularMesh:
             active = board[column % 2 :: 2, column]
             alpha[column, : active.size] = active
         return alpha
+
+
+def _read_only(value: Any) -> Any:
+    """A copy of an array that cannot be changed; a tensor or None as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    copy = value.copy()
+    copy.flags.writeable = False
+    return copy
 
 
 def upper_ports(mesh: RectangularMesh, column: int) -> np.ndarray:

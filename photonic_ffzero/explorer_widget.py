@@ -83,6 +83,7 @@ class View:
         with self.epoch.hold_trait_notifications():
             self.epoch.options = options
             self.epoch.value = epoch if epoch in options else options[-1]
+            self.epoch.disabled = len(options) == 1
         self.update()
 
     def _point(self, trace: Any, points: Any, state: Any) -> None:

@@ -126,8 +126,8 @@ class Position:
 
 
 _STRUCTURE = (
-    *("network", "meshes", "columns", "depth", "width", "channels", "kernel_size", "groups"),
-    *("patches", "head", "colour"),
+    *("network", "meshes", "columns", "depth", "width", "scaling", "channels", "kernel_size"),
+    *("groups", "patches", "head", "colour"),
     *("train_nonlinearity", "readout", "prototypes", "detection", "norm_size"),
 )
 
@@ -340,9 +340,12 @@ class Model:
                 raise ValueError(
                     f"start_from must be a network with {name} {value}, got {other_structure[name]}"
                 )
-        self.params = other.params
+        self.params = list(other.params)
         pairs = zip(self.blocks, other.blocks, strict=True)
-        self.blocks = [replace(block, readout=trained.readout) for block, trained in pairs]
+        self.blocks = [
+            replace(own, readout=own.readout.with_prototypes_of(trained.readout))
+            for own, trained in pairs
+        ]
         self._forget_compiled()  # they hold the readouts of before
 
     def freeze(self, frozen: Any) -> None:

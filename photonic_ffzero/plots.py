@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from meshes.files import write_whole
 from photonic_ffzero.model import EpochRecord
-from photonic_ffzero.storage import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,7 +200,7 @@ def plot_power_budget(
 
     Args:
         axes: The axes to draw on.
-        powers: Total power of the ports [stages, n], the input first; dark samples are left out.
+        powers: Total power of the ports [stages, n], the input first.
         label: Name in the legend.
         stages: Names of the stages; without, they count as meshes passed.
         floor: Total power that the detectors need, or None.

@@ -1,29 +1,26 @@
-"""Files that are either whole or not there, and models saved in them."""
+"""Models, checkpoints and tables in files that are either whole or not there."""
 
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import math
 import os
-import secrets
 import stat
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from meshes import ChipEstimate
 from meshes._tensorflow import tf
-from meshes.files import Archive, DataError, open_npz, reading
+from meshes.files import Archive, DataError, open_npz, reading, write_whole
 from meshes.validation import integer, number, quoted
 from photonic_ffzero.config import Config, device_name, read_config
 from photonic_ffzero.data.checks import to_single
@@ -37,44 +34,9 @@ from photonic_ffzero.training.step import StepState
 from photonic_ffzero.training.twins import twin_of
 
 _LONGEST_TEXT = 2**24  # bytes of JSON in a model; parsed, they take several times as many
-TEMPORARY = ".photonic_ffzero-"
-"""Begins the names of temporary files."""
-_STALE = 3600.0  # seconds after which nobody writes a temporary file any more
 _INFLATION, _SMALL = 16, 2**22  # arrays may be so many times as large as their file, or so small
 
 PathLike = str | os.PathLike[str]
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write(file)`` write a file, of which a reader sees the old or the new, never a part.
-
-    The new content goes to a temporary file in the same folder, is forced to the disk, and then
-    replaces the old file in one step. An `OSError` names the file and leaves the old one. Several
-    processes may write the same file; the last one wins. A link is replaced, not followed.
-    """
-    partial = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.partial")
-    sweep(path.parent, f"{TEMPORARY}*", _STALE)
-    try:
-        if path.exists() and not path.is_file():  # root could replace a device
-            raise OSError(errno.EINVAL, "must be a file or new")
-        with open(partial, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:  # the error of a full disk does not name the file
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        with suppress(OSError):  # a folder that became read-only must not hide the first error
-            partial.unlink(missing_ok=True)
-
-
-def sweep(folder: Path, pattern: str = "*", age: float = 0.0) -> None:
-    """Remove the temporary files of killed processes, which are some seconds old."""
-    for partial in folder.glob(f"{pattern}.partial"):
-        with suppress(OSError):
-            if time.time() - partial.lstat().st_mtime >= age:
-                partial.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

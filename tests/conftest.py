@@ -31,7 +31,7 @@ def save_blank(path, draw, panels=1, **layout):
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from photonic_ffzero.storage import write_whole
+    from meshes.files import write_whole
 
     draw(*np.ravel(Figure().subplots(1, panels)))
     write_whole(path, lambda file: Image.new("L", (1, 1)).save(file, "png"))

@@ -233,7 +233,16 @@ def test_elements_are_shown_as_a_command_line_names_them(capsys):
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(None, ""), (0, "0"), (999, "999"), (12_345, "12.3 k"), (1.2e9, "1.2 G"), (3e12, "3 T")],
+    [
+        (None, ""),
+        (0, "0"),
+        (999, "999"),
+        (999.9, "1 k"),
+        (999_999, "1 M"),
+        (12_345, "12.3 k"),
+        (1.2e9, "1.2 G"),
+        (3e12, "3 T"),
+    ],
 )
 def test_counts_in_short(number, text):
     assert runs.in_short(number) == text

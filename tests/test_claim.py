@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from meshes.files import write_whole
 from photonic_ffzero.runs import check_new_directory
 from photonic_ffzero.runs import claim as claims
 from photonic_ffzero.runs.claim import Claim, ClaimedError, Owner, claim_new, claim_unique
-from photonic_ffzero.storage import write_whole
 
 CHILD = """
 import os, signal, sys

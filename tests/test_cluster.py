@@ -207,6 +207,16 @@ def test_what_another_computer_sends_is_no_path():
     assert FILES[-1] == "results.json"
 
 
+def test_a_file_that_is_too_long_to_send_is_named_and_not_cut(monkeypatch):
+    monkeypatch.setattr("photonic_ffzero.runs.cell._LONGEST_FILE", 3)
+    Path("cell").mkdir()
+    for name, content in {"model.npz": b"123", "log.txt": b"1234"}.items():
+        Path("cell", name).write_bytes(content)
+    assert read_files(Path("cell"), ["model.npz"]) == {"model.npz": b"123"}
+    with pytest.raises(OSError, match=r"at most 3 bytes: .*log\.txt"):
+        read_files(Path("cell"))
+
+
 SBATCH = """#!/bin/sh
 cp "$1" submitted.sh
 echo Submitted batch job 7

@@ -97,6 +97,9 @@ class TestCifar:
         assert len(load_dataset("cifar-10").train_labels) == 100
         kept = tmp_path / "home/.cache/photonic_ffzero"
         assert sorted(path.name for path in kept.iterdir()) == ["cifar-10-batches-bin"]
+        (kept / "cifar-10-batches-bin/test_batch.bin").unlink()  # is downloaded again
+        assert len(load_dataset("cifar-10").test_labels) == 20
+        assert sorted(path.name for path in kept.iterdir()) == ["cifar-10-batches-bin"]
         monkeypatch.setattr(cifar, "open_url", None)
         assert len(load_dataset("cifar-10").test_labels) == 20
 

@@ -19,7 +19,7 @@ from test_grid import children
 from meshes._tensorflow import tf
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.tasks import task_of
-from photonic_ffzero.model import Model
+from photonic_ffzero.model import Model, Position
 from photonic_ffzero.training import crew, trainer
 from photonic_ffzero.training.crew import Crew, CrewError
 from photonic_ffzero.training.shards import Place, Replica, Setup, answer, parts, request, update
@@ -197,6 +197,15 @@ def test_a_run_stops_after_a_step_and_goes_on_to_the_same_figures(here):
     assert len(begun.position.losses) == 1
     going_on = Trainer(begun.model, begun.train, None, (), begun.position)
     assert figures(going_on.run()) == expected
+
+
+def test_a_run_goes_on_from_the_last_checkpoint_of_a_mesh(here):
+    """All its epochs are done, so that no worker is asked for a step of it."""
+    done = a_trainer(config(2))
+    model = done.run()
+    first = tf.nest.map_structure(np.copy, model.params[0])
+    Trainer(model, done.train, None, (), Position(0, model.config.epochs)).run()
+    tf.nest.map_structure(np.testing.assert_array_equal, model.params[0], first)
 
 
 def test_workers_that_do_not_agree_are_noticed(here, monkeypatch):

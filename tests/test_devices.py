@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from meshes import BlackBox, ElectroOptic, Imperfections, Phases, RectangularMesh
+from meshes import Amplifier, BlackBox, ElectroOptic, Imperfections, Kerr, Phases, RectangularMesh
 from meshes._tensorflow import graph, tf
 from photonic_ffzero import (
     Device,
@@ -497,6 +497,8 @@ class TestRemote:
         one, other = chip(seed=1), chip(seed=2)
         assert one.identity == chip(seed=1).identity != other.identity
         assert one.identity != chip(seed=1, imperfections=Imperfections(read_noise=0.1)).identity
+        assert one.identity != chip(seed=1, nonlinearity=Kerr()).identity
+        assert one.identity != chip(seed=1, amplifier=Amplifier(gain=2.0)).identity
         with served(one) as server:
             far = connect(server)
             assert far.identity == one.identity

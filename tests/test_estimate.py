@@ -182,8 +182,10 @@ class TestEstimate:
     def test_refuses_a_chip_of_another_size(self, tmp_path):
         with pytest.raises(ValueError, match="of 4 ports, 6 columns and 1 meshes, found 4 ports"):
             ChipEstimate.known(4).check_fits(4, 6, 1)
+        (tmp_path / "x.txt").write_text("kept")
         with pytest.raises(ValueError, match=r"one of \.npz, \.csv; got '\.txt'"):
             ChipEstimate.known(4).save(tmp_path / "x.txt")
+        assert (tmp_path / "x.txt").read_text() == "kept"
         with pytest.raises(ValueError, match="at most 4194304, got 10000000000"):
             ChipEstimate.known(10**5)
 

@@ -342,7 +342,7 @@ class TestBadSParameters:
             ("x.s2p", "# GHZ S RI R 50\n1 2 0 0 0 0 0 0 0\n", "line 2: .* not gain, .* of 2;"),
             ("x.s2p", "# GHZ S DB R 50\n1 9999 0 0 0 0 0 0 0\n", "line 2: .* not gain"),
             ("x.s2p", "# GHZ S RI\n1 nan 0 0 0 0 0 0 0\n", "line 2: .* finite"),
-            ("x.s2p", "1 x\n", "line 1: must hold numbers"),
+            ("x.s2p", "1 x\n", "line 1: must hold numbers, found 'x'"),
             ("x.s2p", "1 0 0\n", "line 2: must hold 9 numbers .* of 2 ports, found 3"),
             ("x.s3p", ROW, "line 2: must hold 19 numbers for each frequency of 3 ports, found 9"),
             ("x.s1p", "1 0 0 0\n", "line 1: .* 3 numbers of a frequency of 1 ports, found 4"),

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from meshes._tensorflow import tf
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import Model
@@ -36,6 +37,26 @@ def test_on_an_ideal_chip_nothing_is_lost_whatever_its_seed(first, second):
     Trainer(own, Samples(X, Y)).run()
     np.testing.assert_array_equal(own.scores(X), before)
     assert own.history == []
+
+
+def test_the_network_that_a_training_starts_from_keeps_its_phases():
+    other = trained()
+    before = [tf.nest.map_structure(np.copy, params) for params in other.params]
+    own = fit(X, Y, epochs=1, batch_size=8, start_from=other)
+    for kept, then, now in zip(before, other.params, own.params, strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, kept, then)
+        assert not np.array_equal(kept[0].theta, now[0].theta)
+
+
+def test_a_mixer_takes_prototypes_and_keeps_its_own_losses():
+    mixer = {"recipe": "digital", "network": "mixer", "head": "prototypes", "method": "ff-ad"}
+    mixer |= {"patches": 1, "channels": 8, "groups": 2, "depth": 1, "units": 4}
+    own, other = fresh(losses="block", **mixer), fresh(losses="grouped", seed=1, **mixer)
+    own.take_over(other)
+    (one,), (two,) = own.blocks, other.blocks
+    np.testing.assert_array_equal(one.readout.prototypes, two.readout.prototypes)
+    assert one.readout.joint
+    assert not two.readout.joint
 
 
 def test_another_chip_makes_another_network_of_the_same_phases():

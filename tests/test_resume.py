@@ -20,8 +20,9 @@ from shutil import copytree, rmtree
 import numpy as np
 import pytest
 
+from meshes import files
 from meshes._tensorflow import tf
-from photonic_ffzero import DataError, Model, Observer, Trainer, configure, storage
+from photonic_ffzero import DataError, Model, Observer, Trainer, configure
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import EpochRecord, Position
@@ -89,6 +90,7 @@ def stopped_at(monkeypatch, step, arguments, output):
         ([*CNN, "--method", "bp-ad"], 7),
         pytest.param([], 7, marks=pytest.mark.compiled),
         ([*TWIN, "--epochs", "1", "--meshes", "1"], 3),
+        (["--device", "simulated:phase_offset=0.1", "--epochs", "1"], 7),
         *[
             pytest.param(flags, step, marks=pytest.mark.long)
             for flags, step in (
@@ -98,6 +100,7 @@ def stopped_at(monkeypatch, step, arguments, output):
                 *[(["--optimizer", "adam"], step) for step in (7, 23)],
                 *[(TWIN, step) for step in (5, 15)],
                 ([*TWIN, "--epochs", "1"], 7),
+                ([*TWIN[:4], "--epochs", "1", "--device", "simulated:phase_offset=0.1"], 7),
                 ([*TWIN, "--method", "bp-dd", "--directions", "0"], 7),
                 *[(["--method", "bp-ad"], step) for step in (5, 7)],
             )
@@ -142,6 +145,13 @@ def test_several_seeds_go_on_where_they_stopped(monkeypatch, tmp_path_factory):
     assert main(["--resume", "run", "--quiet"]) == 0
     for seed in ("seed-0", "seed-1"):
         assert figures(f"run/{seed}") == figures(whole / seed)
+
+
+def test_a_finished_run_on_a_simulated_device_is_reported_again(capsys):
+    assert main([*RUN, "--device", "simulated:read_noise=0.1", "--output", "run"]) == 0
+    figure = capsys.readouterr().out
+    assert main(["--resume", "run", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith(figure.partition(",")[0])
 
 
 def test_a_finished_run_is_reported_again_and_not_trained(capsys):
@@ -339,11 +349,13 @@ def full_disk(monkeypatch):
 def read_only(monkeypatch):
     """The file system is read-only; for root, no permission has that effect."""
 
-    def refuse(path, mode):
+    def refuse(path, mode, **rest):
+        if mode == "rb":
+            return open(path, mode, **rest)
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "open", refuse, raising=False)
+        patch.setattr(files, "open", refuse, raising=False)
         yield
 
 

@@ -92,6 +92,14 @@ def test_a_notebook_shows_a_bar_that_ends_in_a_line(monkeypatch):
     assert handle.shown[-1].startswith("trained: 4 steps in ")
 
 
+def test_a_notebook_says_where_a_training_was_stopped(monkeypatch):
+    bar, handle = NotebookProgress(Course(4, 0, "mesh", "{:.1%}".format, "{}/4".format)), Handle()
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: handle)
+    with bar:
+        bar.on_steps("1", [2.0, 1.0])
+    assert handle.shown[-1].startswith("stopped: 2 of 4 steps in ")
+
+
 @pytest.mark.parametrize("width", [60, 80])
 def test_a_terminal_shows_mesh_epoch_loss_and_accuracy(width):
     x, y = np.random.default_rng(0).uniform(0, 1, (20, 4)), np.arange(20) % 2

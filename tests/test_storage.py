@@ -10,9 +10,10 @@ import pytest
 from test_resume import FORKS
 
 from meshes._tensorflow import tf
+from meshes.files import write_whole
 from photonic_ffzero import DataError, Model, configure, load_model, networks, save_model
 from photonic_ffzero.data.tasks import Classification
-from photonic_ffzero.storage import read_json, write_csv, write_json, write_whole
+from photonic_ffzero.storage import read_json, write_csv, write_json
 
 PORTS, CLASSES = 6, 3
 TASK = Classification(CLASSES)

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -157,10 +158,17 @@ class _Fabrication(NamedTuple):
     backward_tables: tuple[np.ndarray, ...]  # couplers without the loss, the loss, edges without it
 
 
-@functools.lru_cache(maxsize=32)
+_KEPT: WeakKeyDictionary[FabricatedMesh, tuple[Any, Any, _Fabrication]] = WeakKeyDictionary()
+
+
 def _fabrication_of(mesh: FabricatedMesh) -> _Fabrication:
-    delta = mesh.splitter_errors
-    return _tables(mesh, None if delta is None else delta.astype(np.float64), mesh.transmission)
+    """The tables of a mesh, kept until it has other arrays; these are read-only."""
+    delta, loss = mesh.splitter_errors, mesh.transmission
+    kept = _KEPT.get(mesh)
+    if kept is None or kept[0] is not delta or kept[1] is not loss:
+        tables = _tables(mesh, None if delta is None else delta.astype(np.float64), loss)
+        kept = _KEPT[mesh] = delta, loss, tables
+    return kept[2]
 
 
 def _tables(

@@ -6,9 +6,6 @@ Multiplications and additions may be fused. Offsets count floats and are not che
 
 The kernels need two more things from the machine: counters that threads share, and the switch that
 makes denormal numbers zero.
-
-Numba compiles a cached kernel again when ``kernels.py`` changes, but not when this file does: after
-a change here, touch ``kernels.py``.
 """
 
 from __future__ import annotations

@@ -150,10 +150,12 @@ def read_sparameters(path: str | os.PathLike[str], gain: float = 0.01) -> SParam
 
 
 def _numbers(path: Path, line: int, words: Sequence[str]) -> list[float]:
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        raise DataError(f"{path}, line {line}: must hold numbers, found {words[0]!r:.60}") from None
+    values = []
+    for word in words:
+        try:
+            values.append(float(word))
+        except ValueError:
+            raise DataError(f"{path}, line {line}: must hold numbers, found {word!r:.60}") from None
     if not np.isfinite(values).all():
         raise DataError(f"{path}, line {line}: must hold finite numbers, found inf or nan")
     return values

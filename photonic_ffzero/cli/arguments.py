@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -244,3 +244,14 @@ def as_flag(message: str, parser: LineParser) -> str:
     name = flag_of(begins[0]) if begins else ""
     flag = name if name in parser.flags else parser.synonyms.get(name)
     return f"argument {flag}{message[len(name) - 2 :]}" if flag else message
+
+
+def check_resumable(
+    arguments: argparse.Namespace, parser: LineParser, allowed: Collection[str], what: str
+) -> None:
+    """Refuse flags beside ``--resume`` that what goes on has its own value of."""
+    for name, value in vars(arguments).items():
+        if name not in allowed and value not in (parser.get_default(name), []):
+            raise ValueError(
+                f"resume takes every setting from the {what}; leave out {flag_of(name)}"
+            )

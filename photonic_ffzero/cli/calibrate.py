@@ -33,6 +33,7 @@ from photonic_ffzero.networks import open_device
 from photonic_ffzero.plots import save_figure
 from photonic_ffzero.runs.claim import claim_new, claim_unique
 from photonic_ffzero.runs.directory import check_new_directory
+from photonic_ffzero.runs.names import RESULTS
 from photonic_ffzero.runs.progress import CalibrationProgress, progress_console
 from photonic_ffzero.training.calibration import stages
 from photonic_ffzero.training.chips import SETTINGS_A_STAGE, calibrate
@@ -137,7 +138,7 @@ def _in_words(mesh: MeshEstimate) -> str:
 
 def _write(output: Path | None, known: ChipEstimate, device: Device) -> Path:
     """Write the estimate and its pictures into a new directory."""
-    named = output or Path("results") / f"chip-{time.strftime('%Y%m%d-%H%M%S')}"
+    named = output or RESULTS / f"chip-{time.strftime('%Y%m%d-%H%M%S')}"
     with (claim_new if output else claim_unique)(named) as claim:
         folder: Path = claim.folder
         for suffix in ("npz", "csv"):

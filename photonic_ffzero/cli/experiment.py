@@ -24,8 +24,8 @@ from photonic_ffzero.cli.arguments import (
     add_data_dir,
     add_directories,
     as_flag,
+    check_resumable,
     count,
-    flag_of,
     reader,
     takes,
     typed_words,
@@ -36,10 +36,11 @@ from photonic_ffzero.cores import available_cores
 from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.cell import Command, training_command
-from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
+from photonic_ffzero.runs.claim import CHILDREN_END, Claim, claim_new, claim_unique
 from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, check_platform
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
+from photonic_ffzero.runs.names import RESULTS
 from photonic_ffzero.runs.plan import MOST_SEEDS, Plan, plan_for
 from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.runner import Runner
@@ -47,7 +48,6 @@ from photonic_ffzero.runs.summary import write_results
 from photonic_ffzero.settings import one_of, settings_of
 from photonic_ffzero.storage import read_json
 
-CHILDREN_END = 10.0  # seconds in which the children of a killed grid save and end
 SOME_FAILED = 1  # exit code of a grid that ended; higher ones: stopped, or bad input
 IMAGES = ("digits", "mnist", "fashion-mnist")
 
@@ -285,7 +285,7 @@ def _prepared(
     claims: ExitStack,
 ) -> tuple[GridDirectory, Claim]:
     """Check everything about a new grid, then make its directory and claim it."""
-    output = arguments.output or Path("results") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    output = arguments.output or RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_new_directory(output)
     names = (field.name for field in fields(Options))
     options = Options(**{field: getattr(arguments, field) for field in names})
@@ -304,9 +304,7 @@ def _resumed(
     arguments: argparse.Namespace, parser: LineParser, name: str, claims: ExitStack
 ) -> tuple[GridDirectory, Claim]:
     """Open the directory of a grid that goes on; its grid.json has every setting."""
-    for flag, value in vars(arguments).items():
-        if value != parser.get_default(flag) and flag not in _RESUMABLE:
-            raise ValueError(f"resume takes every setting from the grid; leave out {flag_of(flag)}")
+    check_resumable(arguments, parser, _RESUMABLE, "grid")
     directory = GridDirectory.open(arguments.resume)
     if directory.grid.name != name:
         raise ValueError(

@@ -110,6 +110,7 @@ def in_short(number: float | None) -> str:
     """A count with three digits: ``12.3 M``; empty for None."""
     if number is None:
         return ""
+    number = float(f"{number:.3g}")  # rounding may reach the next unit
     for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= unit:
             return f"{number / unit:.3g} {name}"

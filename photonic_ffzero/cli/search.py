@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from meshes.files import write_whole
 from meshes.validation import counted, one_line, printable
 from photonic_ffzero.cli.arguments import (
     LineParser,
@@ -23,8 +24,8 @@ from photonic_ffzero.cli.arguments import (
     add_directories,
     add_settings,
     as_flag,
+    check_resumable,
     count,
-    flag_of,
     reader,
     typed_settings,
 )
@@ -35,7 +36,7 @@ from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import quality_in_words
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs.cell import training_command
-from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
+from photonic_ffzero.runs.claim import CHILDREN_END, Claim, claim_new, claim_unique
 from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, check_platform
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.job import Job
@@ -46,7 +47,7 @@ from photonic_ffzero.runs.runner import Runner
 from photonic_ffzero.runs.search import FORM, Search, Study, read_space
 from photonic_ffzero.runs.summary import as_markdown
 from photonic_ffzero.settings import settings_of
-from photonic_ffzero.storage import write_csv, write_json, write_whole
+from photonic_ffzero.storage import write_csv, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,13 +201,9 @@ def _resumed(
     arguments: argparse.Namespace, parser: LineParser, claims: ExitStack
 ) -> tuple[Search, Claim]:
     """Open the directory of a search that goes on; only the number of trials may change."""
-    for name, value in vars(arguments).items():
-        if value != parser.get_default(name) and name not in _RESUMABLE and value != []:
-            raise ValueError(
-                f"resume takes every setting from the search; leave out {flag_of(name)}"
-            )
+    check_resumable(arguments, parser, _RESUMABLE, "search")
     search = Search.read(arguments.resume)
-    claim = claims.enter_context(Claim(arguments.resume))
+    claim = claims.enter_context(Claim(arguments.resume, wait=CHILDREN_END))
     if arguments.trials:
         search = replace(search, trials=arguments.trials)
         search.write(arguments.resume)

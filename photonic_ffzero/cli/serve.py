@@ -64,7 +64,7 @@ def build_parser() -> LineParser:
     nonlinearity = f"after its meshes: {', '.join(NONLINEARITIES)} (default: electro-optic)"
     add = parser.add_argument
     add("--device", metavar="NAME", default=SIMULATED, help=device)
-    add("--units", type=count(1), default=64, metavar="N", help="ports of a simulated device (64)")
+    add("--units", type=count(2), default=64, metavar="N", help="ports of a simulated device (64)")
     add("--meshes", type=count(1), default=2, metavar="N", help="its meshes (default: 2)")
     add("--columns", type=count(1), metavar="N", help="columns of a mesh (default: N ports)")
     add("--nonlinearity", **(takes_several(NONLINEARITY) | {"metavar": "NAME"}), help=nonlinearity)

@@ -19,7 +19,7 @@ from photonic_ffzero.cli.arguments import (
     add_settings,
     add_token_file,
     as_flag,
-    flag_of,
+    check_resumable,
     reader,
     typed_settings,
     typed_words,
@@ -236,9 +236,7 @@ def resumed(
 
     ``wait`` is for how many seconds another process may still be at work there.
     """
-    for name, value in vars(arguments).items():
-        if value != parser.get_default(name) and name not in _RESUMABLE:
-            raise ValueError(f"resume takes every setting from the run; leave out {flag_of(name)}")
+    check_resumable(arguments, parser, _RESUMABLE, "run")
     file = arguments.resume / "config.json"
     written = read_json(file)
     if written is None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
 
-from meshes.files import MAX_BYTES, DataError, read_file, read_up_to
+from meshes.files import MAX_BYTES, DataError, read_file, read_up_to, write_whole
 from photonic_ffzero.data.published import (
     DownloadError,
     Source,
@@ -98,21 +100,25 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _download(cache: Path) -> Path:
-    """Download the archive and unpack its six files; the folder appears when all are there."""
-    archive, folder = cache / _ARCHIVE, cache / _FOLDER
-    retrieve("cifar-10", _URL, _SHA256, archive, _save)
-    partial = folder.with_name(f".{_FOLDER}-{os.getpid()}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as packed:
-        for file in _FILES:
-            member = packed.extractfile(f"{_FOLDER}/{file}")
-            if member is None:
-                raise DataError(f"{archive}: must hold {_FOLDER}/{file} as a file")
-            (partial / file).write_bytes(read_up_to(member, _RECORDS * _RECORD + 1))
-    if not folder.is_dir():  # another process may have been faster
-        os.replace(partial, folder)
-    archive.unlink(missing_ok=True)
+    """Download the archive and unpack its six files; several processes may do so at once."""
+    folder, own = cache / _FOLDER, cache / f".{_FOLDER}-{secrets.token_hex(8)}"
+    try:
+        retrieve("cifar-10", _URL, _SHA256, own / _ARCHIVE, _save)
+        folder.mkdir(exist_ok=True)
+        with tarfile.open(own / _ARCHIVE) as packed:
+            for file in _FILES:
+                _unpack(packed, file, folder)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
     return folder
+
+
+def _unpack(packed: tarfile.TarFile, file: str, folder: Path) -> None:
+    member = packed.extractfile(f"{_FOLDER}/{file}")
+    if member is None:
+        raise DataError(f"{_ARCHIVE}: must hold {_FOLDER}/{file} as a file")
+    content = read_up_to(member, _RECORDS * _RECORD + 1)
+    write_whole(folder / file, lambda new: new.write(content))
 
 
 def _save(url: str, output_file: str, pooch: object) -> None:

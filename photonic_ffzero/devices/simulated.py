@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, cast
 
 import numpy as np
 
@@ -104,8 +104,19 @@ class SimulatedChip:
 
 
 def _identity(chip: SimulatedChip, imperfections: Imperfections, seed: int) -> str:
-    """Which chip it is: its seed, and a checksum of its size and of the imperfections it has."""
+    """Which chip it is: its seed, and a checksum of its size, imperfections and elements."""
     ideal = asdict(Imperfections())
     deviations = {k: v for k, v in asdict(imperfections).items() if v != ideal[k]}
     facts = repr((chip.units, chip.meshes, chip.columns, sorted(deviations.items())))
+    for layer in chip._layers:
+        if (layer.nonlinearity, layer.amplifier) != (ElectroOptic(), None):
+            facts += repr((_facts(layer.nonlinearity), _facts(layer.amplifier)))
     return f"simulated chip {seed}, {zlib.crc32(facts.encode()):08x}"
+
+
+def _facts(element: Nonlinearity | Amplifier | None) -> list[Any]:
+    """The kind of an element and its settings, a function by its name."""
+    settings = (
+        [getattr(element, field.name) for field in fields(cast(Any, element))] if element else []
+    )
+    return [type(element).__name__, *(getattr(s, "__qualname__", s) for s in settings)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -124,6 +124,10 @@ class Readout(ABC):
     def __call__(self, groups: Any) -> Any:
         """The scores [..., G, C] of the groups' values [..., G, n]."""
 
+    def with_prototypes_of(self, other: Readout) -> Readout:
+        """The readout with the prototypes of a trained one, if it has any."""
+        return self
+
 
 @dataclass(frozen=True)
 class Goodness(Readout):
@@ -139,6 +143,9 @@ class Goodness(Readout):
 
     def __call__(self, groups: Any) -> Any:
         return cosine(DETECTIONS[self.detection](groups), self.prototypes, self.norm_size)
+
+    def with_prototypes_of(self, other: Readout) -> Readout:
+        return replace(self, prototypes=cast(Goodness, other).prototypes)
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,11 @@ class Twin:
             self.elements, lambda p, x: p._replace(value=float(x), scale=0.0), state.elements
         )
 
+    @property
+    def settled(self) -> Twin:
+        """The twin of a training that goes on after a calibration: its elements are kept."""
+        return replace(self, elements=self.elements_of(self.init()))
+
     def bound(self, state: TwinState, x: Any, rate: Any) -> BoundTwin:
         """The twin with a state on inputs x; ``rate`` is that of the fit."""
         return BoundTwin(self, state, x, rate)

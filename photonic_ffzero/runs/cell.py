@@ -24,8 +24,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
+from meshes.files import write_whole
 from photonic_ffzero.cores import thread_limits
-from photonic_ffzero.storage import write_whole
 
 FILES = (
     *("log.txt", "config.json", "history.csv", "model.npz", "chip_estimate.npz"),
@@ -192,9 +192,12 @@ def read_files(folder: Path, names: Iterable[str] = FILES) -> dict[str, bytes]:
     for name in names:
         try:
             with open(folder / name, "rb", opener=without_links) as file:
-                files[name] = file.read(_LONGEST_FILE)
+                content = file.read(_LONGEST_FILE + 1)
         except FileNotFoundError:
             continue
+        if len(content) > _LONGEST_FILE:
+            raise OSError(errno.EFBIG, f"must have at most {_LONGEST_FILE} bytes", folder / name)
+        files[name] = content
     return files
 
 

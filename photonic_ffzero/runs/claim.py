@@ -23,8 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from meshes.files import TEMPORARY, sweep
 from photonic_ffzero.command import signals
-from photonic_ffzero.storage import TEMPORARY, sweep
 from photonic_ffzero.training.trainer import Observer
 
 try:
@@ -33,6 +33,7 @@ except ImportError:  # Windows: one machine is told from another, and there are 
     fcntl = None  # type: ignore[assignment]
 
 BEAT, EXPIRY = 10.0, 60.0  # seconds between heartbeats; after which a silent process is dead
+CHILDREN_END = 10.0  # seconds in which the children of a killed grid or search save and end
 _PREFIX = ".claim-"
 _LOOKS, _PAUSE = 40, 0.05  # times that a claim in the making is looked at; seconds between them
 _JITTER = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meshes.files import read_text
+from meshes.files import read_text, write_whole
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification
@@ -32,7 +32,7 @@ from photonic_ffzero.plots import (
 from photonic_ffzero.power import PowerBudget
 from photonic_ffzero.runs.claim import holds_files
 from photonic_ffzero.snapshots import Snapshots
-from photonic_ffzero.storage import save_checkpoint, write_whole
+from photonic_ffzero.storage import save_checkpoint
 from photonic_ffzero.training.trainer import Observer, Trainer
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from meshes import ChipEstimate
-from meshes.files import read_file
+from meshes.files import read_file, sweep
 from meshes.propagation import resolve_engine
 from meshes.validation import counted, printable, quoted
 from photonic_ffzero.command import say
@@ -38,7 +38,7 @@ from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.runs.tensorboard import TensorBoard
 from photonic_ffzero.settings import settings_of
-from photonic_ffzero.storage import load_checkpoint, load_model, read_run, sweep, write_json
+from photonic_ffzero.storage import load_checkpoint, load_model, read_run, write_json
 from photonic_ffzero.training.step import Samples
 from photonic_ffzero.training.trainer import Observer, Trainer
 from photonic_ffzero.training.warnings import facts_of, warnings_of
@@ -239,16 +239,16 @@ class Job:
         train = Samples(self.train.x[kept], self.train.y[kept])
         validation = Samples(self.train.x[held_out], self.train.y[held_out])
         units, position = train.x.shape[-1], Position()
-        device = open_device(config, units) if config.simulates_device else self.device
         if checkpoint is not None and checkpoint.exists():
             with catch_warnings(record=True, action="always") as caught:
                 functions = [*filter(is_function, each(config.nonlinearity))]
                 model, position = load_checkpoint(
-                    checkpoint, device=device, nonlinearity=functions or None
+                    checkpoint, device=self.device, nonlinearity=functions or None
                 )
             for warning in caught:
                 say(f"warning: {warning.message}")
-            model.config = replace(model.config, device=config.device)  # its address may differ
+            if self.device is not None:  # its address may differ
+                model.config = replace(model.config, device=config.device)
             for name, value in vars(config).items():
                 if (before := getattr(model.config, name)) != value:
                     raise DataError(
@@ -257,6 +257,7 @@ class Job:
                     )
         else:
             task = task_of(config.task, self.train.y, kept, self.dataset.class_names)
+            device = open_device(config, units) if config.simulates_device else self.device
             model = Model(config, units, task, self.encoder, device)
             if self.plan.start_from is not None:
                 model.take_over(load_model(_model_path(self.output / self.plan.start_from, seed)))

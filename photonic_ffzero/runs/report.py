@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from meshes.files import write_whole
 from photonic_ffzero.runs.grid import Grid, GridDirectory, Outcome
 from photonic_ffzero.runs.summary import footnotes, runs_table, summary_texts
-from photonic_ffzero.storage import write_whole
 
 
 def write_report(

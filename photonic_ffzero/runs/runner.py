@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from meshes.files import TEMPORARY
 from meshes.validation import one_line
 from photonic_ffzero.command import say, signals
 from photonic_ffzero.runs.cell import (
@@ -32,7 +33,6 @@ from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, dashboard_of
 from photonic_ffzero.runs.grid import Cell, GridDirectory
 from photonic_ffzero.runs.progress import GridProgress, epochs_done, in_unit
-from photonic_ffzero.storage import TEMPORARY
 
 MOST_DEATHS = 3  # of the workers or processes of a cell, after which it has failed
 _POLL = 0.1  # seconds between looks at the news
@@ -140,21 +140,26 @@ class Runner:
             self._console.print(f"dashboard at {address}", soft_wrap=True)
         try:
             self._news = Queue(client=self._client)
-            while self._goes_on():
-                self._pass_signals_on()
-                self._look_for_workers(progress)
-                self._start_ready(progress)
-                self._take_news(progress)
-                self._end_dependent(progress)
-                self._look_at_running(progress)
-                time.sleep(_POLL)
+            try:
+                self._watch(progress)
+            finally:  # all have ended, or there was an error
+                with suppress(OSError):
+                    self._stop(kill=True, callback_timeout=_LAST_WORDS)
+                    self._news.close()
         except (CommClosedError, TimeoutError) as error:
             reason = one_line(str(error)) or "no answer"
             raise SchedulerLostError(f"the scheduler is gone ({reason})") from None
-        finally:  # all have ended, or there was an error
-            with suppress(OSError):
-                self._stop(kill=True, callback_timeout=_LAST_WORDS)
-                self._news.close()
+
+    def _watch(self, progress: GridProgress) -> None:
+        """Start cells, and take what they tell, until all have ended."""
+        while self._goes_on():
+            self._pass_signals_on()
+            self._look_for_workers(progress)
+            self._start_ready(progress)
+            self._take_news(progress)
+            self._end_dependent(progress)
+            self._look_at_running(progress)
+            time.sleep(_POLL)
 
     def _goes_on(self) -> bool:
         return bool(self._in_state("running", *([] if self._signals else ["waiting"])))

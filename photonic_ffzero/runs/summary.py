@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from meshes.files import write_whole
 from meshes.validation import counted, one_line
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs.grid import Grid, GridDirectory, Label, Outcome, label_text
-from photonic_ffzero.storage import write_csv, write_whole
+from photonic_ffzero.storage import write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

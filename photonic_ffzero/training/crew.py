@@ -300,7 +300,9 @@ class SharedTraining(StageTraining):
             yield [self.crew.step(Place(epoch, step))]
 
     def settle(self) -> None:
-        """Fetch parameters and state from the crew."""
+        """Fetch parameters and state from the crew, if it has taken a step."""
+        if not self._begun:
+            return
         setup = self.crew.settle()
         self.params = tf.nest.map_structure(tf.constant, setup.params)
         self.restore(setup.state, [])

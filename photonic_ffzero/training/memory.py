@@ -16,7 +16,7 @@ from photonic_ffzero.layers.blocks import Block, Stage
 # Bytes a number, with the copies that are alive at once; measured as the growth of the process.
 _LIGHT, _LIGHT_COMPLEX, _PARAMETER, _DIRECTION = 12, 24, 8, 4
 _READING, _SOURCE, _WRITE = 16, 32, 16  # noise of a reading, of a port's light, of a phase
-_METRIC = 20  # of a law that follows the network: now, smoothed, kept, with rho, and its root
+_METRIC = 20  # of a law that follows the network: five copies of its metric
 _STORED, _STORED_COMPLEX = 8, 16  # outputs: as an array, and as a tensor
 _SHARE = 0.8  # of the memory that is available
 _ALWAYS = 2**30  # bytes that are not worth an error

@@ -166,8 +166,9 @@ class NotebookProgress(_CourseProgress):
 
     def __exit__(self, *error: object) -> None:
         seconds = time.perf_counter() - self._began
-        ended = "trained" if self._done >= self._course.steps else f"stopped at step {self._done}"
-        text = f"{ended}: {self._course.steps} steps in {seconds:.0f} s{self._validation}"
+        steps = self._course.steps
+        ended = f"trained: {steps}" if self._done >= steps else f"stopped: {self._done} of {steps}"
+        text = f"{ended} steps in {seconds:.0f} s{self._validation}"
         self._handle.update({"text/plain": text, "text/html": escape(text)}, raw=True)
 
     def on_steps(self, mesh: str, losses: list[float]) -> None:

@@ -465,12 +465,19 @@ class StageTraining:
         rng = self.generator("probes")
         block = self.stage.blocks[0]  # of a mesh, which is trained alone
         v = draw("rademacher", 1.0, PROBES, self._moved(block), rng).v
-        losses = losses_along(v, self.config, block, self.params[0], first, rng)
+        age = self.stage.index * self.config.epochs
+        losses = losses_along(v, self.config, block, self.params[0], first, rng, age)
         return probe_step(losses, self.config.chip_imperfections.drive_step)
 
 
 def losses_along(
-    v: Any, config: Config, block: Block, params: Any, samples: Samples, rng: np.random.Generator
+    v: Any,
+    config: Config,
+    block: Block,
+    params: Any,
+    samples: Samples,
+    rng: np.random.Generator,
+    age: int,
 ) -> Callable[[float, int], np.ndarray]:
     """A block's losses [M] at w + sign step v, as a function of step and sign.
 
@@ -481,11 +488,12 @@ def losses_along(
         params: Its parameters w.
         samples: One batch, with labels as the losses take them.
         rng: Source of the noise, which is drawn anew at every call.
+        age: That of the chip, in epochs of training.
     """
     loss, count = from_spec("loss", config.loss, LOSSES), len(tf.nest.flatten(v)[0])
 
     def losses(step: float, sign: int) -> np.ndarray:
-        drawn = block.draw_noise(rng, 1, count, len(samples.y), 0)
+        drawn = block.draw_noise(rng, 1, count, len(samples.y), age)
         noise = tf.nest.map_structure(lambda array: array[0], drawn)
         objective = Weights(shortcut=False)(block, loss, params, *samples, noise)
         points = tf.nest.map_structure(lambda w, u: w + sign * step * u, params, v)

@@ -169,8 +169,9 @@ class Trainer:
         position = self.position
         targets = Samples(train.x, self.model.task.targets(train.y))
         twin = twin_of(self.model, stage.index, stage.blocks[0])
-        if twin is not None and self.config.calibration and not position.has_begun(stage.index):
-            twin = self._calibrated(stage, twin, train.x)
+        if twin is not None and self.config.calibration:
+            begun = position.has_begun(stage.index)
+            twin = twin.settled if begun else self._calibrated(stage, twin, train.x)
         training = self._training(stage, targets, twin)
         training.restore(position.optimizer, position.metric)
         self.model.usage.add(stage, training.probed, training.batch_size * self._reads)
