@@ -53,7 +53,7 @@ def slope_errors(config: Config, samples: Samples) -> tuple[np.ndarray, np.ndarr
     )
     errors = []
     for measured in (noisy.blocks[0], block):
-        losses = losses_along(v, config, measured, params, samples, rng)
+        losses = losses_along(v, config, measured, params, samples, rng, age=0)
         slopes = np.array([(losses(h, 1) - losses(h, -1)) / (2 * h) for h in STEPS])
         errors.append(np.sqrt(np.mean((slopes - exact) ** 2, axis=1) / np.mean(exact**2)))
     auto = replace(config, epsilon="auto")
