@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from meshes._tensorflow import graph, tf
+from meshes._tensorflow import graph, tensor_of, tf
 from meshes.validation import from_spec
 from photonic_ffzero.config import Config
 from photonic_ffzero.goodness.losses import LOSSES
@@ -290,7 +290,7 @@ class StageTraining:
 
     def __post_init__(self) -> None:
         self._steps = make_steps(self.stage, self.config, self.twin)
-        self._x, self._y = map(tf.identity, self.train)  # tf.constant would keep two copies
+        self._x, self._y = map(tensor_of, self.train)
         self.params = tf.nest.map_structure(tf.constant, tuple(self.params))
         self.state = tuple(StepState.first(self.config, p, self.twin) for p in self.params)
         self.steps_per_call = self._fitting_steps()
