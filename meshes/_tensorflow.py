@@ -96,19 +96,6 @@ def fused(function: Callable[..., Any], *arguments: Any) -> Any:
     return tf.function(function, autograph=False, jit_compile=True)(*arguments)
 
 
-def tensor_of(array: Any) -> Any:
-    """A copy of a large array as a tensor, where TensorFlow computes.
-
-    Directly, `tf.constant` would keep two copies, and `tf.identity` make two for a moment.
-    """
-    if tf.is_tensor(array):
-        return array
-    once, dtype = [array], array.dtype  # TensorFlow keeps the function, which must not keep it
-    taken = tf.function(lambda: tf.numpy_function(once.pop, [], dtype), autograph=False)
-    taken._omit_frequent_tracing_warning = True
-    return tf.identity(taken())
-
-
 _kept_errors: ContextVar[list[Exception] | None] = ContextVar("kept_errors", default=None)
 _all_xla: ContextVar[bool] = ContextVar("all_xla", default=False)  # of the graph being traced
 
@@ -143,6 +130,17 @@ def graph(function: Callable[..., Any], *, xla: bool) -> Callable[..., Any]:
         raise first
 
     return call
+
+
+def tensor_of(array: Any) -> Any:
+    """A copy of a large array as a tensor, where TensorFlow computes.
+
+    Directly, `tf.constant` would keep two copies, and `tf.identity` make two for a moment.
+    """
+    if tf.is_tensor(array):
+        return array
+    once, dtype = [array], array.dtype  # TensorFlow keeps the function, which must not keep it
+    return tf.identity(graph(lambda: tf.numpy_function(once.pop, [], dtype), xla=False)())
 
 
 def from_python(function: Callable[..., Any], arguments: Any, dtype: Any) -> Any:

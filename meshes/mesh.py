@@ -30,6 +30,22 @@ class Phases(NamedTuple):
 _BY_NAME = ("splitter_error", "insertion_loss_db", "loss_imbalance_db", "shifter_loss")
 
 
+class _ReadOnly:
+    """An attribute that keeps a read-only copy of an array; a tensor or None as it is."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, mesh: Any, owner: type | None = None) -> Any:
+        return self if mesh is None else getattr(mesh, self._name)
+
+    def __set__(self, mesh: Any, value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            value = value.copy()
+            value.flags.writeable = False
+        setattr(mesh, self._name, value)
+
+
 class RectangularMesh:
     r"""A rectangular (Clements) mesh of Mach-Zehnder interferometers.
 
@@ -72,6 +88,9 @@ class RectangularMesh:
     Applied 11 (2019) 064044 (Neurophox).
     """
 
+    splitter_errors = _ReadOnly()
+    transmission = _ReadOnly()
+
     def __init__(
         self,
         units: int,
@@ -108,22 +127,6 @@ class RectangularMesh:
         mesh = cls(units, num_columns)
         mesh.splitter_errors, mesh.transmission = splitter_errors, transmission
         return mesh
-
-    @property
-    def splitter_errors(self) -> Any:
-        return self._splitter_errors
-
-    @splitter_errors.setter
-    def splitter_errors(self, value: Any) -> None:
-        self._splitter_errors = _read_only(value)
-
-    @property
-    def transmission(self) -> Any:
-        return self._transmission
-
-    @transmission.setter
-    def transmission(self, value: Any) -> None:
-        self._transmission = _read_only(value)
 
     @property
     def num_interferometers(self) -> int:
@@ -237,15 +240,6 @@ class RectangularMesh:
             active = board[column % 2 :: 2, column]
             alpha[column, : active.size] = active
         return alpha
-
-
-def _read_only(value: Any) -> Any:
-    """A copy of an array that cannot be changed; a tensor or None as it is."""
-    if not isinstance(value, np.ndarray):
-        return value
-    copy = value.copy()
-    copy.flags.writeable = False
-    return copy
 
 
 def upper_ports(mesh: RectangularMesh, column: int) -> np.ndarray:

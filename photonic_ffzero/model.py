@@ -343,8 +343,8 @@ class Model:
         self.params = list(other.params)
         pairs = zip(self.blocks, other.blocks, strict=True)
         self.blocks = [
-            replace(own, readout=own.readout.with_prototypes_of(trained.readout))
-            for own, trained in pairs
+            replace(block, readout=block.readout.with_prototypes_of(trained.readout))
+            for block, trained in pairs
         ]
         self._forget_compiled()  # they hold the readouts of before
 

@@ -158,16 +158,18 @@ class _Fabrication(NamedTuple):
     backward_tables: tuple[np.ndarray, ...]  # couplers without the loss, the loss, edges without it
 
 
-_KEPT: WeakKeyDictionary[FabricatedMesh, tuple[Any, Any, _Fabrication]] = WeakKeyDictionary()
+_FABRICATIONS: WeakKeyDictionary[FabricatedMesh, tuple[Any, Any, _Fabrication]] = (
+    WeakKeyDictionary()
+)
 
 
 def _fabrication_of(mesh: FabricatedMesh) -> _Fabrication:
     """The tables of a mesh, kept until it has other arrays; these are read-only."""
     delta, loss = mesh.splitter_errors, mesh.transmission
-    kept = _KEPT.get(mesh)
+    kept = _FABRICATIONS.get(mesh)
     if kept is None or kept[0] is not delta or kept[1] is not loss:
         tables = _tables(mesh, None if delta is None else delta.astype(np.float64), loss)
-        kept = _KEPT[mesh] = delta, loss, tables
+        kept = _FABRICATIONS[mesh] = delta, loss, tables
     return kept[2]
 
 

@@ -249,7 +249,7 @@ def as_flag(message: str, parser: LineParser) -> str:
 def check_resumable(
     arguments: argparse.Namespace, parser: LineParser, allowed: Collection[str], what: str
 ) -> None:
-    """Refuse flags beside ``--resume`` that what goes on has its own value of."""
+    """Refuse flags beside ``--resume`` that are not allowed: what goes on has every setting."""
     for name, value in vars(arguments).items():
         if name not in allowed and value not in (parser.get_default(name), []):
             raise ValueError(

@@ -101,15 +101,15 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _download(cache: Path) -> Path:
     """Download the archive and unpack its six files; several processes may do so at once."""
-    folder, own = cache / _FOLDER, cache / f".{_FOLDER}-{secrets.token_hex(8)}"
+    folder, download = cache / _FOLDER, cache / f".{_FOLDER}-{secrets.token_hex(8)}"
     try:
-        retrieve("cifar-10", _URL, _SHA256, own / _ARCHIVE, _save)
+        retrieve("cifar-10", _URL, _SHA256, download / _ARCHIVE, _save)
         folder.mkdir(exist_ok=True)
-        with tarfile.open(own / _ARCHIVE) as packed:
+        with tarfile.open(download / _ARCHIVE) as packed:
             for file in _FILES:
                 _unpack(packed, file, folder)
     finally:
-        shutil.rmtree(own, ignore_errors=True)
+        shutil.rmtree(download, ignore_errors=True)
     return folder
 
 

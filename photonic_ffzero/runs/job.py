@@ -103,8 +103,8 @@ class Job:
                 (dataset.test_images, dataset.test_labels),
             )
         )
-        none = dataset.train_images[:0].copy()
-        dataset = replace(dataset, train_images=none, test_images=none)  # the memory is needed
+        no_images = dataset.train_images[:0].copy()  # only what they were encoded to is used
+        dataset = replace(dataset, train_images=no_images, test_images=no_images)
         job = cls(plan, dataset, encoder, train, test, output, quiet)
         if plan.config.device and not plan.config.simulates_device:
             job = replace(job, device=open_device(plan.config, train.x.shape[-1], token_file))
@@ -133,7 +133,7 @@ class Job:
             if done and directory.checkpoint.exists():
                 self._trainer(seed, directory.checkpoint)  # that the results are those of this plan
             results.append(done or self._run_seed(seed, directory, console, observers))
-            gc.collect()  # else the samples of a seed, whose trainer is in cycles, wait for it
+            gc.collect()  # a trainer and its observers name each other, and would keep its samples
             print(printable(_result_line(results[-1])), flush=True)
             for text in results[-1].get("warnings", ()):
                 say(f"warning: {text}")
