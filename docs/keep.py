@@ -45,7 +45,7 @@ from photonic_ffzero.runs import GridDirectory, Plan
 from photonic_ffzero.runs.names import RUN
 from photonic_ffzero.runs.plan import changes_of
 from photonic_ffzero.runs.records import read_results
-from photonic_ffzero.settings import markdown_table
+from photonic_ffzero.settings import markdown_table, settings_table
 from photonic_ffzero.storage import read_json, write_csv, write_json
 
 PAGES = Path(__file__).parent
@@ -85,8 +85,8 @@ def _registry(registry: Mapping[str, Any]) -> str:
     for name, entry in registry.items():
         first_line = (inspect.getdoc(entry) or "").partition("\n")[0]
         what = re.sub(r":math:`([^`]*)`", r"$\1$", first_line)
-        rows.append((f"`{name}`", what.replace("|", r"\|")))
-    return "".join(f"| {name} | {what} |\n" for name, what in rows)
+        rows.append((f"`{name}`", what))
+    return markdown_table(rows)
 
 
 def _arguments(cls: type) -> str:
@@ -95,9 +95,9 @@ def _arguments(cls: type) -> str:
     rows = [("argument", "meaning", "default"), ("---",) * 3]
     for field in fields(cls):
         (text,) = re.findall(rf"(?ms)^ {{4}}{field.name}: (.*?)(?=^ {{4}}\w|\Z)", documented)
-        what = re.sub(r"\\?\|", r"\|", " ".join(text.split()).replace("``", "`"))
+        what = " ".join(text.split()).replace("``", "`").replace(r"\|", "|")
         rows.append((f"`{field.name}`", what, str(field.default)))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table(rows)
 
 
 def _nonlinearities() -> str:
@@ -109,8 +109,8 @@ def _nonlinearities() -> str:
 
 
 TABLES = {
-    "settings": partial(markdown_table, Config),
-    "plan": partial(markdown_table, Plan),
+    "settings": partial(settings_table, Config),
+    "plan": partial(settings_table, Plan),
     "imperfections": partial(_arguments, Imperfections),
     "nonlinearity_table": _nonlinearities,
     "nonlinearities": partial(_registry, NONLINEARITIES),
@@ -149,8 +149,7 @@ def _region(name: str, options: str) -> str:
 
 
 def _markdown(cells: pd.DataFrame) -> str:
-    rows = [[*cells], ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table([[*cells], ["---"] * len(cells.columns), *cells.to_numpy().tolist()])
 
 
 def summary(runs: pd.DataFrame, across: str = "", show: str = "") -> pd.DataFrame:

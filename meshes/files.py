@@ -231,6 +231,11 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             partial.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes | bytearray) -> None:
+    """Write a file's content, see `write_whole`."""
+    write_whole(path, lambda file: file.write(content))
+
+
 def sweep(folder: Path, pattern: str = "*", age: float = 0.0) -> None:
     """Remove temporary files that are at least ``age`` seconds old: those of killed processes.
 

@@ -40,9 +40,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def counted(number: int | None, noun: str, plural: str = "") -> str:
-    """A number of things: ``1 epoch``, ``2 epochs``; the plural may be irregular."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+def counted(number: int | None, noun: str) -> str:
+    """A number of things: ``1 epoch``, ``2 epochs``."""
+    return f"{number} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun: ``epochs``, ``meshes``, ``patches``."""
+    return f"{noun}es" if noun in ("mesh", "patch") else f"{noun}s"
 
 
 def integer(

@@ -172,14 +172,14 @@ class Config:
         "columns of a mesh",
         metavar="L",
         default=None,
-        shown="as many as ports; recipe wide: 64",
+        default_in_words="as many as ports; recipe wide: 64",
         also=("num_columns",),
     )
     depth: int | None = _network(
         whole(1),
         "layers of a digital network, the last dense one included; blocks of a mixer",
         applies={"network": ("mlp", "cnn", "mixer")},
-        shown="mlp 4, cnn 3, mixer 3",
+        default_in_words="mlp 4, cnn 3, mixer 3",
     )
     width: int | None = _network(
         whole(1),
@@ -200,7 +200,7 @@ class Config:
         "channels of a CNN's convolutions, or of a mixer's patches",
         applies={"network": ("cnn", "mixer")},
         default=16,
-        shown="cnn 16, mixer 256",
+        default_in_words="cnn 16, mixer 256",
     )
     patches: int | None = _mixer(whole(1), "patches a side", metavar="P", default=4)
     head: str | None = _mixer(
@@ -213,13 +213,13 @@ class Config:
         one_of(("global", "block", "grouped")),
         "one loss (bp), one a block, or one a block, patch and group, each of which judges its "
         "own noise in the activations",
-        shown="grouped; linear head without perturbed activations: block; bp: global",
+        default_in_words="grouped; linear head without perturbed activations: block; bp: global",
     )
     colour: str | None = _network(
         one_of(CHANNELS),
         "what the network sees of colours; rgb: three values a pixel",
         default=None,
-        shown="grey; mixer: as the images are",
+        default_in_words="grey; mixer: as the images are",
         also=("color",),
     )
     kernel_size: int | None = _cnn(whole(1), "pixels a side of a CNN's kernels", default=6)
@@ -227,7 +227,7 @@ class Config:
         whole(1),
         "groups of outputs a label, each with prototypes of its own",
         default=1,
-        shown="1; mixer 16",
+        default_in_words="1; mixer 16",
     )
     nonlinearity: Any = _network(  # noqa: RUF009 - makes a field, which is not shared
         NONLINEARITY,
@@ -238,7 +238,7 @@ class Config:
         f"Between digital layers: {', '.join(ACTIVATIONS)}. Repeat the flag for another one "
         "after each mesh but the last",
         applies=_HERE,
-        shown="electro-optic; mlp and cnn: gelu; mixer: relu",
+        default_in_words="electro-optic; mlp and cnn: gelu; mixer: relu",
         also=("activation", "nonlin"),
     )
     train_nonlinearity: bool | None = _photonic(
@@ -266,7 +266,7 @@ class Config:
         whole(0, _MOST_SEED),
         "seed of the chip: which one it is",
         default=None,
-        shown="that of the run",
+        default_in_words="that of the run",
     )
     reads: int | None = _photonic(whole(1), "readings averaged into one", default=1)
     device: str | None = _photonic(
@@ -290,7 +290,7 @@ class Config:
         whole(0),
         "measured values that the cosine normalises together, 2 or more; 0: all of a group",
         default=0,
-        shown="recipe's",
+        default_in_words="0; recipe digital: 5",
     )
     loss: str = _learning(spec_of(LOSSES), listed(LOSSES))
     rule: str | None = _network(one_of(RULES), "how the layers of ff decide together", applies=FF)
@@ -300,12 +300,12 @@ class Config:
         "phase of a mesh reaches), from a model of the meshes that fits itself to their readings, "
         "corrected by differences (twin), or exact by forward-mode differentiation (jvp); of -ad "
         "by autodiff",
-        shown="central; recipe wide: cones; mixer: forward; -ad: autodiff",
+        default_in_words="central; recipe wide: cones; mixer: forward; -ad: autodiff",
     )
     perturb: str | None = _derivative(
         one_of(PERTURBATIONS),
         "where directions lie; activations: digital ff, and mixers",
-        shown="weights; mixer: activations",
+        default_in_words="weights; mixer: activations",
     )
     law: str | None = _derivative(
         one_of(LAWS),
@@ -350,7 +350,7 @@ class Config:
         "same batches",
         applies={"network": ("mlp", "cnn", "mixer")} | FF,
         default=None,
-        shown="sequential; mixer: together",
+        default_in_words="sequential; mixer: together",
     )
     optimizer: str = _learning(one_of(OPTIMIZERS), "how slopes become updates", also=("opt",))
     learning_rate: float = _learning(
@@ -361,7 +361,6 @@ class Config:
         "share of every parameter that a step takes away, for a learning rate of 1",
         applies={"network": ("mlp", "cnn", "mixer")},
         default=0.0,
-        shown="0",
         also=("decay", "l2", "wd"),
     )
     schedule: str = _learning(one_of(SCHEDULES), "how the learning rate goes on")
@@ -603,7 +602,7 @@ def _network_rules(run: Config) -> Iterator[tuple[bool, str]]:
     yield (
         several not in (1, stages),
         f"nonlinearity must be one for all, or one for each of the {stages} stages between "
-        f"{counted(count, run.layer_name, 'meshes' if run.meshes else '')}, got {several}",
+        f"{counted(count, run.layer_name)}, got {several}",
     )
     amplified = run.amplification is not None
     yield amplified and count < 2, f"amplifier stands between two meshes or more, got {count}"

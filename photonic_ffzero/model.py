@@ -195,8 +195,7 @@ class Model:
         """What it is, and how it was trained, in words."""
         config, last = self.config, self.history[-1] if self.history else None
         count = sum(np.size(array) for array in tf.nest.flatten(self.params))
-        plural = "meshes" if config.meshes else ""
-        layers = counted(config.layers, config.layer_name, plural)
+        layers = counted(config.layers, config.layer_name)
         facts = {
             "network": f"{config.network}: {layers}, {counted(self.units, 'input')}",
             "task": f"{self.task.outputs} outputs ({self.task.name})",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meshes.files import write_whole
+from meshes.validation import plural
 from photonic_ffzero.model import EpochRecord
 
 if TYPE_CHECKING:
@@ -263,13 +264,9 @@ def _by_layer(histories: Sequence[Sequence[EpochRecord]], layer: str) -> Iterato
         runs = [[record for record in history if record.mesh == mesh] for history in histories]
         epochs = min(map(len, runs))
         several = "-" in mesh  # those of a global loss are trained at once
-        name = f"{_plural(layer)} {mesh}" if several else f"{layer} {mesh}"
+        name = f"{plural(layer)} {mesh}" if several else f"{layer} {mesh}"
         yield name, start + np.arange(1, epochs + 1), [run[:epochs] for run in runs]
         start += epochs
-
-
-def _plural(layer: str) -> str:
-    return "meshes" if layer == "mesh" else f"{layer}s"
 
 
 _FEW = 6  # curves that a legend can name

@@ -6,7 +6,7 @@ a field says in `setting`, so that a new setting is one field and the code that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -148,7 +148,7 @@ class Setting:
         applies: The runs that have such a setting; in all others it is None.
         default: The default of all recipes; None if the setting may stay unset, `VARIES` if
             recipes decide.
-        shown: The default in words, if its value does not say enough.
+        default_in_words: The default, if its value does not say enough.
         also: What other programs call it, to suggest its name to who tries those.
     """
 
@@ -159,7 +159,7 @@ class Setting:
     unit: str = ""
     applies: Conditions = field(default_factory=dict)
     default: Any = VARIES
-    shown: str = ""
+    default_in_words: str = ""
     also: tuple[str, ...] = ()
 
     @property
@@ -170,10 +170,12 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default as help and tables show it."""
-        if self.shown:
-            return self.shown
+        if self.default_in_words:
+            return self.default_in_words
         if self.default is VARIES:
             return "recipe's"
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
         words = {"": "none", "None": "none", "False": "no"}
         return words.get(str(self.default), str(self.default))
 
@@ -256,7 +258,7 @@ def check_scope(instance: Any, facts: Mapping[str, Any], run: str) -> None:
             raise ValueError(f"{name} must be set for {run}")
 
 
-def markdown_table(*classes: type) -> str:
+def settings_table(*classes: type) -> str:
     """The settings of dataclasses as a Markdown table: name, meaning, values and default."""
     rows = [("setting", "meaning", "values (default)"), ("---",) * 3]
     for cls in classes:
@@ -266,5 +268,10 @@ def markdown_table(*classes: type) -> str:
             values += f", {entry.unit}" if entry.unit else ""
             values += f" ({entry.default_text})"
             rows.append((f"`{name}`", entry.help + scope, values))
+    return markdown_table(rows)
+
+
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of texts as lines of a Markdown table."""
     cells = ([cell.replace("|", r"\|") for cell in row] for row in rows)
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)

@@ -20,7 +20,7 @@ import numpy as np
 
 from meshes import ChipEstimate
 from meshes._tensorflow import tf
-from meshes.files import Archive, DataError, open_npz, reading, write_whole
+from meshes.files import Archive, DataError, open_npz, reading, write_bytes, write_whole
 from meshes.validation import integer, number, quoted
 from photonic_ffzero.config import Config, device_name, read_config
 from photonic_ffzero.data.checks import to_single
@@ -42,7 +42,7 @@ PathLike = str | os.PathLike[str]
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file; a number that is not finite is a `ValueError`, not a NaN."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
@@ -54,7 +54,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     writer = csv.DictWriter(text, columns or list(dict.fromkeys(chain.from_iterable(rows))))
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_bytes(path, text.getvalue().encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from meshes import Phases, RectangularMesh
 from meshes._tensorflow import tf
-from meshes.engines import native, threads
+from meshes.engines import native
 from meshes.engines.reference import fields_by_column
 
 pytestmark = pytest.mark.compiled
@@ -186,15 +186,14 @@ class TestIndependence:
         splitter_error, loss = request.param
         mesh = RectangularMesh(33, 40, splitter_error, insertion_loss_db=loss)
         phases = stacked_phases(mesh, 5)
-        yield mesh, phases, random_fields(1, 150, 33), random_fields(5, 150, 33)
-        threads.set_threads(None)
+        return mesh, phases, random_fields(1, 150, 33), random_fields(5, 150, 33)
 
     def test_of_the_number_of_threads(self, case, monkeypatch):
         monkeypatch.setattr(native, "_SMALL_WORK", 0)  # wake threads for it
-        threads.set_threads(1)
+        monkeypatch.setattr(native, "threads", lambda: 1)
         alone = outputs_and_gradients(*case, NATIVE)
         for count in (2, 5):
-            threads.set_threads(count)
+            monkeypatch.setattr(native, "threads", partial(int, count))
             assert_equal(outputs_and_gradients(*case, NATIVE), alone)
 
     def test_of_the_chunks_of_sets(self, case, monkeypatch):

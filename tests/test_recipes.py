@@ -13,7 +13,7 @@ from photonic_ffzero.config import Config, facts
 from photonic_ffzero.networks import NETWORKS
 from photonic_ffzero.recipes import COMMON, METHODS, RECIPES, recipe_inputs
 from photonic_ffzero.runs.plan import plan_for
-from photonic_ffzero.settings import markdown_table, settings_of
+from photonic_ffzero.settings import settings_of, settings_table
 
 SETTINGS = settings_of(Config)
 
@@ -388,12 +388,21 @@ def test_signatures_list_every_setting_with_its_type(function):
 
 
 def test_every_setting_is_in_the_table_and_on_the_command_line():
-    table, flags = markdown_table(Config), build_parser().flags
+    table, flags = settings_table(Config), build_parser().flags
     assert len(table.splitlines()) == 2 + len(SETTINGS)
     for name, entry in SETTINGS.items():
         (row,) = (line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
         assert all(option in row for option in entry.kind.options)
         assert f"--{name.replace('_', '-')}" in flags
+
+
+@pytest.mark.parametrize(("recipe", "method", "network"), product(RECIPES, METHODS, NETWORKS))
+def test_defaults_in_words_have_the_values_of_the_recipes(recipe, method, network):
+    config = configure(recipe, method, network=network)
+    for name, entry in SETTINGS.items():
+        value = getattr(config, name)
+        if entry.default_in_words and value is not None:
+            assert str(value) in entry.default_in_words, name
 
 
 def test_a_device_takes_over_what_it_decides():

@@ -92,7 +92,7 @@ def test_choice_passes_an_option_and_lists_them_otherwise(wrong):
 
 def test_counts_of_one_are_singular():
     assert [counted(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
-    assert [counted(n, "patch", "patches") for n in (1, 2)] == ["1 patch", "2 patches"]
+    assert [counted(n, "patch") for n in (1, 2)] == ["1 patch", "2 patches"]
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,10 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from meshes.validation import integer
-
-_chosen: int | None = None
-
 
 def threads() -> int:
-    """The number of threads that native kernels run on; unless set, the cores of this process."""
-    if _chosen is not None:
-        return _chosen
+    """The number of threads that native kernels run on: the cores of this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def set_threads(count: int | None) -> None:
-    """Run native kernels on ``count`` threads, or one per core if None; results stay the same."""
-    global _chosen
-    _chosen = None if count is None else integer("count", count, minimum=1)
 
 
 def run_on_threads(work: Callable[[], None], count: int) -> None:

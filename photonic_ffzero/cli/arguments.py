@@ -13,11 +13,14 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
+from meshes import NONLINEARITIES
 from meshes._tensorflow import set_up_command
 from meshes.validation import closest, one_line, quoted
 from photonic_ffzero.command import INSTALLED, installed_as
+from photonic_ffzero.config import SIMULATED
 from photonic_ffzero.data.published import DATA_VARIABLE
 from photonic_ffzero.devices.session import TOKEN_VARIABLE
+from photonic_ffzero.elements import NONLINEARITY
 from photonic_ffzero.runs.names import LAST, run_with
 from photonic_ffzero.settings import MOST, SWITCH, TEXT, ValueKind, settings_of, synonyms_of, whole
 
@@ -210,6 +213,20 @@ def add_data_dir(group: Any) -> None:
         help="folder that holds mnist/, fashion-mnist/, cifar-10-batches-bin/ (default: "
         f"{DATA_VARIABLE}, then Keras's folder, then a download)",
     )
+
+
+def add_device(group: Any) -> None:
+    """Add the flags that name a device, and say what a simulated one is like."""
+    add = group.add_argument
+    device = f"{SIMULATED}:key=value,..., tcp://host:port or module:factory (default: {SIMULATED})"
+    add("--device", metavar="NAME", default=SIMULATED, help=device)
+    add("--units", type=count(2), default=64, metavar="N", help="ports of a simulated device (64)")
+    add("--meshes", type=count(1), default=2, metavar="N", help="its meshes (default: 2)")
+    add("--columns", type=count(1), metavar="L", help="columns of a mesh (default: N ports)")
+    between = f"after its meshes but the last: {', '.join(NONLINEARITIES)} (default: electro-optic)"
+    add("--nonlinearity", **(takes_several(NONLINEARITY) | {"metavar": "NAME"}), help=between)
+    add("--chip", type=count(0), metavar="N", help="its seed: which chip was made (default: 0)")
+    add_token_file(group)
 
 
 def add_token_file(group: Any) -> None:

@@ -18,17 +18,15 @@ from meshes.validation import printable
 from photonic_ffzero.cli.arguments import (
     PATH,
     LineParser,
-    add_token_file,
+    add_device,
     as_flag,
     count,
     reader,
-    takes_several,
 )
 from photonic_ffzero.command import command, say
-from photonic_ffzero.config import SIMULATED, Config, configure
+from photonic_ffzero.config import Config, configure
 from photonic_ffzero.devices.device import Device, DeviceError, identity_of
 from photonic_ffzero.devices.simulated import SimulatedChip
-from photonic_ffzero.elements import NONLINEARITY
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.plots import save_figure
 from photonic_ffzero.runs.claim import claim_new, claim_unique
@@ -173,14 +171,7 @@ def build_parser() -> LineParser:
     """The parser of the command."""
     parser = LineParser("calibrate.py", "calibrate", description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
-    device = f"{SIMULATED}:key=value,..., tcp://host:port or module:factory (default: {SIMULATED})"
-    add("--device", metavar="NAME", default=SIMULATED, help=device)
-    add("--units", type=count(2), default=64, metavar="N", help="ports of a simulated device (64)")
-    add("--meshes", type=count(1), default=2, metavar="N", help="its meshes (default: 2)")
-    add("--columns", type=count(1), metavar="L", help="columns of a mesh (default: N ports)")
-    add("--nonlinearity", **takes_several(NONLINEARITY), help="between its meshes (electro-optic)")
-    add("--chip", type=count(0), metavar="N", help="its seed: which chip was made (default: 0)")
-    add_token_file(parser)
+    add_device(parser)
     assumed = "what the host takes the {} of the device for (default: {})"
     add(
         "--twin-nonlinearity",

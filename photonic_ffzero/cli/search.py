@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from meshes.files import write_whole
+from meshes.files import write_bytes
 from meshes.validation import counted, one_line, printable
 from photonic_ffzero.cli.arguments import (
     LineParser,
@@ -270,7 +270,7 @@ def write_results(study: Study) -> str:
     rows, folder = [*study.rows()], study.folder
     write_csv(folder / "trials.csv", rows)
     table = _table(study, rows)
-    write_whole(folder / "table.txt", lambda file: file.write(table.encode()))
+    write_bytes(folder / "table.txt", table.encode())
     if study.done():
         write_json(folder / "config.json", study.best_settings())
         title = f"search of {', '.join(read_space(study.search.space))}: {study.state()}"

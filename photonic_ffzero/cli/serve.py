@@ -6,14 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from meshes import NONLINEARITIES
-from photonic_ffzero.cli.arguments import LineParser, add_token_file, as_flag, count, takes_several
+from photonic_ffzero.cli.arguments import LineParser, add_device, as_flag, count
 from photonic_ffzero.command import command
-from photonic_ffzero.config import SIMULATED, configure
+from photonic_ffzero.config import configure
 from photonic_ffzero.devices import DeviceServer
 from photonic_ffzero.devices.server import Limits
 from photonic_ffzero.devices.session import read_secret
-from photonic_ffzero.elements import NONLINEARITY
 from photonic_ffzero.networks import open_device
 
 
@@ -60,20 +58,12 @@ def build_parser() -> LineParser:
         "tcp://host:port, the address that is printed, and see intensities and nothing else. "
         "Nothing is encrypted. Other machines are let in only if they share a secret.",
     )
-    device = f"{SIMULATED}:key=value,... with imperfections, or module:factory (default: simulated)"
-    nonlinearity = f"after its meshes: {', '.join(NONLINEARITIES)} (default: electro-optic)"
+    add_device(parser)
     add = parser.add_argument
-    add("--device", metavar="NAME", default=SIMULATED, help=device)
-    add("--units", type=count(2), default=64, metavar="N", help="ports of a simulated device (64)")
-    add("--meshes", type=count(1), default=2, metavar="N", help="its meshes (default: 2)")
-    add("--columns", type=count(1), metavar="N", help="columns of a mesh (default: N ports)")
-    add("--nonlinearity", **(takes_several(NONLINEARITY) | {"metavar": "NAME"}), help=nonlinearity)
-    add("--chip", type=count(0), metavar="N", help="its seed: which chip was made (default: 0)")
     add("--host", default="127.0.0.1", help="name or number to listen at (default: 127.0.0.1)")
     add("--port", type=count(0, 65535), default=0, metavar="N", help="port (default: any free one)")
     places = "clients at a time; the one that is idle longest makes room (default: 8)"
     add("--max-clients", type=count(1), default=Limits.clients, metavar="N", help=places)
-    add_token_file(parser)
     return parser
 
 

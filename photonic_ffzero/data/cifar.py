@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from meshes.files import MAX_BYTES, DataError, read_file, read_up_to, write_whole
+from meshes.files import MAX_BYTES, DataError, read_file, read_up_to, write_bytes
 from photonic_ffzero.data.published import (
     DownloadError,
     Source,
@@ -118,7 +118,7 @@ def _unpack(packed: tarfile.TarFile, file: str, folder: Path) -> None:
     if member is None:
         raise DataError(f"{_ARCHIVE}: must hold {_FOLDER}/{file} as a file")
     content = read_up_to(member, _RECORDS * _RECORD + 1)
-    write_whole(folder / file, lambda new: new.write(content))
+    write_bytes(folder / file, content)
 
 
 def _save(url: str, output_file: str, pooch: object) -> None:

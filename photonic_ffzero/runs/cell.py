@@ -19,12 +19,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
 
-from meshes.files import write_whole
+from meshes.files import write_bytes
 from photonic_ffzero.cores import thread_limits
 
 FILES = (
@@ -207,11 +205,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name in FILES:
         content = files.get(name)
         if isinstance(content, bytes):
-            write_whole(folder / name, partial(_write, content))
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
+            write_bytes(folder / name, content)
 
 
 def without_links(path: str, flags: int) -> int:

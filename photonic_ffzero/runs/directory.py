@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meshes.files import read_text, write_whole
+from meshes.files import read_text, write_bytes, write_whole
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification
@@ -99,7 +99,7 @@ class RunDirectory(Observer):
         columns = _COLUMNS if model.known else [c for c in _COLUMNS if not c.startswith("twin_")]
         table = self._table([asdict(record) for record in model.history], columns=columns)
         text = table.to_csv(index=False, float_format="%.6g", lineterminator="\r\n")
-        write_whole(self.path / "history.csv", lambda file: file.write(text.encode()))
+        write_bytes(self.path / "history.csv", text.encode())
         save_checkpoint(model, position, self.checkpoint, self._run)
         if model.snapshots is not None and not position.losses:
             kept: dict[str, Any] = model.snapshots.arrays()

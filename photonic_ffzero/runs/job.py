@@ -426,7 +426,7 @@ def _network_line(config: Config, inputs: int) -> str:
     if config.network == "mlp":
         return f"MLP of {layers}, {counted(inputs, 'input')}, width {config.width}"
     if config.network == "mixer":
-        shape = f"{config.patches} x {counted(config.patches, 'patch', 'patches')}, {channels}"
+        shape = f"{config.patches} x {counted(config.patches, 'patch')}, {channels}"
         blocks = counted(config.depth, "block")
         return f"mixer of {blocks}, {shape}, {counted(config.groups, 'group')}"
     return f"CNN of {layers}, {counted(inputs, 'pixel')}, {channels}"

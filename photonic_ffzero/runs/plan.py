@@ -84,7 +84,7 @@ _rate = partial(
     group="time and energy",
     applies={"network": "photonic"},
     default=None,
-    shown="unknown",
+    default_in_words="unknown",
 )
 
 
@@ -106,7 +106,7 @@ class Plan:
         "make a folder's images P x P pixels by averaging over areas",
         metavar="P",
         default=None,
-        shown=str(IMAGE_SIZE),
+        default_in_words=str(IMAGE_SIZE),
     )
     encoding: str = _data(
         _ENCODING,
@@ -119,7 +119,7 @@ class Plan:
         "port each; of colours three times as many",
         metavar="S",
         default=None,
-        shown="8 (64 bins); recipe wide: 28; digital: all",
+        default_in_words="8 (64 bins); recipe wide: 28; digital: all",
         also=("pixels", "ports", "units"),
     )
     normalisation: str | None = _data(
@@ -127,20 +127,20 @@ class Plan:
         "each image's brightest port to 1, or each colour to mean 0 and deviation 1 over the "
         "training images",
         default=None,
-        shown="peak; mixer: standard",
+        default_in_words="peak; mixer: standard",
     )
     validation: int | None = _data(
         whole(0),
         "training images held out",
         default=None,
-        shown="a tenth, at most 5000",
+        default_in_words="a tenth, at most 5000",
         also=("val", "validation_split", "held_out"),
     )
     limit: int | None = _data(
         whole(1),
         "train on the first N images",
         default=None,
-        shown="all",
+        default_in_words="all",
         also=("subset", "num_train", "max_samples"),
     )
     seeds: int = setting(
@@ -155,7 +155,7 @@ class Plan:
         "what tells at the end how good the network is: test images, or, to choose settings by, "
         "held-out images, which leaves the test images alone",
         default=None,
-        shown=TEST,
+        default_in_words=TEST,
     )
     start_from: str | None = setting(
         _TRAINED,
@@ -172,7 +172,7 @@ class Plan:
         "learning",
         applies={"network": "photonic"},
         default=None,
-        shown="none",
+        default_in_words="none",
     )
     chip_estimate: str | None = setting(
         replace(_FILE, rule="an existing .npz or .csv file", metavar="FILE"),
@@ -181,17 +181,17 @@ class Plan:
         "learning",
         applies={"estimator": "twin"},
         default=None,
-        shown="nothing is known",
+        default_in_words="nothing is known",
     )
     unit_power: float | None = _light(
         "watts of one unit of |E|^2, which the brightest port of an image has",
         applies={"network": "photonic", "device": ("none", SIMULATED)},
-        shown=f"{UNIT_POWER:g}",
+        default_in_words=f"{UNIT_POWER:g}",
     )
     detector_floor: float | None = _light(
         "watts a port that detectors need; warn where they see less",
         applies={"network": "photonic", "device": "none"},
-        shown="unknown",
+        default_in_words="unknown",
     )
     symbol_rate: float | None = _rate(
         POSITIVE, "samples a second through a mesh", metavar="HZ", unit="Hz"

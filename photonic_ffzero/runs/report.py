@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meshes.files import write_whole
+from meshes.files import write_bytes
 from photonic_ffzero.runs.grid import Grid, GridDirectory, Outcome
 from photonic_ffzero.runs.summary import footnotes, runs_table, summary_texts
 
@@ -26,7 +26,7 @@ def write_report(
 
     environment = Environment(loader=PackageLoader("photonic_ffzero.runs", ""), autoescape=True)
     page = environment.get_template("report.html.j2").render(sections=sections, title=title)
-    write_whole(path, lambda file: file.write(f"{page}\n".encode()))
+    write_bytes(path, f"{page}\n".encode())
 
 
 def grid_section(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from meshes.files import write_whole
+from meshes.files import write_bytes
 from meshes.validation import counted, one_line
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs.grid import Grid, GridDirectory, Label, Outcome, label_text
@@ -29,7 +29,7 @@ def write_results(directory: GridDirectory) -> str:
     runs = runs_table(grid, outcomes)
     table = markdown(grid, runs) + "".join(f"\n{note}\n" for note in footnotes(outcomes))
     write_csv(directory.path / "results.csv", [_csv_row(outcome) for outcome in outcomes])
-    write_whole(directory.path / "table.txt", lambda file: file.write(table.encode()))
+    write_bytes(directory.path / "table.txt", table.encode())
     panels = _panels(grid, runs)
 
     def draw(*axes: Axes) -> None:
