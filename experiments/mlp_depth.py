@@ -5,7 +5,8 @@ derivatives (dd) one global loss (bp) perturbs all layers at once, a local one (
 layer alone, which is what the paper's figure 4 is about: does accuracy survive depth?
 Preset deep is that question alone: ff-dd and bp-dd, 2 to 10 layers of width 100, MNIST.
 Preset script asks it with the settings of the published script: one direction a step, 100
-epochs, no scaling and no nonlinearity between the layers.
+epochs, no scaling and no nonlinearity between the layers. Preset collapse tells why bp-dd fails
+there: it has those settings with and without the scaling, each with a lower rate, too.
 """
 
 import sys
@@ -14,17 +15,14 @@ from functools import partial
 from photonic_ffzero import METHODS
 from photonic_ffzero.cli.experiment import run_experiment, sweep
 
-depths = partial(
-    sweep,
-    recipe="digital",
-    figure={
-        "x": "depth",
-        "curves": ("method", "width"),
-        "panels": "dataset",
-        "x_label": "layers",
-        "title": "MLPs over depth",
-    },
-)
+FIGURE = {
+    "x": "depth",
+    "curves": ("method", "width"),
+    "panels": "dataset",
+    "x_label": "layers",
+    "title": "MLPs over depth",
+}
+depths = partial(sweep, recipe="digital", figure=FIGURE)
 # A quarter of the recipe's directions, with rates for that; one cosine a layer, as in the paper.
 EIGHT_DIRECTIONS = {
     "ff-dd": {
@@ -35,6 +33,7 @@ EIGHT_DIRECTIONS = {
     },
     "bp-dd": {"directions": 8, "learning_rate": 0.01},
 }
+SCRIPT = {"epochs": 100, "nonlinearity": "identity"}
 PRESETS = {
     "small": partial(  # higher rates than the recipe's, which are too low for so few steps
         depths,
@@ -64,11 +63,21 @@ PRESETS = {
             "method": METHODS,
         },
         seeds=2,
-        epochs=100,
         scaling="none",
-        nonlinearity="identity",
         learning_rate=1e-3,
         by_method={"ff-dd": {"directions": 1}, "bp-dd": {"directions": 1}},
+        **SCRIPT,
+    ),
+    "collapse": partial(
+        depths,
+        axes={"depth": (2, 6, 10), "scaling": ("none", "unit"), "learning_rate": (1e-3, 1e-4)},
+        figure=FIGURE | {"curves": ("scaling", "learning_rate"), "panels": None},
+        dataset="mnist",
+        seeds=2,
+        method="bp-dd",
+        width=100,
+        directions=1,
+        **SCRIPT,
     ),
     "medium": partial(
         depths,
@@ -79,6 +88,7 @@ PRESETS = {
             "method": METHODS,
         },
         seeds=2,
+        epochs=10,
         by_method=EIGHT_DIRECTIONS,
     ),
     "paper": partial(
