@@ -4,9 +4,9 @@ Train multilayer perceptrons of growing depth with the four methods. With direct
 derivatives (dd) one global loss (bp) perturbs all layers at once, a local one (ff) each
 layer alone, which is what the paper's figure 4 is about: does accuracy survive depth?
 Preset deep is that question alone: ff-dd and bp-dd, 2 to 10 layers of width 100, MNIST.
-Preset script asks it with the settings of the published script: one direction a step, 100
-epochs, no scaling and no nonlinearity between the layers. Preset collapse tells why bp-dd fails
-there: it has those settings with and without the scaling, each with a lower rate, too.
+Preset script asks it with the settings of the published script: the paper's recipe, PyTorch's
+first weights, no scaling and no nonlinearity between the layers. Preset collapse asks why bp-dd
+fails there: it has those settings, and the scaling or the first weights that are usual here.
 """
 
 import sys
@@ -33,7 +33,7 @@ EIGHT_DIRECTIONS = {
     },
     "bp-dd": {"directions": 8, "learning_rate": 0.01},
 }
-SCRIPT = {"epochs": 100, "nonlinearity": "identity"}
+SCRIPT = {"recipe": "paper", "network": "mlp", "batch_size": 256, "nonlinearity": "identity"}
 PRESETS = {
     "small": partial(  # higher rates than the recipe's, which are too low for so few steps
         depths,
@@ -64,19 +64,21 @@ PRESETS = {
         },
         seeds=2,
         scaling="none",
-        learning_rate=1e-3,
-        by_method={"ff-dd": {"directions": 1}, "bp-dd": {"directions": 1}},
+        initialization="uniform",
         **SCRIPT,
     ),
     "collapse": partial(
         depths,
-        axes={"depth": (2, 6, 10), "scaling": ("none", "unit"), "learning_rate": (1e-3, 1e-4)},
-        figure=FIGURE | {"curves": ("scaling", "learning_rate"), "panels": None},
+        axes={
+            "depth": (2, 6, 10),
+            "scaling": ("none", "unit"),
+            "initialization": ("uniform", "he"),
+        },
+        figure=FIGURE | {"curves": ("scaling", "initialization"), "panels": None},
         dataset="mnist",
         seeds=2,
         method="bp-dd",
         width=100,
-        directions=1,
         **SCRIPT,
     ),
     "medium": partial(

@@ -31,7 +31,7 @@ from photonic_ffzero.elements import (
 from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
 from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS, SHARD, renewal_of
 from photonic_ffzero.layers.activations import ACTIVATIONS
-from photonic_ffzero.layers.dense import SCALINGS
+from photonic_ffzero.layers.dense import INITIALIZATIONS, SCALINGS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.recipes import COMMON, DD, FF, METHODS, RECIPES
 from photonic_ffzero.settings import (
@@ -194,6 +194,14 @@ class Config:
         applies={"network": "mlp"},
         default="unit",
         also=("layer_norm", "rescale"),
+    )
+    initialization: str | None = _network(
+        one_of(INITIALIZATIONS),
+        "first weights of an MLP: normal of variance 2 / inputs, or, with the biases, uniform "
+        "within 1 / sqrt(inputs) of 0, as in PyTorch",
+        applies={"network": "mlp"},
+        default="he",
+        also=("init", "initializer", "kernel_initializer"),
     )
     channels: int | None = _network(
         whole(1),

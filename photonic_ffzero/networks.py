@@ -97,9 +97,12 @@ def mlp(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
 
 
 def _dense(config: Config, index: int, inputs: int, outputs: int, groups: int) -> Blueprint:
-    size, scaling = outputs // groups, config.scaling or "unit"
+    size, own = outputs // groups, ("scaling", "initialization")
     shapes = DenseParams((groups, inputs, size), (groups, size))
-    build = partial(Dense, inputs, outputs, config.nonlinearity_after(index), groups, scaling)
+    chosen = {name: value for name in own if (value := getattr(config, name)) is not None}
+    build = partial(
+        Dense, inputs, outputs, config.nonlinearity_after(index), groups=groups, **chosen
+    )
     return Blueprint(Dense.name, shapes, build)
 
 

@@ -203,20 +203,20 @@ def defaults_of(cls: type) -> dict[str, Any]:
 
 
 def completed(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's content, with None for the settings that did not exist when it was written.
+    """A file's content, with what the settings did that did not exist when it was written.
 
-    Only an optional setting, or one that does not apply to the file's run, may be missing. Lists
-    of values become what the command line takes today.
+    That is their default, or None in a run to which they do not apply. A setting that recipes
+    decide may not be missing. Lists of values become what the command line takes today.
     """
     known = settings_of(cls)
     absent = {
-        name
+        name: entry.default if applies else None
         for name, entry in known.items()
-        if entry.default is None or not matches(entry.applies, content)
+        if not (applies := matches(entry.applies, content)) or entry.default is not VARIES
     }
     lists = {n: v for n, v in content.items() if n in known and known[n].kind.lists}
     tidied = {name: _tidied(value) for name, value in lists.items() if isinstance(value, str)}
-    return dict.fromkeys(absent) | dict(content) | tidied
+    return absent | dict(content) | tidied
 
 
 def _tidied(text: str) -> str:

@@ -214,7 +214,10 @@ SHOWN = [
     ({"network": "mlp"}, {"task": "regression", "perturb": "activations", "norm_size": 2}),
     ({"network": "mlp"}, {"depth": 3, "width": 7, "groups": 2, "nonlinearity": "tanh"}),
     ({"network": "cnn"}, {"channels": 3, "kernel_size": 3, "colour": "rgb"}),
-    ({"network": "mlp"}, {"order": "together", "weight_decay": 0.1, "scaling": "none"}),
+    (
+        {"network": "mlp"},
+        {"order": "together", "weight_decay": 0.1, "scaling": "none", "initialization": "uniform"},
+    ),
     ({"network": "mixer"}, {"patches": 1, "head": "prototypes"}),
     ({"network": "mixer", "perturb": "activations"}, {"losses": "block"}),
     ({"nonlinearity": "electro-optic"}, {"train_nonlinearity": True}),

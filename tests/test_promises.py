@@ -82,6 +82,14 @@ def test_former_specifications_are_read_from_files_alone(name):
     assert completed(Config, written) == written
 
 
+@pytest.mark.parametrize("network", ["mlp", "cnn", "mixer"])
+def test_files_from_before_a_setting_existed_mean_what_was_done_then(network):
+    written = configure("digital", network=network).as_json()
+    for name in ("scaling", "initialization", "weight_decay", "order", "colour"):
+        older = {other: value for other, value in written.items() if other != name}
+        assert getattr(read_config(older), name) == written[name]
+
+
 @pytest.mark.parametrize(
     ("device", "today"),
     [("simulated:", "simulated"), ("os:getcwd", "os:getcwd"), ("tcp://a:1?retries=0",) * 2],

@@ -67,7 +67,13 @@ ALL = {"task": "classification", "groups": 1, "seed": 0}
 CHIP = {"train_nonlinearity": False, "amplifier": "", "imperfections": "", "reads": 1}
 NETWORK = {
     "photonic": CHIP | {"meshes": 2, "nonlinearity": "electro-optic", "engine": "auto"},
-    "mlp": {"depth": 4, "width": 100, "scaling": "unit", "nonlinearity": "gelu"},
+    "mlp": {
+        "depth": 4,
+        "width": 100,
+        "scaling": "unit",
+        "initialization": "he",
+        "nonlinearity": "gelu",
+    },
     "cnn": {"depth": 3, "channels": 16, "kernel_size": 6, "nonlinearity": "gelu"},
 }
 for name in ("mlp", "cnn"):

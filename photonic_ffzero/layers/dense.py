@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +15,7 @@ from photonic_ffzero.layers.activations import Activation
 from photonic_ffzero.layers.base import Layer, merge_last_axes, normal_weights
 
 SCALINGS = ("unit", "none")
+INITIALIZATIONS = ("he", "uniform")
 
 
 class DenseParams(NamedTuple):
@@ -39,6 +41,7 @@ class Dense(Layer):
         activation: f.
         groups: Groups of outputs G, each with its own prototypes.
         scaling: ``"unit"`` or ``"none"``.
+        initialization: ``"he"`` or ``"uniform"``, see `init`.
     """
 
     inputs: int
@@ -46,6 +49,7 @@ class Dense(Layer):
     activation: Activation | Nonlinearity
     groups: int = 1
     scaling: str = "unit"
+    initialization: str = "he"
     name: ClassVar[str] = "dense"
     linear: ClassVar[bool] = True
 
@@ -71,8 +75,16 @@ class Dense(Layer):
         )
 
     def init(self, rng: np.random.Generator) -> DenseParams:
-        """Draw normal weights of variance 2 / inputs; no bias (He et al., arXiv 1502.01852)."""
+        """Draw normal weights of variance 2 / inputs; no bias (He et al., arXiv 1502.01852).
+
+        ``"uniform"``: weights and biases between -1 / sqrt(inputs) and 1 / sqrt(inputs), which is
+        what PyTorch's layers start from, and with them the published script.
+        """
         kernel, bias = self.trainable
+        if self.initialization == "uniform":
+            most = 1 / math.sqrt(self.inputs)
+            drawn = (rng.uniform(-most, most, part.shape) for part in (kernel, bias))
+            return DenseParams(*(values.astype(np.float32) for values in drawn))
         weights = normal_weights(rng, kernel.shape, 2 / self.inputs)
         return DenseParams(weights, np.zeros(bias.shape, np.float32))
 
