@@ -33,7 +33,14 @@ EIGHT_DIRECTIONS = {
     },
     "bp-dd": {"directions": 8, "learning_rate": 0.01},
 }
-SCRIPT = {"recipe": "paper", "network": "mlp", "batch_size": 256, "nonlinearity": "identity"}
+SCRIPT = {
+    "recipe": "paper",
+    "network": "mlp",
+    "encoding": "crop",
+    "size": 28,  # all pixels
+    "batch_size": 256,
+    "nonlinearity": "identity",
+}
 PRESETS = {
     "small": partial(  # higher rates than the recipe's, which are too low for so few steps
         depths,
