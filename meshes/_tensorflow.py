@@ -143,8 +143,11 @@ def tensor_of(array: Any) -> Any:
     return tf.identity(graph(lambda: tf.numpy_function(once.pop, [], dtype), xla=False)())
 
 
-def from_python(function: Callable[..., Any], arguments: Any, dtype: Any) -> Any:
-    """Call a function of arrays with tensors, also inside a graph, and every time."""
+def from_python(name: str, function: Callable[..., Any], arguments: Any, dtype: Any) -> Any:
+    """Call a function of arrays with tensors, also inside a graph, and every time.
+
+    Its errors reach the caller as they are, see `graph`; TensorFlow's own call it ``name``.
+    """
     if tf.executing_eagerly():
         return tf.convert_to_tensor(function(*(x.numpy() for x in arguments)), dtype)
     kept_errors = _kept_errors.get()
@@ -157,7 +160,7 @@ def from_python(function: Callable[..., Any], arguments: Any, dtype: Any) -> Any
                 kept_errors.append(error)
             raise
 
-    return in_this_process("a device", keeping_errors, arguments, dtype, stateful=True)
+    return in_this_process(name, keeping_errors, arguments, dtype, stateful=True)
 
 
 # Programs that trace a graph in order to write it to a file.

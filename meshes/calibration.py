@@ -267,7 +267,10 @@ class MeasuredCurve(Curve):
         # The two measured points around each phase bracket its voltage.
         right = np.clip(np.searchsorted(self.phases, phase), 1, len(voltages) - 1)
         bracket = (voltages[right - 1], voltages[right])
-        return find_root(lambda v, target: curve(v) - target, bracket, args=(phase,)).x
+        # The curve may be rounded to either side of a measured point, where no sign then changes.
+        ends = curve(bracket[0]), curve(bracket[1])
+        target = np.clip(phase, *ends)
+        return find_root(lambda v, target: curve(v) - target, bracket, args=(target,)).x
 
 
 def _increasing(name: str, values: Any, limit: float) -> np.ndarray:

@@ -200,16 +200,22 @@ def _programmed(
     lit, unreachable = _corrected(mesh, ideal)
     without_offsets = (w - offset for w, offset in zip(lit, chip.offsets, strict=True))
     phases = Phases(*(np.where(s, 0.0, w) for s, w in zip(still, without_offsets, strict=True)))
+    free = frozen is None or not any(np.any(mask) for mask in frozen)
+    if not free:  # a turn of theta cannot move to other shifters, but is no solution
+        phases = Phases(*map(wrapped, phases))
     if _mismatch(target, chip, phases).largest > _EXACT:
-        fitted = _fitted(target, chip, phases, still)
+        fitted = _fitted(target, chip, phases, still, most_theta=None if free else _TURN)
         phases = min(phases, fitted, key=lambda w: _mismatch(target, chip, w).rms)
-    if frozen is None:
+    if free:
         phases = within_a_turn(mesh, phases)
+    else:
+        phases = phases._replace(phi=wrapped(phases.phi), gamma=wrapped(phases.gamma))
     places = tuple((int(column), int(index)) for column, index in np.argwhere(unreachable))
     return mesh, phases, replace(_mismatch(target, chip, phases), unreachable=places)
 
 
 _EXACT = 1e-9  # an error that only rounding explains
+_TURN = float(np.nextafter(2 * np.pi, 0))  # the largest phase below a whole turn
 
 
 def _mismatch(target: np.ndarray, chip: MeshEstimate, phases: Phases) -> Mismatch:
@@ -255,8 +261,18 @@ def _interferometer(theta: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarr
     return np.stack([leak + bar, cross + skew, cross - skew, leak - bar])
 
 
-def _fitted(target: np.ndarray, chip: MeshEstimate, phases: Phases, still: Phases) -> Phases:
-    """Move all phases but the still ones to the least squared error, by the mesh's adjoint."""
+def _fitted(
+    target: np.ndarray,
+    chip: MeshEstimate,
+    phases: Phases,
+    still: Phases,
+    most_theta: float | None,
+) -> Phases:
+    """Move all phases but the still ones to the least squared error, by the mesh's adjoint.
+
+    With ``most_theta`` theta stays between 0 and there: a turn would negate both ports, which no
+    other shifter may be able to undo where some stand still.
+    """
     from scipy.optimize import minimize
 
     mesh, start = chip.mesh, np.concatenate([w.ravel() for w in phases])
@@ -283,7 +299,11 @@ def _fitted(target: np.ndarray, chip: MeshEstimate, phases: Phases, still: Phase
         return float(np.sum(np.abs(error) ** 2)), flat[moving].astype(np.float64)
 
     options = {"maxiter": 500, "maxfun": 1000, "ftol": 1e-12, "gtol": 1e-7, "maxcor": 20}
-    fit = minimize(squared_error, start[moving], jac=True, method="L-BFGS-B", options=options)
+    of_theta = (None if most_theta is None else 0.0, most_theta)
+    bounds = [of_theta if index < phases.theta.size else (None, None) for index in moving]
+    fit = minimize(
+        squared_error, start[moving], jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    )
     return as_phases(fit.x)
 
 

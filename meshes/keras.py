@@ -21,8 +21,7 @@ is `ComplexMSE`. Import this module before ``keras.models.load_model``. ::
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,7 +29,13 @@ import numpy as np
 from meshes._tensorflow import tf
 from meshes.measured import Table
 from meshes.mesh import Phases, RectangularMesh
-from meshes.nonlinearities import NONLINEARITIES, BlackBox, Nonlinearity
+from meshes.nonlinearities import (
+    NONLINEARITIES,
+    BlackBox,
+    Nonlinearity,
+    quadratures,
+    spec_of_element,
+)
 from meshes.propagation import resolve_engine
 from meshes.validation import from_spec
 
@@ -155,16 +160,14 @@ def _as_json(element: Nonlinearity) -> str | dict[str, Any]:
     """What `NonlinearityLayer` makes the same element of."""
     if isinstance(element, Table):
         return element.as_json()
-    names = [name for name, cls in NONLINEARITIES.items() if type(element) is cls]
-    if not names:
+    spec = spec_of_element(element, NONLINEARITIES)
+    if spec is None:
         what = getattr(element, "function", element)
         raise ValueError(
             f"nonlinearity must be one of {', '.join(NONLINEARITIES)} to be saved, got "
             f"{getattr(what, '__name__', what)}; enter the class of an element of your own there"
         )
-    numbers = fields(cast(Any, element))
-    values = [f"{item.name}={getattr(element, item.name)!r}" for item in numbers]
-    return ":".join(filter(None, [names[0], ",".join(values)]))
+    return spec
 
 
 @keras.saving.register_keras_serializable(package="meshes")
@@ -175,11 +178,13 @@ class Intensities(keras.layers.Layer):
         super().__init__(**{"autocast": False, **kwargs})
 
     def call(self, inputs: Any) -> Any:
-        return tf.math.square(tf.math.real(inputs)) + tf.math.square(tf.math.imag(inputs))
+        _, real, imag = quadratures(tf.convert_to_tensor(inputs))
+        return tf.math.square(real) + tf.math.square(imag)
 
     def compute_output_spec(self, inputs: Any) -> Any:
-        real = {"complex64": "float32", "complex128": "float64"}
-        return keras.KerasTensor(inputs.shape, dtype=real.get(inputs.dtype, inputs.dtype))
+        kept = inputs.dtype if inputs.dtype in ("float16", "bfloat16", "float64") else "float32"
+        dtype = "float64" if inputs.dtype == "complex128" else kept
+        return keras.KerasTensor(inputs.shape, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable(package="meshes")

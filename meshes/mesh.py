@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,13 @@ _BY_NAME = ("splitter_error", "insertion_loss_db", "loss_imbalance_db", "shifter
 
 
 class _ReadOnly:
-    """An attribute that keeps a read-only copy of an array; a tensor or None as it is."""
+    """An attribute that keeps a checked, read-only copy of an array; a tensor or None as it is.
+
+    ``shape_of`` tells the array's shape from that of the mesh's mask and its ports.
+    """
+
+    def __init__(self, shape_of: Callable[[tuple[int, int], int], tuple[int, ...]]) -> None:
+        self._shape_of = shape_of
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = f"_{name}"
@@ -40,10 +47,19 @@ class _ReadOnly:
         return self if mesh is None else getattr(mesh, self._name)
 
     def __set__(self, mesh: Any, value: Any) -> None:
-        if isinstance(value, np.ndarray):
-            value = value.copy()
+        if value is not None and not tf.is_tensor(value):
+            value = self._checked(value, self._shape_of(mesh.mask.shape, mesh.units))
             value.flags.writeable = False
         setattr(mesh, self._name, value)
+
+    def _checked(self, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+        array, name = np.array(value), self._name[1:]
+        if array.dtype.kind not in "fiu" or array.shape != shape:
+            found = f"{array.dtype} of shape {list(array.shape)}"
+            raise ValueError(f"{name} must be real numbers of shape {list(shape)}, got {found}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite, got nan or inf")
+        return array if array.dtype.kind == "f" else array.astype(np.float32)
 
 
 class RectangularMesh:
@@ -88,8 +104,8 @@ class RectangularMesh:
     Applied 11 (2019) 064044 (Neurophox).
     """
 
-    splitter_errors = _ReadOnly()
-    transmission = _ReadOnly()
+    splitter_errors = _ReadOnly(lambda mask, units: (2, *mask))
+    transmission = _ReadOnly(lambda mask, units: (mask[0], units))
 
     def __init__(
         self,
@@ -123,7 +139,11 @@ class RectangularMesh:
         splitter_errors: np.ndarray | None = None,
         transmission: np.ndarray | None = None,
     ) -> RectangularMesh:
-        """A mesh with measured `splitter_errors` and `transmission` in place of drawn ones."""
+        """A mesh with measured `splitter_errors` and `transmission` in place of drawn ones.
+
+        Raises:
+            ValueError: one of them has another shape than the mesh, or a number is not finite.
+        """
         mesh = cls(units, num_columns)
         mesh.splitter_errors, mesh.transmission = splitter_errors, transmission
         return mesh

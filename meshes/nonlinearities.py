@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
-from meshes._tensorflow import in_this_process, tf
+from meshes._tensorflow import from_python, tf
 from meshes.angles import reduced
 from meshes.validation import check_fields, keep, number, number_field
 
@@ -297,7 +297,7 @@ class BlackBox(Nonlinearity):
 
         @tf.custom_gradient
         def apply(x: Any) -> tuple[Any, Callable[..., Any]]:
-            y = in_this_process(str(self), self._evaluate_same_type, [x], x.dtype, stateful=True)
+            y = from_python(str(self), self._evaluate_same_type, [x], x.dtype)
             return tf.ensure_shape(y, x.shape), self._refuse_gradient
 
         return apply(tf.convert_to_tensor(fields))
@@ -376,11 +376,31 @@ def with_parameters(element: Any, values: Mapping[str, Any]) -> Any:
     return changed
 
 
+def spec_of_element(element: Any, registry: Mapping[str, Any]) -> str | None:
+    """``NAME:key=value,...``, which gives an element of a registry again; None for another one."""
+    name = next((name for name, cls in registry.items() if type(element) is cls), None)
+    if name is None:
+        return None
+    values = [f"{item.name}={getattr(element, item.name)!r}" for item in fields(element)]
+    return ":".join(filter(None, [name, ",".join(values)]))
+
+
 def quadratures(fields: Any) -> tuple[Any, Any, Any]:
     """NumPy or TensorFlow, whichever the fields belong to, and their real and imaginary parts."""
+    fields = as_floating(fields)
     if tf.is_tensor(fields):
         return tf, tf.math.real(fields), tf.math.imag(fields)
     return np, np.real(fields), np.imag(fields)
+
+
+def as_floating(fields: Any) -> Any:
+    """Fields as they are, but whole numbers as floats: their squares would overflow."""
+    if tf.is_tensor(fields):
+        exact = fields.dtype.is_integer or fields.dtype.is_bool
+        return tf.cast(fields, tf.float32) if exact else fields
+    fields = np.asarray(fields)
+    exact = fields.dtype.kind in "biu"
+    return fields.astype(np.result_type(fields, np.float32)) if exact else fields
 
 
 def from_quadratures(real: Any, imag: Any) -> Any:
@@ -416,7 +436,7 @@ class Amplifier:
 
     def __call__(self, fields: Any) -> Any:
         """Apply to complex fields [..., N]: an array returns an array, a tensor a tensor."""
-        out = self._amplified(tf.convert_to_tensor(fields))
+        out = self._amplified(tf.convert_to_tensor(as_floating(fields)))
         return out if tf.is_tensor(fields) else out.numpy()
 
     def _amplified(self, fields: Any) -> Any:

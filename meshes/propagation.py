@@ -142,6 +142,9 @@ def _one_precision(phases: tuple[Any, Any, Any], fields: Any, symbolic: bool) ->
     """Tensors or arrays theta, phi, gamma, fields; float64 if any phase is, else float32."""
     convert = tf.convert_to_tensor if symbolic else np.asarray
     arrays = [convert(x) for x in (*phases, fields)]
+    for name, x in zip(("theta", "phi", "gamma"), arrays, strict=False):
+        if _dtype(x).kind == "c":
+            raise TypeError(f"phases.{name} must be real, got {_dtype(x)}")
     double = any(_dtype(x) == np.float64 for x in arrays[:3])
     real, complex_ = (np.float64, np.complex128) if double else (np.float32, np.complex64)
     types = [complex_ if _dtype(x).kind == "c" else real for x in arrays]

@@ -58,6 +58,7 @@ ELEMENTS = ("nonlinearity", "twin_nonlinearity")  # settings that name nonlinear
 AUTO = "auto"  # epsilon is chosen from the measured noise
 SIMULATED = "simulated"  # a device that is simulated in this process
 GIVEN_DEVICE = "own "  # stands before the class name of a device that was passed as an object
+_LEAST_STEP = 1e-30  # single precision holds it, and a slope over it
 _MOST_SEED = 2**128 - 1  # more makes no other generator likely
 
 # Settings of one scope. What an external device is made of is its own affair.
@@ -114,7 +115,11 @@ def _check_imperfections(name: str, value: Any) -> str:
 
 
 def _check_epsilon(name: str, value: Any) -> float | str:
-    return AUTO if isinstance(value, str) and value == AUTO else number(name, value, above=0)
+    return (
+        AUTO
+        if isinstance(value, str) and value == AUTO
+        else number(name, value, minimum=_LEAST_STEP)
+    )
 
 
 _DEVICE = ValueKind(
@@ -544,11 +549,19 @@ class Config:
         return self.device_imperfections if self.simulates_device else self.chip_imperfections
 
     def moved_to(self, device: str) -> Config:
-        """The same run on another device, without the settings that the device decides."""
-        met = facts(vars(self)) | {"device": device_kind(device)}
+        """The same run on another device.
+
+        Settings that the device decides are left out; those that the former device decided are as
+        the recipe has them.
+        """
+        before = facts(vars(self))
+        after = before | {"device": device_kind(device)}
         entries = settings_of(Config).items()
-        left_out: dict[str, Any] = {n: None for n, e in entries if not matches(e.applies, met)}
-        return replace(self, **(left_out | {"device": device}))
+        left_out: dict[str, Any] = {n: None for n, e in entries if not matches(e.applies, after)}
+        chosen = {n: v for n, v in vars(self).items() if v is not None and n not in left_out}
+        filled = _filled(chosen | {"device": device})
+        new = {n: filled[n] for n, e in entries if not matches(e.applies, before)}
+        return replace(self, **(new | left_out | {"device": device}))
 
     def as_json(self) -> dict[str, Any]:
         """Every field; a function by its name, from which it cannot be restored."""

@@ -14,7 +14,7 @@ from typing import Any
 from meshes import NONLINEARITIES
 from meshes.files import DataError
 from meshes.measured import Table
-from meshes.nonlinearities import BlackBox
+from meshes.nonlinearities import BlackBox, spec_of_element
 from meshes.validation import closest, counted, from_spec, quoted
 from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.settings import TEXT, ValueKind
@@ -87,6 +87,11 @@ def _checked_element(name: str, value: Any) -> Any:
         return Table.from_json(value)
     if isinstance(value, Named):
         _ = value.function  # an error surfaces now
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be an element, got the class {value.__name__}; call it")
+    for registry in (NONLINEARITIES, ACTIVATIONS):
+        if spec := spec_of_element(value, registry):
+            return spec
     if isinstance(value, Table) or callable(value):
         return value
     text = TEXT.check(name, value)

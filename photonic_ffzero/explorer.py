@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from meshes.validation import choice, counted
-from photonic_ffzero.data.checks import CHECKS, check_fields
+from photonic_ffzero.data.checks import CHECKS, check_fields, without_channel
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.goodness.readouts import Goodness
@@ -50,8 +50,8 @@ def explore(
         x: Inputs [n, N] to look at, of which the first `MOST` are shown; None for those that the
             run kept.
         y: Their classes [n].
-        images: What to show of them under the pointer, [n, H, W] or [n, H, W, 3] in [0, 1]; None
-            for the amplitudes at the ports.
+        images: What to show of them under the pointer, [n, H, W] or [n, H, W, 3] in [0, 1] or
+            as bytes; None for the amplitudes at the ports.
         nonlinearity: The function of a run whose nonlinearity was one, see `load_model`.
 
     Epochs before the last one show the images that `fit(..., embeddings=True)` or a run kept.
@@ -71,11 +71,24 @@ def explore(
         raise ValueError("x and y must be given: the model kept no embeddings of its training")
     x, y, _ = CHECKS[model.task.name](x, y, model.task.classes)
     x = check_fields("x", x, model.units, model.config.network)
-    images = None if images is None else np.asarray(images)
-    if images is not None and (len(images) != len(x) or images.ndim not in (3, 4)):
-        raise ValueError(f"images must be one for each of {len(x)} inputs, got {images.shape}")
-    images = None if images is None else images[:MOST]
-    return Explorer(model, x[:MOST], y[:MOST], images)
+    if len(x) < 2:
+        raise ValueError(f"x must be two inputs or more, to be placed apart, got {len(x)}")
+    return Explorer(model, x[:MOST], y[:MOST], _pictures(images, len(x)))
+
+
+def _pictures(images: Any, count: int) -> np.ndarray | None:
+    """Images to show, [n, H, W] or [n, H, W, 3] in [0, 1]."""
+    if images is None:
+        return None
+    pictures = without_channel(np.asarray(images))
+    colour = pictures.ndim == 4 and pictures.shape[-1] == 3
+    if len(pictures) != count or not (pictures.ndim == 3 or colour):
+        raise ValueError(
+            f"images must be one for each of {count} inputs, [n, H, W] or [n, H, W, 3], got "
+            f"{pictures.shape}"
+        )
+    pictures = pictures[:MOST]
+    return pictures / 255 if pictures.dtype == np.uint8 else pictures
 
 
 @dataclass(frozen=True)

@@ -339,6 +339,12 @@ class Model:
                 raise ValueError(
                     f"start_from must be a network with {name} {value}, got {other_structure[name]}"
                 )
+        seed, other_seed = self.config.seed, other.config.seed
+        if self.config.network == "cnn" and seed != other_seed:
+            raise ValueError(
+                f"start_from must be a cnn of the same seed {seed}, from which its random matrices "
+                f"follow, got {other_seed}"
+            )
         self.params = list(other.params)
         pairs = zip(self.blocks, other.blocks, strict=True)
         self.blocks = [

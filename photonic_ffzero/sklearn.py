@@ -96,6 +96,8 @@ def _seed(random_state: Any) -> int:
     """A whole number as it is; one that a generator draws, or NumPy's own if None."""
     if isinstance(random_state, (int, np.integer)):
         return int(random_state)
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(MOST))
     return int(check_random_state(random_state).randint(MOST))
 
 

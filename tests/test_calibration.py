@@ -277,3 +277,12 @@ class TestFiles:
             path.write_text(text)
         with pytest.raises(ValueError, match=rf"c\.csv: .*{error}"):
             read_calibration(path)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.01, 2), min_size=2, max_size=8), st.floats(-3, 3))
+def test_a_measured_curve_gives_the_voltages_of_its_own_phases(steps, first):
+    phases = np.cumsum([first, *steps])
+    curve = MeasuredCurve(np.arange(len(phases), dtype=float), phases)
+    apart = curve.phase(curve.voltage(phases)) - phases
+    np.testing.assert_allclose(apart - TURN * np.round(apart / TURN), 0, atol=1e-6)

@@ -330,3 +330,14 @@ class TestSVD:
     def test_refuses_what_is_no_matrix(self):
         with pytest.raises(ValueError, match=r"matrix must .*got shape \(0, 3\)"):
             svd_decompose(np.ones((0, 3)))
+
+
+def test_phases_beside_frozen_shifters_lie_within_a_turn():
+    imperfections = Imperfections(splitter_error=0.05, phase_offset=0.5)
+    chip = ChipEstimate.of_chips([imperfections.fabricate(4)])
+    still = Phases(np.zeros((4, 2), bool), np.zeros((4, 2), bool), np.zeros(4, bool))
+    still.phi[3, 0] = True
+    _, phases, _ = decompose(unitary_group.rvs(4, random_state=0), on=chip, frozen=still)
+    for part in phases:
+        assert (part >= 0).all()
+        assert (part < 2 * np.pi).all()

@@ -37,8 +37,10 @@ from photonic_ffzero import (
 )
 from photonic_ffzero.cli import predict, serve
 from photonic_ffzero.cli.train import main
+from photonic_ffzero.config import SIMULATED
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.devices import DeviceServer, Driver, OnDevice, RemoteDevice, driver_of, wire
+from photonic_ffzero.devices.device import check_intensities
 from photonic_ffzero.devices.remote import Address
 from photonic_ffzero.devices.wire import Kind
 from photonic_ffzero.layers.photonic import Photonic
@@ -852,3 +854,44 @@ def test_a_second_interrupt_ends_a_run_whose_device_hangs_long(tmp_path):
             assert process.wait(timeout=3) == 130
         finally:
             process.kill()
+
+
+class _Slow(SimulatedChip):
+    """A chip that takes its time between a write and a reading."""
+
+    def write(self, mesh, theta, phi, gamma):
+        super().write(mesh, theta, phi, gamma)
+        time.sleep(0.002)
+
+
+def test_threads_that_share_a_device_take_turns():
+    chip = _Slow(4, 4)
+    x = np.random.default_rng(0).random((3, 4)).astype(np.float32)
+    models = [
+        Model(configure(device="given", meshes=1, seed=seed), 4, Classification(2), device=chip)
+        for seed in range(2)
+    ]
+    alone = [model.scores(x) for model in models]
+    equal = []
+
+    def ask(model, expected):
+        equal.extend(np.array_equal(model.scores(x), expected) for _ in range(20))
+
+    threads = [threading.Thread(target=ask, args=pair) for pair in zip(models, alone, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert equal == [True] * 40
+
+
+def test_masked_readings_are_no_light():
+    with pytest.raises(DeviceError, match="after mesh 2, found masked"):
+        check_intensities(np.ma.masked_less(np.ones((2, 3)), 2), (2, 3), 2)
+
+
+def test_what_a_former_device_decided_is_as_the_recipe_has_it():
+    there = configure(device="tcp://localhost:5025")
+    here = there.moved_to(SIMULATED)
+    assert here == configure(device=SIMULATED)
+    assert here.moved_to("tcp://localhost:5025") == there

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import PchipInterpolator
 
-from meshes import Kerr, Table
+from meshes import ElectroOptic, Kerr, Modulus, Table
 from meshes._tensorflow import tf
 from photonic_ffzero import (
     Config,
@@ -228,3 +228,39 @@ def test_a_function_of_the_command_line(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main([*FAST, "--nonlinearity", text])
         assert f"argument --nonlinearity {text}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("element", "spec"),
+    [(Kerr(phi_nl=0.5), "kerr:phi_nl=0.5"), (Modulus(), "modulus")],
+)
+def test_an_element_is_what_its_name_and_numbers_say(element, spec):
+    assert configure(nonlinearity=element) == configure(nonlinearity=spec)
+    assert configure(nonlinearity=[element] * 2, meshes=3).as_json()["nonlinearity"] == [spec] * 2
+
+
+def test_an_element_can_be_differentiated_trained_and_saved(tmp_path):
+    fit(X, Y, nonlinearity=Kerr(), method="bp-ad", progress=False, **BRIEF)
+    given = {"nonlinearity": ElectroOptic(), "train_nonlinearity": True, "directions": 2}
+    model = fit(X, Y, progress=False, **given, **BRIEF)
+    save_model(model, tmp_path / "model.npz")
+    np.testing.assert_array_equal(load_model(tmp_path / "model.npz").scores(X), model.scores(X))
+
+
+def test_a_class_is_no_element():
+    with pytest.raises(TypeError, match="nonlinearity must be an element, got the class Kerr"):
+        configure(nonlinearity=Kerr)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_errors_of_a_function_reach_the_caller(later):
+    calls = []
+
+    def fails(fields):
+        calls.append(fields)
+        if not later or len(calls) > 3:
+            raise ZeroDivisionError("my laser is off")
+        return fields
+
+    with pytest.raises(ZeroDivisionError, match="my laser is off"):
+        fit(X, Y, nonlinearity=fails, directions=2, progress=False, **BRIEF)

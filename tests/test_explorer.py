@@ -186,3 +186,21 @@ class TestExplorer:
         state = View(explore(model, X, Y)).figure.get_state()
         assert [len(trace["x"]) > 0 for trace in state["_widget_data"]][::2] == [True, True]
         assert len(state["_esm"]) < 2000 < 10**6 < len(state["_bundle"])
+
+
+@pytest.mark.parametrize("shape", [(60, 3, 3), (60, 1, 3, 3), (60, 3, 3, 1), (60, 3, 3, 3)])
+def test_images_may_be_bytes_and_have_a_channel(model, shape):
+    explorer = explore(model, X, Y, images=np.full(shape, 51, np.uint8))
+    assert explorer.state(1).pictures(0).max() == pytest.approx(0.2)
+    assert details(explorer.state(1), 0, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("shape", [(59, 3, 3), (60, 9), (60, 3, 3, 2)])
+def test_other_images_are_refused(model, shape):
+    with pytest.raises(ValueError, match="images must be one for each of 60 inputs"):
+        explore(model, X, Y, images=np.zeros(shape))
+
+
+def test_a_single_input_has_no_plane(model):
+    with pytest.raises(ValueError, match="x must be two inputs or more"):
+        explore(model, X[:1], Y[:1])

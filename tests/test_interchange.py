@@ -384,3 +384,10 @@ class TestBadSParameters:
             write_touchstone(tmp_path / "x.s3p", measured(2))
         with pytest.raises(ValueError, match=r"x\.s2p: No such file"):
             read_sparameters(tmp_path / "x.s2p")
+
+
+@pytest.mark.parametrize("passed", [1.01, 0.0])
+def test_light_that_a_netlist_cannot_pass_is_refused(passed):
+    mesh = RectangularMesh.measured(3, 2, transmission=np.full((2, 3), passed))
+    with pytest.raises(ValueError, match="transmission must be above 0 and at most 1"):
+        netlist(mesh, mesh.initial_phases())

@@ -252,7 +252,8 @@ class TestExport:
     @pytest.mark.parametrize("when", ["export", "before"])
     def test_python_functions_are_refused_by_name(self, name, when, tmp_path):
         box = BlackBox(lambda x: 2 * x)
-        call = box if name == "BlackBox" else lambda x: from_python(box.function, [x], x.dtype)
+        device = lambda x: from_python("a device", box.function, [x], x.dtype)  # noqa: E731
+        call = box if name == "BlackBox" else device
         module = tf.Module()
         module.serve = tf.function(call, input_signature=[tf.TensorSpec([None, N])])
         if when == "before":
@@ -403,3 +404,7 @@ class TestImports:
     def test_do_not_need_tensorflow(self, name, tmp_path):
         absent = 'assert "tensorflow" not in sys.modules and "matplotlib" not in sys.modules'
         check_import(name, "", absent, tmp_path)
+
+
+def test_detectors_take_whole_numbers():
+    assert meshes.keras.Intensities()(np.array([[20]], np.uint8)).numpy() == [[400]]

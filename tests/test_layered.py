@@ -248,3 +248,12 @@ def test_what_it_does_not_fit_gets_one_line(settings, message):
 def test_the_whole_covariance_ends_at_64_ports():
     assert len(layer(RectangularMesh(64)).together) == 1
     assert len(layer(RectangularMesh(65)).together) == 2
+
+
+@pytest.mark.parametrize("noise", ["write_noise=0.01", "source_noise=0.01", "drift=0.01"])
+@pytest.mark.parametrize("method", ["ff-dd", "bp-dd"])
+def test_trains_meshes_whose_light_is_noisy(noise, method):
+    y = np.arange(32) % 2
+    given = {"law": "layered", "imperfections": noise, "meshes": 2, "directions": 2}
+    model = fit(light(4, 32), y, method=method, epochs=1, batch_size=16, progress=False, **given)
+    assert np.isfinite(model.history[-1].loss)

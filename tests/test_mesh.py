@@ -268,3 +268,40 @@ class TestErrors:
             mesh.propagate(fields, Phases(*phases), engine)
         with pytest.raises(ValueError, match=r"fields .*3, got \(2, 5, 4\)"):
             mesh.propagate(np.zeros((2, 5, 4)), stacked_phases(mesh, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("transmission", np.ones((8, 4))),
+        ("transmission", np.ones((2, 8))),
+        ("transmission", np.ones((4, 8), complex)),
+        ("transmission", np.full((4, 8), np.nan)),
+        ("splitter_errors", np.zeros((2, 3, 4))),
+        ("splitter_errors", np.zeros((2, 1, 1))),
+        ("splitter_errors", np.zeros((4, 4))),
+        ("splitter_errors", [["a"]]),
+    ],
+)
+def test_measured_arrays_of_another_mesh_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        RectangularMesh.measured(8, 4, **{name: value})
+
+
+def test_measured_arrays_may_be_lists_of_whole_numbers():
+    mesh = RectangularMesh.measured(3, 2, [[[0], [0]]] * 2, [[1, 1, 1]] * 2)
+    assert_every_engine_gives(
+        mesh,
+        mesh.initial_phases(),
+        RectangularMesh(3, 2).propagate(np.eye(3, dtype=np.complex64), mesh.initial_phases()),
+    )
+
+
+@pytest.mark.parametrize("name", Phases._fields)
+@pytest.mark.parametrize("as_given", [np.asarray, tf.convert_to_tensor])
+def test_complex_phases_are_refused(name, as_given):
+    mesh = RectangularMesh(4)
+    phases = mesh.initial_phases()
+    wrong = phases._replace(**{name: as_given(getattr(phases, name).astype(np.complex64))})
+    with pytest.raises(TypeError, match=f"phases.{name} must be real, got complex64"):
+        mesh.propagate(np.eye(4), wrong)

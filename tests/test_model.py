@@ -79,3 +79,10 @@ def test_another_chip_makes_another_network_of_the_same_phases():
 def test_a_network_of_another_kind_is_refused(given, message):
     with pytest.raises(ValueError, match=f"^start_from must be a network with {message}"):
         fresh(**given).take_over(fresh())
+
+
+def test_a_cnn_of_another_seed_is_refused_as_its_random_matrices_differ():
+    given = {"network": "cnn", "depth": 2, "channels": 2, "kernel_size": 2}
+    first, other = (Model(configure("digital", seed=seed, **given), 16, CLASSES) for seed in (0, 1))
+    with pytest.raises(ValueError, match=r"start_from must be a cnn of the same seed 1, .*got 0"):
+        other.take_over(first)

@@ -329,3 +329,18 @@ class TestParameters:
             slopes = tf.nest.flatten(tape.gradient(light, values, unconnected_gradients="zero"))
             assert np.isfinite([light, *slopes]).all()
         assert all(p.least <= p.value <= p.most and p.scale >= 0 for p in parameters.values())
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_whole_numbers_are_numbers(name, dtype):
+    element, fields = NONLINEARITIES[name](), np.array([[1, 2, 3, 20]])
+    expected = element(fields.astype(np.float64))
+    np.testing.assert_allclose(element(fields.astype(dtype)), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("amplifier", [Amplifier(gain=2), Amplifier(level=2)])
+def test_an_amplifier_takes_whole_numbers(amplifier):
+    fields = np.array([[1, 2, 3, 20]])
+    expected = amplifier(fields.astype(np.complex64))
+    np.testing.assert_allclose(amplifier(fields.astype(np.uint8)), expected.real, rtol=1e-5)

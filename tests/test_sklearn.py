@@ -223,3 +223,13 @@ def test_names_of_columns_are_kept():
     x, y = load_iris(return_X_y=True, as_frame=True)
     trained = PhotonicClassifier(**QUICK).fit(x, y)
     assert trained.feature_names_in_.tolist() == x.columns.tolist()
+
+
+def test_numpys_generators_draw_the_seed():
+    x, y = load_iris(return_X_y=True)
+    given = {"epochs": 1, "directions": 2}
+    first, again, other = (
+        PhotonicClassifier(random_state=np.random.default_rng(seed), **given).fit(x, y)
+        for seed in (0, 0, 1)
+    )
+    assert first.model_.config.seed == again.model_.config.seed != other.model_.config.seed

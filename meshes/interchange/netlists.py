@@ -54,9 +54,11 @@ def netlist(mesh: RectangularMesh, phases: Phases) -> Netlist:
             drawing.shift(f"phi_{place}", upper, phi[column, index])
         if mesh.transmission is not None:
             for port, passed in enumerate(np.asarray(mesh.transmission[column], np.float64)):
-                settings = {"loss": float(-20 * np.log10(passed))}
-                drawing.add(f"loss_{column}_{port}", "attenuator", settings, (port,))
+                drawing.attenuate(f"loss_{column}_{port}", port, passed)
     return drawing.finished()
+
+
+_ROUNDED = 1e-6  # by which a transmission of 1 in single precision may be off
 
 
 class _Drawing:
@@ -88,6 +90,14 @@ class _Drawing:
             )
         settings = {"coupling": float(np.sin(np.pi / 4 - error) ** 2)}
         self.add(name, "coupler_ideal", settings, (upper, upper + 1))
+
+    def attenuate(self, name: str, port: int, passed: float) -> None:
+        if not 0 < passed <= 1 + _ROUNDED:
+            raise ValueError(
+                "transmission must be above 0 and at most 1 for a netlist, "
+                f"got {passed:.3g} in {name}"
+            )
+        self.add(name, "attenuator", {"loss": max(float(-20 * np.log10(passed)), 0.0)}, (port,))
 
     def finished(self) -> Netlist:
         outputs = {f"out{port}": end for port, end in enumerate(self.ends)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -71,7 +72,8 @@ def identity_of(device: Device | None) -> str | None:
 class Driver:
     """Drives a device: writes phases only where they changed, and checks every answer.
 
-    No other driver may use the device, see `driver_of`.
+    No other driver may use the device, see `driver_of`. Threads take turns: nobody else writes
+    between the phases of one and its reading.
     """
 
     def __init__(self, device: Device) -> None:
@@ -84,6 +86,7 @@ class Driver:
         self.columns = integer("device's columns", device.columns, minimum=1)
         self.meshes = integer("device's meshes", device.meshes, minimum=1)
         self._written: dict[int, Phases] = {}
+        self._turn = threading.Lock()
 
     def measure(self, fields: np.ndarray, path: Sequence[Phases], reads: int = 1) -> np.ndarray:
         """Write P sets of phases one after another, and read the light after each.
@@ -99,7 +102,8 @@ class Driver:
         sets = max(len(phases.theta) for phases in path)
         light = np.broadcast_to(fields.astype(np.complex64), (sets, *fields.shape[-2:]))
         try:
-            return np.stack([self._read(light[p], path, p, reads) for p in range(sets)])
+            with self._turn:
+                return np.stack([self._read(light[p], path, p, reads) for p in range(sets)])
         except BaseException:
             self._written.clear()  # after an error nobody knows which phases the device has
             raise
@@ -140,6 +144,8 @@ class Driver:
 
 def check_intensities(answer: Any, shape: tuple[int, ...], mesh: int) -> np.ndarray:
     """What a device measured after a mesh as float32 [B, N]; a `DeviceError` if it is no light."""
+    if np.ma.is_masked(answer):
+        raise DeviceError(f"device must read every port after mesh {mesh}, found masked values")
     z = np.asarray(answer)
     if z.dtype.kind not in "fiu" or z.shape != shape:
         raise DeviceError(
@@ -214,7 +220,7 @@ class OnDevice(PhaseLayer):
         fields, path = self.transmit(params, x)
         sets = max(phases.theta.shape[0] for phases in path)
         arguments = [fields, *tf.nest.flatten(path)]
-        z = from_python(self._measure, arguments, tf.float32)
+        z = from_python("a device", self._measure, arguments, tf.float32)
         return tf.ensure_shape(z, [sets, *fields.shape[-2:]])
 
     def transmit(self, params: Phases, x: Any, noise: Any = ()) -> Sent:

@@ -158,6 +158,11 @@ class Layer(Portable, ABC):
         """The layer as it is outside of training, where it uses the statistics it keeps."""
         return self
 
+    @property
+    def noiseless(self) -> Layer:
+        """The layer without what differs from one reading to the next."""
+        return self
+
 
 class Moved(Layer):
     """A layer of several maps in a row, whose values inside can be moved, all at once."""

@@ -145,7 +145,7 @@ class Block(Portable):
             if index >= front:
                 blocks += layer.metric(params[index - front], x)
             if layer is not self.layers[-1]:
-                x = layer.transmit(its_params, x)
+                x = layer.noiseless.transmit(its_params, x)
         return blocks
 
     def draw_noise(

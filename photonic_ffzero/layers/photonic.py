@@ -123,6 +123,10 @@ class Photonic(PhaseLayer):
         return self.chip is None or self.chip.imperfections.steady
 
     @property
+    def noiseless(self) -> Photonic:
+        return self if self.cacheable else replace(self, chip=None)
+
+    @property
     def nominal(self) -> Photonic:
         mesh = RectangularMesh(self.mesh.units, self.mesh.num_columns)
         return replace(self, mesh=mesh, chip=None)
