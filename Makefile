@@ -12,7 +12,7 @@ READY := .venv/ready
 
 help:
 	@echo "make mnist       train a photonic network on MNIST from forward passes alone"
-	@echo "make test        run the tests (about 6 minutes on 2 cores)"
+	@echo "make test        run the tests (three to five minutes on 2 cores)"
 	@echo "make test-long   run the long ones: fuzzing, kills, many seeds"
 	@echo "make test-browser  show notebooks, pages and report in Chromium (skipped without it)"
 	@echo "make digital     train a digital MLP (or CNN) with the same core"

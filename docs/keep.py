@@ -40,7 +40,7 @@ from photonic_ffzero import data, goodness, gradients, layers, optimizers
 from photonic_ffzero.cli.arguments import LineParser, flag_of, reader
 from photonic_ffzero.config import METHODS, Config
 from photonic_ffzero.cores import available_cores
-from photonic_ffzero.elements import listed
+from photonic_ffzero.elements import as_text, each, listed
 from photonic_ffzero.runs import GridDirectory, Plan
 from photonic_ffzero.runs.names import RUN
 from photonic_ffzero.runs.plan import changes_of
@@ -298,8 +298,9 @@ def command(settings: Row) -> str:
     for name, value in settings.items():
         if name == "recipe" and value in ("digital", "balanced"):
             continue
-        text = Path(value).name if name in _PATHS or str(value).startswith("/") else str(value)
-        words += [flag_of(name)] + ([] if value is True else [text])
+        for text in map(str, map(as_text, each(value))):
+            short = Path(text).name if name in _PATHS or text.startswith("/") else text
+            words += [flag_of(name)] + ([] if value is True else [short])
     return f'make {target} ARGS="{shlex.join(words)}"'
 
 

@@ -142,6 +142,8 @@ def write_passes(directory: GridDirectory, data_dir: Path | None) -> None:
     """Draw the accuracy on held-out images over the passes: passes.png."""
     cells = [cell for cell in directory.done if cell.labels["start"] != "ideal"]
     panels = list(dict.fromkeys(_panel(cell) for cell in cells))
+    if not panels:
+        return
 
     def draw(*axes: Any) -> None:
         for plot, panel in zip(axes, panels, strict=True):

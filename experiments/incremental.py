@@ -22,6 +22,7 @@ import numpy as np
 from photonic_ffzero import (
     EpochRecord,
     Model,
+    NonFiniteLossError,
     Observer,
     Samples,
     Trainer,
@@ -38,15 +39,16 @@ from photonic_ffzero.cli.arguments import (
     takes,
     typed_words,
 )
-from photonic_ffzero.command import command, signals
-from photonic_ffzero.data import Classification
+from photonic_ffzero.command import command, say, signals
+from photonic_ffzero.data import Classification, DataError, Dataset
 from photonic_ffzero.goodness import decide
 from photonic_ffzero.plots import curve_style, save_figure
-from photonic_ffzero.runs import add_legend
+from photonic_ffzero.runs import add_legend, check_new_directory
 from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.settings import one_of
 from photonic_ffzero.storage import read_json, write_csv, write_json
 
+Row = dict[str, Any]
 CLASSES, OLD = 10, 5  # classes below OLD come first
 MEMORY = 20  # images of each old class that are kept for replay
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {  # settings, pixels a side
@@ -160,9 +162,10 @@ def draw(*panels: Any, rows: list[dict[str, Any]]) -> None:
 def check_preset(output: Path, preset: dict[str, Any]) -> None:
     """Refuse a directory with runs of other settings; more seeds go on in the same one."""
     settings = {name: value for name, value in preset.items() if name != "seeds"}
-    output.mkdir(parents=True, exist_ok=True)
     known = read_json(output / "preset.json")
     if known is None:
+        check_new_directory(output)
+        output.mkdir(parents=True, exist_ok=True)
         write_json(output / "preset.json", settings)
     for name, value in settings.items():
         if known is not None and known.get(name) != value:
@@ -170,6 +173,35 @@ def check_preset(output: Path, preset: dict[str, Any]) -> None:
                 f"argument --output: must be new or hold runs with {name} {value}, "
                 f"found {known.get(name) or 'none'} in {output}"
             )
+
+
+def _run(output: Path, preset: dict[str, Any], data: Dataset) -> tuple[list[Row], list[Row]]:
+    """Make the runs that are missing; return the rows of all epochs and those of all ends."""
+
+    @cache
+    def samples(network: str) -> tuple[Samples, Samples]:
+        """Those for training and for testing, encoded once for all runs of a network."""
+        side = min(NETWORKS[network][1], data.train_images.shape[1])
+        chosen = slice(preset["limit"])
+        train_x = encode(data.train_images[chosen], size=side)
+        test = Samples(encode(data.test_images, size=side), data.test_labels)
+        return Samples(train_x, data.train_labels[chosen]), test
+
+    rows: list[Row] = []
+    table: list[Row] = []
+    for labels, seed in runs(preset):
+        file = output / f"{_name(labels, seed)}.json"
+        finished = read_json(file)
+        if finished is None:
+            finished = {"rows": train(labels, *samples(labels["network"]), preset, seed)}
+            write_json(file, finished)
+        if not finished.get("rows"):
+            raise DataError(f"{file}: must hold rows; without the file the run is made again")
+        rows += finished["rows"]
+        table.append(end := ends(finished["rows"]))
+        shares = f"classes 0 to 4 {100 * end['old']:.1f} %, 5 to 9 {100 * end['new']:.1f} %"
+        print(f"{_name(labels, seed)}: {shares}", flush=True)
+    return rows, table
 
 
 @command
@@ -200,38 +232,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
-    @cache
-    def samples(network: str) -> tuple[Samples, Samples]:
-        """Those for training and for testing, encoded once for all runs of a network."""
-        side = min(NETWORKS[network][1], data.train_images.shape[1])
-        chosen = slice(preset["limit"])
-        train_x = encode(data.train_images[chosen], size=side)
-        test = Samples(encode(data.test_images, size=side), data.test_labels)
-        return Samples(train_x, data.train_labels[chosen]), test
-
-    rows: list[dict[str, Any]] = []
-    table: list[dict[str, Any]] = []
-    for labels, seed in runs(preset):
-        file = arguments.output / f"{_name(labels, seed)}.json"
-        finished = read_json(file)
-        if finished is None:
-            finished = {"rows": train(labels, *samples(labels["network"]), preset, seed)}
-            write_json(file, finished)
-        rows += finished["rows"]
-        table.append(end := ends(finished["rows"]))
-        shares = f"classes 0 to 4 {100 * end['old']:.1f} %, 5 to 9 {100 * end['new']:.1f} %"
-        print(f"{_name(labels, seed)}: {shares}", flush=True)
-    write_csv(arguments.output / "incremental.csv", rows)
-    write_csv(arguments.output / "results.csv", table)
-    words = ["python", "experiments/incremental.py", *typed_words(arguments, "preset", *asked)]
-    write_json(arguments.output / "about.json", {"command": " ".join(words)})
-    save_figure(
-        arguments.output / "incremental.png",
-        lambda *axes: draw(*axes, rows=rows),
-        panels=2 * len(NETWORKS),
-        per_row=2,
-        title=f"New classes after old ones, {preset['dataset']}",
-    )
+    try:
+        rows, table = _run(arguments.output, preset, data)
+        write_csv(arguments.output / "incremental.csv", rows)
+        write_csv(arguments.output / "results.csv", table)
+        words = ["python", "experiments/incremental.py", *typed_words(arguments, "preset", *asked)]
+        write_json(arguments.output / "about.json", {"command": " ".join(words)})
+        save_figure(
+            arguments.output / "incremental.png",
+            lambda *axes: draw(*axes, rows=rows),
+            panels=2 * len(NETWORKS),
+            per_row=2,
+            title=f"New classes after old ones, {preset['dataset']}",
+        )
+    except (NonFiniteLossError, DataError, OSError) as error:
+        say(f"incremental.py: {error}; runs that have ended are kept in {arguments.output}")
+        return 1
     print(f"results in {arguments.output}")
     return 0
 

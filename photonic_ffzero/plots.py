@@ -43,17 +43,19 @@ def save_figure(
     per_row: int = _PANELS_PER_ROW,
 ) -> None:
     """Let ``draw(*axes)`` fill the panels of a figure, row by row, and write it as PNG."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     rows = math.ceil(panels / per_row)
     columns = math.ceil(panels / rows)
     size = (1.4 + 4.2 * columns, 0.4 + 4.0 * rows)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
-    figure.suptitle(textwrap.fill(title, 14 + 60 * columns), fontsize="medium")
     axes = np.ravel(figure.subplots(rows, columns))
     for unused in axes[panels:]:
         unused.remove()
-    draw(*axes[:panels])
+    with rc_context({"text.parse_math": False}):  # names of data, classes and runs may hold a $
+        figure.suptitle(textwrap.fill(title, 14 + 60 * columns), fontsize="medium")
+        draw(*axes[:panels])
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 

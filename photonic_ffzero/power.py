@@ -147,9 +147,9 @@ class ChipRates:
         chip_power: Power P of laser, heaters and electronics together, W; None without an energy.
     """
 
-    symbol_rate: float = number_field(above=0)
-    write_time: float = number_field(minimum=0)
-    chip_power: float | None = number_field(None, minimum=0)
+    symbol_rate: float = number_field(minimum=1e-12)  # so that no time or energy is infinite
+    write_time: float = number_field(minimum=0, maximum=1e12)
+    chip_power: float | None = number_field(None, minimum=0, maximum=1e12)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -120,9 +120,17 @@ BAD = [
     (["--size", "9"], "9"),  # larger than the image
     (["--size", "x"], "argument --size: must be a whole number from 1, got 'x'"),
     (["--epsilon", "nan"], "argument --epsilon must be finite, got nan"),
+    (["--epsilon", "1e-46"], "argument --epsilon must be at least 1e-30, got 1e-46"),
+    (["--symbol-rate", "1e-300", "--write-time", "1"], "argument --symbol-rate must be at least"),
+    (["--symbol-rate", "1", "--write-time", "1e300"], "argument --write-time must be at most"),
+    (
+        ["--recipe", "digital", "--encoding", "fourier"],
+        "argument --encoding must be average or crop",
+    ),
     (["--epsilon", "x"], "argument --epsilon: must be a number above 0, or auto, got 'x'"),
     (["--learning-rate", "-1"], "argument --learning-rate must be greater than 0"),
     (["--seeds", "0"], "argument --seeds must be at least 1"),
+    (["--dataset", ""], "argument --dataset: must be one of auto, mnist, "),
     (["--dataset", "cifar"], "argument --dataset: must be one of auto, mnist, "),
     (["--dataset", "fashion-mnst"], "did you mean fashion-mnist?"),
     (["--method", "ff"], "argument --method must be one of ff-dd, ff-ad, bp-dd, bp-ad; got 'ff'"),
@@ -483,3 +491,62 @@ def test_a_newcomer_sees_no_noise(tmp_path):
     assert lines[0] == "digits (scikit-learn)"
     assert lines[-1] == "results in run"
     assert len(lines) == 4 + 2 + 1  # what will be done, an epoch a line, where the results are
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--validation", "1"], "argument --validation must be 0, or 2 samples or more"),
+        (["--dataset", "one.npz"], "argument --task must be classification with a single test"),
+    ],
+)
+def test_a_regression_that_has_no_r2_is_refused(flags, message, capsys):
+    images = np.zeros((30, 4, 4), np.uint8)
+    images[:, 0, 0] = range(30)
+    labels = np.arange(30) % 3
+    arrays = {"x_test": images[:1], "y_test": labels[:1]}
+    np.savez("one.npz", x_train=images, y_train=labels, **arrays)
+    words = ["--dataset", "digits", "--task", "regression", *flags, "--output", "new"]
+    assert message in refused(words, capsys, "digital")
+    assert not Path("new").exists()
+
+
+def test_a_few_images_are_all_for_training():
+    images = np.random.default_rng(0).integers(0, 255, (12, 4, 4), np.uint8)
+    labels = np.arange(12) % 3
+    np.savez("few.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    words = ["--dataset", "few.npz", "--task", "regression", "--epochs", "1", "--quiet"]
+    assert main([*words, "--depth", "1", "--output", "run"], "digital") == 0
+    assert json.loads(Path("run/config.json").read_text())["validation"] == 0
+
+
+def test_every_seed_is_checked_before_the_first_is_trained(capsys):
+    assert main([*QUICK, "--epochs", "0", "--seeds", "2", "--output", "source"]) == 0
+    words = [*QUICK, "--start-from", "source", "--output", "new"]
+    error = refused([*words, "--seeds", "3"], capsys)
+    assert "source: must hold a model.npz, found seed-0, seed-1" in error
+    error = refused([*words, "--seeds", "2", "--seed", str(2**128 - 1)], capsys)
+    assert "argument --seed must be at most" in error
+    assert not Path("new").exists()
+
+
+@pytest.mark.pictures
+def test_a_name_with_the_signs_of_a_formula_is_a_name():
+    images = np.random.default_rng(0).integers(0, 255, (20, 4, 4), np.uint8)
+    labels = np.arange(20) % 2
+    np.savez("price_$5_to_$10.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    words = ["--dataset", "price_$5_to_$10.npz", "--epochs", "1", "--batch-size", "10", "--quiet"]
+    assert main([*words, "--size", "4", "--output", "run"]) == 0
+    assert Path("run/results.json").exists()
+
+
+@pytest.mark.parametrize("name", ["数字.npz", "---.npz"])
+def test_a_run_on_data_of_any_name_can_be_named(name):
+    images = np.random.default_rng(0).integers(0, 255, (20, 4, 4), np.uint8)
+    labels = np.arange(20) % 2
+    np.savez(name, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    words = ["--dataset", f"./{name}", "--epochs", "0", "--quiet", "--size", "4"]
+    assert main(words) == 0
+    (run,) = Path("results").iterdir()
+    assert run.name.removeprefix("数字-").startswith("photonic-ff-dd-size-4-epochs-0-2")
+    assert main(["--resume", run.name, "--quiet"]) == 0

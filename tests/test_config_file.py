@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,3 +173,17 @@ def test_what_differs_from_the_recipe_is_all_that_a_run_needs(chosen):
 def test_a_few_settings_count_as_they_are_written():
     """Those of a run that follow from its recipe do not, but these are no run's."""
     assert read_settings(Path(write({"optimizer": "sgd"}))) == {"optimizer": "sgd"}
+
+
+def test_what_own_data_decide_is_no_setting():
+    """Held-out images follow from the number of images."""
+    images = np.zeros((40, 6, 4), np.uint8)
+    images[:, 0, 0] = range(40)
+    labels = np.arange(40) % 2
+    np.savez("own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    words = ["--dataset", "own.npz", "--epochs", "0", "--quiet", "--depth", "1", "--output", "run"]
+    assert main(words, "digital") == 0
+    content = json.loads(Path("run/config.json").read_text())
+    assert content["validation"] == 4
+    assert changes_of(content) == {"depth": 1, "epochs": 0}
+    assert "validation" not in read_settings(Path("run/config.json"), ("dataset",))

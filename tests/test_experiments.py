@@ -209,3 +209,52 @@ def test_a_memory_brings_as_many_old_samples_as_new_ones():
     assert len(repeated) == len(new) - len(repeated) == 150
     assert np.array_equal(np.unique(repeated), np.arange(20)[labels[:20] < 5])
     assert set(labels[incremental.parts(labels, 0)[1]]) == set(range(5, 10))
+
+
+@pytest.mark.parametrize(
+    ("script", "preset"),
+    [("photonic_methods", "paper"), ("ports", "full"), ("in_situ", "medium")],
+)
+def test_data_that_a_preset_cannot_use_are_refused_at_once(
+    script, preset, tmp_path, monkeypatch, capsys
+):
+    words = [script, "--preset", preset, "--dataset", "digits", "--output", str(tmp_path / "new")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(FOLDER / f"{script}.py"), run_name="__main__")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "argument --dataset must suit the preset, got digits" in error
+    assert "images of (8, 8)" in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_new_classes_are_not_written_over_other_results(tmp_path, capsys):
+    incremental = importlib.import_module("incremental")
+    (tmp_path / "results.csv").write_text("mine")
+    with pytest.raises(SystemExit):
+        incremental.main(["--output", str(tmp_path)])
+    assert "must be a new or empty directory" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_damaged_run_of_new_classes_is_named(content, tmp_path, monkeypatch, capsys):
+    incremental = importlib.import_module("incremental")
+    monkeypatch.setattr(incremental, "train", lambda *_: [])
+    preset = incremental.PRESETS["small"] | {"epochs": 1, "limit": 100}
+    incremental.check_preset(tmp_path / "new", preset)
+    labels, seed = next(incremental.runs(preset))
+    file = tmp_path / "new" / f"{incremental._name(labels, seed)}.json"
+    file.write_text(content)
+    words = ["--epochs", "1", "--limit", "100", "--output", str(tmp_path / "new")]
+    assert incremental.main(words) == 1
+    assert str(file) in capsys.readouterr().err
+
+
+def test_passes_of_runs_on_a_chip_are_not_drawn_where_there_are_none(tmp_path):
+    class Begun:
+        done, path = (), tmp_path
+
+    importlib.import_module("in_situ").write_passes(Begun(), None)
+    assert not list(tmp_path.iterdir())

@@ -156,6 +156,7 @@ def test_unknown_options_are_named(tmp_path, kept, capsys, option, told):
         {"estimator": "twin", "imperfections": "ntt-2025", "calibration": 1650},
         {"recipe": "digital", "network": "cnn", "method": "bp-dd", "channels": 16},
         {"recipe": "digital", "network": "mixer", "patches": 1, "channels": 64, "seed": 2},
+        {"nonlinearity": ("kerr", "zrelu"), "meshes": 3},
         {"train_nonlinearity": True, "engine": "xla", "meshes": 3, "method": "bp-ad"},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),

@@ -192,3 +192,18 @@ def test_a_figure_is_saved_with_all_its_panels(tmp_path):
     height, width, _ = imread(path).shape
     assert width > height
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_are_no_formulas_but_the_ticks_of_a_logarithm_are(tmp_path):
+    seen = []
+
+    def draw(axes):
+        axes.plot([1, 1000], [1, 2], label="$a")
+        axes.set(xscale="log", title="a_$5_$")
+        axes.legend()
+        seen.append(axes)
+
+    save_figure(tmp_path / "figure.png", draw, title="price_$5_to_$10")
+    (axes,) = seen
+    assert not axes.title.get_parse_math()
+    assert all(label.get_parse_math() for label in axes.get_xticklabels())

@@ -521,3 +521,13 @@ def load_changed(path):
     _, position = load_checkpoint(path)
     other = Model(configure(seed=9, epochs=3, directions=2, batch_size=40), 16, Classification(10))
     return other, position
+
+
+def test_a_run_goes_on_without_what_it_started_from(monkeypatch):
+    assert main([*RUN, "--epochs", "1", "--output", "source"]) == 0
+    arguments = [*RUN, "--start-from", "source"]
+    assert main([*arguments, "--output", "whole"]) == 0
+    stopped_at(monkeypatch, 8, arguments, "run")
+    rmtree("source")
+    assert main(["--resume", "run", "--quiet"]) == 0
+    assert figures("run") == figures("whole")

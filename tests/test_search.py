@@ -384,3 +384,13 @@ def test_a_search_that_is_killed_or_stopped_ends_in_the_same_trials():
         assert trials(name) == trials("whole")
     assert os.path.exists("whole/importance.png")
     assert train(["--config", "whole", "--output", "best", "--quiet"]) == 0
+
+
+def test_a_search_may_start_from_runs_of_several_seeds(capsys):
+    run = [*QUICK, "--epochs", "0", "--seeds", "2", "--test-on", "held-out", "--quiet"]
+    assert train([*run, "--output", "a"]) == 0
+    words = ["directions=2|4", "--config", "a", "--trials", "2", "--quiet", "--epochs", "1"]
+    assert command.main([*words, "--output", "new"]) == 0
+    with pytest.raises(SystemExit):
+        command.main([*words, "--seeds", "2", "--output", "other"])
+    assert "argument --seeds does not apply to a search" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -33,15 +33,16 @@ from photonic_ffzero.cli.arguments import (
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import configure
 from photonic_ffzero.cores import available_cores
-from photonic_ffzero.data.datasets import load_dataset
+from photonic_ffzero.data.datasets import Dataset, load_dataset
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.cell import Command, training_command
 from photonic_ffzero.runs.claim import CHILDREN_END, Claim, claim_new, claim_unique
 from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, check_platform
 from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
+from photonic_ffzero.runs.job import check_suits
 from photonic_ffzero.runs.names import RESULTS
-from photonic_ffzero.runs.plan import MOST_SEEDS, Plan, plan_for
+from photonic_ffzero.runs.plan import MOST_SEEDS, Plan, in_words, plan_for
 from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.runner import Runner
 from photonic_ffzero.runs.summary import write_results
@@ -318,14 +319,23 @@ def _resumed(
 
 def _with_data(grid: Grid, data_dir: Path | None) -> Grid:
     """Load every data set once, before any run starts; ``auto`` becomes the name of what it is."""
-    names = {}
-    for name in dict.fromkeys(cell.plan.dataset for cell in grid.cells):
-        dataset = load_dataset(name, data_dir)
-        names[name] = dataset.name
+
+    @cache
+    def loaded(name: str, colour: bool) -> Dataset:
+        dataset = load_dataset(name, data_dir, colour=colour)
         if dataset.note:
             say(dataset.note)
-    plans = (replace(cell.plan, dataset=names[cell.plan.dataset]) for cell in grid.cells)
-    cells = (replace(cell, plan=plan) for cell, plan in zip(grid.cells, plans, strict=True))
+        return dataset
+
+    cells = []
+    for cell in grid.cells:
+        dataset = loaded(cell.plan.dataset, cell.plan.config.takes_colours)
+        try:
+            check_suits(cell.plan, dataset)
+        except ValueError as error:
+            run = f"{dataset.name}, {in_words(cell.labels)}"
+            raise ValueError(f"dataset must suit the preset, got {run}: {error}") from None
+        cells.append(replace(cell, plan=replace(cell.plan, dataset=dataset.name)))
     return replace(grid, cells=tuple(cells))
 
 

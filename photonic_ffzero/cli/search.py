@@ -172,10 +172,13 @@ def _prepared(
     settings = {"recipe": "balanced", "dataset": "auto"} | in_file | typed
     for name in space.keys() & typed.keys():
         raise ValueError(f"{name} is searched, so that it must not be set, got {typed[name]!r}")
-    for name in ("seeds", "test_on", "device", "start_from"):
-        if settings.get(name) is not None:
-            raise ValueError(f"{name} does not apply to a search, got {settings[name]!r}")
-    kept = {name: value for name, value in settings.items() if name not in space}
+    reported = ("seeds", "test_on")  # of a run in a file they say what it told at its end
+    for name in (*reported, "device", "start_from"):
+        found = typed if name in reported else settings
+        if found.get(name) is not None:
+            raise ValueError(f"{name} does not apply to a search, got {found[name]!r}")
+    left_out = {*space, *reported}
+    kept = {name: value for name, value in settings.items() if name not in left_out}
     if settings_of(Config)["nonlinearity"].kind.opens(kept.get("nonlinearity", "")):
         raise ValueError("nonlinearity must be one of ours for a search, no file and no function")
     search = Search(

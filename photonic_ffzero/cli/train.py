@@ -207,7 +207,7 @@ def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tu
         output = arguments.output or RESULTS / "new"
         check_new_directory(output)
         job = Job.load(plan, arguments.data_dir, output, arguments.quiet, arguments.token_file)
-    output = arguments.output or RESULTS / dated_name(job.plan, job.dataset.name)
+    output = arguments.output or RESULTS / dated_name(job.written, job.dataset.name)
     claim = claims.enter_context((claim_new if arguments.output else claim_unique)(output))
     return replace(job, output=claim.folder), claim
 

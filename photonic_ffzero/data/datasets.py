@@ -139,8 +139,12 @@ def split(count: int, validation: int, seed: int = 0) -> tuple[np.ndarray, np.nd
 
 
 def default_validation(count: int) -> int:
-    """How many of ``count`` training images are held out where no number is named."""
-    return min(5000, count // 10)
+    """How many of ``count`` training images are held out where no number is named.
+
+    A single one, of which there is no R^2, is none.
+    """
+    tenth = min(5000, count // 10)
+    return tenth if tenth > 1 else 0
 
 
 def load_digits(data_dir: DataFolder = None, note: str = "") -> Dataset:

@@ -31,7 +31,7 @@ from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.gradients import has_twin
 from photonic_ffzero.inference import Evaluation, score
 from photonic_ffzero.model import Model, Position
-from photonic_ffzero.networks import open_device
+from photonic_ffzero.networks import open_device, parameter_shapes
 from photonic_ffzero.power import SAMPLE, UNIT_POWER, beyond_tables, power_budget
 from photonic_ffzero.runs.directory import RunDirectory, versions
 from photonic_ffzero.runs.plan import HELD_OUT, TEST, Plan, changes_of, in_words
@@ -39,7 +39,7 @@ from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.runs.tensorboard import TensorBoard
 from photonic_ffzero.settings import settings_of
-from photonic_ffzero.storage import load_checkpoint, load_model, read_run, write_json
+from photonic_ffzero.storage import load_checkpoint, load_model, model_file, read_run, write_json
 from photonic_ffzero.training.step import Samples
 from photonic_ffzero.training.trainer import Observer, Trainer
 from photonic_ffzero.training.warnings import facts_of, warnings_of
@@ -89,13 +89,7 @@ class Job:
         plan = replace(plan, dataset=name, validation=held_out)
         if plan.test_on == HELD_OUT and not held_out:
             raise ValueError(f"test_on must be {TEST} where no images are held out, got {HELD_OUT}")
-        encoder = None
-        if dataset.train_images.ndim > 2:
-            plan, encoder = _encoded(plan, dataset)
-        elif plan.config.colour == "rgb":
-            raise ValueError(
-                f"colour must be grey for {dataset.name}, which has no images, got rgb"
-            )
+        plan, encoder = _encoded(plan, dataset)
         train, test = (
             Samples(encoder(x) if encoder else x, _labels(y, plan.config.task))
             for x, y in (
@@ -103,6 +97,11 @@ class Job:
                 (dataset.test_images, dataset.test_labels),
             )
         )
+        if plan.config.task == "regression" and len(test.y) < 2:
+            raise ValueError(
+                f"task must be classification with a single test sample: R^2 needs two or more, "
+                f"found {len(test.y)} in {dataset.source}"
+            )
         no_images = dataset.train_images[:0].copy()  # only what they were encoded to is used
         dataset = replace(dataset, train_images=no_images, test_images=no_images)
         job = cls(plan, dataset, encoder, train, test, output, quiet)
@@ -110,7 +109,9 @@ class Job:
             job = replace(job, device=open_device(plan.config, train.x.shape[-1], token_file))
         elif token_file is not None:
             raise ValueError("token_file belongs to a device at tcp://host:port, found none")
-        job._trainer(plan.config.seed)  # so that errors surface before anything is written
+        for seed in job._folders:  # so that errors surface before anything is written
+            job._check_seed(seed)
+        job._trainer(plan.config.seed)
         return job
 
     def run(self, observers: tuple[Observer, ...] = ()) -> list[dict[str, Any]]:
@@ -215,8 +216,17 @@ class Job:
             for name, samples in pairs.items()
         }
 
-    def _written_plan(self) -> dict[str, Any]:
-        return self.plan.as_json() | {"source": self.dataset.source} | self._checksums
+    @property
+    def written(self) -> dict[str, Any]:
+        """What config.json holds: the plan, and the data that it was made for."""
+        count = len(self.train.y)
+        data = {"source": self.dataset.source, "training_samples": count, "pixels": self._pixels}
+        return self.plan.as_json() | data | self._checksums
+
+    @property
+    def _pixels(self) -> int | None:
+        """Pixels on the shorter side of an image."""
+        return min(self.encoder.shape) if self.encoder else None
 
     def _description(self) -> list[str]:
         """The data, the method and the network, line by line."""
@@ -234,6 +244,16 @@ class Job:
             unchecked = "without an identity: a resume cannot check that it is the same"
             lines.append(f"device {identity_of(self.device) or unchecked}")
         return lines
+
+    def _has_begun(self, seed: int) -> bool:
+        """Whether a seed has a checkpoint, which then holds all that it started from."""
+        return (self._folders[seed] / "model.npz").exists()
+
+    def _check_seed(self, seed: int) -> None:
+        """Check that a seed is none too large, and that there is what it is to start from."""
+        replace(self.plan.config, seed=seed)
+        if self.plan.start_from is not None and not self._has_begun(seed):
+            _model_path(self.output / self.plan.start_from, seed)
 
     def _trainer(self, seed: int, checkpoint: Path | None = None) -> Trainer:
         """Split off the validation samples; build the network of a seed, or load it."""
@@ -263,9 +283,10 @@ class Job:
             task = task_of(config.task, self.train.y, kept, self.dataset.class_names)
             device = open_device(config, units) if config.simulates_device else self.device
             model = Model(config, units, task, self.encoder, device)
-            if self.plan.start_from is not None:
+            begun = self._has_begun(seed)
+            if self.plan.start_from is not None and not begun:
                 model.take_over(load_model(_model_path(self.output / self.plan.start_from, seed)))
-            if self.plan.chip_estimate is not None:
+            if self.plan.chip_estimate is not None and not begun:
                 model.know(ChipEstimate.load(self.plan.chip_estimate))
         if self.plan.frozen_phases is not None:
             model.freeze(self.plan.frozen_phases)
@@ -280,7 +301,7 @@ class Job:
     ) -> dict[str, Any]:
         trainer = self._trainer(seed, directory.checkpoint)
         # Only now, as a checkpoint that does not fit, or a device, must cost nothing saved.
-        write_json(self.output / "config.json", self._written_plan())
+        write_json(self.output / "config.json", self.written)
         trainer.model.snapshots = directory.snapshots(trainer)
         sample = trainer.train.x[:SAMPLE]
         dark = self._warn_of_darkness(trainer.model, sample)
@@ -314,7 +335,7 @@ class Job:
 
     def _titled(self, line: str) -> str:
         """The title of a figure: a line, and what differs from the recipe."""
-        different = changes_of(self.plan.as_json())
+        different = changes_of(self.written)
         different.pop("seed", None)  # the line has it
         return f"{line}; {in_words(different)}" if different else line
 
@@ -379,9 +400,25 @@ _REPORTED = (
 )
 
 
-def _encoded(plan: Plan, dataset: Dataset) -> tuple[Plan, Encoder]:
+def check_suits(plan: Plan, dataset: Dataset) -> None:
+    """Check that a plan can be carried out on a data set, from a few of its images."""
+    some = replace(dataset, train_images=dataset.train_images[:2])
+    plan, encoder = _encoded(plan, some)
+    units = encoder.values if encoder else some.train_images.shape[-1]
+    task = task_of(plan.config.task, _labels(dataset.train_labels, plan.config.task), slice(None))
+    for _ in parameter_shapes(plan.config, units, task):
+        pass
+
+
+def _encoded(plan: Plan, dataset: Dataset) -> tuple[Plan, Encoder | None]:
     """An encoder for a data set's images; the plan with the size and the colours that it has."""
     colours, config = in_colour(dataset.train_images), plan.config
+    if dataset.train_images.ndim == 2:
+        if config.colour == "rgb":
+            raise ValueError(
+                f"colour must be grey for {dataset.name}, which has no images, got rgb"
+            )
+        return plan, None
     if config.colour == "rgb" and not colours:
         raise ValueError(f"colour must be grey for {dataset.name}, whose images are grey, got rgb")
     if config.takes_colours and colours:
@@ -396,10 +433,11 @@ def _encoded(plan: Plan, dataset: Dataset) -> tuple[Plan, Encoder]:
 
 def _model_path(path: Path, seed: int) -> Path:
     """The model in a run directory, or in that of the seed; a file stands for itself."""
-    if not path.is_dir():
-        return path
     folder = path / f"seed-{seed}"
-    return (folder if folder.is_dir() else path) / "model.npz"
+    file = model_file(folder if folder.is_dir() else path)
+    if not file.exists():
+        raise DataError(f"{file}: no such file")
+    return file
 
 
 def _labels(y: np.ndarray, task: str) -> np.ndarray:

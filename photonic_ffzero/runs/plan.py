@@ -59,7 +59,7 @@ def _check_encoding(name: str, value: Any) -> str:
 def _existing(text: str) -> str:
     """The whole path of a file or folder."""
     path = os.path.abspath(os.path.expanduser(text))
-    if not os.path.exists(path):
+    if not text or not os.path.exists(path):
         raise ValueError
     return path
 
@@ -210,6 +210,10 @@ class Plan:
         values = vars(self.config)
         keep_checked(self)
         check_scope(self, facts(values), describe(values))
+        if form_of(self.encoding).complex and self.config.network != "photonic":
+            real = " or ".join(name for name in ENCODINGS if not form_of(name).complex)
+            network = f"network {self.config.network}, whose inputs are real"
+            raise ValueError(f"encoding must be {real} for {network}, got {self.encoding}")
         _ = self.rates
 
     @property
@@ -256,7 +260,8 @@ def changes_of(content: Mapping[str, Any]) -> dict[str, Any]:
     ``configure`` and `plan_for` give the run's plan again. The data set is not among them.
     """
     inputs = _inputs(*(content[name] for name in ("dataset", "recipe", "network", "encoding")))
-    count, side = SHAPES.get(content["dataset"], (0, None))  # a run keeps what its data decided
+    own = content.get("training_samples", 0), content.get("pixels")
+    count, side = SHAPES.get(content["dataset"], own)  # a run keeps what its data decided
     standard = defaults_of(Plan) | inputs | {"size": inputs["size"] or side}
     standard |= {"dataset": content["dataset"], "validation": default_validation(count)}
     changed = {n: v for n in settings_of(Plan) if (v := content.get(n)) not in (None, standard[n])}
@@ -267,8 +272,9 @@ def changes_of(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _NOT_IN_NAMES = ("network", "seeds", "device")
-_LONGEST_NAME = 55  # characters of a directory's name before the date
-_OF_RUN = ("source", "training_data_crc32", "test_data_crc32")  # in config.json, and no settings
+_LONGEST_NAME, _LONGEST_DATA = 55, 40  # characters of a directory's name before the date
+# In config.json, and no settings.
+_OF_RUN = ("source", "training_samples", "pixels", "training_data_crc32", "test_data_crc32")
 
 
 def read_settings(file: Path, named: Collection[str] = ()) -> dict[str, Any]:
@@ -333,11 +339,17 @@ def value_in_words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def dated_name(plan: Plan, data: str) -> str:
-    """The name of a new run's directory: data, network, method, what differs, and the time."""
-    different = changes_of(plan.as_json())
+def dated_name(content: Mapping[str, Any], data: str) -> str:
+    """The name of a new run's directory: data, network, method, what differs, and the time.
+
+    Args:
+        content: What its config.json will hold.
+        data: The name of the data set.
+    """
+    different = changes_of(content)
     words = (in_words({name: v}) for name, v in different.items() if name not in _NOT_IN_NAMES)
-    name = "-".join(map(_slug, (data, plan.config.network, plan.config.method)))
+    parts = (_slug(data)[:_LONGEST_DATA], content["network"], content["method"])
+    name = "-".join(filter(None, parts))
     for slug in map(_slug, words):
         if len(name) + len(slug) >= _LONGEST_NAME:
             break
@@ -347,7 +359,7 @@ def dated_name(plan: Plan, data: str) -> str:
 
 def _slug(text: str) -> str:
     # A measured table's file always ends so; a directory's name that did would look like a file's.
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text.replace(".csv", "")).strip("-.")
+    return re.sub(r"[^\w.]+|_+", "-", text.replace(".csv", "")).strip("-.")
 
 
 def plan_for(dataset: str, config: Config, **settings: Any) -> Plan:

@@ -67,6 +67,12 @@ class Trainer:
     _crew: Crew | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        held_out = len(self.validation.y) if self.validation else 0
+        if self.config.task == "regression" and held_out == 1:
+            raise ValueError(
+                "validation must be 0, or 2 samples or more for a regression, whose R^2 needs two, "
+                "got 1"
+            )
         if not self.config.trains:
             return
         for block in self.model.blocks:
