@@ -434,6 +434,18 @@ class TestFigure:
         assert axes.get_ylabel() == "test accuracy (%)"
         assert axes.get_xscale() == "log"
 
+    def test_a_gap_and_a_cross_stand_where_all_runs_failed(self):
+        grid_cells = cells(methods=["ff-dd"], meshes=(1, 2, 4), seeds=(0,))
+        directory = filled(cells=grid_cells, accuracies=[0.6, None, 0.8])
+        runs, axes = runs_table(directory.grid, directory.outcomes()), Figure().subplots()
+        runs.loc[runs["meshes"] == 2, "state"] = "failed"
+        plot_grid(axes, directory.grid, runs)
+        (bars,) = axes.containers
+        np.testing.assert_allclose(bars[0].get_xydata(), [(1, 60), (2, np.nan), (4, 80)])
+        (cross,) = (line for line in axes.lines if line.get_marker() == "x")
+        assert cross.get_xdata() == [2]
+        assert axes.get_ylim()[0] > 50  # the cross stands at the edge, not at a value
+
     def test_a_grid_of_failures_says_so(self):
         axes = self.drawn(accuracies=[None] * 6)
         assert [text.get_text() for text in axes.texts] == ["no finished runs"]

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from meshes.files import write_bytes
 from meshes.validation import counted, one_line
 from photonic_ffzero.plots import curve_style, save_figure
@@ -177,8 +179,9 @@ def _panels(grid: Grid, runs: DataFrame) -> Mapping[Label, DataFrame]:
 def plot_grid(axes: Axes, grid: Grid, runs: DataFrame) -> None:
     """Draw the mean at every coordinate with its standard deviation, curve by curve.
 
-    Numbers along x are joined by lines; categories get points side by side. Small dots beside a
-    mean are the single runs.
+    Numbers along x are joined by lines, with a gap where no run has a value; categories get points
+    side by side. Small dots beside a mean are the single runs. A cross at the lower edge is a place
+    at which all runs failed.
 
     Args:
         axes: The axes to draw on.
@@ -189,15 +192,14 @@ def plot_grid(axes: Axes, grid: Grid, runs: DataFrame) -> None:
     categories = any(isinstance(tick, str) for tick in ticks)
     places = {tick: i if categories else float(tick) for i, tick in enumerate(ticks)}
     names = list(dict.fromkeys(_curve_name(grid, cell.labels) for cell in grid.cells))
-    finished = runs[runs["value"].notna()]
-    members = [_curve_name(grid, row) for row in finished.to_dict("records")]
+    members = [_curve_name(grid, row) for row in runs.to_dict("records")]
     for index, name in enumerate(names):  # a curve looks the same in every panel
-        curve = finished[[member == name for member in members]]
+        curve = runs[[member == name for member in members]]
         shift = (index - (len(names) - 1) / 2) * (_CATEGORY_SHIFT if categories else _LINE_SHIFT)
         style = curve_style(index) | ({"linestyle": ""} if categories else {})
         if not curve.empty:
             _plot_curve(axes, grid, curve, places, shift, **style, label=name)
-    if finished.empty:
+    if runs["value"].isna().all():
         axes.text(0.5, 0.5, "no finished runs", transform=axes.transAxes, ha="center")
     _finish(axes, grid, places, categories)
 
@@ -221,7 +223,11 @@ def _plot_curve(
     mean, sd = summary["mean"].to_numpy()[order], summary["sd"].to_numpy()[order]
     line, caps, bars = axes.errorbar(x[order], mean, sd, capsize=4, markersize=6, **style)
     _move(axes, (line, *caps, *bars), shift)
-    repeated = runs[runs.groupby([*grid.label_names])["value"].transform("size") > 1]
+    failed = x[(summary["failed"] == summary["cells"]).to_numpy()]
+    edge, low = axes.get_xaxis_transform(), np.full(len(failed), 0.03)
+    _move(axes, axes.plot(failed, low, "x", color=style["color"], transform=edge), shift)
+    several = runs.groupby([*grid.label_names])["value"].transform("count") > 1
+    repeated = runs[several & runs["value"].notna()]
     if not repeated.empty:
         x = repeated[grid.x].map(places)
         dots = axes.plot(x, repeated["value"], ".", color=style["color"], markersize=3)
