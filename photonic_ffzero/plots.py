@@ -50,13 +50,23 @@ def save_figure(
     columns = math.ceil(panels / rows)
     size = (1.4 + 4.2 * columns, 0.4 + 4.0 * rows)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
-    axes = np.ravel(figure.subplots(rows, columns))
-    for unused in axes[panels:]:
-        unused.remove()
     with rc_context({"text.parse_math": False}):  # names of data, classes and runs may hold a $
         figure.suptitle(textwrap.fill(title, 14 + 60 * columns), fontsize="medium")
+        axes = np.ravel(figure.subplots(rows, columns))
+        for unused in axes[panels:]:
+            unused.remove()
         draw(*axes[:panels])
+    for panel in axes[:panels]:
+        _typeset_powers(panel)
     write_whole(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _typeset_powers(axes: Axes) -> None:
+    """Let the ticks of logarithmic axes be formulas, as Matplotlib writes 10 to a power."""
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                tick.label1.set_parse_math(True)
 
 
 def plot_loss(axes: Axes, *histories: Sequence[EpochRecord], layer: str = "mesh") -> None:

@@ -37,7 +37,7 @@ from photonic_ffzero import (
 )
 from photonic_ffzero.cli import predict, serve
 from photonic_ffzero.cli.train import main
-from photonic_ffzero.config import SIMULATED
+from photonic_ffzero.config import SIMULATED, device_name
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.devices import DeviceServer, Driver, OnDevice, RemoteDevice, driver_of, wire
 from photonic_ffzero.devices.device import check_intensities
@@ -865,10 +865,10 @@ class _Slow(SimulatedChip):
 
 
 def test_threads_that_share_a_device_take_turns():
-    chip = _Slow(4, 4)
+    chip, two = _Slow(4, meshes=1), Classification(2)
     x = np.random.default_rng(0).random((3, 4)).astype(np.float32)
     models = [
-        Model(configure(device="given", meshes=1, seed=seed), 4, Classification(2), device=chip)
+        Model(configure(device=device_name(chip), meshes=1, seed=seed), 4, two, device=chip)
         for seed in range(2)
     ]
     alone = [model.scores(x) for model in models]
