@@ -38,7 +38,8 @@ MNIST_IN_HOURS: Targets = {
         "epochs": 5,
         "by_method": {
             "ff-dd": {"perturb": "activations"},
-            "bp-dd": {"directions": 8, "epochs": 3},
+            "bp-dd": {"directions": 8, "epochs": 3, "learning_rate": 0.001},
+            "bp-ad": {"learning_rate": 0.003},
         },
     },
 }
