@@ -200,15 +200,13 @@ def _programmed(
     lit, unreachable = _corrected(mesh, ideal)
     without_offsets = (w - offset for w, offset in zip(lit, chip.offsets, strict=True))
     phases = Phases(*(np.where(s, 0.0, w) for s, w in zip(still, without_offsets, strict=True)))
-    free = frozen is None or not any(np.any(mask) for mask in frozen)
-    if not free:  # a turn of theta cannot move to other shifters, but is no solution
-        phases = Phases(*map(wrapped, phases))
     if _mismatch(target, chip, phases).largest > _EXACT:
-        fitted = _fitted(target, chip, phases, still, most_theta=None if free else _TURN)
-        phases = min(phases, fitted, key=lambda w: _mismatch(target, chip, w).rms)
-    if free:
-        phases = within_a_turn(mesh, phases)
-    else:
+        phases = _fitted(target, chip, phases, still)
+    phases = within_a_turn(mesh, phases)
+    if frozen is not None and any(np.any(w[s]) for w, s in zip(phases, still, strict=True)):
+        # The turn of a theta went to shifters that stand still: fit the others once more.
+        phases = Phases(*(np.where(s, 0.0, w) for s, w in zip(still, phases, strict=True)))
+        phases = _fitted(target, chip, phases, still, most_theta=_TURN)
         phases = phases._replace(phi=wrapped(phases.phi), gamma=wrapped(phases.gamma))
     places = tuple((int(column), int(index)) for column, index in np.argwhere(unreachable))
     return mesh, phases, replace(_mismatch(target, chip, phases), unreachable=places)
@@ -266,12 +264,12 @@ def _fitted(
     chip: MeshEstimate,
     phases: Phases,
     still: Phases,
-    most_theta: float | None,
+    most_theta: float | None = None,
 ) -> Phases:
     """Move all phases but the still ones to the least squared error, by the mesh's adjoint.
 
-    With ``most_theta`` theta stays between 0 and there: a turn would negate both ports, which no
-    other shifter may be able to undo where some stand still.
+    Those at the start are returned where they are better. With ``most_theta`` theta stays between
+    0 and there: less by a turn, it would negate both ports.
     """
     from scipy.optimize import minimize
 
@@ -304,7 +302,7 @@ def _fitted(
     fit = minimize(
         squared_error, start[moving], jac=True, method="L-BFGS-B", bounds=bounds, options=options
     )
-    return as_phases(fit.x)
+    return min(phases, as_phases(fit.x), key=lambda w: _mismatch(target, chip, w).rms)
 
 
 @dataclass(frozen=True, eq=False)

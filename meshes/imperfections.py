@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,6 +116,11 @@ class Imperfections:
     def steady(self) -> bool:
         """Whether the same phases and fields always give the same light."""
         return not (self.write_noise or self.source_noise or self.drift)
+
+    @property
+    def at_rest(self) -> Imperfections:
+        """Those that are the same at every reading: without noise in front of the detectors."""
+        return replace(self, write_noise=0.0, source_noise=0.0, drift=0.0)
 
     @property
     def fabricated(self) -> bool:

@@ -213,6 +213,7 @@ class ModReLU(Nonlinearity):
     bias: float = number_field(-0.1, maximum=0.0)
 
     def __call__(self, fields: Any) -> Any:
+        fields = as_floating(fields)
         xp, real, imag = quadratures(fields)
         # 1 - radius / max(|E|, radius) is the same without dividing by a dark field. For a radius
         # of 0 the divisor has a floor whose square (in the gradient) does not underflow.
@@ -255,6 +256,7 @@ class Modulus(Nonlinearity):
     """
 
     def __call__(self, fields: Any) -> Any:
+        fields = as_floating(fields)
         xp, _, imag = quadratures(fields)
         return from_quadratures(xp.abs(fields), xp.zeros_like(imag))
 

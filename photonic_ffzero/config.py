@@ -198,6 +198,7 @@ class Config:
         "each layer's outputs to unit mean square in front of the next of an MLP, or as they are",
         applies={"network": "mlp"},
         default="unit",
+        later=True,
         also=("layer_norm", "rescale"),
     )
     initialization: str | None = _network(
@@ -206,6 +207,7 @@ class Config:
         "within 1 / sqrt(inputs) of 0, as in PyTorch",
         applies={"network": "mlp"},
         default="he",
+        later=True,
         also=("init", "initializer", "kernel_initializer"),
     )
     channels: int | None = _network(
@@ -303,7 +305,7 @@ class Config:
         whole(0),
         "measured values that the cosine normalises together, 2 or more; 0: all of a group",
         default=0,
-        default_in_words="0; recipe digital: 5",
+        default_in_words="0; recipe digital: 5; mixer: 0",
     )
     loss: str = _learning(spec_of(LOSSES), listed(LOSSES))
     rule: str | None = _network(one_of(RULES), "how the layers of ff decide together", applies=FF)
@@ -374,6 +376,7 @@ class Config:
         "share of every parameter that a step takes away, for a learning rate of 1",
         applies={"network": ("mlp", "cnn", "mixer")},
         default=0.0,
+        later=True,
         also=("decay", "l2", "wd"),
     )
     schedule: str = _learning(one_of(SCHEDULES), "how the learning rate goes on")

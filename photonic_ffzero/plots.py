@@ -57,11 +57,12 @@ def save_figure(
             unused.remove()
         draw(*axes[:panels])
     for panel in axes[:panels]:
-        _typeset_powers(panel)
+        for scales in (panel, *panel.child_axes):
+            _typeset_powers(scales)
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
-def _typeset_powers(axes: Axes) -> None:
+def _typeset_powers(axes: Any) -> None:
     """Let the ticks of logarithmic axes be formulas, as Matplotlib writes 10 to a power."""
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
@@ -148,9 +149,12 @@ def plot_embeddings(
     axes: Axes, points: np.ndarray, labels: np.ndarray, prototypes: np.ndarray | None = None
 ) -> None:
     """Draw points [n, 2] as the numbers of their classes, and prototypes [C, 2] in circles."""
+    from matplotlib import rc_context
+
     for label in np.unique(labels):
         x, y = points[labels == label].T
-        axes.scatter(x, y, s=22, marker=f"${label}$", color=class_colour(label), linewidth=0.3)
+        with rc_context({"text.parse_math": True}):  # a formula is what makes a number a marker
+            axes.scatter(x, y, s=22, marker=f"${label}$", color=class_colour(label), linewidth=0.3)
     for label, (x, y) in enumerate([] if prototypes is None else prototypes):
         circle = {"boxstyle": "circle", "facecolor": axes.get_facecolor(), "linewidth": 2.5}
         circle["edgecolor"] = class_colour(label)

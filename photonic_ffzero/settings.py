@@ -149,6 +149,7 @@ class Setting:
         default: The default of all recipes; None if the setting may stay unset, `VARIES` if
             recipes decide.
         default_in_words: The default, if its value does not say enough.
+        later: Whether there are files from before it existed, where it means its default.
         also: What other programs call it, to suggest its name to who tries those.
     """
 
@@ -160,6 +161,7 @@ class Setting:
     applies: Conditions = field(default_factory=dict)
     default: Any = VARIES
     default_in_words: str = ""
+    later: bool = False
     also: tuple[str, ...] = ()
 
     @property
@@ -205,14 +207,14 @@ def defaults_of(cls: type) -> dict[str, Any]:
 def completed(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
     """A file's content, with what the settings did that did not exist when it was written.
 
-    That is their default, or None in a run to which they do not apply. A setting that recipes
-    decide may not be missing. Lists of values become what the command line takes today.
+    That is their default, or None in a run to which they do not apply. No other setting may be
+    missing. Lists of values become what the command line takes today.
     """
     known = settings_of(cls)
     absent = {
         name: entry.default if applies else None
         for name, entry in known.items()
-        if not (applies := matches(entry.applies, content)) or entry.default is not VARIES
+        if not (applies := matches(entry.applies, content)) or entry.default is None or entry.later
     }
     lists = {n: v for n, v in content.items() if n in known and known[n].kind.lists}
     tidied = {name: _tidied(value) for name, value in lists.items() if isinstance(value, str)}

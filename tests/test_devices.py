@@ -1,7 +1,9 @@
 """Devices: the protocol, a mesh of one as a layer, the simulated chip, and one behind a socket."""
 
+import copy
 import json
 import os
+import pickle
 import pkgutil
 import re
 import shlex
@@ -895,3 +897,11 @@ def test_what_a_former_device_decided_is_as_the_recipe_has_it():
     here = there.moved_to(SIMULATED)
     assert here == configure(device=SIMULATED)
     assert here.moved_to("tcp://localhost:5025") == there
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_model_on_a_device_can_be_copied(again):
+    chip, x = SimulatedChip(4, meshes=1), np.ones((2, 4), np.float32)
+    config = configure(device=device_name(chip), meshes=1)
+    model = Model(config, 4, Classification(2), device=chip)
+    np.testing.assert_array_equal(again(model).scores(x), model.scores(x))

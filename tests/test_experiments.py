@@ -13,8 +13,10 @@ import pytest
 
 from photonic_ffzero.cli.experiment import Options
 from photonic_ffzero.config import configure
+from photonic_ffzero.data.datasets import load_dataset
 from photonic_ffzero.data.tasks import Classification, Regression
 from photonic_ffzero.networks import build_blocks
+from photonic_ffzero.runs.job import check_suits
 from photonic_ffzero.training.step import Samples
 
 FOLDER = Path(__file__).parent.parent / "experiments"
@@ -258,3 +260,13 @@ def test_passes_of_runs_on_a_chip_are_not_drawn_where_there_are_none(tmp_path):
 
     importlib.import_module("in_situ").write_passes(Begun(), None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_finds_too_many_classes_before_any_run_starts(tmp_path):
+    """Readouts count among what is checked: four ports cannot tell ten classes."""
+    grid = importlib.import_module("ports").PRESETS["small"](Options())
+    plan = replace(grid.cells[0].plan, size=2)
+    with pytest.raises(ValueError, match="10 classes need at least as many tapped values"):
+        check_suits(plan, load_dataset("digits"))
+    with pytest.raises(ValueError, match="validation must leave at least one of 1297"):
+        check_suits(replace(grid.cells[0].plan, validation=1297), load_dataset("digits"))

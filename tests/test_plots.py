@@ -207,3 +207,17 @@ def test_names_are_no_formulas_but_the_ticks_of_a_logarithm_are(tmp_path):
     (axes,) = seen
     assert not axes.title.get_parse_math()
     assert all(label.get_parse_math() for label in axes.get_xticklabels())
+
+
+@pytest.mark.pictures
+def test_points_of_embeddings_are_the_numbers_of_their_classes(tmp_path):
+    """As markers, which are formulas, also in a figure where names are none."""
+    sizes = []
+
+    def draw(axes):
+        plot_embeddings(axes, np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([1, 1]))
+        sizes.append(axes.collections[0].get_paths()[0].vertices.shape)
+
+    draw(Figure().subplots())
+    save_figure(tmp_path / "figure.png", draw)
+    assert sizes[0] == sizes[1]

@@ -291,7 +291,7 @@ def _prepared(
     names = (field.name for field in fields(Options))
     options = Options(**{field: getattr(arguments, field) for field in names})
     grid = replace(
-        _with_data(presets[arguments.preset](options), arguments.data_dir),
+        _with_data(presets[arguments.preset](options), arguments.data_dir, check_suits),
         name=name,
         preset=arguments.preset,
         description=" ".join(description.split()),
@@ -313,12 +313,15 @@ def _resumed(
             f"{arguments.resume}"
         )
     claim = claims.enter_context(Claim(arguments.resume, wait=CHILDREN_END))
-    _with_data(directory.grid, arguments.data_dir)
+    _with_data(directory.grid, arguments.data_dir, lambda plan, dataset: None)
     return directory, claim
 
 
-def _with_data(grid: Grid, data_dir: Path | None) -> Grid:
-    """Load every data set once, before any run starts; ``auto`` becomes the name of what it is."""
+def _with_data(grid: Grid, data_dir: Path | None, check: Callable[..., None]) -> Grid:
+    """Load every data set once, before any run starts; ``auto`` becomes the name of what it is.
+
+    ``check(plan, dataset)`` raises a ValueError where a run cannot use its data.
+    """
 
     @cache
     def loaded(name: str, colour: bool) -> Dataset:
@@ -327,11 +330,14 @@ def _with_data(grid: Grid, data_dir: Path | None) -> Grid:
             say(dataset.note)
         return dataset
 
-    cells = []
+    cells, checked = [], set()
     for cell in grid.cells:
         dataset = loaded(cell.plan.dataset, cell.plan.config.takes_colours)
+        plan = replace(cell.plan, config=replace(cell.plan.config, seed=0))
         try:
-            check_suits(cell.plan, dataset)
+            if plan not in checked:
+                check(plan, dataset)
+            checked.add(plan)
         except ValueError as error:
             run = f"{dataset.name}, {in_words(cell.labels)}"
             raise ValueError(f"dataset must suit the preset, got {run}: {error}") from None

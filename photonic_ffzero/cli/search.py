@@ -172,7 +172,9 @@ def _prepared(
     settings = {"recipe": "balanced", "dataset": "auto"} | in_file | typed
     for name in space.keys() & typed.keys():
         raise ValueError(f"{name} is searched, so that it must not be set, got {typed[name]!r}")
-    reported = ("seeds", "test_on")  # of a run in a file they say what it told at its end
+    reported = ("seeds", "test_on")  # what a run tells at its end
+    if dropped := [name for name in reported if name in in_file and name not in typed]:
+        say(f"{arguments.config}: {' and '.join(dropped)} left out, which no search has")
     for name in (*reported, "device", "start_from"):
         found = typed if name in reported else settings
         if found.get(name) is not None:

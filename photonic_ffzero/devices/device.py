@@ -101,12 +101,19 @@ class Driver:
         """
         sets = max(len(phases.theta) for phases in path)
         light = np.broadcast_to(fields.astype(np.complex64), (sets, *fields.shape[-2:]))
-        try:
-            with self._turn:
+        with self._turn:
+            try:
                 return np.stack([self._read(light[p], path, p, reads) for p in range(sets)])
-        except BaseException:
-            self._written.clear()  # after an error nobody knows which phases the device has
-            raise
+            except BaseException:
+                self._written.clear()  # after an error nobody knows which phases the device has
+                raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock: a copy of a model has a device of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_turn"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _turn=threading.Lock())
 
     def _read(self, fields: np.ndarray, path: Sequence[Phases], p: int, reads: int) -> np.ndarray:
         for mesh, phases in enumerate(path, start=1):
@@ -164,12 +171,14 @@ def check_intensities(answer: Any, shape: tuple[int, ...], mesh: int) -> np.ndar
 
 def driver_of(device: Device) -> Driver:
     """The driver of a device: the same for all models on it, as it has one set of phases."""
-    driver = _DRIVERS.get(id(device))
-    if driver is None:
-        driver = _DRIVERS[id(device)] = Driver(device)
-    return driver
+    with _DRIVING:
+        driver = _DRIVERS.get(id(device))
+        if driver is None:
+            driver = _DRIVERS[id(device)] = Driver(device)
+        return driver
 
 
+_DRIVING = threading.Lock()
 _DRIVERS: WeakValueDictionary[int, Driver] = WeakValueDictionary()  # each keeps its device alive
 
 

@@ -124,7 +124,9 @@ class Photonic(PhaseLayer):
 
     @property
     def noiseless(self) -> Photonic:
-        return self if self.cacheable else replace(self, chip=None)
+        if self.chip is None or self.cacheable:
+            return self
+        return replace(self, chip=replace(self.chip, imperfections=self.chip.imperfections.at_rest))
 
     @property
     def nominal(self) -> Photonic:

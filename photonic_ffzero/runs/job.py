@@ -31,7 +31,7 @@ from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.gradients import has_twin
 from photonic_ffzero.inference import Evaluation, score
 from photonic_ffzero.model import Model, Position
-from photonic_ffzero.networks import open_device, parameter_shapes
+from photonic_ffzero.networks import build_blocks, open_device, parameter_shapes
 from photonic_ffzero.power import SAMPLE, UNIT_POWER, beyond_tables, power_budget
 from photonic_ffzero.runs.directory import RunDirectory, versions
 from photonic_ffzero.runs.plan import HELD_OUT, TEST, Plan, changes_of, in_words
@@ -109,9 +109,12 @@ class Job:
             job = replace(job, device=open_device(plan.config, train.x.shape[-1], token_file))
         elif token_file is not None:
             raise ValueError("token_file belongs to a device at tcp://host:port, found none")
-        for seed in job._folders:  # so that errors surface before anything is written
-            job._check_seed(seed)
-        job._trainer(plan.config.seed)
+        first, *others = job._folders
+        for seed in others:
+            replace(plan.config, seed=seed)
+        # A network that starts from another may find that it does not fit, whatever its seed.
+        for seed in (first, *(others if plan.start_from else ())):
+            job._trainer(seed)  # so that errors surface before anything is written
         return job
 
     def run(self, observers: tuple[Observer, ...] = ()) -> list[dict[str, Any]]:
@@ -248,12 +251,6 @@ class Job:
     def _has_begun(self, seed: int) -> bool:
         """Whether a seed has a checkpoint, which then holds all that it started from."""
         return (self._folders[seed] / "model.npz").exists()
-
-    def _check_seed(self, seed: int) -> None:
-        """Check that a seed is none too large, and that there is what it is to start from."""
-        replace(self.plan.config, seed=seed)
-        if self.plan.start_from is not None and not self._has_begun(seed):
-            _model_path(self.output / self.plan.start_from, seed)
 
     def _trainer(self, seed: int, checkpoint: Path | None = None) -> Trainer:
         """Split off the validation samples; build the network of a seed, or load it."""
@@ -400,14 +397,21 @@ _REPORTED = (
 )
 
 
+_FEW_PORTS = 100  # wider meshes have a port for every class, and take long to build
+
+
 def check_suits(plan: Plan, dataset: Dataset) -> None:
     """Check that a plan can be carried out on a data set, from a few of its images."""
     some = replace(dataset, train_images=dataset.train_images[:2])
     plan, encoder = _encoded(plan, some)
     units = encoder.values if encoder else some.train_images.shape[-1]
-    task = task_of(plan.config.task, _labels(dataset.train_labels, plan.config.task), slice(None))
+    labels = _labels(dataset.train_labels, plan.config.task)
+    split(len(labels), plan.validation or 0, plan.config.seed)
+    task = task_of(plan.config.task, labels, slice(None), dataset.class_names)
     for _ in parameter_shapes(plan.config, units, task):
         pass
+    if plan.config.device is None and (not plan.config.meshes or units <= _FEW_PORTS):
+        build_blocks(plan.config, units, task)
 
 
 def _encoded(plan: Plan, dataset: Dataset) -> tuple[Plan, Encoder | None]:

@@ -260,7 +260,8 @@ def changes_of(content: Mapping[str, Any]) -> dict[str, Any]:
     ``configure`` and `plan_for` give the run's plan again. The data set is not among them.
     """
     inputs = _inputs(*(content[name] for name in ("dataset", "recipe", "network", "encoding")))
-    own = content.get("training_samples", 0), content.get("pixels")
+    written = map(content.get, ("training_samples", "pixels"))
+    own = tuple(number if type(number) is int else 0 for number in written)
     count, side = SHAPES.get(content["dataset"], own)  # a run keeps what its data decided
     standard = defaults_of(Plan) | inputs | {"size": inputs["size"] or side}
     standard |= {"dataset": content["dataset"], "validation": default_validation(count)}
