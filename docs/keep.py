@@ -181,7 +181,7 @@ def summary(runs: pd.DataFrame, across: str = "", show: str = "") -> pd.DataFram
             figures = {f"{across} {place.pop(across)}": figures[first]}
         rows.setdefault((*place.values(),), place).update(figures)
     table = pd.DataFrame([*rows.values()]).fillna("-")
-    table.attrs["figure"] = first.capitalize()
+    table.attrs["figure"] = first[0].upper() + first[1:]
     return table
 
 
