@@ -960,7 +960,7 @@ class TestCommandLine:
     def test_a_data_set_that_was_looked_for_is_written_down(self, monkeypatch):
         from photonic_ffzero.data.datasets import load_dataset
 
-        monkeypatch.setattr(module, "load_dataset", lambda name, folder: load_dataset("digits"))
+        monkeypatch.setattr(module, "load_dataset", lambda *_, **__: load_dataset("digits"))
         automatic = lambda options: trial(replace(options, dataset="auto"))  # noqa: E731
         assert experiment(["--output", "grid", "--quiet"], {"small": automatic}) == 0
         grid = GridDirectory.open(Path("grid")).grid

@@ -359,9 +359,11 @@ def test_counts_are_whole_numbers_from_a_minimum(name, minimum):
             configure(network=network, **{name: value})
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "epsilon"])
-def test_rates_and_steps_are_positive_finite_numbers(name):
-    for value, rule in [(0, "greater than 0"), (-1.0, "greater than 0"), (float("nan"), "finite")]:
+@pytest.mark.parametrize(
+    ("name", "positive"), [("learning_rate", "greater than 0"), ("epsilon", "at least 1e-30")]
+)
+def test_rates_and_steps_are_positive_finite_numbers(name, positive):
+    for value, rule in [(0, positive), (-1.0, positive), (float("nan"), "finite")]:
         with pytest.raises(ValueError, match=f"^{name} must be {rule}, got {value!r}$"):
             configure(**{name: value})
     for value in (True, [1.0], "0.1"):  # a number in quotes would break only in training
