@@ -21,7 +21,7 @@ channels = partial(
     figure={
         "x": "channels",
         "curves": ("method",),
-        "panels": "dataset",
+        "panels": ("dataset",),
         "x_label": "channels a convolution",
         "log_x": True,
         "title": "CNNs over channels",

@@ -110,7 +110,7 @@ def in_situ(
         cells=tuple(cells),
         x="ports",
         curves=("method", "start"),
-        panels="dataset",
+        panels=("dataset",),
         title="Training on the chip of Sawada et al.",
     )
 

@@ -87,7 +87,7 @@ def mixers(
         seeds=seeds,
         x="trained",
         curves=("head",),
-        panels="network",
+        panels=("network",),
         title=f"LocalMixer, {dataset}",
     )
 

@@ -17,8 +17,8 @@ from photonic_ffzero.cli.experiment import run_experiment, sweep
 
 FIGURE = {
     "x": "depth",
-    "curves": ("method", "width"),
-    "panels": "dataset",
+    "curves": ("method",),
+    "panels": ("dataset", "width"),
     "x_label": "layers",
     "title": "MLPs over depth",
 }
@@ -81,7 +81,7 @@ PRESETS = {
             "scaling": ("none", "unit"),
             "initialization": ("uniform", "he"),
         },
-        figure=FIGURE | {"curves": ("scaling", "initialization"), "panels": None},
+        figure=FIGURE | {"curves": ("scaling", "initialization"), "panels": ()},
         dataset="mnist",
         seeds=2,
         method="bp-dd",

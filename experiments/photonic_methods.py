@@ -19,7 +19,7 @@ depths = partial(
     figure={
         "x": "meshes",
         "curves": ("method",),
-        "panels": "dataset",
+        "panels": ("dataset",),
         "x_label": "meshes in a row",
         "title": "Four methods on the photonic network",
     },

@@ -63,7 +63,7 @@ def accuracy_over_ports(
         limit=limit,
         x="ports",
         curves=("gradient",),
-        panels="budget",
+        panels=("budget",),
         log_x=True,
         title=f"Accuracy over ports, {settings['dataset']}",
     )

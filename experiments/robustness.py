@@ -90,7 +90,7 @@ def robustness(
         cells=tuple(cells),
         x="strength",
         curves=("trained",),
-        panels="imperfection",
+        panels=("imperfection",),
         log_x=True,
         title="Robustness against a chip's imperfections",
     )

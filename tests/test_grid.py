@@ -250,10 +250,15 @@ class TestCell:
 
 class TestGrid:
     def test_it_survives_json(self):
-        grid = small_grid(panels="method", log_x=True, factor=1.0, unit="rad", title="T")
+        grid = small_grid(panels=("method",), log_x=True, factor=1.0, unit="rad", title="T")
         first, second, *rest = grid.cells
         grid = replace(grid, cells=(first, replace(second, after=first.slug), *rest))
         assert Grid.from_json(json.loads(json.dumps(grid.as_json()))) == grid
+
+    @pytest.mark.parametrize(("former", "panels"), [("method", ("method",)), (None, ())])
+    def test_files_of_former_versions_have_one_panel_label_or_null(self, former, panels):
+        content = json.loads(json.dumps(small_grid().as_json())) | {"panels": former}
+        assert Grid.from_json(content).panels == panels
 
     @pytest.mark.parametrize(
         ("given", "message"),
@@ -262,7 +267,7 @@ class TestGrid:
             ({"cells": (replace(cells()[0], after="x"),)}, "after must name an earlier .*'x'"),
             ({"cells": cells() * 2}, "must differ in a label or the seed, got twice method-ff-"),
             ({"x": "depth"}, "axes must be labels of the cells, .*; got 'depth'"),
-            ({"panels": "depth"}, "got 'depth'"),
+            ({"panels": ("depth",)}, "got 'depth'"),
             ({"curves": ("depth",)}, "got 'depth'"),
             (
                 {"cells": (*cells(), Cell({"method": "x"}, cells()[0].plan))},
@@ -361,6 +366,12 @@ class TestResults:
         assert "| 0    |    0.001235 |" in text
         assert "| 0.1  |    0.001235 |" in text
 
+    def test_several_labels_tell_panels_apart(self):
+        made = filled(accuracies=GIVEN, panels=("method", "meshes"), x="method", curves=())
+        text = write_results(made)
+        for cell in made.grid.cells:
+            assert "method: {method}, meshes: {meshes}\n".format(**cell.labels) in text
+
     def test_no_line_is_longer_than_80_columns(self):
         label = "a rather long name of something"
         long = [
@@ -453,7 +464,7 @@ class TestFigure:
     @pytest.mark.pictures
     def test_it_is_written_with_a_panel_each(self):
         write_results(filled(accuracies=GIVEN))
-        write_results(filled("two", accuracies=GIVEN, panels="method", curves=()))
+        write_results(filled("two", accuracies=GIVEN, panels=("method",), curves=()))
         one, two = (imread(Path(name) / "figure.png") for name in ("grid", "two"))
         assert one.shape[0] == two.shape[0]
         assert one.shape[1] < two.shape[1]

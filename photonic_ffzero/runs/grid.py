@@ -102,7 +102,7 @@ class Grid:
         cells: The runs, in the order in which they start.
         x: The label along the horizontal axis: numbers, or categories if any value is a text.
         curves: The labels that tell curves apart.
-        panels: The label that tells panels apart; None for one panel.
+        panels: The labels that tell panels apart; none for one panel.
         name: Name of the experiment and of its script, set by `run_experiment`.
         preset: Name of the preset, set by `run_experiment`.
         value: The figure of results.json to show.
@@ -119,7 +119,7 @@ class Grid:
     cells: tuple[Cell, ...]
     x: str
     curves: tuple[str, ...] = ()
-    panels: str | None = None
+    panels: tuple[str, ...] = ()
     name: str = ""
     preset: str = "small"
     value: str = "test_accuracy"
@@ -139,7 +139,7 @@ class Grid:
         for cell in self.cells:
             if tuple(cell.labels) != names:
                 raise ValueError(f"cells must all have the labels {names}, got {(*cell.labels,)}")
-        for axis in (self.x, *self.curves, *([self.panels] if self.panels else [])):
+        for axis in (self.x, *self.curves, *self.panels):
             if axis not in names:
                 raise ValueError(f"axes must be labels of the cells, {names}; got {axis!r}")
         if taken := set(names) & set(_RESERVED):
@@ -183,7 +183,8 @@ class Grid:
             {"labels": dict(cell.labels), "plan": cell.plan.as_json(), "after": cell.after}
             for cell in self.cells
         ]
-        return content | {"curves": list(self.curves), "cells": cells}
+        axes = {"curves": list(self.curves), "panels": list(self.panels)}
+        return content | axes | {"cells": cells}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Grid:
@@ -194,7 +195,10 @@ class Grid:
                 Cell(dict(cell["labels"]), Plan.from_json(cell["plan"]), cell["after"])
                 for cell in (check("grid.json", cell, CELL) for cell in content["cells"])
             )
-            return cls(**(content | {"cells": cells, "curves": tuple(content["curves"])}))
+            panels = content.get("panels") or ()  # formerly one label, or null
+            panels = (panels,) if isinstance(panels, str) else tuple(panels)
+            axes = {"curves": tuple(content["curves"]), "panels": panels}
+            return cls(**(content | axes | {"cells": cells}))
         except KeyError as error:
             raise DataError(f"grid.json must name {error}, which is missing") from None
         except (TypeError, ValueError, AttributeError) as error:

@@ -70,10 +70,13 @@ PLAN: Schema = {
 }
 """Of config.json, what every run has."""
 
+_PANELS = Kind(  # a single one, or null, before there could be several
+    "a list of texts", lambda v: v is None or TEXT.holds(v) or list_of(TEXT).holds(v)
+)
 GRID: Schema = {
     **dict.fromkeys(("x", "name", "preset", "value", "value_label", "unit", "x_label"), TEXT),
     **dict.fromkeys(("title", "description", "command"), TEXT),
-    "panels": TEXT.or_null,
+    "panels": _PANELS,
     "curves": list_of(TEXT),
     "factor": NUMBER,
     "log_x": SWITCH,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, compress, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,10 +35,10 @@ def write_results(directory: GridDirectory) -> str:
     panels = _panels(grid, runs)
 
     def draw(*axes: Axes) -> None:
-        for panel, (name, members) in zip(axes, panels.items(), strict=True):
+        for panel, (labels, members) in zip(axes, panels, strict=True):
             panel.sharey(axes[0])
             plot_grid(panel, grid, members)
-            panel.set_title(str(name), fontsize="medium")
+            panel.set_title(label_text(labels), fontsize="medium")
         add_legend(axes)
 
     title = f"{grid.heading} (preset {grid.preset})"
@@ -137,9 +137,9 @@ def _coordinates(grid: Grid, runs: DataFrame) -> list[tuple[Label, ...]]:
 def markdown(grid: Grid, runs: DataFrame) -> str:
     """The summaries as Markdown tables of at most 80 columns, one for each panel."""
     tables = []
-    for name, members in _panels(grid, runs).items():
-        heading = f"{grid.panels}: {name}\n\n" if grid.panels else ""
-        tables.append(heading + _panel_markdown(grid, members))
+    for labels, members in _panels(grid, runs):
+        heading = ", ".join(f"{name}: {value}" for name, value in labels.items())
+        tables.append((f"{heading}\n\n" if heading else "") + _panel_markdown(grid, members))
     return "\n".join(tables)
 
 
@@ -147,14 +147,13 @@ def _panel_markdown(grid: Grid, runs: DataFrame) -> str:
     from rich.table import Table
 
     table = Table()
-    for name in grid.label_names:
-        if name != grid.panels:
-            table.add_column(name, overflow="fold")
+    shown = [name not in grid.panels for name in grid.label_names]
+    for name in compress(grid.label_names, shown):
+        table.add_column(name, overflow="fold")
     for name in (grid.value_axis, "n", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    panel = grid.label_names.index(grid.panels) if grid.panels else None
     for row in summary_texts(grid, runs):
-        table.add_row(*(text for column, text in enumerate(row) if column != panel))
+        table.add_row(*compress(row, chain(shown, repeat(True))))
     return as_markdown(table)
 
 
@@ -172,8 +171,12 @@ def as_markdown(table: Table, width: int | None = 80) -> str:
 # --- the figure -----------------------------------------------------------------------------------
 
 
-def _panels(grid: Grid, runs: DataFrame) -> Mapping[Label, DataFrame]:
-    return dict(iter(runs.groupby(grid.panels, sort=False))) if grid.panels else {"": runs}
+def _panels(grid: Grid, runs: DataFrame) -> list[tuple[dict[str, Label], DataFrame]]:
+    """The labels of each panel and its rows of `runs_table`, in the order of the runs."""
+    if not grid.panels:
+        return [({}, runs)]
+    groups = runs.groupby([*grid.panels], sort=False)
+    return [(dict(zip(grid.panels, values, strict=True)), rows) for values, rows in groups]
 
 
 def plot_grid(axes: Axes, grid: Grid, runs: DataFrame) -> None:
