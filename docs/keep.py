@@ -226,14 +226,11 @@ def keep(name: str, runs: Sequence[Path], machine: str, commit: str) -> None:
 
 
 def shrink(picture: Path, small: Path) -> None:
-    """Write a picture with 256 colours and at most 1,000 pixels across: a few tens of kB.
-
-    Of Pillow's methods the octree keeps the colours of thin curves, which others merge.
-    """
+    """Write a picture with 256 colours and at most 1,000 pixels across: a few tens of kB."""
     with Image.open(picture) as image:
         image = image.convert("RGB")
         image.thumbnail((1000, 1000))
-        image.quantize(256, Image.Quantize.FASTOCTREE).save(small, optimize=True)
+        image.quantize(256).save(small, optimize=True)
 
 
 def _grid(folder: Path) -> tuple[list[Row], list[str]]:
