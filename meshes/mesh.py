@@ -55,8 +55,8 @@ class _ReadOnly:
     def _checked(self, value: Any, shape: tuple[int, ...]) -> np.ndarray:
         array, name = np.array(value), self._name[1:]
         if array.dtype.kind not in "fiu" or array.shape != shape:
-            found = f"{array.dtype} of shape {list(array.shape)}"
-            raise ValueError(f"{name} must be real numbers of shape {list(shape)}, got {found}")
+            given = f"{array.dtype} of shape {list(array.shape)}"
+            raise ValueError(f"{name} must be real numbers of shape {list(shape)}, got {given}")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} must be finite, got nan or inf")
         return array if array.dtype.kind == "f" else array.astype(np.float32)

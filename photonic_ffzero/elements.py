@@ -85,11 +85,11 @@ def _names_function(text: str) -> bool:
 def _checked_element(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return Table.from_json(value)
-    found = value.function if isinstance(value, Named) else value
-    if isinstance(found, type):
-        raise TypeError(f"{name} must be an element, got the class {found.__name__}; call it")
+    element = value.function if isinstance(value, Named) else value
+    if isinstance(element, type):
+        raise TypeError(f"{name} must be an element, got the class {element.__name__}; call it")
     for registry in (NONLINEARITIES, ACTIVATIONS):
-        if spec := spec_of_element(found, registry):
+        if spec := spec_of_element(element, registry):
             return spec
     if isinstance(value, Table) or callable(value):
         return value

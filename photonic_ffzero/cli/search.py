@@ -176,9 +176,9 @@ def _prepared(
     if dropped := [name for name in reported if name in in_file and name not in typed]:
         say(f"{arguments.config}: {' and '.join(dropped)} left out, which no search has")
     for name in (*reported, "device", "start_from"):
-        found = typed if name in reported else settings
-        if found.get(name) is not None:
-            raise ValueError(f"{name} does not apply to a search, got {found[name]!r}")
+        value = (typed if name in reported else settings).get(name)
+        if value is not None:
+            raise ValueError(f"{name} does not apply to a search, got {value!r}")
     left_out = {*space, *reported}
     kept = {name: value for name, value in settings.items() if name not in left_out}
     if settings_of(Config)["nonlinearity"].kind.opens(kept.get("nonlinearity", "")):

@@ -109,7 +109,7 @@ class Driver:
                 raise
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the lock: a copy of a model has a device of its own."""
+        """Everything but the lock, which cannot be copied; a copy gets a new one."""
         return {name: value for name, value in vars(self).items() if name != "_turn"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
