@@ -146,8 +146,8 @@ def tensor_of(array: Any) -> Any:
 def from_python(name: str, function: Callable[..., Any], arguments: Any, dtype: Any) -> Any:
     """Call a function of arrays with tensors, also inside a graph, and every time.
 
-    Its errors reach the caller as they are, see `graph`. Those of a graph that cannot be exported
-    call it ``name``.
+    An exception of the function reaches the caller as it is, see `graph`. ``name`` is what the
+    error calls the function where a graph with it is exported.
     """
     if tf.executing_eagerly():
         return tf.convert_to_tensor(function(*(x.numpy() for x in arguments)), dtype)

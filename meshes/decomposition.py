@@ -204,7 +204,7 @@ def _programmed(
         phases = _fitted(target, chip, phases, still)
     phases = within_a_turn(mesh, phases)
     if frozen is not None and any(np.any(w[s]) for w, s in zip(phases, still, strict=True)):
-        # The turn of a theta went to shifters that stand still: fit the others once more.
+        # `within_a_turn` has moved shifters that must stay at 0: set them back, fit the others.
         phases = Phases(*(np.where(s, 0.0, w) for s, w in zip(still, phases, strict=True)))
         phases = _fitted(target, chip, phases, still, most_theta=_TURN)
         phases = phases._replace(phi=wrapped(phases.phi), gamma=wrapped(phases.gamma))
@@ -268,8 +268,8 @@ def _fitted(
 ) -> Phases:
     """Move all phases but the still ones to the least squared error, by the mesh's adjoint.
 
-    Those at the start are returned where they are better. With ``most_theta`` theta stays between
-    0 and there: less by a turn, it would negate both ports.
+    If that does not lower the mismatch, the phases are returned as they were. With ``most_theta``
+    theta stays between 0 and there, because subtracting a turn from it would change the matrix.
     """
     from scipy.optimize import minimize
 

@@ -119,7 +119,7 @@ class Imperfections:
 
     @property
     def at_rest(self) -> Imperfections:
-        """Those that are the same at every reading: without noise in front of the detectors."""
+        """The same without write noise, source noise and drift."""
         return replace(self, write_noise=0.0, source_noise=0.0, drift=0.0)
 
     @property
