@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from meshes.validation import choice, counted
-from photonic_ffzero.data.checks import CHECKS, check_fields, without_channel
+from photonic_ffzero.data.checks import CHECKS, check_fields, scaled_images
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.goodness.readouts import Goodness
@@ -58,9 +58,7 @@ def explore(
     """
     if not isinstance(model, Model):
         folder = Path(model)
-        model = load_model(
-            folder / "model.npz" if folder.is_dir() else folder, nonlinearity=nonlinearity
-        )
+        model = load_model(folder, nonlinearity=nonlinearity)
         kept = folder / "embeddings.npz"
         model.snapshots = Snapshots.load(kept) if kept.exists() else None
     if not isinstance(model.task, Classification):
@@ -80,15 +78,10 @@ def _pictures(images: Any, count: int) -> np.ndarray | None:
     """Images to show, [n, H, W] or [n, H, W, 3] in [0, 1]."""
     if images is None:
         return None
-    pictures = without_channel(np.asarray(images))
-    colour = pictures.ndim == 4 and pictures.shape[-1] == 3
-    if len(pictures) != count or not (pictures.ndim == 3 or colour):
-        raise ValueError(
-            f"images must be one for each of {count} inputs, [n, H, W] or [n, H, W, 3], got "
-            f"{pictures.shape}"
-        )
-    pictures = pictures[:MOST]
-    return pictures / 255 if pictures.dtype == np.uint8 else pictures
+    pictures = scaled_images("images", images)
+    if len(pictures) != count:
+        raise ValueError(f"images must be one for each of {count} inputs, got {pictures.shape}")
+    return pictures[:MOST]
 
 
 @dataclass(frozen=True)

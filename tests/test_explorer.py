@@ -150,7 +150,7 @@ class TestExplorer:
         [
             ({"x": X[:, :4], "y": Y}, "x must"),
             ({"x": X, "y": Y[:3]}, "y"),
-            ({"x": X, "y": Y, "images": X}, "images must be one for each of 60 inputs"),
+            ({"x": X, "y": Y, "images": X}, r"images must be images \[n, H, W\]"),
         ],
     )
     def test_what_it_cannot_show(self, model, arguments, words):
@@ -195,10 +195,18 @@ def test_images_may_be_bytes_and_have_a_channel(model, shape):
     assert details(explorer.state(1), 0, ("a", "b", "c"))
 
 
-@pytest.mark.parametrize("shape", [(59, 3, 3), (60, 9), (60, 3, 3, 2)])
-def test_other_images_are_refused(model, shape):
-    with pytest.raises(ValueError, match="images must be one for each of 60 inputs"):
-        explore(model, X, Y, images=np.zeros(shape))
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((59, 3, 3)), "one for each of 60 inputs, got .*59"),
+        (np.zeros((60, 9)), r"\[n, H, W\]"),
+        (np.zeros((60, 3, 3, 2)), r"\[n, H, W, 3\]"),
+        (np.full((60, 3, 3), 255.0), r"in \[0, 1\], got 255"),  # all of them would look white
+    ],
+)
+def test_other_images_are_refused(model, images, words):
+    with pytest.raises(ValueError, match=f"images must be .*{words}"):
+        explore(model, X, Y, images=images)
 
 
 def test_a_single_input_has_no_plane(model):

@@ -29,44 +29,30 @@ def check_arrays(
         names: what errors call ``x`` and ``y``, such as the files that hold them.
     """
     x = _check_samples(names[0], x)
-    y, name = _check_length(x, y, names), names[1]
-    if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise DataError(
-            f"{name} must be integers of shape [n], got {y.dtype} of shape {y.shape}{_remedy(y)}"
-        )
-    if num_classes is None:
-        classes = np.unique(y)
-        num_classes = len(classes)
-        if num_classes < 2 or not np.array_equal(classes, np.arange(num_classes)):
-            raise DataError(
-                f"{name} must use every label from 0 to C-1, at least 2, "
-                f"got {classes[:12].tolist()}"
-            )
-    num_classes = integer("num_classes", num_classes, minimum=2)
-    outside = (y < 0) | (y >= num_classes)
-    if outside.any():
-        raise DataError(
-            f"{name} must be labels in 0..{num_classes - 1}, "
-            f"got {y[outside][0]} at index {outside.argmax()}"
-        )
-    return x, y.astype(np.int64), num_classes
+    return x, *_check_classes(x, y, num_classes, names)
 
 
 def check_images(
     x: np.ndarray, y: np.ndarray, num_classes: int | None, names: tuple[str, str]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Check images as `check_arrays` does; bytes are divided by 255, floats in [0, 1]."""
-    name = names[0]
-    if not _are_images(without_channel(x)):
-        raise DataError(f"{name} must be images [n, H, W] or [n, H, W, 3], got {x.shape}")
-    if x.dtype.kind != "f" and x.dtype != np.uint8:
-        raise DataError(f"{name} must be uint8, or float in [0, 1]; got {x.dtype}")
-    images, labels, num_classes = check_arrays(x, y, num_classes, names)
-    if x.dtype == np.uint8:
-        np.divide(images, 255, out=images)
-    elif images.min() < 0 or images.max() > 1:
-        raise DataError(f"{name} must be in [0, 1], got {images.min()} to {images.max()}")
-    return images, labels, num_classes
+    """Check images as `scaled_images` does, and their labels as `check_arrays`."""
+    images = scaled_images(names[0], x)
+    return images, *_check_classes(images, y, num_classes, names)
+
+
+def scaled_images(name: str, images: Any) -> np.ndarray:
+    """Images [n, H, W] or [n, H, W, 3] in [0, 1], float32, of bytes or of floats in [0, 1]."""
+    array = as_numbers(name, images)
+    if not _are_images(without_channel(array)):
+        raise DataError(f"{name} must be images [n, H, W] or [n, H, W, 3], got {array.shape}")
+    if array.dtype.kind != "f" and array.dtype != np.uint8:
+        raise DataError(f"{name} must be uint8, or float in [0, 1]; got {array.dtype}")
+    scaled = _check_samples(name, array)
+    if array.dtype == np.uint8:
+        np.divide(scaled, 255, out=scaled)
+    elif scaled.min() < 0 or scaled.max() > 1:
+        raise DataError(f"{name} must be in [0, 1], got {scaled.min()} to {scaled.max()}")
+    return scaled
 
 
 def check_numbers(
@@ -192,6 +178,33 @@ def _check_magnitude(name: str, fields: np.ndarray) -> None:
     largest = max(max(part.max(), -part.min()) for part in parts)
     if largest > LARGEST:
         raise DataError(f"{name} must be at most {LARGEST:g} in magnitude, got {largest:g}")
+
+
+def _check_classes(
+    x: np.ndarray, y: Any, num_classes: int | None, names: tuple[str, str]
+) -> tuple[np.ndarray, int]:
+    """Check labels [n] of samples; return them as int64, and C."""
+    y, name = _check_length(x, y, names), names[1]
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise DataError(
+            f"{name} must be integers of shape [n], got {y.dtype} of shape {y.shape}{_remedy(y)}"
+        )
+    if num_classes is None:
+        classes = np.unique(y)
+        num_classes = len(classes)
+        if num_classes < 2 or not np.array_equal(classes, np.arange(num_classes)):
+            raise DataError(
+                f"{name} must use every label from 0 to C-1, at least 2, "
+                f"got {classes[:12].tolist()}"
+            )
+    num_classes = integer("num_classes", num_classes, minimum=2)
+    outside = (y < 0) | (y >= num_classes)
+    if outside.any():
+        raise DataError(
+            f"{name} must be labels in 0..{num_classes - 1}, "
+            f"got {y[outside][0]} at index {outside.argmax()}"
+        )
+    return y.astype(np.int64), num_classes
 
 
 def _check_length(x: np.ndarray, y: Any, names: tuple[str, str]) -> np.ndarray:

@@ -408,10 +408,10 @@ def check_suits(plan: Plan, dataset: Dataset) -> None:
     labels = _labels(dataset.train_labels, plan.config.task)
     split(len(labels), plan.validation or 0, plan.config.seed)
     task = task_of(plan.config.task, labels, slice(None), dataset.class_names)
-    for _ in parameter_shapes(plan.config, units, task):
-        pass
     if plan.config.device is None and (not plan.config.meshes or units <= _FEW_PORTS):
         build_blocks(plan.config, units, task)
+    else:
+        list(parameter_shapes(plan.config, units, task))
 
 
 def _encoded(plan: Plan, dataset: Dataset) -> tuple[Plan, Encoder | None]:
