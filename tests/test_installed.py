@@ -180,6 +180,22 @@ def test_bash_completes_commands_flags_values_and_runs(tmp_path, capsys):
     assert done.stdout.splitlines() == ["train", "--method", "bp-dd bp-ad", "kerr1", "last"]
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize("name", ["$(touch${IFS}made)", "`touch made`", "né ✓ (1)", "a'b\"c", "-x"])
+def test_completion_takes_names_of_runs_as_text(name, tmp_path, capsys):
+    main(["completion", "bash"])
+    (tmp_path / "results" / name).mkdir(parents=True)
+    script = capsys.readouterr().out + (
+        "COMP_WORDS=(photonic-ffzero predict ''); COMP_CWORD=2; COMPREPLY=()\n"
+        "_shtab_photonic_ffzero; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert name in done.stdout.splitlines()
+    assert not (tmp_path / "made").exists()
+
+
 def test_the_entry_point_is_declared():
     assert "photonic-ffzero = photonic_ffzero.__main__:main" in (ROOT / "setup.cfg").read_text()
     assert callable(installed.main)

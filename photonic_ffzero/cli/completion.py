@@ -24,13 +24,20 @@ Bash reads that file when it starts; of zsh, ~/.zfunc must be in fpath before
 compinit. Print them again after an update.
 """
 _RUNS = {
-    "bash": "_photonic_ffzero_runs",
+    "bash": "_photonic_ffzero_run_files",  # shtab lets bash quote what a function "_file" prints
     "zsh": f"_files -W {RESULTS}",
 }
+# Names are only compared and printed: compgen -W would expand a name such as $(...).
 _PREAMBLE = {
     "bash": f"""\
-_photonic_ffzero_runs() {{
-  compgen -W "last $(ls {RESULTS} 2>/dev/null)" -- "$1"
+_photonic_ffzero_run_files() {{
+  local run
+  [[ last == "$1"* ]] && echo last
+  for run in {RESULTS}/*/; do
+    run="${{run#{RESULTS}/}}"
+    run="${{run%/}}"
+    [[ -d "{RESULTS}/$run" && "$run" == "$1"* ]] && printf '%s\\n' "$run"
+  done
   compgen -f -- "$1"
 }}
 """,
