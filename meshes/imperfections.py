@@ -26,7 +26,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from meshes._tensorflow import tf
-from meshes.mesh import Phases, RectangularMesh
+from meshes.mesh import OFFSETS, WALK, Phases, RectangularMesh
 from meshes.validation import (
     check_fields,
     choice_field,
@@ -41,7 +41,6 @@ from meshes.validation import (
 )
 
 _PLANCK, _LIGHT = 6.62607015e-34, 299792458.0  # J s, m / s
-_OFFSETS, _WALK = 1, 2  # random streams of a chip's seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +238,7 @@ class Chip:
     @functools.cached_property
     def offsets(self) -> Phases:
         """The fixed offset of each shifter, rad."""
-        drawn = _per_shifter(self.mesh, np.random.default_rng([self.seed, _OFFSETS]))
+        drawn = _per_shifter(self.mesh, np.random.default_rng([self.seed, OFFSETS]))
         if self.imperfections.phase_law == "uniform":
             drawn = Phases(*(2 * ndtr(x) - 1 for x in drawn))  # from -1 to 1
         return _scaled(self.imperfections.phase_offset, drawn)
@@ -315,7 +314,7 @@ class Chip:
         scale = self.imperfections.drift * math.sqrt(self.imperfections.epoch_hours)
         total = Phases(*map(np.zeros_like, self.offsets))
         for epoch in range(epochs):
-            rng = np.random.default_rng([self.seed, _WALK, epoch])
+            rng = np.random.default_rng([self.seed, WALK, epoch])
             total = Phases(*map(np.add, total, _per_shifter(self.mesh, rng)))
         return _scaled(scale, total)
 

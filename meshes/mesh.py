@@ -14,7 +14,9 @@ from meshes.display import facts_html
 from meshes.engines import upper_port
 from meshes.validation import integer, number
 
-_PATHS, _SHIFTERS = 1, 2  # with the seed, streams of losses; coupler errors use the seed alone
+# Random streams of a chip, each with its seed. Coupler errors use the seed alone, which NumPy takes
+# for stream 0, as it leaves out zeros at the end.
+OFFSETS, SHIFTERS, PATHS, WALK = 1, 2, 3, 4
 
 
 class Phases(NamedTuple):
@@ -34,11 +36,16 @@ _BY_NAME = ("splitter_error", "insertion_loss_db", "loss_imbalance_db", "shifter
 class _ReadOnly:
     """An attribute that keeps a checked, read-only copy of an array; a tensor or None as it is.
 
-    ``shape_of`` tells the array's shape from that of the mesh's mask and its ports.
+    ``shape_of`` tells the array's shape from that of the mesh's mask and its ports; ``of_couplers``
+    whether it is 0 where an interferometer is idle.
     """
 
-    def __init__(self, shape_of: Callable[[tuple[int, int], int], tuple[int, ...]]) -> None:
-        self._shape_of = shape_of
+    def __init__(
+        self,
+        shape_of: Callable[[tuple[int, int], int], tuple[int, ...]],
+        of_couplers: bool = False,
+    ) -> None:
+        self._shape_of, self._of_couplers = shape_of, of_couplers
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = f"_{name}"
@@ -49,6 +56,8 @@ class _ReadOnly:
     def __set__(self, mesh: Any, value: Any) -> None:
         if value is not None and not tf.is_tensor(value):
             value = self._checked(value, self._shape_of(mesh.mask.shape, mesh.units))
+            if self._of_couplers:
+                value[..., ~mesh.mask] = 0
             value.flags.writeable = False
         setattr(mesh, self._name, value)
 
@@ -96,7 +105,8 @@ class RectangularMesh:
 
     Attributes:
         mask: bool [L, M], False where an interferometer is idle.
-        splitter_errors: delta, float32 [2, L, M], rad, first coupler then second; or None.
+        splitter_errors: delta, float32 [2, L, M], rad, first coupler then second; or None. An idle
+            interferometer has no couplers: its entries are 0.
         transmission: amplitude that a column passes at each port, float32 [L, N]; or None. Both may
             be set; arrays are copied and read-only, as the engines keep what follows from them.
 
@@ -104,7 +114,7 @@ class RectangularMesh:
     Applied 11 (2019) 064044 (Neurophox).
     """
 
-    splitter_errors = _ReadOnly(lambda mask, units: (2, *mask))
+    splitter_errors = _ReadOnly(lambda mask, units: (2, *mask), of_couplers=True)
     transmission = _ReadOnly(lambda mask, units: (mask[0], units))
 
     def __init__(
@@ -231,18 +241,17 @@ class RectangularMesh:
         if self.splitter_error == 0.0:
             return None
         rng = np.random.default_rng(self.seed)
-        delta = rng.normal(0.0, self.splitter_error, (2, *self.mask.shape))
-        return np.where(self.mask, delta, 0.0).astype(np.float32)
+        return rng.normal(0.0, self.splitter_error, (2, *self.mask.shape)).astype(np.float32)
 
     def _draw_transmission(self) -> np.ndarray | None:
         if self.insertion_loss_db == self.loss_imbalance_db == self.shifter_loss == 0.0:
             return None
         loss_db = np.full((self.num_columns, self.units), self.insertion_loss_db)
         if self.loss_imbalance_db:
-            rng = np.random.default_rng([self.seed, _PATHS])
+            rng = np.random.default_rng([self.seed, PATHS])
             loss_db += rng.exponential(self.loss_imbalance_db, loss_db.shape)
         if self.shifter_loss:
-            rng = np.random.default_rng([self.seed, _SHIFTERS])
+            rng = np.random.default_rng([self.seed, SHIFTERS])
             loss_db -= 20 * np.log10(1 - rng.uniform(0.0, self.shifter_loss, loss_db.shape))
         return (10.0 ** (-loss_db / 20.0)).astype(np.float32)
 

@@ -261,6 +261,20 @@ def test_gradients_never_divide_by_the_transmission(units, columns, blocked):
         np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(two).max())
 
 
+@pytest.mark.parametrize(("units", "columns"), [(4, 4), (6, 5), (5, 3)])
+def test_an_idle_interferometer_has_no_couplers(units, columns):
+    """A table of measured errors may have numbers there; all engines leave them out alike."""
+    errors = np.random.default_rng(0).normal(0, 0.1, (2, columns, units // 2))
+    mesh = RectangularMesh.measured(units, columns, errors)
+    active = RectangularMesh.measured(units, columns, errors * mesh.mask)
+    np.testing.assert_array_equal(mesh.splitter_errors, active.splitter_errors)
+    phases, fields = mesh.initial_phases(1), random_fields(5, units)
+    expected = fields_by_column(active, phases, fields)[-1]
+    np.testing.assert_allclose(fields_by_column(mesh, phases, fields)[-1], expected, atol=1e-12)
+    for engine in (NATIVE, "xla"):
+        np.testing.assert_allclose(mesh.propagate(fields, phases, engine), expected, atol=2e-6)
+
+
 @pytest.mark.parametrize("engine", [NATIVE, "xla"])
 def test_another_fabrication_counts_from_then_on(engine):
     mesh, fields = RectangularMesh(6), random_fields(5, 6)

@@ -13,6 +13,7 @@ from scipy.stats import kstest
 from meshes import PRESETS, Imperfections, Phases, RectangularMesh, shot_noise
 from meshes._tensorflow import tf
 from meshes.imperfections import Noise, normals
+from meshes.mesh import OFFSETS, PATHS, SHIFTERS, WALK
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.gradients.epsilon import LADDER, best_step, probe_step
@@ -330,3 +331,16 @@ class TestPresets:
         assert kstest(errors.ravel() / 0.005, "norm").pvalue > 0.01
         for offsets in chip.offsets:
             assert kstest(offsets.ravel(), "uniform", (-0.1, 0.2)).pvalue > 0.01
+
+
+def test_every_error_of_a_chip_has_a_random_stream_of_its_own():
+    """NumPy leaves out zeros at the end: [5, 2, 0] is the stream [5, 2]."""
+    streams = [[5], *([5, s] for s in (OFFSETS, SHIFTERS, PATHS)), *([5, WALK, e] for e in (0, 1))]
+    first = [np.random.default_rng(stream).random() for stream in streams]
+    assert len(set(first)) == len(streams)
+    strength = Imperfections(shifter_loss=0.1, drift=0.1, phase_offset=0.1, loss_imbalance_db=1.0)
+    chip = strength.fabricate(8, seed=5)
+    lost = -np.log(chip.mesh.transmission).ravel()[:8]
+    for phases in (chip.walk(1), chip.offsets):
+        values = np.concatenate([x.ravel() for x in phases])[3::4][:8]
+        assert list(np.argsort(values)) != list(np.argsort(lost))

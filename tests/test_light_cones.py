@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from test_gradients import CLASSES, axes, photonic_block
 
-from meshes import RectangularMesh
+from meshes import Amplifier, Imperfections, RectangularMesh
 from meshes._tensorflow import tf
+from meshes.nonlinearities import ElectroOptic, Linear
 from photonic_ffzero.goodness.losses import CrossEntropy
+from photonic_ffzero.goodness.prototypes import simplex
+from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.gradients.directions import Directions, draw
 from photonic_ffzero.gradients.estimators import (
     Autodiff,
@@ -15,10 +18,13 @@ from photonic_ffzero.gradients.estimators import (
     estimate,
 )
 from photonic_ffzero.gradients.objectives import Weights
+from photonic_ffzero.layers.blocks import Block
+from photonic_ffzero.layers.photonic import Modulated, Photonic
 from photonic_ffzero.seeds import generator
 
 SHAPES = [(8, 8), (9, 9), (9, 4), (8, 3), (7, 1), (2, 2), (16, 5)]
 B = 6
+BRIGHT = ElectroOptic(phi_b=np.pi / 2)  # at phi_b = pi a small step changes the light much
 
 
 def objective(units, columns, meshes=1):
@@ -71,6 +77,37 @@ def test_along_every_axis_it_is_the_gradient(units, columns, meshes):
     estimated = estimate(LightCones(), function, axes(block, 1e-5))
     np.testing.assert_allclose(flat(estimated.gradient), flat(exact.gradient), atol=1e-7)
     np.testing.assert_allclose(estimated.loss, exact.loss, atol=1e-7)
+
+
+def on_chip(crosstalk):
+    chip = Imperfections(crosstalk=crosstalk).fabricate(8, 3)
+    return Photonic(chip.mesh, Linear(), "xla", chip)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        on_chip(0.0),
+        on_chip(0.1),
+        *(
+            Modulated(RectangularMesh(8, 3), Linear(), "xla", None, amplifier, BRIGHT)
+            for amplifier in (None, Amplifier(gain=2.0), Amplifier(level=4.0))
+        ),
+    ],
+)
+def test_they_hold_all_that_crosstalk_and_amplifiers_move(layer):
+    """A written phase heats its neighbours, and a level divides by the light of all ports."""
+    prototypes = simplex(CLASSES, 8, generator(0, "prototypes"), zero_mean=True)
+    block = Block((layer,), Goodness(prototypes[np.newaxis].astype(np.float32), "balanced"))
+    params = (tf.nest.map_structure(tf.constant, layer.init(generator(0, "parameters"))),)
+    rng = np.random.default_rng(0)
+    x, y = tf.constant(rng.uniform(size=(B, 8)), tf.complex64), rng.integers(0, CLASSES, (B, 1))
+    function = Weights()(block, CrossEntropy(), params, x, y)
+    along = axes(block, 1e-2)
+    along = along._replace(v=tf.nest.map_structure(np.float32, along.v))
+    central = flat(estimate(CentralDifference(), function, along).gradient)
+    cones = flat(estimate(LightCones(), function, along).gradient)
+    assert np.abs(cones - central).max() < 0.02 * np.abs(central).max()
 
 
 def estimates(estimator, block, function, count, repeats, epsilon=1e-4, noise=0.0):

@@ -293,7 +293,7 @@ def test_the_bias_is_what_the_weight_leaves_of_the_models_error(coefficient, wei
 @pytest.mark.parametrize("epsilon", [0.02, 0.04])
 def test_along_all_axes_any_twin_gives_the_gradient_of_the_chip(monkeypatch, epsilon):
     """Along a complete set of directions the mean is exact: what is left is O(epsilon^2)."""
-    monkeypatch.setattr(estimators, "_least", lambda directions: 1.0)
+    monkeypatch.setattr(estimators, "least_weight", lambda directions: 1.0)
     block, params, _ = fabricated_block()
     twin = nominal_twin(block, unknown())
     state = twin.init(np.random.default_rng(3))._replace(slopes=tf.constant([99.0, 2.0, 1.0, 1.0]))
@@ -320,11 +320,32 @@ def test_slopes_and_readings_of_a_step_come_after_its_gradient():
     losses = objective.losses(objective.measure(TwinEstimator().points(objective, directions)))
     plus, minus = np.split(np.sum(losses, axis=1), 2)
     model = estimate(TwinEstimator(), objective, None).gradient
-    how = control.weighting(before.slopes, K / (K + flat(block.trainable).sum() - 1))
+    how = control.weighting(before.slopes, control.least_weight(directions))
     expected = control.corrected(model, tf.constant((plus - minus) / 2), directions, how)
     np.testing.assert_allclose(flat(result.gradient), flat(expected), rtol=1e-3, atol=1e-3)
     assert not np.allclose(result.state.slopes, before.slopes)
     assert not np.allclose(flat(result.state.values), flat(before.values))
+
+
+@pytest.mark.parametrize(
+    ("law", "count", "expected"),
+    [
+        ("rademacher", 1, lambda k, d: 1 / d),
+        ("rademacher", 12, lambda k, d: k / (k + d - 1)),
+        ("gaussian", 12, lambda k, d: k / (k + d + 1)),
+        ("orthonormal", 6, lambda k, d: k / d),
+        ("orthonormal", 12, lambda k, d: 1.0),  # then the estimate is the gradient
+    ],
+)
+def test_the_least_weight_is_that_of_least_squares(law, count, expected):
+    rng, mask = np.random.default_rng(0), np.ones(12, bool)
+    drawn = [draw(law, 0.01, count, mask, rng) for _ in range(400)]
+    found = np.mean([float(control.least_weight(directions)) for directions in drawn])
+    gradients = rng.normal(size=(400, 12))
+    plain = np.einsum("nkd,nke,ne->nd", *[[d.v for d in drawn]] * 2, gradients) / count
+    best = np.sum(plain * gradients) / np.sum(plain**2)
+    assert found == pytest.approx(best, rel=0.06)
+    assert found == pytest.approx(expected(count, 12), rel=0.06)
 
 
 def test_slopes_that_disagree_leave_plain_differences():

@@ -35,9 +35,10 @@ def weighting(sums: Any, least: Any) -> Weighting:
 
     c is the regression coefficient of the measured slopes d on the predicted ones p, less what
     chance explains of n slopes, 1 / n of their variance, so that it vanishes with the correlation.
-    The weight of the least expected squared error, w* = K / (K + D - 1) for D parameters, is the
-    same for every model. It would shrink the gradient if the model explained nothing, so that
-    :math:`w = w_*^{1 - u}` with the unexplained share u.
+    The weight of the least expected squared error, w*, is the same for every model, such as
+    K / (K + D - 1) for D parameters and directions of signs; see `least_weight`. It would shrink
+    the gradient if the model explained nothing, so that :math:`w = w_*^{1 - u}` with the
+    unexplained share u.
 
     Args:
         sums: Decaying sums over slopes of 1, d^2, d p and p^2.
@@ -48,6 +49,21 @@ def weighting(sums: Any, least: Any) -> Weighting:
     explained = tf.maximum(square - tf.math.divide_no_nan(1 - square, n), 0)
     c = tf.math.divide_no_nan(dp, pp) * tf.math.divide_no_nan(explained, square)
     return Weighting(c, least**explained, 1 - explained)
+
+
+def least_weight(directions: Directions) -> Any:
+    r"""The weight w* of `weighting`: the best multiple of the estimate without a model.
+
+    .. math:: w_* = \frac{\mathrm{tr} A}{\mathrm{tr} A^2}, \qquad A = \frac1K \sum_k v_k v_k^T
+
+    minimises the mean of :math:`|w A g - g|^2` over gradients g of all orientations. The traces
+    follow from the products of the directions with each other, whatever their law.
+    """
+    arrays = tf.nest.flatten(directions.v)
+    count = arrays[0].shape[0]
+    rows = [tf.reshape(tf.cast(v, tf.float32), [count, -1]) for v in arrays]
+    gram = tf.add_n([tf.matmul(v, v, transpose_b=True) for v in rows]) / count
+    return tf.linalg.trace(gram) / tf.reduce_sum(gram * gram)
 
 
 def products(gradient: Any, directions: Directions) -> Any:

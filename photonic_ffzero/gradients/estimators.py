@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from meshes._tensorflow import fused, tf
-from photonic_ffzero.gradients.control import corrected, summed, weighting
+from photonic_ffzero.gradients.control import corrected, least_weight, summed, weighting
 from photonic_ffzero.gradients.directions import Directions
 from photonic_ffzero.gradients.objectives import Objective
 from photonic_ffzero.layers.base import one_set
@@ -305,20 +305,12 @@ class TwinEstimator(CentralPoints):
         if directions is not None:
             plus, minus = tf.split(tf.reduce_sum(losses, axis=1), 2, axis=0)
             measured = (plus - minus) / 2
-            how = weighting(before.slopes, _least(directions))
+            how = weighting(before.slopes, least_weight(directions))
             sums = summed(before.slopes, gradient, measured, directions)
             gradient = corrected(gradient, measured, directions, how)
             state = state._replace(slopes=sums)
             facts = TwinFacts(how.weight, how.coefficient, before.error, how.unexplained)
         return Estimate(gradient, _total(losses), state, facts)
-
-
-def _least(directions: Directions) -> float:
-    """The weight w* of `weighting`, for as many directions in as many dimensions."""
-    arrays = tf.nest.flatten(directions.v)
-    count = arrays[0].shape[0]
-    squares = [tf.reduce_sum(tf.square(tf.cast(v, tf.float32))) for v in arrays]
-    return count / (count + tf.add_n(squares) / count - 1)
 
 
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {

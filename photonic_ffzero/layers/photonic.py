@@ -14,7 +14,7 @@ from meshes._tensorflow import fused, tf
 from meshes.imperfections import Chip, Imperfections, Noise
 from meshes.nonlinearities import ElectroOptic, Linear, Nonlinearity, electro_optic
 from meshes.propagation import resolve_engine
-from photonic_ffzero.layers.base import Layer, one_set
+from photonic_ffzero.layers.base import Layer, everything, one_set
 from photonic_ffzero.seeds import generator
 
 _NO_NOISE = Noise()
@@ -118,6 +118,14 @@ class Photonic(PhaseLayer):
         return no_parts and resolve_engine(self.engine) == "native"
 
     @property
+    def reach(self) -> Any:
+        """The light cones of the phases; by crosstalk a phase also moves its neighbours'."""
+        cones = self.mesh.light_cones
+        if self.chip is None or not self.chip.imperfections.crosstalk:
+            return cones
+        return Phases(*map(_with_neighbours, cones))
+
+    @property
     def cacheable(self) -> bool:
         """Unless the chip's light is noisy."""
         return self.chip is None or self.chip.imperfections.steady
@@ -179,6 +187,14 @@ class Photonic(PhaseLayer):
         return fused(self.chip.drive, phases, noise), self.chip.emit(x, noise)
 
 
+def _with_neighbours(cones: np.ndarray) -> np.ndarray:
+    """The ports [..., 2] within the cones of each phase or of those next to it in the column."""
+    edges = [(0, 0)] * (cones.ndim - 2) + [(1, 1), (0, 0)]
+    wide = np.pad(cones, edges, mode="edge")
+    three = np.stack([wide[..., :-2, :], wide[..., 1:-1, :], wide[..., 2:, :]])
+    return np.stack([three[..., 0].min(axis=0), three[..., 1].max(axis=0)], axis=-1)
+
+
 class ModulatedPhases(NamedTuple):
     """Phases of a mesh, and of the modulators at its N inputs [P, N]: taps, gains, biases, rad."""
 
@@ -216,8 +232,14 @@ class Modulated(Photonic):
 
     @property
     def reach(self) -> ModulatedPhases:
-        cones = self.mesh.light_cones
-        modulator = cones.gamma  # one stands at each input, as gamma does
+        """Those of a modulator, which stands at an input, are those of gamma there.
+
+        An amplifier that keeps a level divides by the light of all ports, so that it leads the
+        light of each modulator to all of them.
+        """
+        cones: Phases = super().reach
+        mixes = self.amplifier is not None and self.amplifier.level is not None
+        modulator = everything(cones.gamma[:, 0], self.taps) if mixes else cones.gamma
         return ModulatedPhases(*cones, modulator, modulator, modulator)
 
     def init(self, rng: np.random.Generator) -> ModulatedPhases:
