@@ -12,7 +12,12 @@ from photonic_ffzero.goodness.losses import CrossEntropy
 from photonic_ffzero.goodness.prototypes import simplex
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.gradients.directions import Directions, draw
-from photonic_ffzero.gradients.estimators import Autodiff, CentralDifference, estimate
+from photonic_ffzero.gradients.estimators import (
+    Autodiff,
+    CentralDifference,
+    ForwardGradient,
+    estimate,
+)
 from photonic_ffzero.gradients.objectives import Weights
 from photonic_ffzero.layers.base import CHUNK
 from photonic_ffzero.layers.blocks import Block
@@ -77,6 +82,18 @@ def test_differences_along_every_axis_are_the_automatic_gradient(meshes):
     assert max(np.abs(g).max() for g in tf.nest.flatten(exact.gradient)) > 0.1
     assert_close(found.gradient, exact.gradient, atol=1e-7)
     np.testing.assert_allclose(found.loss, exact.loss, atol=1e-7)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, lambda f: tf.function(f, autograph=False)])
+@pytest.mark.parametrize("meshes", [1, 2])
+def test_exact_slopes_along_the_axes_give_it_too(meshes, run):
+    """Slopes through a compiled mesh, in an eager call and in a graph."""
+    block, params = photonic_block(meshes, np.float64)
+    objective = objective_of(block, params, np.float64)
+    exact = estimate(Autodiff(), objective, None).gradient
+    along = axes(block, 1.0)
+    found = run(lambda: estimate(ForwardGradient(), objective, along).gradient)()
+    assert_close(found, exact, atol=1e-10)
 
 
 def test_random_orthonormal_directions_give_it_in_single_precision():

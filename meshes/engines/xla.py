@@ -24,20 +24,27 @@ def propagate(
     ]
     # One function for every shape of mesh: TensorFlow warns of one that is traced too often.
     count = 4 + len(fitted(mesh))
-    forward, backward = _compiled(count, *(None if x is None else x.shape for x in fabrication))
+    forward, backward, tangent = _compiled(count, *(None if x is None else x.shape for x in fabrication))
     mask, *parts = fabrication
 
     @tf.custom_gradient
     def apply(*arguments: Any) -> Any:
-        def rest(given: Any) -> list[Any]:
-            return [mask, *given[4:], *parts[len(given) - 4 :]]
+        # Unwatched: no tape must ask the compiled functions for their intermediate values.
+        still = [tf.stop_gradient(x) for x in arguments]
+        values = [*still[:4], mask, *still[4:], *parts[count - 4 :]]
 
+        @tf.custom_gradient
         def gradient(upstream: Any) -> Any:
-            return backward(*arguments[:4], *rest(arguments), upstream)
+            at = (*values, tf.stop_gradient(upstream))
 
-        # Unwatched: the tape must not ask the compiled forward for its intermediate values.
-        values = [tf.stop_gradient(x) for x in arguments]
-        return forward(*values[:4], *rest(values)), gradient
+            def transposed(*moved: Any) -> Any:
+                """The gradient's gradient, from which slopes follow; None does not move."""
+                pairs = zip(still, moved, strict=True)
+                return tangent(*at, *(tf.zeros_like(x) if m is None else m for x, m in pairs))
+
+            return backward(*at), transposed
+
+        return forward(*values), gradient
 
     out = apply(theta, phi, gamma, fields, *parts[: count - 4])
     return tf.math.square(tf.math.real(out)) + tf.math.square(tf.math.imag(out)) if detect else out
@@ -45,10 +52,11 @@ def propagate(
 
 @functools.lru_cache(maxsize=32)
 def _compiled(count: int, *_shapes: Any) -> list[Any]:
-    """The forward and the backward function, the latter with respect to ``count`` arguments."""
+    """The forward function, and its gradients and its tangent for ``count`` arguments."""
+    derivatives = (functools.partial(function, count) for function in (_gradients, _tangent))
     return [
         tf.function(function, jit_compile=True, autograph=False)
-        for function in (_through_columns, functools.partial(_gradients, count))
+        for function in (_through_columns, *derivatives)
     ]
 
 
@@ -88,6 +96,18 @@ def _gradients(count: int, *arguments: Any) -> Any:
         tape.watch(differentiable)
         out = _through_columns(*arguments)
     return tape.gradient(out, differentiable, upstream)
+
+
+def _tangent(count: int, *arguments: Any) -> Any:
+    """How the output moves when ``count`` arguments move; the movements come last.
+
+    The gradients are linear in what comes upstream, and their transpose is the tangent.
+    """
+    *fixed, upstream = arguments[:-count]
+    with tf.GradientTape() as tape:
+        tape.watch(upstream)
+        gradients = _gradients(count, *fixed, upstream)
+    return tape.gradient(gradients, upstream, arguments[-count:])
 
 
 def _coefficients(theta: Any, phi: Any, mask: Any, delta: Any) -> list[Any]:

@@ -208,6 +208,9 @@ class ForwardGradient(Directional):
 
     .. math:: d_k = \langle \nabla \ell, v_k \rangle
 
+    TensorFlow's own forward mode takes a compiled mesh for a constant. Here the slopes are the
+    transpose of the gradient, which is linear in the weights of the losses.
+
     Reference:
         Baydin et al., arXiv 2202.08587, eq. 1; Ren et al., arXiv 2210.03310.
     """
@@ -228,9 +231,14 @@ class ForwardGradient(Directional):
     def evaluate(self, objective: Objective, points: Any) -> Any:
         """Losses and slopes."""
         origins, tangent = (tf.nest.flatten(part) for part in points)
-        with tf.autodiff.ForwardAccumulator(origins, tangent) as accumulator:
-            losses = objective.losses(objective.measure(points[0]))
-        return losses, accumulator.jvp(losses, unconnected_gradients="zero")
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(origins)
+                losses = objective.losses(objective.measure(points[0]))
+            weights = tf.ones_like(losses)
+            outer.watch(weights)
+            gradient = inner.gradient(losses, origins, weights, unconnected_gradients="zero")
+        return losses, outer.gradient(gradient, weights, tangent)
 
     def slopes(self, objective: Objective, evaluated: Any) -> tuple[Any, Any]:
         losses, slopes = evaluated
