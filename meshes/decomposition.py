@@ -15,7 +15,7 @@ from meshes.calibration import frozen_mask, within_a_turn
 from meshes.engines.reference import fields_by_column
 from meshes.estimate import ChipEstimate, MeshEstimate, shifted
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
-from meshes.validation import number
+from meshes.validation import number, refuse_masked
 
 
 @dataclass(frozen=True)
@@ -362,7 +362,8 @@ def svd_decompose(matrix: Any) -> SVDMeshes:
 
 def _checked_unitary(unitary: Any, tolerance: float | None) -> np.ndarray:
     array = _square("unitary", unitary)
-    single = np.asarray(unitary).dtype in (np.float16, np.float32, np.complex64)
+    kind = np.asarray(unitary).dtype
+    single = kind.kind in "fc" and np.finfo(kind).eps > 1e-8  # whatever its byte order
     limit = 1e-4 if single else 1e-10
     if tolerance is not None:
         limit = number("tolerance", tolerance, minimum=0.0)
@@ -386,6 +387,7 @@ def _square(name: str, value: Any) -> np.ndarray:
 
 
 def _finite(name: str, value: Any) -> np.ndarray:
+    refuse_masked(name, value)
     array = np.asarray(value)
     if array.dtype.kind not in "biufc":
         raise ValueError(f"{name} must hold numbers, got an array of {array.dtype}")

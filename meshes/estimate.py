@@ -27,7 +27,7 @@ from meshes.engines import upper_port
 from meshes.files import DataError, open_npz, read_text, reading, write_whole
 from meshes.imperfections import Chip
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input, upper_ports
-from meshes.validation import choice, integer
+from meshes.validation import choice, integer, refuse_masked
 
 MOST_PLACES = 2**22
 """Largest number of ports times columns of an estimate."""
@@ -346,6 +346,7 @@ def _checked(
     name: str, value: Any, shape: tuple[int, ...], *, uncertainty: bool = False
 ) -> np.ndarray:
     """A new float64 array of this shape; one number fills it."""
+    refuse_masked(name, value)
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold real numbers, got {array.dtype}")

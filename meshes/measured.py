@@ -17,7 +17,7 @@ import numpy as np
 from meshes._tensorflow import tf
 from meshes.files import DataError, read_text, reading
 from meshes.nonlinearities import Nonlinearity, from_quadratures, quadratures
-from meshes.validation import keep, number, quoted
+from meshes.validation import keep, number, quoted, text
 
 COLUMNS = ("power", "amplitude", "phase")
 _MOST_ROWS, _MOST_BYTES = 10_000, 2**20
@@ -51,6 +51,7 @@ class Table(Nonlinearity):
     phase: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        keep(self, name=text("name", self.name))
         for column in COLUMNS:
             values = [number(f"{self.name}: {column}", v) for v in getattr(self, column)]
             keep(self, **{column: tuple(values)})

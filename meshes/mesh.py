@@ -12,7 +12,7 @@ from meshes._tensorflow import tf
 from meshes.angles import wrapped
 from meshes.display import facts_html
 from meshes.engines import upper_port
-from meshes.validation import integer, number
+from meshes.validation import integer, number, refuse_masked
 
 # Random streams of a chip, each with its seed. Coupler errors use the seed alone, which NumPy takes
 # for stream 0, as it leaves out zeros at the end.
@@ -62,7 +62,9 @@ class _ReadOnly:
         setattr(mesh, self._name, value)
 
     def _checked(self, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-        array, name = np.array(value), self._name[1:]
+        name = self._name[1:]
+        refuse_masked(name, value)
+        array = np.array(value)
         if array.dtype.kind not in "fiu" or array.shape != shape:
             given = f"{array.dtype} of shape {list(array.shape)}"
             raise ValueError(f"{name} must be real numbers of shape {list(shape)}, got {given}")

@@ -295,7 +295,7 @@ class BlackBox(Nonlinearity):
 
     def __call__(self, fields: Any) -> Any:
         if not tf.is_tensor(fields):
-            return self._evaluate(fields)
+            return self._evaluate(np.asarray(fields))
 
         @tf.custom_gradient
         def apply(x: Any) -> tuple[Any, Callable[..., Any]]:
@@ -383,8 +383,13 @@ def spec_of_element(element: Any, registry: Mapping[str, Any]) -> str | None:
     name = next((name for name, cls in registry.items() if type(element) is cls), None)
     if name is None:
         return None
-    values = [f"{item.name}={getattr(element, item.name)!r}" for item in fields(element)]
+    values = [f"{item.name}={_plain(getattr(element, item.name))!r}" for item in fields(element)]
     return ":".join(filter(None, [name, ",".join(values)]))
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's, which is written as it is read."""
+    return value.item() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def quadratures(fields: Any) -> tuple[Any, Any, Any]:
@@ -443,7 +448,8 @@ class Amplifier:
 
     def _amplified(self, fields: Any) -> Any:
         if self.gain is not None:
-            return fields * tf.cast(self.gain**0.5, fields.dtype)
+            factor = tf.constant(self.gain**0.5, fields.dtype.real_dtype)
+            return fields * tf.cast(factor, fields.dtype)
         # Divide by the brightest quadrature first, as the squares of dim light underflow. It
         # cancels out, and so does its gradient.
         size = tf.maximum(tf.abs(tf.math.real(fields)), tf.abs(tf.math.imag(fields)))

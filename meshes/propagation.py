@@ -11,7 +11,7 @@ import numpy as np
 
 from meshes._tensorflow import exporting, tf
 from meshes.engines import FabricatedMesh, fitted, xla
-from meshes.validation import choice
+from meshes.validation import choice, counted, refuse_masked
 
 
 def _native(*arguments: Any, detect: bool) -> Any:
@@ -140,16 +140,26 @@ def _run(
 
 def _one_precision(phases: tuple[Any, Any, Any], fields: Any, symbolic: bool) -> list[Any]:
     """Tensors or arrays theta, phi, gamma, fields; float64 if any phase is, else float32."""
+    if len(phases) != 3:
+        raise ValueError(
+            f"phases must be theta, phi and gamma, got {counted(len(phases), 'array')}"
+        )
+    named = dict(zip(_NAMES, (*phases, fields), strict=True))
+    for name, x in named.items():
+        refuse_masked(name, x)
     convert = tf.convert_to_tensor if symbolic else np.asarray
-    arrays = [convert(x) for x in (*phases, fields)]
-    for name, x in zip(("theta", "phi", "gamma"), arrays, strict=False):
+    arrays = [convert(x) for x in named.values()]
+    for name, x in zip(_NAMES[:3], arrays, strict=False):
         if _dtype(x).kind == "c":
-            raise TypeError(f"phases.{name} must be real, got {_dtype(x)}")
-    double = any(_dtype(x) == np.float64 for x in arrays[:3])
+            raise TypeError(f"{name} must be real, got {_dtype(x)}")
+    double = any(_dtype(x).kind == "f" and _dtype(x).itemsize > 4 for x in arrays[:3])
     real, complex_ = (np.float64, np.complex128) if double else (np.float32, np.complex64)
     types = [complex_ if _dtype(x).kind == "c" else real for x in arrays]
     cast = tf.cast if symbolic else np.asarray
     return [cast(x, dtype) for x, dtype in zip(arrays, types, strict=True)]
+
+
+_NAMES = ("phases.theta", "phases.phi", "phases.gamma", "fields")
 
 
 def _is_tensor(x: Any) -> bool:

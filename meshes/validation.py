@@ -114,6 +114,12 @@ def text(name: str, value: Any) -> str:
     return str(scalar)
 
 
+def refuse_masked(name: str, value: Any) -> None:
+    """Refuse an array with masked values, whose hidden numbers NumPy would compute with."""
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} must have no masked values, got {np.ma.count_masked(value)}")
+
+
 def _scalar(value: Any) -> Any:
     """What an array or a tensor without dimensions holds; anything else as it is."""
     if not hasattr(value, "__array__") or np.ndim(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pkgutil
 import re
@@ -223,7 +224,17 @@ def from_file(value: Any, functions: Any = None) -> Any:
 
 def listed(registry: Mapping[str, Any]) -> str:
     """The names of a registry, with the parameters of each and their defaults."""
-    return ", ".join(
-        ":".join(filter(None, [name, ",".join(f"{f.name}={f.default:.4g}" for f in fields(cls))]))
+    defaults = {
+        name: ",".join(f"{item.name}={_exact(item.default)}" for item in fields(cls))
         for name, cls in registry.items()
-    )
+    }
+    return ", ".join(":".join(filter(None, entry)) for entry in defaults.items())
+
+
+def _exact(value: Any) -> str:
+    """A number as a flag takes it: short where that changes nothing, or as a multiple of pi."""
+    for unit, suffix in ((1.0, ""), (math.pi, "*pi")):
+        text = f"{value / unit:.4g}"
+        if math.isclose(float(text) * unit, value, rel_tol=1e-12):
+            return f"{text}{suffix}".removeprefix("1*")
+    return repr(value)

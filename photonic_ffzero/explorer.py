@@ -84,7 +84,7 @@ def _pictures(images: Any, count: int) -> np.ndarray | None:
     return pictures[:MOST]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """What a mesh makes of some images at some time.
 

@@ -22,7 +22,7 @@ LOW_GOODNESS = 0.05
 """Mean goodness of the readouts, within [-1, 1], below which no class fits a sample."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """How well a network predicts labelled samples; None where a task has no such figure.
 

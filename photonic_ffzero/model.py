@@ -100,7 +100,7 @@ class History(list[EpochRecord]):
         return pandas.DataFrame([asdict(record) for record in self])
 
 
-@dataclass
+@dataclass(eq=False)
 class Position:
     """Where a training stands. Random states follow from it and the seed.
 

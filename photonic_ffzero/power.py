@@ -24,7 +24,7 @@ SAMPLE = 512
 _QUANTILES = {"low": 0.05, "median": 0.5, "high": 0.95}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PowerBudget:
     r"""Total power of all ports after every element that the light passes.
 

@@ -17,7 +17,7 @@ BYTES = 2**20
 MOST, MOST_ARRAYS = 2**26, 10_000  # bytes of an array in a file, and arrays
 
 
-@dataclass
+@dataclass(eq=False)
 class Snapshots:
     """Keeps what each mesh makes of the same images after every epoch in which it is trained.
 

@@ -344,3 +344,12 @@ def test_phases_beside_frozen_shifters_lie_within_a_turn():
         assert (part >= 0).all()
         assert (part < 2 * np.pi).all()
     assert mismatch.rms < 0.1
+
+
+def test_the_tolerance_is_that_of_the_precision_whatever_the_order_of_bytes():
+    unitary = RectangularMesh(4).matrix(RectangularMesh(4).initial_phases()).real
+    rotation = np.linalg.qr(unitary)[0].astype(np.float32)
+    for dtype in ("<f4", ">f4"):
+        decompose(rotation.astype(dtype))
+    with pytest.raises(ValueError, match="unitary must have no masked values"):
+        decompose(np.ma.masked_array(rotation, mask=True))

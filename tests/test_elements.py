@@ -2,13 +2,15 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.interpolate import PchipInterpolator
 
-from meshes import ElectroOptic, Kerr, Modulus, Table
+from meshes import NONLINEARITIES, ElectroOptic, Kerr, Modulus, Table
 from meshes._tensorflow import tf
+from meshes.nonlinearities import spec_of_element, with_parameters
 from photonic_ffzero import (
     Config,
     DataError,
@@ -22,6 +24,7 @@ from photonic_ffzero import (
 )
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.config import read_config
+from photonic_ffzero.elements import built, listed
 from photonic_ffzero.power import beyond_tables
 from photonic_ffzero.training.warnings import ResultWarning
 
@@ -264,3 +267,22 @@ def test_errors_of_a_function_reach_the_caller(later):
 
     with pytest.raises(ZeroDivisionError, match="my laser is off"):
         fit(X, Y, nonlinearity=fails, directions=2, progress=False, **BRIEF)
+
+
+def test_the_defaults_that_are_listed_are_those_of_the_elements():
+    """A rounded phi_b = 3.142 lets through many times the dim light of pi."""
+    for spec in re.findall(
+        r"[a-z-]+(?::[a-z_]+=[^,]+(?:,[a-z_]+=[^,]+)*)?", listed(NONLINEARITIES)
+    ):
+        name = spec.partition(":")[0]
+        assert built("nonlinearity", spec, NONLINEARITIES) == NONLINEARITIES[name](), spec
+
+
+def test_numbers_of_numpy_are_written_as_numbers():
+    element = with_parameters(Kerr(), {"phi_nl": np.float64(0.5)})
+    assert spec_of_element(element, NONLINEARITIES) == "kerr:phi_nl=0.5"
+
+
+def test_the_name_of_a_table_is_a_text():
+    with pytest.raises(TypeError, match=r"name must be a text, got .*Path"):
+        Table(Path("a.csv"), (0.0, 1.0), (0.0, 1.0), (0.0, 0.0))

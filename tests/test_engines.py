@@ -261,6 +261,32 @@ def test_gradients_never_divide_by_the_transmission(units, columns, blocked):
         np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(two).max())
 
 
+def test_the_order_of_bytes_changes_no_precision():
+    mesh = RectangularMesh(4)
+    phases = Phases(*(x.astype(np.float64) for x in mesh.initial_phases()))
+    fields = random_fields(2, 4)
+    for dtype in (">f8", np.longdouble):
+        swapped = Phases(*(x.astype(dtype) for x in phases))
+        found = mesh.propagate(fields, swapped)
+        assert found.dtype == np.complex128
+        np.testing.assert_array_equal(found, mesh.propagate(fields, phases))
+
+
+def test_hidden_values_are_no_phases_and_no_light():
+    mesh, fields = RectangularMesh(4), random_fields(2, 4)
+    phases = mesh.initial_phases()
+    masked = np.ma.masked_array(phases.theta, mask=True)
+    with pytest.raises(ValueError, match="theta must have no masked values"):
+        mesh.propagate(fields, phases._replace(theta=masked))
+    with pytest.raises(ValueError, match="fields must have no masked values"):
+        mesh.propagate(np.ma.masked_array(fields, mask=True), phases)
+    errors = np.ma.masked_array(np.full((2, 4, 2), 99.0), mask=True)
+    with pytest.raises(ValueError, match="splitter_errors must have no masked values"):
+        RectangularMesh.measured(4, splitter_errors=errors)
+    with pytest.raises(ValueError, match="phases must be theta, phi and gamma, got 2 arrays"):
+        mesh.propagate(fields, phases[:2])
+
+
 @pytest.mark.parametrize(("units", "columns"), [(4, 4), (6, 5), (5, 3)])
 def test_an_idle_interferometer_has_no_couplers(units, columns):
     """A table of measured errors may have numbers there; all engines leave them out alike."""

@@ -287,10 +287,31 @@ class TestSParameters:
         np.testing.assert_allclose(parameters.at(nanometres[1]), parameters.matrices[1], atol=1e-9)
         np.testing.assert_allclose(parameters.at(nanometres[2]), parameters.matrices[2], atol=1e-9)
         middle = 299792458 / parameters.frequencies[:2].mean() * 1e9
-        expected = parameters.matrices[:2].mean(axis=0)
+        size, phase = np.abs(parameters.matrices[:2]), np.angle(parameters.matrices[:2])
+        expected = size.mean(axis=0) * np.exp(1j * np.unwrap(phase, axis=0).mean(axis=0))
         np.testing.assert_allclose(parameters.at(middle), expected, atol=1e-9)
         with pytest.raises(ValueError, match=r"from 1537\.\d* to 1577\.\d*, got 1300"):
             parameters.at(1300)
+
+    @pytest.mark.parametrize("turn", [0.5, 2.0, 3.0])
+    def test_a_delay_between_the_samples_loses_no_light(self, turn):
+        """A coupler with a waveguide behind it, whose phase turns from sample to sample."""
+        coupler = np.array([[0, 1], [1, 0]]), np.array([[1, 1j], [1j, 1]]) / np.sqrt(2)
+        frequencies = 193e12 + 1e11 * np.arange(3)
+        delays = np.exp(1j * turn * np.arange(3))[:, None, None]
+        parameters = SParameters(frequencies, np.kron(*coupler) * delays)
+        for share in (0.25, 0.5):
+            wavelength = 299792458 / (frequencies[0] + share * 1e11) * 1e9
+            matrix = parameters.at(wavelength)
+            np.testing.assert_allclose(matrix @ matrix.conj().T, np.eye(4), atol=1e-9)
+            expected = np.kron(*coupler) * np.exp(1j * turn * share)
+            np.testing.assert_allclose(matrix, expected, atol=1e-9)
+
+    def test_an_entry_that_is_dark_at_a_sample_grows_from_there(self):
+        matrices = np.array([[[0, 1], [1, 0]], [[0.2j, 1], [1, 0]]], complex)
+        parameters = SParameters(np.array([193e12, 193.2e12]), matrices)
+        found = parameters.at(299792458 / 193.1e12 * 1e9)
+        np.testing.assert_allclose(found, [[0.1j, 1], [1, 0]], atol=1e-9)
 
     @settings(max_examples=50, deadline=None)
     @given(

@@ -24,7 +24,9 @@ def propagate(
     ]
     # One function for every shape of mesh: TensorFlow warns of one that is traced too often.
     count = 4 + len(fitted(mesh))
-    forward, backward, tangent = _compiled(count, *(None if x is None else x.shape for x in fabrication))
+    forward, backward, tangent = _compiled(
+        count, *(None if x is None else x.shape for x in fabrication)
+    )
     mask, *parts = fabrication
 
     @tf.custom_gradient

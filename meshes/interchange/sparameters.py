@@ -32,7 +32,11 @@ class SParameters:
     matrices: np.ndarray
 
     def at(self, wavelength_nm: float) -> np.ndarray:
-        """The matrix [N, N] at one wavelength, linear between the measured frequencies."""
+        """The matrix [N, N] at one wavelength.
+
+        Between the measured frequencies the magnitude and the phase of every entry are linear. The
+        phase turns by less than pi, which takes a grid fine enough for the component's delay.
+        """
         frequency = _LIGHT / number("wavelength_nm", wavelength_nm, above=0) * 1e9
         low, high = self.frequencies[[0, -1]]
         if not low * (1 - 1e-9) <= frequency <= high * (1 + 1e-9):
@@ -45,7 +49,15 @@ class SParameters:
             return self.matrices[-1]
         start, end = self.frequencies[after - 1 : after + 1]
         share = np.clip((frequency - start) / (end - start), 0, 1)
-        return (1 - share) * self.matrices[after - 1] + share * self.matrices[after]
+        return _between(self.matrices[after - 1], self.matrices[after], share)
+
+
+def _between(start: np.ndarray, end: np.ndarray, share: float) -> np.ndarray:
+    """Complex numbers between others: a chord of their circle would lose power."""
+    size = (1 - share) * np.abs(start) + share * np.abs(end)
+    turn = np.angle(end * np.conj(start))  # 0 where one of them is 0
+    first = np.where(start == 0, end, start)
+    return size * np.exp(1j * (np.angle(first) + share * turn))
 
 
 def linear_layer(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes.validation import integer
+from meshes.validation import integer, refuse_masked
 from photonic_ffzero.data.readers import DataError
 
 COLOURS = 3
@@ -144,8 +144,7 @@ def to_single(name: str, array: np.ndarray, copy: bool = True) -> np.ndarray:
 
 def as_numbers(name: str, value: Any) -> np.ndarray:
     """Return what NumPy, pandas or TensorFlow hold, or nested lists, as an array of numbers."""
-    if np.ma.is_masked(value):
-        raise DataError(f"{name} must have no masked values, got {np.ma.count_masked(value)}")
+    refuse_masked(name, value)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # a ragged list, or a tensor elsewhere

@@ -34,7 +34,7 @@ IMAGE_SIZE = 28
 DataFolder = str | os.PathLike[str] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Images and labels for training and testing.
 
