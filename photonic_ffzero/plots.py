@@ -101,7 +101,8 @@ def plot_quality(
         if not any(None in values for values in held_out):
             percent = [[factor * value for value in run if value is not None] for run in held_out]
             _plot_runs(axes, style, epochs, percent, label=f"{name}, validation")
-    where = f"the {layer}" if len(curves) > 1 or layer != "mesh" else "the last mesh"
+    together = any("-" in name for name, _, _ in curves)  # by one loss, after the last of them
+    where = f"the last {layer}" if together else f"the {layer}"
     _finish_curves(axes, curves, layer, f"{quality} of the readout after {where}", training=True)
 
 

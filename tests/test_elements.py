@@ -1,6 +1,7 @@
 """What stands between layers: measured tables, functions by name, another one at each stage."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -271,9 +272,9 @@ def test_errors_of_a_function_reach_the_caller(later):
 
 def test_the_defaults_that_are_listed_are_those_of_the_elements():
     """A rounded phi_b = 3.142 lets through many times the dim light of pi."""
-    for spec in re.findall(
-        r"[a-z-]+(?::[a-z_]+=[^,]+(?:,[a-z_]+=[^,]+)*)?", listed(NONLINEARITIES)
-    ):
+    entries = re.split(r", (?=[a-z-]+(?::|,|$))", listed(NONLINEARITIES))
+    assert [entry.partition(":")[0] for entry in entries] == [*NONLINEARITIES]
+    for spec in entries:
         name = spec.partition(":")[0]
         assert built("nonlinearity", spec, NONLINEARITIES) == NONLINEARITIES[name](), spec
 

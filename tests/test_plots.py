@@ -1,5 +1,6 @@
 """Figures show what was computed."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from photonic_ffzero.plots import (
     plot_quality,
     save_figure,
 )
+from photonic_ffzero.runs import add_legend
 
 LABELS = np.array([2, 0, 1, 0, 2, 2])
 SCORES = np.random.default_rng(0).uniform(-1, 1, (len(LABELS), 3))
@@ -221,3 +223,28 @@ def test_points_of_embeddings_are_the_numbers_of_their_classes(tmp_path):
     draw(Figure().subplots())
     save_figure(tmp_path / "figure.png", draw)
     assert sizes[0] == sizes[1]
+
+
+def test_a_legend_of_many_curves_leaves_the_panels_their_size(tmp_path):
+    """in_situ has 16 curves, and compare takes 26 runs."""
+    heights = []
+    for count in (2, 26):
+
+        def draw(*panels, count=count):
+            for index in range(count):
+                panels[0].plot([0, 1], [index, index], label=f"{index}: {'a setting ' * 6}")
+            add_legend(panels)
+            heights.append(panels[0])
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            save_figure(tmp_path / f"{count}.png", draw, panels=2)
+    few, many = (panel.get_window_extent().height for panel in heights)
+    assert many > 0.85 * few
+
+
+@pytest.mark.parametrize(("mesh", "words"), [("1-2", "the last layer"), ("1", "the layer")])
+def test_the_axis_says_which_readout_is_meant(axes, mesh, words):
+    record = EpochRecord(mesh, 1, 0.5, 0.5, 0.5, 10, 1, None, 1.0)
+    plot_quality(axes, [record], layer="layer")
+    assert axes.get_ylabel() == f"accuracy (%) of the readout after {words}"

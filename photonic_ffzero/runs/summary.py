@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, compress, repeat
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _MAX_TICKS = 8  # up to so many values of x, each gets a tick
 _TICK_TEXT = 45  # characters that fit side by side below a panel
+_LEGEND_ROW = 0.22  # inches
 _LINE_SHIFT, _CATEGORY_SHIFT, _RUN_SHIFT = 3.0, 12.0, 5.0  # points to the next curve; to its runs
 
 
@@ -263,7 +265,7 @@ def _finish(axes: Axes, grid: Grid, places: Mapping[Label, float], categories: b
 
 
 def add_legend(axes: Sequence[Axes]) -> None:
-    """Add one legend for all panels, below them."""
+    """Add one legend for all panels, below them; the figure grows by its rows."""
     entries: dict[str, Any] = {}
     for panel in axes:
         handles, labels = panel.get_legend_handles_labels()
@@ -272,4 +274,6 @@ def add_legend(axes: Sequence[Axes]) -> None:
         figure: Any = axes[0].figure
         fitting = _TICK_TEXT * len(axes) // (max(map(len, entries)) + 8)  # 8 for a line
         columns = max(1, min(len(entries), 2 * len(axes), fitting))
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + _LEGEND_ROW * math.ceil(len(entries) / columns))
         figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
