@@ -64,7 +64,8 @@ class EpochRecord:
         twin_weight: Weight w of the measured slopes at the epoch's end; None without a twin.
         twin_coefficient: Coefficient c of the twin's gradient; likewise.
         twin_error: Error of the intensities that the twin predicts, relative to their deviation
-            from equal ports, a running mean; likewise.
+            from equal ports, a running mean; likewise. Detector noise alone makes it about
+            sqrt(2) times ``read_noise``.
         twin_unexplained: Share of the variance of the measured slopes that the twin does not
             explain; None without measured slopes.
         seconds: Time since training began.
