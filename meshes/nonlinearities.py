@@ -141,7 +141,7 @@ def electro_optic(fields: Any, tap: Any, g: Any, phi_b: Any) -> Any:
     cos_psi = xp.cos(x) * cos_b - xp.sin(x) * sin_b
     sin_psi = xp.sin(x) * cos_b + xp.cos(x) * sin_b
     amplitude = trigonometry.cos(tap) * cos_psi
-    return fields * from_quadratures(amplitude * cos_psi, -amplitude * sin_psi)
+    return _times(fields, from_quadratures(amplitude * cos_psi, -amplitude * sin_psi))
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Kerr(Nonlinearity):
     def __call__(self, fields: Any) -> Any:
         xp, real, imag = quadratures(fields)
         phase = (real * real + imag * imag) * self.phi_nl
-        return fields * from_quadratures(xp.cos(phase), xp.sin(phase))
+        return _times(fields, from_quadratures(xp.cos(phase), xp.sin(phase)))
 
 
 @dataclass(frozen=True)
@@ -408,6 +408,11 @@ def as_floating(fields: Any) -> Any:
     fields = np.asarray(fields)
     exact = fields.dtype.kind in "biu"
     return fields.astype(np.result_type(fields, np.float32)) if exact else fields
+
+
+def _times(fields: Any, factor: Any) -> Any:
+    """Fields, which may be real, times complex numbers; TensorFlow multiplies equal types alone."""
+    return tf.cast(fields, factor.dtype) * factor if tf.is_tensor(factor) else fields * factor
 
 
 def from_quadratures(real: Any, imag: Any) -> Any:

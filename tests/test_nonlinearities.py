@@ -345,3 +345,14 @@ def test_an_amplifier_takes_whole_numbers(amplifier):
     fields = np.array([[1, 2, 3, 20]])
     expected = amplifier(fields.astype(np.complex64))
     np.testing.assert_allclose(amplifier(fields.astype(np.uint8)), expected.real, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_real_tensors_are_fields_as_real_arrays_are(name):
+    element = NONLINEARITIES[name]()
+    amplitudes = np.linspace(-1, 1, 6).reshape(2, 3)
+    np.testing.assert_allclose(element(tf.constant(amplitudes)), element(amplitudes), atol=1e-12)
+
+
+def test_an_amplifier_keeps_double_precision():
+    np.testing.assert_allclose(Amplifier(gain=2.0)(np.ones(3)), np.sqrt(2) * np.ones(3), rtol=1e-15)
