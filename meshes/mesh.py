@@ -218,6 +218,11 @@ class RectangularMesh:
         """The matrix U [..., N, N], with out = in @ U for row vectors of fields."""
         return self.propagate(np.eye(self.units, dtype=np.float32), phases, engine)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the arrays of a pickle or a copy through the checks: both make them writeable."""
+        vars(self).update(state)
+        self.splitter_errors, self.transmission = self.splitter_errors, self.transmission
+
     def __repr__(self) -> str:
         """What builds the mesh again, without what is as by default; or that it was measured."""
         named = {n: v for n in _BY_NAME if (v := getattr(self, n))}
