@@ -1,6 +1,8 @@
 """The native engine against the reference, and its gradients against TensorFlow's tape (XLA)."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -245,6 +247,26 @@ class TestTensorFlow:
             fields = random_fields(samples, 5, real=True)
             np.testing.assert_array_equal(function(fields), mesh.propagate(fields, phases, NATIVE))
 
+    @pytest.mark.parametrize("name", ["fields", "theta", "phi", "gamma"])
+    def test_lengths_unknown_until_it_runs_are_checked_then(self, name):
+        """The kernels would read and write beside arrays of other lengths than the mesh's."""
+        mesh = RectangularMesh(8)
+        arguments = {"fields": random_fields(3, 8), **mesh.initial_phases()._asdict()}
+        unknown = [tf.TensorSpec([None] * x.ndim, x.dtype) for x in arguments.values()]
+        function = tf.function(
+            lambda x, *phases: mesh.propagate(x, phases, NATIVE), unknown, autograph=False
+        )
+        function(*arguments.values())
+        wrong = arguments | {name: arguments[name][..., :3]}
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name} must .* 3\)"):
+            function(*wrong.values())
+
+    def test_a_gradient_of_another_shape_is_refused(self):
+        mesh = RectangularMesh(4)
+        arrays = *stacked_phases(mesh, 2), random_fields(2, 3, 4)
+        with pytest.raises(ValueError, match=r"upstream must .*\(2, 3, 4\), got \(1, 3, 4\)"):
+            native._backward(mesh, True, *arrays, random_fields(1, 3, 4, real=True))
+
 
 @pytest.mark.parametrize(("units", "columns", "blocked"), [(6, 9, True), (4, 40, False)])
 def test_gradients_never_divide_by_the_transmission(units, columns, blocked):
@@ -313,6 +335,21 @@ def test_another_fabrication_counts_from_then_on(engine):
     np.testing.assert_allclose(halved, before / 2**6, rtol=1e-4, atol=1e-7)
     with pytest.raises(ValueError, match="read-only"):
         mesh.transmission[0] = 0.0
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda mesh: pickle.loads(pickle.dumps(mesh))]
+)
+def test_the_arrays_of_a_copy_are_read_only_too(again):
+    """The engines keep what follows from them."""
+    mesh, fields = RectangularMesh(6, splitter_error=0.1, insertion_loss_db=0.1), random_fields(5, 6)
+    copied, phases = again(mesh), mesh.initial_phases()
+    for name in ("splitter_errors", "transmission"):
+        np.testing.assert_array_equal(getattr(copied, name), getattr(mesh, name))
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(copied, name)[0] = 0.5
+    expected = mesh.propagate(fields, phases, NATIVE)
+    np.testing.assert_array_equal(copied.propagate(fields, phases, NATIVE), expected)
 
 
 class TestDimLight:

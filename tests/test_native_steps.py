@@ -50,6 +50,15 @@ def test_losses_equal_those_of_tensorflow(sets, samples, ports, classes, detecti
     np.testing.assert_allclose(result[:-1], expected[:-1], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("ports", "labels"), [(4, 9), (6, 5)])
+def test_losses_of_other_shapes_are_refused(ports, labels):
+    readout = Goodness(simplex(3, 6, np.random.default_rng(0))[np.newaxis], "raw")
+    kernel = native_losses(readout, CrossEntropy(10.0))
+    assert kernel is not None
+    with pytest.raises(ValueError, match=rf"labels .* 6 ports, .*\({labels},\)"):
+        kernel(np.ones((2, 9, ports), np.float32), np.zeros(labels, int))
+
+
 def trained(config, frozen=None):
     """The losses of some steps, and what they leave."""
     rng = np.random.default_rng(0)

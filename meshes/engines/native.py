@@ -90,6 +90,7 @@ def _call(function: Any, arguments: Any, like: list[tuple[Any, Any]]) -> list[An
 
 def _forward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> np.ndarray:
     """Fields or intensities [P, B, N]; arrays of a fitted fabrication follow the fields."""
+    _check_shapes(mesh, *arrays)
     arrays, fabricated = arrays[:4], arrays[4:]
     fabrication = _fabrication(mesh, fabricated)
     P, (_, B, N) = len(arrays[0]), arrays[3].shape
@@ -110,6 +111,9 @@ def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[
     second follow: theta, phi, gamma; and the fields' is the second's.
     """
     theta, phi, gamma, fields, *fabricated, upstream = arrays
+    _check_shapes(mesh, *arrays[:-1])
+    if upstream.shape[-3:] != (light := (len(theta), *fields.shape[1:])):
+        raise ValueError(f"upstream must end in shape {light}, got {upstream.shape}")
     both, fabrication = upstream.ndim == 4, _fabrication(mesh, fabricated)
     grid, fitted_sizes = [theta[0].size, phi[0].size], [x.size for x in fabricated]
     ports = gamma[0].size
@@ -137,6 +141,34 @@ def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[
         *_shaped([part.sum(axis=0) for part in d_fabricated], fabricated),
         *_shaped(second, arrays),
     )
+
+
+def _check_shapes(
+    mesh: FabricatedMesh,
+    theta: np.ndarray,
+    phi: np.ndarray,
+    gamma: np.ndarray,
+    fields: np.ndarray,
+    *fabricated: np.ndarray,
+) -> None:
+    """Refuse arrays that do not fit the mesh: the kernels would read and write beside them.
+
+    A graph may not have known these lengths when it was traced.
+    """
+    P, (L, M), N = len(theta), mesh.mask.shape, mesh.units
+    batches = (1 if len(fields) == 1 else P, *fields.shape[1:2])
+    needed = [(P, L, M), (P, L, M), (P, N), (*batches, N), (2, L, M), (L, N)]
+    found = [x.shape for x in (theta, phi, gamma, fields, *fabricated)]
+    if found != needed[: len(found)]:
+        triples = zip(_ARGUMENTS, needed, found, strict=False)
+        name, rule, got = next(triple for triple in triples if triple[1] != triple[2])
+        raise ValueError(f"{name} must have shape {rule}, got {got}")
+
+
+_ARGUMENTS = (
+    *("phases.theta", "phases.phi", "phases.gamma", "fields"),
+    *("splitter_errors", "transmission"),
+)
 
 
 def _shaped(gradients: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> list[np.ndarray]:

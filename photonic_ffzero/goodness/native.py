@@ -76,6 +76,11 @@ def native_losses(
 
     def losses(intensities: np.ndarray, labels: np.ndarray) -> np.ndarray:
         P, B, N = intensities.shape
+        if (N, len(labels)) != (ports, B):  # the kernel would read beside them
+            raise ValueError(
+                f"intensities [P, B, N] and labels [B] must be of {ports} ports, got shapes "
+                f"{intensities.shape} and {labels.shape}"
+            )
         task = _Task(P, B, N, classes, balanced, kind, number)
         sums = np.empty((P, -(-B // LANES)))
         counter = np.zeros(1, np.int64)
