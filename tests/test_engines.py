@@ -342,8 +342,8 @@ def test_another_fabrication_counts_from_then_on(engine):
 )
 def test_the_arrays_of_a_copy_are_read_only_too(again):
     """The engines keep what follows from them."""
-    mesh, fields = RectangularMesh(6, splitter_error=0.1, insertion_loss_db=0.1), random_fields(5, 6)
-    copied, phases = again(mesh), mesh.initial_phases()
+    mesh = RectangularMesh(6, splitter_error=0.1, insertion_loss_db=0.1)
+    copied, phases, fields = again(mesh), mesh.initial_phases(), random_fields(5, 6)
     for name in ("splitter_errors", "transmission"):
         np.testing.assert_array_equal(getattr(copied, name), getattr(mesh, name))
         with pytest.raises(ValueError, match="read-only"):

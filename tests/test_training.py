@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from photonic_ffzero import (
+    DataError,
     Model,
     NonFiniteLossError,
     Observer,
@@ -19,7 +20,7 @@ from photonic_ffzero import (
     predict,
 )
 from photonic_ffzero.config import METHODS
-from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.data.tasks import Classification, Regression
 from photonic_ffzero.gradients.directions import LAWS
 from photonic_ffzero.optimizers import SCHEDULES
 from photonic_ffzero.training import step as training_step
@@ -108,6 +109,53 @@ def test_only_full_batches_count_but_a_batch_is_at_most_all(digits, count, batch
     trainer = new_trainer(train, batch_size=batch, epochs=1, meshes=1)
     assert trainer.steps == steps
     assert trainer.run().usage.phase_writes == steps * 16 + 1
+
+
+class TestSamplesOfATrainer:
+    x, y = np.ones((12, 5), np.float32), np.arange(12) % 3
+
+    def trainer(self, x, y, task="classification", **rest):
+        tasks = {"classification": Classification(3), "regression": Regression((0.0,), (1.0,))}
+        chosen = {"meshes": 1, "epochs": 1, "batch_size": 6, "task": task}
+        return Trainer(Model(configure(**chosen), 5, tasks[task]), Samples(x, y), **rest)
+
+    @pytest.mark.parametrize(
+        ("x", "y", "message"),
+        [
+            (x[:, :4], y, r"x of train must .*\[n, 5\], got \[12, 4\]"),
+            (x, y - 1, r"y of train must .* 0\.\.2, got -1"),
+            (x, y + 5, r"y of train must .* 0\.\.2, got 5"),
+            (x, y * 10**7, r"y of train must .* 0\.\.2, got 10000000"),
+            (x[:6], y, r"x of train and y of train must .* \(6, 5\) and \(12,\)"),
+            (x * np.nan, y, "x of train must be finite"),
+        ],
+    )
+    def test_that_do_not_fit_the_model_are_refused(self, x, y, message):
+        with pytest.raises(DataError, match=message):
+            self.trainer(x, y)
+        with pytest.raises(DataError, match=message.replace("train", "validation")):
+            self.trainer(self.x, self.y, validation=Samples(x, y))
+
+    def test_of_a_regression_are_checked_too(self):
+        assert self.trainer(self.x, self.y / 2, "regression").train.y.dtype == np.float64
+        with pytest.raises(DataError, match="y of train must have 1 label"):
+            self.trainer(self.x, np.ones((12, 2)), "regression")
+
+    def test_may_be_lists(self):
+        trainer = self.trainer(self.x.tolist(), self.y.tolist())
+        np.testing.assert_array_equal(trainer.train.x, self.x)
+
+    @pytest.mark.parametrize("dtype", ["f4", "c8"])
+    def test_in_single_precision_are_not_copied(self, dtype):
+        x = self.x.astype(dtype)
+        assert self.trainer(x, self.y).train.x is x
+
+    @pytest.mark.parametrize(
+        "wrong", [{"validation": (x, y)}, {"observers": Observer()}, {"position": 3}], ids=str
+    )
+    def test_come_with_arguments_of_their_kind(self, wrong):
+        with pytest.raises(TypeError, match=rf"^{next(iter(wrong))} must be .*, got"):
+            self.trainer(self.x, self.y, **wrong)
 
 
 class TestLocalLearning:

@@ -17,7 +17,11 @@ LARGEST = 1e15
 
 
 def check_arrays(
-    x: Any, y: Any, num_classes: int | None = None, names: tuple[str, str] = ("x", "y")
+    x: Any,
+    y: Any,
+    num_classes: int | None = None,
+    names: tuple[str, str] = ("x", "y"),
+    copy: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Check samples of classes; return ``x`` as float32 or complex64, ``y`` as int64, and C.
 
@@ -27,8 +31,9 @@ def check_arrays(
         y: labels [n], integers 0..C-1.
         num_classes: C; None takes it from ``y``, in which every class must then occur.
         names: what errors call ``x`` and ``y``, such as the files that hold them.
+        copy: whether to copy ``x`` even if it has its precision already.
     """
-    x = _check_samples(names[0], x)
+    x = _check_samples(names[0], x, copy)
     return x, *_check_classes(x, y, num_classes, names)
 
 
@@ -56,10 +61,17 @@ def scaled_images(name: str, images: Any) -> np.ndarray:
 
 
 def check_numbers(
-    x: Any, y: Any, dimensions: int | None = None, names: tuple[str, str] = ("x", "y")
+    x: Any,
+    y: Any,
+    dimensions: int | None = None,
+    names: tuple[str, str] = ("x", "y"),
+    copy: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Check samples labelled with numbers [n] or [n, T]; return ``x``, ``y`` as float64, and T."""
-    x = _check_samples(names[0], x)
+    """Check samples labelled with numbers [n] or [n, T]; return ``x``, ``y`` as float64, and T.
+
+    The arguments are those of `check_arrays`, with T in place of C.
+    """
+    x = _check_samples(names[0], x, copy)
     y, name = _check_length(x, y, names), names[1]
     if y.ndim not in (1, 2) or y.dtype.kind not in "iuf" or y.size == 0:
         raise DataError(

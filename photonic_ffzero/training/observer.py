@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from meshes.validation import quoted
 from photonic_ffzero.model import EpochRecord, Model, Position
 
 
@@ -29,3 +32,11 @@ class Observer:
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
         """Save what is needed to go on: called after every epoch, now and then, and at a stop."""
+
+
+def check_observers(observers: Any) -> tuple[Observer, ...]:
+    """Return a list or tuple of observers as a tuple."""
+    listed = isinstance(observers, (list, tuple))
+    if not (listed and all(isinstance(observer, Observer) for observer in observers)):
+        raise TypeError(f"observers must be a list of Observers, got {quoted(observers)}")
+    return tuple(observers)

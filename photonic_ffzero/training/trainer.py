@@ -26,11 +26,12 @@ from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.power import beyond_tables
 from photonic_ffzero.seeds import generator
+from photonic_ffzero.settings import instance
 from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.training.calibration import calibrated
 from photonic_ffzero.training.crew import Crew, SharedTraining, Traffic, hired
 from photonic_ffzero.training.memory import check_memory
-from photonic_ffzero.training.observer import Observer, StoppedError
+from photonic_ffzero.training.observer import Observer, StoppedError, check_observers
 from photonic_ffzero.training.progress import Course, progress_of
 from photonic_ffzero.training.step import Samples, StageTraining, as_arrays, check_directions
 from photonic_ffzero.training.twins import learned, places, twin_of
@@ -50,7 +51,8 @@ class Trainer:
 
     Attributes:
         model: The network; its parameters, history and usage change.
-        train: Training samples; fields [n, N], real or complex.
+        train: Training samples; fields [n, N], real or complex. They are checked as `fit` checks
+            them, and copied only where they have another precision.
         validation: Held-out training samples, or None.
         observers: Told of every step, epoch and checkpoint.
         position: Where the training stands, by default at its start. A model and a position from
@@ -67,6 +69,12 @@ class Trainer:
     _crew: Crew | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        instance("model", self.model, Model)
+        instance("position", self.position, Position)
+        self.observers = check_observers(self.observers)
+        self.train = self._checked("train", self.train)
+        if self.validation is not None:
+            self.validation = self._checked("validation", self.validation)
         held_out = len(self.validation.y) if self.validation else 0
         if self.config.task == "regression" and held_out == 1:
             raise ValueError(
@@ -80,6 +88,14 @@ class Trainer:
         if not self.position.has_begun(0) and (beyond := beyond_tables(self.model, self.train.x)):
             raise ValueError(f"{beyond[0]}; measure further, or dim the light")
         check_memory(self.config, self.model.stages, self.model.params, len(self.train.y))
+
+    def _checked(self, name: str, samples: Samples) -> Samples:
+        """Samples that fit the model: compiled code would read beside others."""
+        instance(name, samples, Samples)
+        task, names = self.model.task, (f"x of {name}", f"y of {name}")
+        check = CHECKS[task.name]
+        x, y, _ = check(*samples, task.classes * task.labels, names, copy=False)
+        return Samples(check_fields(names[0], x, self.model.units, self.config.network), y)
 
     @property
     def config(self) -> Config:
