@@ -83,7 +83,8 @@ def save_model(model: Model, path: PathLike) -> None:
 
     It holds ``description`` (configuration, ports, task and encoder, as the bytes of a JSON text),
     the parameters of every layer, ``mesh_1_theta``, ``mesh_1_phi``, ``mesh_1_gamma``, ...
-    (``dense_1_kernel``, ``conv_1_kernel``, ... of digital layers), and ``prototypes_1``, ....
+    (``dense_1_kernel``, ``conv_1_kernel``, ... of digital layers), ``prototypes_1``, ..., and what
+    a twin knows of the chip as ``known_mesh1_theta``, ....
     """
     _save(path, _model_arrays(model))
 
@@ -93,10 +94,10 @@ def save_checkpoint(
 ) -> None:
     """Save a model with all that its training needs to go on; the file loads as a model, too.
 
-    It also holds ``training`` (position, history, usage and time, as the bytes of a JSON text) and
-    the state of the optimizer, and of a twin, as ``optimizer_1``, ..., the metric that a law
-    follows as ``metric_1``, ..., and what is known of a chip as ``known_mesh1_theta``, .... ``run``
-    is what else the run's results depend on, from name to value, see `read_run`.
+    It also holds ``training`` (position, history, usage and time, as the bytes of a JSON text), the
+    state of the optimizer, and of a twin, as ``optimizer_1``, ..., and the metric that a law
+    follows as ``metric_1``, .... ``run`` is what else the run's results depend on, from name to
+    value, see `read_run`.
     """
     training = {
         "block": position.block,
@@ -109,8 +110,7 @@ def save_checkpoint(
         "run": dict(run or {}),
     }
     state = _numbered("optimizer", position.optimizer) | _numbered("metric", position.metric)
-    known = {f"{_KNOWN}{name}": x for name, x in _known_arrays(model).items()}
-    _save(path, _model_arrays(model) | {"training": _as_bytes(training)} | known | state)
+    _save(path, _model_arrays(model) | {"training": _as_bytes(training)} | state)
 
 
 def _numbered(name: str, values: Iterable[Any]) -> dict[str, Any]:
@@ -131,8 +131,9 @@ def load_model(
 ) -> Model:
     """Load a model from a run, or a file of `save_model` or `save_checkpoint`.
 
-    It predicts as before. Of a run or a checkpoint it has its ``history``, ``usage`` and
-    ``seconds``, too. A file that is missing, damaged or no model is a `DataError`.
+    It predicts as before, and knows what it knew of the chip. Of a run or a checkpoint it has its
+    ``history``, ``usage`` and ``seconds``, too. A file that is missing, damaged or no model is a
+    `DataError`.
 
     Args:
         path: The file, or the directory of a run.
@@ -144,9 +145,7 @@ def load_model(
     """
     with open_npz(model_file(Path(path))) as archive:
         model = _load_model(archive, nonlinearity, device)
-        if "training" in archive.names:
-            with _described(archive, "training", "the state of a training") as about:
-                _remember(model, about)
+        _restore(archive, model)
         return model
 
 
@@ -183,8 +182,7 @@ def _load_position(archive: Archive, model: Model) -> Position:
     """Load the position of a model's training; the model gets its history, usage and time."""
     with _described(archive, "training", "the state of a training") as about:
         position = _position(about, model)
-        _remember(model, about)
-    _read_known(archive, model)
+    _restore(archive, model)
     if position.block < len(model.blocks) and (position.epoch or position.losses):
         stage = next(stage for stage in model.stages if stage.index == position.block)
         twin = twin_of(model, stage.index, stage.blocks[0])
@@ -199,6 +197,14 @@ def _load_position(archive: Archive, model: Model) -> Position:
     return position
 
 
+def _restore(archive: Archive, model: Model) -> None:
+    """Give a model what else a file holds: the history of its training, and what is known."""
+    if "training" in archive.names:
+        with _described(archive, "training", "the state of a training") as about:
+            _remember(model, about)
+    _read_known(archive, model)
+
+
 def _remember(model: Model, about: dict[str, Any]) -> None:
     """Give a model the history of its training, what that used, and its time."""
     model.history = History(_epoch_record(**record) for record in about["history"])
@@ -207,25 +213,26 @@ def _remember(model: Model, about: dict[str, Any]) -> None:
     model.seconds = number("seconds", about["seconds"], minimum=0)
 
 
-_KNOWN = "known_"  # stands before the names of a chip estimate's arrays in a checkpoint
+_KNOWN = "known_"  # stands before the names of a chip estimate's arrays in a file
 
 
 def _known_arrays(model: Model) -> dict[str, np.ndarray]:
-    return model.chip_estimate.arrays() if model.chip_estimate else {}
+    arrays = model.chip_estimate.arrays() if model.chip_estimate else {}
+    return {_KNOWN + name: array for name, array in arrays.items()}
 
 
 def _read_known(archive: Archive, model: Model) -> None:
-    """Put what a checkpoint knows of the chip into a model with a twin."""
-    expected = _known_arrays(model)
-    for name, array in expected.items():
-        if (present := archive.header(_KNOWN + name)[0]) != array.shape:
-            raise DataError(
-                f"{archive.path}: {_KNOWN}{name} must have shape {array.shape}, found {present}"
-            )
-    if expected:
-        arrays: Any = {name: archive.read(_KNOWN + name) for name in expected}
+    """Put what a file knows of the chip into a model with a twin.
+
+    A checkpoint always knows it, a file of `save_model` of former versions does not.
+    """
+    shapes = {name: array.shape for name, array in _known_arrays(model).items()}
+    held = any(name == "training" or name.startswith(_KNOWN) for name in archive.names)
+    if shapes and held:
+        read = _read_reals(archive, shapes.items())
+        arrays: Any = {name.removeprefix(_KNOWN): array for name, array in read}
         sizes = model.units, model.config.columns, len(model.known)
-        with reading(archive.path, "a checkpoint"):
+        with reading(archive.path, "what is known of a chip"):
             model.known = list(ChipEstimate.known(*sizes, **arrays).meshes)
 
 
@@ -286,7 +293,7 @@ def _model_arrays(model: Model) -> dict[str, np.ndarray]:
     for index, block in enumerate(model.blocks, start=1):
         if isinstance(block.readout, Goodness):
             arrays[f"prototypes_{index}"] = block.readout.prototypes
-    return arrays
+    return arrays | _known_arrays(model)
 
 
 def _read_saved(archive: Archive, config: Config, units: int, task: Task) -> Saved:
@@ -361,7 +368,15 @@ def _described(archive: Archive, name: str, what: str) -> Iterator[dict[str, Any
 def _read_arrays(
     archive: Archive, shapes: Iterable[tuple[str, tuple[int, ...] | None]]
 ) -> dict[str, np.ndarray]:
-    """Read arrays, of any shape where None, in single precision; check all headers before."""
+    """Read finite arrays, of any shape where None, in single precision."""
+    read = _read_reals(archive, shapes)
+    return {name: to_single(f"{archive.path}: {name}", array) for name, array in read}
+
+
+def _read_reals(
+    archive: Archive, shapes: Iterable[tuple[str, tuple[int, ...] | None]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Read arrays of real numbers, of any shape where None; check all headers before."""
     path, limit = archive.path, _SMALL + _INFLATION * archive.bytes_on_disk
     names, size = [], 0
     for name, shape in shapes:
@@ -374,4 +389,5 @@ def _read_arrays(
         size += math.prod(present) * dtype.itemsize
         if size > limit:
             raise DataError(f"{path}: must unpack to at most {limit} bytes, found {size}")
-    return {name: to_single(f"{path}: {name}", archive.read(name)) for name in names}
+    for name in names:
+        yield name, archive.read(name)

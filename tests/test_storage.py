@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from test_resume import FORKS
 
+from meshes import ChipEstimate
 from meshes._tensorflow import tf
 from meshes.files import write_whole
 from photonic_ffzero import DataError, Model, configure, load_model, networks, save_model
 from photonic_ffzero.data.tasks import Classification
-from photonic_ffzero.storage import read_json, write_csv, write_json
+from photonic_ffzero.model import Position
+from photonic_ffzero.storage import read_json, save_checkpoint, write_csv, write_json
 
 PORTS, CLASSES = 6, 3
 TASK = Classification(CLASSES)
@@ -102,6 +104,45 @@ def test_global_networks_too(tmp_path):
     save_model(model, tmp_path / "m.npz")
     x = np.ones((2, PORTS), np.float32)
     np.testing.assert_array_equal(load_model(tmp_path / "m.npz").scores(x), model.scores(x))
+
+
+class TestWhatIsKnownOfTheChip:
+    @pytest.fixture(params=[save_model, lambda *to: save_checkpoint(to[0], Position(), to[1])])
+    def twin(self, request, tmp_path):
+        """A model with a twin, and its file."""
+        model = Model(configure(estimator="twin", columns=4), PORTS, TASK)
+        errors = {"mesh1_theta": 0.2, "mesh2_loss": 0.5, "mesh2_loss_std": 0.1}
+        model.know(ChipEstimate.known(PORTS, 4, 2, **errors))
+        request.param(model, tmp_path / "model.npz")
+        return model, tmp_path / "model.npz"
+
+    def test_is_loaded_again(self, twin):
+        model, path = twin
+        loaded = load_model(path).chip_estimate.arrays()
+        assert loaded["mesh1_theta"].any()
+        for name, array in model.chip_estimate.arrays().items():
+            np.testing.assert_array_equal(loaded[name], array)
+
+    @pytest.mark.parametrize(
+        ("array", "message"),
+        [
+            (None, "must hold an array known_mesh2_phi, found none"),
+            (np.zeros((4, 2)), r"known_mesh2_phi .*\(4, 3\), found \(4, 2\)"),
+            (np.full((4, 3), np.nan), "mesh2_phi must be finite"),
+        ],
+        ids=range(3),
+    )
+    def test_is_checked(self, twin, array, message):
+        _, path = twin
+        change(path, known_mesh2_phi=array)
+        with pytest.raises(DataError, match=message):
+            load_model(path)
+
+    def test_is_nothing_in_a_file_of_a_former_version(self, tmp_path):
+        model, path = Model(configure(estimator="twin"), PORTS, TASK), tmp_path / "model.npz"
+        save_model(model, path)
+        change(path, **{f"known_{name}": None for name in model.chip_estimate.arrays()})
+        assert not load_model(path).chip_estimate.meshes[0].values.theta.any()
 
 
 class TestRefused:
