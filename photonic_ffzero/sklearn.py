@@ -13,6 +13,8 @@ Their parameters are settings of `photonic_ffzero.fit`; None stands for the reci
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -25,11 +27,11 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from meshes.validation import closest, from_spec, integer
+from meshes.validation import closest, described, from_spec, integer
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.tasks import TASKS, Task
 from photonic_ffzero.goodness import LOSSES, CrossEntropy, decide
-from photonic_ffzero.settings import MOST, settings_of, synonyms_of
+from photonic_ffzero.settings import MOST, ValueKind, settings_of, synonyms_of
 from photonic_ffzero.training import fit
 
 _DECIDED = ("task", "network", "seed", "colour")  # by the class, by random_state, or for images
@@ -61,6 +63,17 @@ def _initializer(defaults: Mapping[str, Any]) -> Callable[..., None]:
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     __init__.__signature__ = inspect.Signature([itself, *listed])  # type: ignore[attr-defined]
     return __init__
+
+
+def _whole(fit: Callable[..., Any]) -> Any:
+    """A ``fit`` that is tried on a copy: where it fails, the estimator stays as it was."""
+
+    @functools.wraps(fit)
+    def on_a_copy(self: Any, X: Any, y: Any) -> Any:
+        self.__dict__ = vars(fit(copy.copy(self), X, y))
+        return self
+
+    return on_a_copy
 
 
 class _Network(BaseEstimator):
@@ -95,10 +108,16 @@ class _Network(BaseEstimator):
 def _seed(random_state: Any) -> int:
     """A whole number as it is; one that a generator draws, or NumPy's own if None."""
     if isinstance(random_state, (int, np.integer)):
-        return int(random_state)
+        return int(_setting("seed").check("random_state", random_state))
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(MOST))
-    return int(check_random_state(random_state).randint(MOST))
+    with described("random_state"):
+        return int(check_random_state(random_state).randint(MOST))
+
+
+def _setting(name: str) -> ValueKind:
+    """The values of a setting of `Config`."""
+    return settings_of(Config)[name].kind
 
 
 class _Photonic(_Network):
@@ -113,7 +132,8 @@ class _Photonic(_Network):
     ports: int | None
 
     def _width(self, features: int, task: Task) -> int:
-        groups = task.labels * (self.groups or 1)
+        groups = 1 if self.groups is None else _setting("groups").check("groups", self.groups)
+        groups *= task.labels
         least = max(features + 1, groups * (task.corners + 1))
         least += -least % groups
         return least if self.ports is None else integer("ports", self.ports, minimum=least)
@@ -128,6 +148,7 @@ class _Photonic(_Network):
 class _Classifier(ClassifierMixin, _Network):
     task = "classification"
 
+    @_whole
     def fit(self, X: Any, y: Any) -> Self:
         """Train on samples [n, features] of classes [n], which may be numbers or texts."""
         X, y = validate_data(self, X, y, ensure_min_samples=2)
@@ -164,6 +185,7 @@ class _Regressor(RegressorMixin, _Network):
         tags.target_tags.multi_output = True
         return tags
 
+    @_whole
     def fit(self, X: Any, y: Any) -> Self:
         """Train on samples [n, features] with labels [n] or [n, T]."""
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, ensure_min_samples=2)

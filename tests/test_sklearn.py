@@ -100,6 +100,33 @@ class TestParameters:
         with pytest.raises(ValueError, match=r"nonlinearity .*kerr"):
             PhotonicClassifier(nonlinearity="ker").fit(*wine)
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("groups", "2"),
+            ("groups", -2),
+            ("groups", 2.0),
+            ("random_state", -1),
+            ("random_state", "x"),
+            ("ports", "8"),
+        ],
+    )
+    def test_errors_begin_with_the_parameter(self, wine, name, value):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}.*{value}"):
+            PhotonicClassifier(**{name: value}).fit(*wine)
+
+    @every
+    def test_a_refused_fit_leaves_the_former_one(self, wine, estimator):
+        x, y = wine[0], np.arange(len(wine[0])) % 3
+        trained = estimator(epochs=0).fit(x, y)
+        before = vars(trained) | {}
+        predicted = trained.predict(x)
+        trained.set_params(recipe="none such")
+        with pytest.raises(ValueError, match="recipe"):
+            trained.fit(x[:, :5] * 2, np.arange(len(x)) % 4)
+        assert vars(trained) == before | {"recipe": "none such"}
+        np.testing.assert_array_equal(trained.predict(x), predicted)
+
 
 class TestPorts:
     """Each feature, a constant, and one more than classes or corners, in every group."""
