@@ -112,8 +112,8 @@ def _backward(mesh: FabricatedMesh, detect: bool, *arrays: np.ndarray) -> tuple[
     """
     theta, phi, gamma, fields, *fabricated, upstream = arrays
     _check_shapes(mesh, *arrays[:-1])
-    if upstream.shape[-3:] != (light := (len(theta), *fields.shape[1:])):
-        raise ValueError(f"upstream must end in shape {light}, got {upstream.shape}")
+    if upstream.shape[-3:] != (shape := (len(theta), *fields.shape[1:])):
+        raise ValueError(f"upstream must end in shape {shape}, got {upstream.shape}")
     both, fabrication = upstream.ndim == 4, _fabrication(mesh, fabricated)
     grid, fitted_sizes = [theta[0].size, phi[0].size], [x.size for x in fabricated]
     ports = gamma[0].size
