@@ -235,6 +235,13 @@ class Chip:
     seed: int = 0
     reads: int = 1
 
+    def __post_init__(self) -> None:
+        keep(
+            self,
+            seed=integer("seed", self.seed, minimum=0),
+            reads=integer("reads", self.reads, minimum=1),
+        )
+
     @functools.cached_property
     def offsets(self) -> Phases:
         """The fixed offset of each shifter, rad."""

@@ -344,3 +344,9 @@ def test_every_error_of_a_chip_has_a_random_stream_of_its_own():
     for phases in (chip.walk(1), chip.offsets):
         values = np.concatenate([x.ravel() for x in phases])[3::4][:8]
         assert list(np.argsort(values)) != list(np.argsort(lost))
+
+
+@pytest.mark.parametrize(("name", "value"), [("reads", 0), ("reads", 2.5), ("seed", -1)])
+def test_a_chip_checks_its_numbers(name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must be .*, got {value}"):
+        Imperfections(read_noise=0.1).fabricate(4, **{name: value})
