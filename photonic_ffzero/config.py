@@ -14,13 +14,14 @@ from meshes import NONLINEARITIES, Amplifier, Imperfections, Nonlinearity
 from meshes.display import facts_html
 from meshes.imperfections import PRESETS, imperfections_of
 from meshes.propagation import ENGINES
-from meshes.validation import closest, counted, from_spec, number, quoted, with_values
+from meshes.validation import closest, counted, from_spec, number, quoted
 from photonic_ffzero.data.encoding import CHANNELS
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
 from photonic_ffzero.elements import (
     KNOWN_NONLINEARITY,
     NONLINEARITY,
+    amplifier_of,
     as_json,
     built,
     each,
@@ -464,14 +465,14 @@ class Config:
     @property
     def amplification(self) -> Amplifier | None:
         """The amplifier between meshes."""
-        return _amplifier("amplifier", self.amplifier)
+        return amplifier_of("amplifier", self.amplifier)
 
     @property
     def twin_model(self) -> tuple[Nonlinearity, Amplifier | None]:
         """What a twin takes for a device's nonlinearities and amplifiers."""
         element = self.twin_nonlinearity or "linear"
         between = built("twin_nonlinearity", element, NONLINEARITIES)
-        return between, _amplifier("twin_amplifier", self.twin_amplifier)
+        return between, amplifier_of("twin_amplifier", self.twin_amplifier)
 
     @property
     def chip_imperfections(self) -> Imperfections:
@@ -570,10 +571,6 @@ class Config:
         """Every field; a function by its name, from which it cannot be restored."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         return content | {name: as_json(content[name]) for name in ELEMENTS}
-
-
-def _amplifier(name: str, text: str | None) -> Amplifier | None:
-    return with_values(name, "", text, Amplifier) if text else None
 
 
 def facts(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from meshes import NONLINEARITIES
+from meshes import NONLINEARITIES, Amplifier, Nonlinearity
 from meshes.files import DataError
 from meshes.measured import Table
 from meshes.nonlinearities import BlackBox, spec_of_element
-from meshes.validation import closest, counted, from_spec, quoted
+from meshes.validation import closest, counted, from_spec, quoted, with_values
 from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.settings import TEXT, ValueKind
 
@@ -168,6 +168,20 @@ def built(
             f"in Python pass the function itself{closest(element.partition(':')[0], registry)}"
         )
     return from_spec(name, element, registry, forms)
+
+
+def nonlinearity_of(name: str, value: Any, kind: ValueKind = NONLINEARITY) -> Any:
+    """A nonlinearity of meshes as it is, or the one that a value of a setting stands for."""
+    if isinstance(value, Nonlinearity):
+        return value
+    return built(name, kind.check(name, value), NONLINEARITIES)
+
+
+def amplifier_of(name: str, value: Amplifier | str | None) -> Amplifier | None:
+    """An amplifier as it is, or the one that ``gain=G`` or ``level=P`` stands for."""
+    if value is None or isinstance(value, Amplifier):
+        return value
+    return None if value == "" else with_values(name, "", value, Amplifier)
 
 
 def as_json(value: Any) -> Any:

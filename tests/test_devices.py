@@ -186,6 +186,93 @@ def assert_same_light(one, other, mesh=1, fields=None):
     np.testing.assert_array_equal(one.measure(mesh, x), other.measure(mesh, x))
 
 
+class TestSimulatedChip:
+    """What a caller gives it: checked, copied, and read as the settings are."""
+
+    phases = RectangularMesh(N).initial_phases()
+
+    def test_keeps_a_copy_of_its_phases(self):
+        device, x = chip(), np.ones((B, N), np.float32)
+        mine = Phases(*(w.copy() for w in self.phases))
+        device.write(1, *mine)
+        before = device.measure(1, x)
+        for w in mine:
+            w += 1
+        np.testing.assert_array_equal(device.measure(1, x), before)
+
+    def test_takes_lists(self):
+        device, x = chip(), np.ones((B, N), np.float32)
+        device.write(1, *self.phases)
+        expected = device.measure(1, x)
+        device.write(1, *(w.tolist() for w in self.phases))
+        np.testing.assert_array_equal(device.measure(1, x.tolist()), expected)
+
+    @pytest.mark.parametrize("name", Phases._fields)
+    @pytest.mark.parametrize("change", [lambda w: w[..., :1], lambda w: w * 1j], ids=range(2))
+    def test_refuses_phases_of_another_mesh(self, name, change):
+        wrong = self.phases._replace(**{name: change(getattr(self.phases, name))})
+        with pytest.raises(ValueError, match=rf"^{name} must be real numbers of shape \[.*4"):
+            SimulatedChip(N, columns=4).write(1, *wrong)
+
+    @pytest.mark.parametrize("number", [0, -1, MESHES + 1, 1.0, "1"])
+    def test_refuses_meshes_that_it_has_not(self, number):
+        device = chip()
+        for mesh in range(1, MESHES + 1):
+            device.write(mesh, *self.phases)
+        with pytest.raises((TypeError, ValueError), match=r"^mesh must be"):
+            device.write(number, *self.phases)
+        with pytest.raises((TypeError, ValueError), match=r"^mesh must be"):
+            device.measure(number, np.ones((B, N), np.float32))
+
+    def test_refuses_fields_of_another_width(self):
+        device = chip()
+        device.write(1, *self.phases)
+        with pytest.raises(ValueError, match=r"fields .*\[n, 4\]"):
+            device.measure(1, np.ones((B, N + 1), np.float32))
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ({"nonlinearity": "kerr"}, {"nonlinearity": Kerr()}),
+            ({"nonlinearity": [SPEC] * MESHES}, {"nonlinearity": BRIGHT}),
+            ({"nonlinearity": np.tanh}, {"nonlinearity": BlackBox(np.tanh)}),
+            ({"amplifier": "level=1"}, {"amplifier": Amplifier(level=1)}),
+            (
+                {"imperfections": "phase_offset=0.1"},
+                {"imperfections": Imperfections(phase_offset=0.1)},
+            ),
+        ],
+        ids=str,
+    )
+    def test_reads_texts_as_the_settings_do(self, text, value):
+        one, other = chip(**text), chip(**value)
+        assert one.identity == other.identity
+        for device in (one, other):
+            for mesh in (1, 2):
+                device.write(mesh, *self.phases)
+        x = np.ones((B, N), np.complex64)
+        np.testing.assert_array_equal(one.measure(2, x), other.measure(2, x))
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            ({"nonlinearity": "ker"}, "nonlinearity .*kerr"),
+            ({"nonlinearity": 5}, "nonlinearity .*5"),
+            ({"nonlinearity": [BRIGHT] * 2}, "nonlinearity .* 3 meshes, got 2"),
+            ({"amplifier": "level"}, "amplifier .*level"),
+            ({"amplifier": 2}, "amplifier .*2"),
+            ({"imperfections": "ntt-2026"}, "imperfections .*ntt-2025"),
+            ({"imperfections": 3}, "imperfections .*3"),
+            ({"engine": "bogus"}, "engine .*'bogus'"),
+            ({"seed": -1}, "seed .*-1"),
+        ],
+        ids=str,
+    )
+    def test_refuses_by_name(self, wrong, message):
+        with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+            chip(**wrong)
+
+
 @pytest.fixture(params=["simulated", "remote"])
 def device(request):
     if request.param == "simulated":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any, cast
 
@@ -11,8 +10,11 @@ import numpy as np
 
 from meshes import Amplifier, ElectroOptic, Imperfections, Nonlinearity, Phases
 from meshes._tensorflow import tf
-from meshes.imperfections import Chip, Noise
-from meshes.validation import integer
+from meshes.imperfections import Chip, Noise, imperfections_of
+from meshes.propagation import ENGINES
+from meshes.validation import choice, integer
+from photonic_ffzero.data.checks import as_numbers, check_fields, to_single
+from photonic_ffzero.elements import amplifier_of, each, nonlinearity_of
 from photonic_ffzero.layers.photonic import Photonic, fabricated_meshes
 from photonic_ffzero.seeds import generator
 
@@ -27,10 +29,11 @@ class SimulatedChip:
         units: Ports N.
         meshes: Number of meshes.
         columns: Columns of a mesh L; N if None.
-        nonlinearity: After every mesh, or one for each of them.
-        amplifier: In front of every mesh but the first.
-        imperfections: How far from ideal the chip is. It cannot drift, because a device knows
-            nothing of the training's epochs.
+        nonlinearity: After every mesh, or a list of one for each of them; each as it is, or as
+            the setting ``nonlinearity`` is written.
+        amplifier: In front of every mesh but the first; or ``gain=G`` or ``level=P``.
+        imperfections: How far from ideal the chip is; or as the setting is written. It cannot
+            drift, because a device knows nothing of the training's epochs.
         seed: Which chip was fabricated.
         engine: ``auto``, ``native`` or ``xla``, see `meshes.propagate`.
     """
@@ -41,12 +44,14 @@ class SimulatedChip:
         meshes: int = 2,
         columns: int | None = None,
         *,
-        nonlinearity: Nonlinearity | Sequence[Nonlinearity] = ElectroOptic(),  # noqa: B008 (frozen)
-        amplifier: Amplifier | None = None,
-        imperfections: Imperfections = Imperfections(),  # noqa: B008 (frozen)
+        nonlinearity: Any = ElectroOptic(),  # noqa: B008 (frozen)
+        amplifier: Amplifier | str | None = None,
+        imperfections: Imperfections | str = Imperfections(),  # noqa: B008 (frozen)
         seed: int = 0,
         engine: str = "auto",
     ) -> None:
+        if not isinstance(imperfections, Imperfections):
+            imperfections = imperfections_of("imperfections", imperfections)
         if imperfections.drift:
             raise ValueError(
                 f"drift must be 0 on a device, which knows no epochs, got {imperfections.drift:g}"
@@ -54,18 +59,18 @@ class SimulatedChip:
         self.units = integer("units", units, minimum=2)
         self.meshes = integer("meshes", meshes, minimum=1)
         self.columns = self.units if columns is None else integer("columns", columns, minimum=1)
+        seed = integer("seed", seed, minimum=0)
         fabricated = fabricated_meshes(self.meshes, self.units, self.columns, imperfections, seed)
-        between: Sequence[Nonlinearity] = (
-            nonlinearity if isinstance(nonlinearity, Sequence) else [nonlinearity] * self.meshes
-        )
-        if len(between) != self.meshes:
+        between = [nonlinearity_of("nonlinearity", element) for element in each(nonlinearity)]
+        if len(between) not in (1, self.meshes):
             raise ValueError(
                 f"nonlinearity must be one for all or each of {self.meshes} meshes, got "
                 f"{len(between)}"
             )
+        engine, front = choice("engine", engine, ENGINES), amplifier_of("amplifier", amplifier)
         self._layers = tuple(
-            Photonic(mesh, element, engine, chip, amplifier if index else None)
-            for index, (element, (mesh, chip)) in enumerate(zip(between, fabricated, strict=True))
+            Photonic(mesh, between[index % len(between)], engine, chip, front if index else None)
+            for index, (mesh, chip) in enumerate(fabricated)
         )
         self.identity = _identity(self, imperfections, seed)
         self._rng = generator(seed, "device")
@@ -78,18 +83,23 @@ class SimulatedChip:
         return [layer.chip or Chip(layer.mesh, ideal) for layer in self._layers]
 
     def write(self, mesh: int, theta: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> None:
-        phases = Phases(*(w[np.newaxis] for w in (theta, phi, gamma)))
+        mesh, grid = self._checked_number(mesh), (self.columns, self.units // 2)
+        arrays = zip(Phases._fields, (theta, phi, gamma), (grid, grid, (self.units,)), strict=True)
+        phases = Phases(*(_phases(*array)[np.newaxis] for array in arrays))
         self._written[mesh] = phases, self._draw_noise(mesh, 0).writes
 
     def measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
-        light: Any = fields
+        mesh, light = self._checked_number(mesh), check_fields("fields", fields, self.units)
         for number in range(1, mesh):
-            phases, noise = self._phases_and_noise(number, len(fields))
+            phases, noise = self._phases_and_noise(number, len(light))
             # A tensor, so that a nonlinearity computes to the bit as it does in training.
             light = tf.constant(light)
             light = self._layers[number - 1].transmit(phases, light, noise).numpy()
-        phases, noise = self._phases_and_noise(mesh, len(fields))
+        phases, noise = self._phases_and_noise(mesh, len(light))
         return np.maximum(self._layers[mesh - 1].measure(phases, light, noise)[0], 0)
+
+    def _checked_number(self, mesh: int) -> int:
+        return integer("mesh", mesh, minimum=1, maximum=self.meshes)
 
     def _phases_and_noise(self, mesh: int, batch: int) -> tuple[Phases, Noise]:
         """A mesh's phases as they were written, and the noise of this moment."""
@@ -101,6 +111,17 @@ class SimulatedChip:
 
     def _draw_noise(self, mesh: int, batch: int) -> Noise:
         return self._layers[mesh - 1].draw_noise(self._rng, 1, 1, batch, 0) or Noise()
+
+
+def _phases(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A copy of phases of one mesh, float32: what the caller does to his changes no chip."""
+    array = to_single(name, as_numbers(name, value))
+    if array.shape != shape or array.dtype.kind == "c":
+        raise ValueError(
+            f"{name} must be real numbers of shape {list(shape)}, got {array.dtype} of shape "
+            f"{list(array.shape)}"
+        )
+    return array
 
 
 def _identity(chip: SimulatedChip, imperfections: Imperfections, seed: int) -> str:
