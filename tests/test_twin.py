@@ -558,12 +558,49 @@ def test_a_device_is_calibrated_mesh_after_mesh():
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"start": ChipEstimate.known(5)}, "chip_estimate must be of 4 ports.* found 5"),
         ({"nonlinearity": "keer"}, "nonlinearity must be one of .*'keer'"),
+        ({"nonlinearity": np.tanh}, "nonlinearity must be a named element or a table"),
+        ({"amplifier": "level"}, "amplifier is written key=value"),
+        ({"amplifier": 3}, "amplifier must be written key=value.* 3"),
+        ({"drive_step": -3.0}, r"drive_step must be at least 0, got -3\.0"),
+        ({"drive_step": "x"}, "drive_step must be a number, got 'x'"),
+        ({"port_losses": "no"}, "port_losses must be True or False, got 'no'"),
+        ({"reads": 0}, "reads must be at least 1, got 0"),
+        ({"start": 5}, "start must be of class ChipEstimate .* 5"),
+        ({"start": "none such.npz"}, "none such.npz: No such file"),
+        ({"progress": 5}, "progress must be a function, got 5"),
+        ({"chip": 5}, "chip must be of class Device or Chip, got 5"),
     ],
-    ids=["settings", "batch", "start", "nonlinearity"],
+    ids=range(15),
 )
 def test_a_calibration_that_cannot_be(chosen, message):
-    with pytest.raises(ValueError, match=message):
-        calibrate(SimulatedChip(4), **chosen)
+    with pytest.raises((TypeError, ValueError), match=message):
+        calibrate(**({"chip": SimulatedChip(4)} | chosen))
+
+
+class TestCalibrationOfOneSimulatedMesh:
+    chip = Imperfections(read_noise=0.3, phase_offset=0.05).fabricate(4, seed=1, reads=2)
+
+    @pytest.mark.parametrize("name", ["nonlinearity", "amplifier"])
+    def test_has_nothing_between_meshes(self, name):
+        with pytest.raises(ValueError, match=f"{name} does not apply to one simulated mesh"):
+            calibrate(self.chip, 1, **{name: "bogus"})
+
+    def test_averages_as_many_readings_as_it_is_told(self):
+        def theta(**chosen):
+            return calibrate(self.chip, 2, batch_size=4, **chosen).meshes[0].values.theta
+
+        np.testing.assert_array_equal(theta(), theta(reads=2))
+        assert not np.array_equal(theta(), theta(reads=9))
+
+
+def test_a_calibration_starts_from_a_file_too(tmp_path):
+    known = ChipEstimate.known(4, meshes=2, mesh1_theta=0.1, mesh1_theta_std=0.01)
+    known.save(tmp_path / "known.npz")
+    starts = known, tmp_path / "known.npz", str(tmp_path / "known.npz")
+    device = SimulatedChip(4, nonlinearity=BRIGHT)
+    learned = [calibrate(device, 1, batch_size=4, start=start).arrays() for start in starts]
+    for name, array in learned[0].items():
+        assert all(np.array_equal(other[name], array) for other in learned[1:])
 
 
 def test_the_command_writes_what_is_known_and_how_it_looks(tmp_path, capsys):

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from meshes import (
-    NONLINEARITIES,
-    Amplifier,
-    Chip,
-    ChipEstimate,
-    Linear,
-    Nonlinearity,
-    RectangularMesh,
-)
-from meshes.validation import from_spec, integer
+from meshes import Amplifier, Chip, ChipEstimate, Linear, Nonlinearity, RectangularMesh
+from meshes.validation import integer, number, quoted, switch
 from photonic_ffzero.devices.device import Device, OnDevice, driver_of
+from photonic_ffzero.elements import KNOWN_NONLINEARITY, amplifier_of, nonlinearity_of
 from photonic_ffzero.goodness.readouts import Ports
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.seeds import generator
+from photonic_ffzero.settings import instance
 from photonic_ffzero.training.calibration import Progress, calibrated, stages
-from photonic_ffzero.training.twins import nominal_twin
+from photonic_ffzero.training.twins import estimate_of, nominal_twin
 
 SETTINGS_A_STAGE = 200
 """Random settings of the phases in each stage, where nobody says how many."""
@@ -34,12 +30,12 @@ def calibrate(
     settings: int | None = None,
     *,
     batch_size: int = 128,
-    start: ChipEstimate | None = None,
-    nonlinearity: str | Nonlinearity = "electro-optic",
-    amplifier: Amplifier | None = None,
+    start: ChipEstimate | str | os.PathLike[str] | None = None,
+    nonlinearity: str | Nonlinearity | None = None,
+    amplifier: str | Amplifier | None = None,
     port_losses: bool = False,
     drive_step: float = 0.0,
-    reads: int = 1,
+    reads: int | None = None,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> ChipEstimate:
@@ -53,12 +49,14 @@ def calibrate(
         settings: Settings of the phases for each mesh, each read with one batch; 200 for each
             stage of the calibration if None.
         batch_size: Samples of random light read at each setting.
-        start: What is known before.
-        nonlinearity: What the device is taken to have after each mesh.
-        amplifier: What it is taken to have in front of each mesh but the first.
+        start: What is known before; or the path of a file of `meshes.ChipEstimate.save`.
+        nonlinearity: What a device is taken to have after each mesh, as it is or as the setting
+            is written; ``electro-optic`` if None. One simulated mesh takes none.
+        amplifier: What it is taken to have in front of each mesh but the first; likewise.
         port_losses: Whether to fit a loss for each port of each column, not one in all.
         drive_step: Smallest change of a phase that the drive can make, rad; 0 if any.
-        reads: Readings averaged into one.
+        reads: Readings averaged into one; if None one, and of a simulated mesh as many as its
+            chip has.
         seed: Seed of phases and light.
         progress: Called with how many settings of a mesh are done, and how many there are.
 
@@ -66,18 +64,22 @@ def calibrate(
         The estimate, with uncertainties that are infinite for what intensities cannot show.
     """
     batch = integer("batch_size", batch_size, minimum=1)
-    layers = _layers(chip, nonlinearity, amplifier, integer("reads", reads, minimum=1))
+    seed, step = integer("seed", seed, minimum=0), number("drive_step", drive_step, minimum=0)
+    port_losses = switch("port_losses", port_losses)
+    if not callable(progress):
+        raise TypeError(f"progress must be a function, got {quoted(progress)}")
+    layers = _layers(chip, nonlinearity, amplifier, reads)
     units, columns = layers[0].mesh.units, layers[0].mesh.num_columns
-    known = start or ChipEstimate.known(units, columns, len(layers))
-    known.check_fits(units, columns, len(layers))
     count = SETTINGS_A_STAGE * len(stages(columns)) if settings is None else settings
-    integer("settings", count, minimum=1)
-    rngs = [
-        generator(integer("seed", seed, minimum=0), "calibration", i) for i in range(len(layers))
-    ]
+    count = integer("settings", count, minimum=1)
+    known = ChipEstimate.known(units, columns, len(layers))
+    if start is not None:
+        known = estimate_of("start", start)
+        known.check_fits(units, columns, len(layers))
+    rngs = [generator(seed, "calibration", index) for index in range(len(layers))]
     params = [layer.init(rng) for layer, rng in zip(layers, rngs, strict=True)]
     block = Block(tuple(layers), Ports(1, units))
-    twin = nominal_twin(block, known.meshes, (), drive_step, port_losses)
+    twin = nominal_twin(block, known.meshes, (), step, port_losses)
 
     def inputs(rng: np.random.Generator) -> np.ndarray:
         return rng.standard_normal((batch, units), np.float32)
@@ -89,16 +91,22 @@ def calibrate(
 
 
 def _layers(
-    chip: Device | Chip, nonlinearity: Any, amplifier: Amplifier | None, reads: int
+    chip: Device | Chip, nonlinearity: Any, amplifier: Any, reads: int | None
 ) -> Sequence[PhaseLayer]:
     """The meshes of a chip, each with its detectors."""
+    if reads is not None:
+        reads = integer("reads", reads, minimum=1)
     if isinstance(chip, Chip):
-        return [Photonic(chip.mesh, Linear(), "auto", chip)]
-    if isinstance(nonlinearity, str):
-        nonlinearity = from_spec("nonlinearity", nonlinearity, NONLINEARITIES)
-    driver = driver_of(chip)
+        for name, value in (("nonlinearity", nonlinearity), ("amplifier", amplifier)):
+            if value is not None:
+                raise ValueError(f"{name} does not apply to one simulated mesh; it needs a device")
+        return [Photonic(chip.mesh, Linear(), "auto", replace(chip, reads=reads or chip.reads))]
+    driver = driver_of(instance("chip", chip, Device, Chip))
+    element = "electro-optic" if nonlinearity is None else nonlinearity
+    between = nonlinearity_of("nonlinearity", element, KNOWN_NONLINEARITY)
+    front = amplifier_of("amplifier", amplifier)
     mesh = RectangularMesh(driver.units, driver.columns)
     return [
-        OnDevice(mesh, driver, reads, nonlinearity, amplifier if index else None)
+        OnDevice(mesh, driver, reads or 1, between, front if index else None)
         for index in range(driver.meshes)
     ]

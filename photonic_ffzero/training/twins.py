@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from meshes.estimate import MeshEstimate, MeshParameters
+from meshes.estimate import ChipEstimate, MeshEstimate, MeshParameters
 from meshes.nonlinearities import Parameter, parameters_of
 from photonic_ffzero.gradients import Twin, TwinState, has_twin
 from photonic_ffzero.gradients.twin import Elements
@@ -16,6 +17,13 @@ from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import PhaseLayer
 from photonic_ffzero.model import Model
+from photonic_ffzero.settings import instance
+
+
+def estimate_of(name: str, value: Any) -> ChipEstimate:
+    """An estimate as it is, or that in the file with this path."""
+    instance(name, value, ChipEstimate, str, os.PathLike)
+    return value if isinstance(value, ChipEstimate) else ChipEstimate.load(value)
 
 
 def twin_of(model: Model, index: int, block: Block) -> Twin | None:
