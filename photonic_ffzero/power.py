@@ -12,9 +12,11 @@ from meshes import ModulatorParts
 from meshes._tensorflow import tf
 from meshes.measured import Table
 from meshes.validation import check_fields, described, from_spec, number_field
+from photonic_ffzero.data import checks
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model, Usage
+from photonic_ffzero.settings import instance
 
 UNIT_POWER = 1e-3
 r"""Default watts of a field with \|E\|^2 = 1, which the brightest port of an image has."""
@@ -76,8 +78,10 @@ def in_units(nonlinearity: Any, unit_power: float) -> Any:
     return "electro-optic:" + ",".join(f"{key}={value!r}" for key, value in modulator.items())
 
 
-def power_budget(model: Model, x: np.ndarray) -> PowerBudget:
+def power_budget(model: Model, x: Any) -> PowerBudget:
     """Follow the light of samples [n, N] through a simulated photonic network to its last mesh."""
+    instance("model", model, Model)
+    x = checks.check_fields("x", x, model.units)
     pairs = [(name, _power(light)) for name, light in passage(model, x)]
     end = max(index for index, (stage, _) in enumerate(pairs) if stage.startswith("mesh"))
     stages, powers = zip(("input", _power(x)), *pairs[: end + 1], strict=True)

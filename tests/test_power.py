@@ -64,6 +64,18 @@ class TestBudget:
         assert budget.below(0.5) == {"mesh 2": 0.1}
         assert budget.below(0.05) == {}
 
+    def test_takes_lists_and_tables(self):
+        from pandas import DataFrame
+
+        model, x = network(), light()
+        expected = power_budget(model, x).powers
+        for same in (x.tolist(), DataFrame(x)):
+            np.testing.assert_array_equal(power_budget(model, same).powers, expected)
+
+    def test_refuses_another_width(self):
+        with pytest.raises(ValueError, match=rf"x must have shape \[n, {PORTS}\], got"):
+            power_budget(network(), light()[:, 1:])
+
     def test_a_digital_network_has_none(self):
         model = Model(configure("digital"), PORTS, Classification(3))
         with pytest.raises(ValueError, match=r"photonic network.*, got mlp"):
