@@ -18,7 +18,7 @@ from meshes.validation import choice, counted, integer
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import check_fields, require_finite
 from photonic_ffzero.data.encoding import Encoder
-from photonic_ffzero.data.tasks import Task
+from photonic_ffzero.data.tasks import TASKS, Task
 from photonic_ffzero.devices.device import Device
 from photonic_ffzero.goodness.readouts import DETECTIONS, Goodness, Readout, unit_vectors
 from photonic_ffzero.gradients import has_twin
@@ -27,6 +27,7 @@ from photonic_ffzero.layers.blocks import Block, NoiseSource, Stage
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.networks import Saved, build_blocks
 from photonic_ffzero.seeds import generator
+from photonic_ffzero.settings import instance
 
 
 @dataclass
@@ -171,6 +172,10 @@ class Model:
     snapshots: Any = field(init=False, default=None, repr=False)
 
     def __post_init__(self, saved: Saved | None) -> None:
+        instance("config", self.config, Config)
+        instance("task", self.task, *TASKS.values())
+        if self.encoder is not None:
+            instance("encoder", self.encoder, Encoder)
         self.units = integer("units", self.units, minimum=1)
         if self.device is not None and not self.config.device:
             raise ValueError(f"device does not apply to a configuration without, got {self.device}")
@@ -365,6 +370,7 @@ class Model:
         if not layers:
             raise ValueError(f"frozen_phases needs meshes, got {self.config.network}")
         meshes = [layer.mesh for layer in layers]
+        instance("frozen_phases", frozen, Phases, list, tuple, str, os.PathLike)
         if isinstance(frozen, (str, os.PathLike)):
             frozen = read_frozen(frozen, meshes)
         frozen = [frozen] if isinstance(frozen, Phases) else list(frozen)
@@ -393,10 +399,19 @@ class Model:
             vars(self).pop(name, None)
 
     def _structure(self) -> dict[str, Any]:
-        """What two networks must share for their parameters and prototypes to mean the same."""
-        structure = {name: getattr(self.config, name) for name in _STRUCTURE}
-        structure["method"] = "ff" if self.config.local else "bp"
-        return structure | {"units": self.units, "task": self.task}
+        """What two networks must share for their parameters and prototypes to mean the same.
+
+        A default is as good as its value in words.
+        """
+        config = self.config
+        structure: dict[str, Any] = {"units": self.units, "task": self.task}
+        structure |= {name: getattr(config, name) for name in _STRUCTURE}
+        if config.network == "photonic":
+            structure["columns"] = config.columns or self.units
+        return structure | {
+            "colour": config.colour or "grey",
+            "method": "ff" if config.local else "bp",
+        }
 
     def noise_source(self, purpose: str, *index: int) -> NoiseSource:
         """The noise of a chip when the model as it stands is evaluated for some purpose."""

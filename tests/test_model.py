@@ -48,6 +48,18 @@ def test_the_network_that_a_training_starts_from_keeps_its_phases():
         assert not np.array_equal(kept[0].theta, now[0].theta)
 
 
+@pytest.mark.parametrize(("own", "other"), [({"columns": 6}, {}), ({}, {"columns": 6})])
+def test_a_default_is_as_good_as_its_value(own, other):
+    own, other = fresh(**own), fresh(seed=1, **other)
+    own.take_over(other)
+    np.testing.assert_array_equal(own.params[0][0].theta, other.params[0][0].theta)
+
+
+def test_so_is_the_default_of_colours():
+    given = {"network": "mlp", "recipe": "digital", "depth": 1}
+    fresh(**given, colour="grey").take_over(fresh(**given))
+
+
 def test_a_mixer_takes_prototypes_and_keeps_its_own_losses():
     mixer = {"recipe": "digital", "network": "mixer", "head": "prototypes", "method": "ff-ad"}
     mixer |= {"patches": 1, "channels": 8, "groups": 2, "depth": 1, "units": 4}
