@@ -22,7 +22,7 @@ from meshes.angles import LARGE, reduced
 from meshes.engines import upper_port
 from meshes.files import DataError, open_npz, read_text
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
-from meshes.validation import check_fields, choice, number_field, printable
+from meshes.validation import check_fields, choice, number_field, printable, quoted
 
 ARMS = ("both", "upper")
 _TURN = 2 * math.pi
@@ -79,6 +79,8 @@ def frozen_mask(mesh: RectangularMesh, frozen: Any, name: str = "frozen") -> Pha
     masks = (idle, idle, np.zeros(shape, bool))
     if frozen is None:
         return Phases(*masks)
+    if not isinstance(frozen, (list, tuple)):
+        raise TypeError(f"{name} must be Phases (theta, phi, gamma), got {quoted(frozen)}")
     if len(frozen) != len(masks):
         raise ValueError(f"{name} must be Phases (theta, phi, gamma), got {len(frozen)} arrays")
     parts = zip(Phases._fields, map(np.asarray, frozen), masks, strict=True)

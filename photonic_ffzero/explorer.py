@@ -22,6 +22,7 @@ from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.layers.mixer import Pooled
 from photonic_ffzero.model import Model
 from photonic_ffzero.plots import class_colour, plot_embeddings
+from photonic_ffzero.settings import instance
 from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.storage import load_model
 
@@ -56,6 +57,7 @@ def explore(
 
     Epochs before the last one show the images that `fit(..., embeddings=True)` or a run kept.
     """
+    instance("model", model, Model, str, os.PathLike)
     if not isinstance(model, Model):
         folder = Path(model)
         model = load_model(folder, nonlinearity=nonlinearity)

@@ -30,6 +30,7 @@ from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import Saved, open_device, parameter_shapes
+from photonic_ffzero.settings import instance
 from photonic_ffzero.training.step import StepState
 from photonic_ffzero.training.twins import twin_of
 
@@ -86,6 +87,8 @@ def save_model(model: Model, path: PathLike) -> None:
     (``dense_1_kernel``, ``conv_1_kernel``, ... of digital layers), ``prototypes_1``, ..., and what
     a twin knows of the chip as ``known_mesh1_theta``, ....
     """
+    instance("model", model, Model)
+    instance("path", path, str, os.PathLike)
     _save(path, _model_arrays(model))
 
 
@@ -143,6 +146,7 @@ def load_model(
             Only a simulated device is opened without it: a file must not make this program
             contact another machine or run another program.
     """
+    instance("path", path, str, os.PathLike)
     with open_npz(model_file(Path(path))) as archive:
         model = _load_model(archive, nonlinearity, device)
         _restore(archive, model)

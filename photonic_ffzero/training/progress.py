@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from meshes.validation import quoted
+from meshes.validation import quoted, switch
 from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.training.observer import Observer
 
@@ -197,6 +197,16 @@ class NoProgress(Observer):
         pass
 
 
+def check_progress(progress: Any) -> bool | str:
+    """Return True, False or ``auto``."""
+    if isinstance(progress, str) and progress == "auto":
+        return progress
+    try:
+        return switch("progress", progress)
+    except TypeError:
+        raise ValueError(f"progress must be auto, True or False, got {quoted(progress)}") from None
+
+
 def progress_of(progress: bool | str, course: Course) -> Any:
     """What shows a training: a context whose value is an observer.
 
@@ -204,8 +214,7 @@ def progress_of(progress: bool | str, course: Course) -> Any:
         progress: True, False, or ``auto``: in Jupyter and on terminals.
         course: What to show.
     """
-    if progress not in (True, False, "auto"):
-        raise ValueError(f"progress must be auto, True or False, got {quoted(progress)}")
+    progress = check_progress(progress)
     if progress is False or (progress == "auto" and not (_in_notebook() or sys.stderr.isatty())):
         return NoProgress()
     if _in_notebook():

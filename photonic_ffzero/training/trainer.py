@@ -14,7 +14,7 @@ import numpy as np
 
 from meshes import ChipEstimate
 from meshes._tensorflow import tf
-from meshes.validation import quoted
+from meshes.validation import integer, quoted, switch
 from photonic_ffzero.config import Config, configure, device_name, with_settings
 from photonic_ffzero.data.checks import CHECKS, check_fields
 from photonic_ffzero.data.datasets import split
@@ -32,9 +32,9 @@ from photonic_ffzero.training.calibration import calibrated
 from photonic_ffzero.training.crew import Crew, SharedTraining, Traffic, hired
 from photonic_ffzero.training.memory import check_memory
 from photonic_ffzero.training.observer import Observer, StoppedError, check_observers
-from photonic_ffzero.training.progress import Course, progress_of
+from photonic_ffzero.training.progress import Course, check_progress, progress_of
 from photonic_ffzero.training.step import Samples, StageTraining, as_arrays, check_directions
-from photonic_ffzero.training.twins import learned, places, twin_of
+from photonic_ffzero.training.twins import estimate_of, learned, places, twin_of
 from photonic_ffzero.training.warnings import ResultWarning, facts_of, warnings_of
 
 MONITORED = 5000  # training images on which the training accuracy is measured each epoch
@@ -350,11 +350,11 @@ def fit(
     x: Any,
     y: Any,
     *,
-    validation: int | tuple[Any, Any] = 0,
+    validation: int | Sequence[Any] = 0,
     recipe: str = "balanced",
     method: str = "ff-dd",
     device: Device | str | None = None,
-    observers: tuple[Observer, ...] = (),
+    observers: Sequence[Observer] = (),
     start_from: Model | None = None,
     frozen_phases: Any = None,
     chip_estimate: ChipEstimate | str | os.PathLike[str] | None = None,
@@ -392,20 +392,22 @@ def fit(
         DeviceError: the device failed.
     """
     name = None if device is None else device_name(device)
+    observers, progress = check_observers(observers), check_progress(progress)
+    embeddings = switch("embeddings", embeddings)
+    if not isinstance(start_from, Model | None):
+        raise TypeError(f"start_from must be a Model (load_model), got {quoted(start_from)}")
+    known = None if chip_estimate is None else estimate_of("chip_estimate", chip_estimate)
     config = configure(recipe, method, device=name, **settings)
     task, train, held_out = _prepared(x, y, validation, config)
     units = train.x.shape[-1]
     opened = open_device(config, units) if isinstance(device, str) else device
     model = Model(config, units, task, device=opened)
     if start_from is not None:
-        if not isinstance(start_from, Model):
-            raise TypeError(f"start_from must be a Model (load_model), got {quoted(start_from)}")
         model.take_over(start_from)
     if frozen_phases is not None:
         model.freeze(frozen_phases)
-    if chip_estimate is not None:
-        known = chip_estimate
-        model.know(known if isinstance(known, ChipEstimate) else ChipEstimate.load(known))
+    if known is not None:
+        model.know(known)
     if embeddings:
         monitored = held_out or train
         model.snapshots = Snapshots.of(model, monitored.x, monitored.y)
@@ -435,20 +437,21 @@ def _try_nonlinearity(model: Model, x: np.ndarray) -> None:
 
 
 def _prepared(
-    x: Any, y: Any, validation: int | tuple[Any, Any], config: Config
+    x: Any, y: Any, validation: int | Sequence[Any], config: Config
 ) -> tuple[Task, Samples, Samples | None]:
     """The task, the training samples and those held out."""
     check = CHECKS[config.task]
     *arrays, count = check(x, y)
     samples = Samples(*arrays)
     check_fields("x", samples.x, network=config.network)
-    if isinstance(validation, tuple):
+    if isinstance(validation, (list, tuple)):
         if len(validation) != 2:
             raise ValueError(f"validation must be a pair (x, y), got {len(validation)} arrays")
         names = ("x of validation", "y of validation")
         held_out = Samples(*check(*validation, count, names)[:2])
         check_fields(names[0], held_out.x, samples.x.shape[-1], config.network)
         return task_of(config.task, samples.y, slice(None)), samples, held_out
+    validation = integer("validation", validation, minimum=0)
     if validation == 0:
         return task_of(config.task, samples.y, slice(None)), samples, None
     kept, rest = split(len(samples.y), validation, config.seed)
