@@ -67,7 +67,7 @@ class TestBudget:
     def test_takes_lists_and_tables(self):
         from pandas import DataFrame
 
-        model, x = network(), light()
+        model, x = network(imperfections="source_noise=0.1"), light()
         expected = power_budget(model, x).powers
         for same in (x.tolist(), DataFrame(x)):
             np.testing.assert_array_equal(power_budget(model, same).powers, expected)

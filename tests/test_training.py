@@ -151,11 +151,11 @@ class TestSamplesOfATrainer:
         assert self.trainer(x, self.y).train.x is x
 
     @pytest.mark.parametrize(
-        "wrong", [{"validation": (x, y)}, {"observers": Observer()}, {"position": 3}], ids=str
+        ("name", "wrong"), [("validation", (x, y)), ("observers", Observer()), ("position", 3)]
     )
-    def test_come_with_arguments_of_their_kind(self, wrong):
-        with pytest.raises(TypeError, match=rf"^{next(iter(wrong))} must be .*, got"):
-            self.trainer(self.x, self.y, **wrong)
+    def test_come_with_arguments_of_their_kind(self, name, wrong):
+        with pytest.raises(TypeError, match=rf"^{name} must be .*, got"):
+            self.trainer(self.x, self.y, **{name: wrong})
 
 
 class TestLocalLearning:
