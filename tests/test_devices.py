@@ -207,6 +207,13 @@ class TestSimulatedChip:
         device.write(1, *(w.tolist() for w in self.phases))
         np.testing.assert_array_equal(device.measure(1, x.tolist()), expected)
 
+    def test_reads_every_sample_with_noise_of_its_own_behind_every_mesh(self):
+        device = chip(imperfections=Imperfections(read_noise=0.1))
+        for mesh in range(1, MESHES + 1):
+            device.write(mesh, *self.phases)
+            readings = device.measure(mesh, np.ones((B, N), np.complex64))
+            assert len(np.unique(readings, axis=0)) == B
+
     @pytest.mark.parametrize("name", Phases._fields)
     @pytest.mark.parametrize("change", [lambda w: w[..., :1], lambda w: w * 1j], ids=range(2))
     def test_refuses_phases_of_another_mesh(self, name, change):

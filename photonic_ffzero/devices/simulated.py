@@ -89,13 +89,14 @@ class SimulatedChip:
         self._written[mesh] = phases, self._draw_noise(mesh, 0).writes
 
     def measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
-        mesh, light = self._checked_number(mesh), check_fields("fields", fields, self.units)
+        mesh = self._checked_number(mesh)
+        light = fields = check_fields("fields", fields, self.units)
         for number in range(1, mesh):
-            phases, noise = self._phases_and_noise(number, len(light))
+            phases, noise = self._phases_and_noise(number, len(fields))
             # A tensor, so that a nonlinearity computes to the bit as it does in training.
             light = tf.constant(light)
             light = self._layers[number - 1].transmit(phases, light, noise).numpy()
-        phases, noise = self._phases_and_noise(mesh, len(light))
+        phases, noise = self._phases_and_noise(mesh, len(fields))
         return np.maximum(self._layers[mesh - 1].measure(phases, light, noise)[0], 0)
 
     def _checked_number(self, mesh: int) -> int:
