@@ -120,6 +120,10 @@ def _run(
     symbolic = any(_is_tensor(x) for x in (*phases, fields, *fitted(mesh)))
     theta, phi, gamma, fields = _one_precision(phases, fields, symbolic)
     _check_shapes(mesh, theta, phi, gamma, fields)
+    if (
+        symbolic
+    ):  # a graph may not know the last axis yet, and joined batches would hide another one
+        fields = tf.ensure_shape(fields, [*fields.shape[:-1], mesh.units])
     stacked = len(theta.shape) == 3 or len(fields.shape) == 3
     theta, phi, fields = (x if len(x.shape) == 3 else x[None] for x in (theta, phi, fields))
     gamma = gamma if len(gamma.shape) == 2 else gamma[None]

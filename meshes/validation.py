@@ -114,6 +114,14 @@ def text(name: str, value: Any) -> str:
     return str(scalar)
 
 
+def instance(name: str, value: Any, *classes: type) -> Any:
+    """Return a value of one of these classes."""
+    if not isinstance(value, classes):
+        words = " or ".join(cls.__name__ for cls in classes)
+        raise TypeError(f"{name} must be of class {words}, got {quoted(value)}")
+    return value
+
+
 def refuse_masked(name: str, value: Any) -> None:
     """Refuse an array with masked values, whose hidden numbers NumPy would compute with."""
     if np.ma.is_masked(value):

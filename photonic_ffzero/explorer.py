@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from meshes.validation import choice, counted
+from meshes.validation import choice, counted, instance
 from photonic_ffzero.data.checks import CHECKS, check_fields, scaled_images
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.goodness.decisions import decide
@@ -22,7 +22,6 @@ from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.layers.mixer import Pooled
 from photonic_ffzero.model import Model
 from photonic_ffzero.plots import class_colour, plot_embeddings
-from photonic_ffzero.settings import instance
 from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.storage import load_model
 

@@ -14,7 +14,7 @@ from meshes import ChipEstimate, MeshEstimate, Phases
 from meshes._tensorflow import tf
 from meshes.calibration import frozen_mask, read_frozen
 from meshes.display import facts_html
-from meshes.validation import choice, counted, integer
+from meshes.validation import choice, counted, instance, integer
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import check_fields, require_finite
 from photonic_ffzero.data.encoding import Encoder
@@ -27,7 +27,6 @@ from photonic_ffzero.layers.blocks import Block, NoiseSource, Stage
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.networks import Saved, build_blocks
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.settings import instance
 
 
 @dataclass

@@ -11,12 +11,11 @@ import numpy as np
 from meshes import ModulatorParts
 from meshes._tensorflow import tf
 from meshes.measured import Table
-from meshes.validation import check_fields, described, from_spec, number_field
+from meshes.validation import check_fields, described, from_spec, instance, number_field
 from photonic_ffzero.data import checks
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model, Usage
-from photonic_ffzero.settings import instance
 
 UNIT_POWER = 1e-3
 r"""Default watts of a field with \|E\|^2 = 1, which the brightest port of an image has."""

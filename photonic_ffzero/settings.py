@@ -132,14 +132,6 @@ SWITCH = ValueKind(switch, "True or False")
 TEXT = ValueKind(text, "a text")
 
 
-def instance(name: str, value: Any, *classes: type) -> Any:
-    """Return a value of one of these classes."""
-    if not isinstance(value, classes):
-        words = " or ".join(cls.__name__ for cls in classes)
-        raise TypeError(f"{name} must be of class {words}, got {quoted(value)}")
-    return value
-
-
 VARIES: Any = object()  # the default of a setting that recipes decide
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from meshes import ChipEstimate
 from meshes._tensorflow import tf
 from meshes.files import Archive, DataError, open_npz, reading, write_bytes, write_whole
-from meshes.validation import integer, number, quoted
+from meshes.validation import instance, integer, number, quoted
 from photonic_ffzero.config import Config, device_name, read_config
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
@@ -30,7 +30,6 @@ from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import Saved, open_device, parameter_shapes
-from photonic_ffzero.settings import instance
 from photonic_ffzero.training.step import StepState
 from photonic_ffzero.training.twins import twin_of
 

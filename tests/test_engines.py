@@ -309,6 +309,19 @@ def test_hidden_values_are_no_phases_and_no_light():
         mesh.propagate(fields, phases[:2])
 
 
+@pytest.mark.parametrize("engine", [NATIVE, "xla"])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_graph_that_does_not_know_the_ports_refuses_other_widths(engine, axes):
+    mesh = RectangularMesh(8)
+    phases = Phases(*map(tf.constant, mesh.initial_phases()))
+    signature = [tf.TensorSpec([None] * axes, tf.complex64)]
+    through = tf.function(lambda x: mesh.propagate(x, phases, engine), input_signature=signature)
+    lead = (2,) * (axes - 2)
+    assert through(np.ones((*lead, 4, 8), np.complex64)).shape == (*lead, 4, 8)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
+        through(np.ones((*lead, 4, 16), np.complex64))  # as many values as 8 fields of 8 ports
+
+
 @pytest.mark.parametrize(("units", "columns"), [(4, 4), (6, 5), (5, 3)])
 def test_an_idle_interferometer_has_no_couplers(units, columns):
     """A table of measured errors may have numbers there; all engines leave them out alike."""

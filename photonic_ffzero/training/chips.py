@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from meshes import Amplifier, Chip, ChipEstimate, Linear, Nonlinearity, RectangularMesh
-from meshes.validation import integer, number, quoted, switch
+from meshes.validation import instance, integer, number, quoted, switch
 from photonic_ffzero.devices.device import Device, OnDevice, driver_of
 from photonic_ffzero.elements import KNOWN_NONLINEARITY, amplifier_of, nonlinearity_of
 from photonic_ffzero.goodness.readouts import Ports
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.settings import instance
 from photonic_ffzero.training.calibration import Progress, calibrated, stages
 from photonic_ffzero.training.twins import estimate_of, nominal_twin
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from meshes import ChipEstimate
 from meshes._tensorflow import tf
-from meshes.validation import integer, quoted, switch
+from meshes.validation import instance, integer, quoted, switch
 from photonic_ffzero.config import Config, configure, device_name, with_settings
 from photonic_ffzero.data.checks import CHECKS, check_fields
 from photonic_ffzero.data.datasets import split
@@ -26,7 +26,6 @@ from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.power import beyond_tables
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.settings import instance
 from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.training.calibration import calibrated
 from photonic_ffzero.training.crew import Crew, SharedTraining, Traffic, hired

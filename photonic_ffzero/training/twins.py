@@ -11,13 +11,13 @@ import numpy as np
 
 from meshes.estimate import ChipEstimate, MeshEstimate, MeshParameters
 from meshes.nonlinearities import Parameter, parameters_of
+from meshes.validation import instance
 from photonic_ffzero.gradients import Twin, TwinState, has_twin
 from photonic_ffzero.gradients.twin import Elements
 from photonic_ffzero.layers.base import Layer
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import PhaseLayer
 from photonic_ffzero.model import Model
-from photonic_ffzero.settings import instance
 
 
 def estimate_of(name: str, value: Any) -> ChipEstimate:
