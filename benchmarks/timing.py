@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from photonic_ffzero import Config, Model, Samples
-from photonic_ffzero.cli.arguments import PATH, LineParser, checked, reader
+from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, checked, reader
+from photonic_ffzero.cli.output import claim_place
 from photonic_ffzero.data import Classification
 from photonic_ffzero.layers import Stage
-from photonic_ffzero.runs import check_new_directory, versions
+from photonic_ffzero.runs import versions
 from photonic_ffzero.settings import POSITIVE
 from photonic_ffzero.storage import write_json
 from photonic_ffzero.training.step import StageTraining
@@ -96,21 +97,24 @@ def run(
     texts: dict[str, int],
     numbers: Iterable[str],
 ) -> None:
-    """Print each row of `measure(arguments)` as it comes; write all with versions to bench.json.
+    """Print each row of `measure(arguments)` and write it to bench.json, with versions.
 
     The table has columns of texts, with their widths, and of numbers; a row may lack some.
     """
     layouts = {name: f"<{width}" for name, width in texts.items()} | dict.fromkeys(numbers, ">8")
     arguments = parser.parse_args()
     name = f"bench-{Path(parser.prog).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    output = arguments.output or Path("results") / name
-    check_new_directory(output)
+    try:
+        claim = claim_place(arguments.output, name)
+    except (ValueError, OSError) as error:
+        parser.error(as_flag(str(error), parser))
     print(*(format(name, layout) for name, layout in layouts.items()))
     rows = []
-    for row in measure(arguments):
-        rows.append(row)
-        cells = {key: f"{v:.4g}" if isinstance(v, float) else str(v) for key, v in row.items()}
-        print(*(format(cells.get(key, ""), layout) for key, layout in layouts.items()), flush=True)
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "bench.json", {"rows": rows, "versions": versions()})
-    print(f"results in {output}")
+    with claim:
+        for row in measure(arguments):
+            rows.append(row)
+            cells = {key: f"{v:.4g}" if isinstance(v, float) else str(v) for key, v in row.items()}
+            texts_of_row = (format(cells.get(key, ""), layout) for key, layout in layouts.items())
+            print(*texts_of_row, flush=True)
+            write_json(claim.folder / "bench.json", {"rows": rows, "versions": versions()})
+    print(f"results in {claim.folder}")

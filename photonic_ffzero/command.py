@@ -98,7 +98,7 @@ class Signals:
 
     def _end(self) -> None:
         """End the process without waiting for anything."""
-        for cleanup in self.cleanups:
+        for cleanup in [*self.cleanups]:  # each leaves the list
             with suppress(Exception):
                 cleanup()
         line = "interrupted" + (f"; {self.advice}" if self.advice else "")

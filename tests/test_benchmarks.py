@@ -48,3 +48,17 @@ def test_same_figures_names_the_first_key_that_differs(tmp_path, changes, key):
 def test_same_figures_says_which_run_is_missing(tmp_path):
     difference = importlib.import_module("same_figures").difference
     assert "new" in difference(write_run(tmp_path / "old"), tmp_path / "new")
+
+
+def test_a_benchmark_that_ends_early_keeps_the_rows_that_it_has(monkeypatch, tmp_path):
+    timing = importlib.import_module("timing")
+
+    def measure(arguments):
+        yield {"engine": "xla", "ms": 1.0}
+        raise KeyboardInterrupt
+
+    output = tmp_path / "bench"
+    monkeypatch.setattr("sys.argv", ["x.py", "--output", str(output)])
+    with pytest.raises(KeyboardInterrupt):
+        timing.run(timing.command_line("", 1.0), measure, {"engine": 9}, ["ms"])
+    assert json.loads((output / "bench.json").read_text())["rows"] == [{"engine": "xla", "ms": 1.0}]

@@ -119,6 +119,20 @@ def test_a_directory_with_files_is_not_new_but_one_with_a_dead_claim_is(tmp_path
     assert files(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("claim", [claim_new, claim_unique])
+def test_a_directory_made_for_a_claim_stays_only_if_it_holds_files(tmp_path, claim):
+    for content in ([], ["file"]):
+        with claim(tmp_path / "run") as held:
+            for name in content:
+                (held.folder / name).touch()
+        assert held.folder.exists() == bool(content)
+
+
+def test_an_empty_directory_that_was_there_stays(tmp_path):
+    claim_new(tmp_path).release()
+    assert tmp_path.exists()
+
+
 @pytest.mark.skipif(not hasattr(signal, "pause"), reason="no signals here")
 def test_a_killed_process_is_followed_at_once(tmp_path):
     command = [sys.executable, "-c", CHILD, str(tmp_path)]

@@ -18,6 +18,7 @@ from photonic_ffzero.cli import export, predict, report, serve
 from photonic_ffzero.cli.experiment import run_experiment
 from photonic_ffzero.cli.train import build_parser, main
 from photonic_ffzero.devices import DeviceError
+from photonic_ffzero.runs.job import Job
 from photonic_ffzero.runs.names import find_run
 from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, StoppedError, Trainer
 
@@ -313,6 +314,20 @@ def test_runs_go_by_their_names_in_results(elsewhere):
     for text in ("", "kerr", "\0", "x" * 300, "~nobody-of-this-name/run"):
         with pytest.raises((ValueError, OSError)):
             find_run(text)
+
+
+def test_a_folder_that_a_user_made_in_results_is_in_nobody_s_way(monkeypatch):
+    Path("results/new").mkdir(parents=True)
+    Path("results/new/notes.txt").touch()
+    monkeypatch.setattr(Job, "run", lambda *arguments: [])
+    assert main(QUICK) == 0
+
+
+def test_without_a_place_for_results_the_folder_is_named_and_no_flag(capsys):
+    Path("results").touch()
+    error = refused(QUICK, capsys)
+    assert "results" in error
+    assert "argument" not in error
 
 
 def test_nan_in_the_data_is_refused_by_name(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The twin: its fit, its gradient and its correction, and what a run learns of a chip."""
 
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -35,6 +36,7 @@ from photonic_ffzero.gradients.objectives import Weights
 from photonic_ffzero.gradients.twin import Comparison, Prior, _misfit
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import Photonic
+from photonic_ffzero.runs.claim import claim_new
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.training.calibration import calibrated, stages
 from photonic_ffzero.training.twins import learned, nominal_twin, twin_of
@@ -601,6 +603,54 @@ def test_a_calibration_starts_from_a_file_too(tmp_path):
     learned = [calibrate(device, 1, batch_size=4, start=start).arrays() for start in starts]
     for name, array in learned[0].items():
         assert all(np.array_equal(other[name], array) for other in learned[1:])
+
+
+class TestTheDirectoryOfACalibration:
+    WORDS = ("--units", "4", "--meshes", "1", "--settings", "8", "--quiet")
+
+    @pytest.fixture(autouse=True)
+    def readings(self, tmp_path, monkeypatch):
+        """A calibration that notes which directory it finds, and is interrupted."""
+        seen = []
+
+        def read(*arguments, **named):
+            seen.extend(path.parent for path in tmp_path.glob("**/.claim-*"))
+            raise KeyboardInterrupt
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("photonic_ffzero.cli.calibrate.calibrate", read)
+        return seen
+
+    @pytest.mark.parametrize("where", [[], ["--output", "new/chip"]], ids=["default", "named"])
+    def test_is_claimed_before_any_reading_and_gone_after_ctrl_c(self, where, readings, tmp_path):
+        assert command_line([*self.WORDS, *where]) == 130
+        assert len(readings) == 1
+        assert not readings[0].exists()
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+    def test_that_another_process_has_is_refused_before_any_reading(self, readings, capsys):
+        with claim_new(Path("chip")), pytest.raises(SystemExit) as stop:
+            command_line([*self.WORDS, "--output", "chip"])
+        assert stop.value.code == 2
+        assert "chip: another process" in capsys.readouterr().err
+        assert not readings
+
+    def test_cannot_be_where_results_is_a_file(self, readings, capsys):
+        Path("results").touch()
+        with pytest.raises(SystemExit) as stop:
+            command_line([*self.WORDS])
+        assert stop.value.code == 2
+        assert "results" in capsys.readouterr().err
+        assert not readings
+
+    def test_that_got_a_file_meanwhile_still_gets_what_was_measured(self, monkeypatch):
+        def read(*arguments, **named):
+            Path("chip/notes.txt").touch()
+            return ChipEstimate.known(4)
+
+        monkeypatch.setattr("photonic_ffzero.cli.calibrate.calibrate", read)
+        command_line([*self.WORDS, "--output", "chip"])
+        assert Path("chip/chip_estimate.npz").exists()
 
 
 def test_the_command_writes_what_is_known_and_how_it_looks(tmp_path, capsys):

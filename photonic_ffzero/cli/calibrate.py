@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,15 +24,13 @@ from photonic_ffzero.cli.arguments import (
     count,
     reader,
 )
+from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say
 from photonic_ffzero.config import Config, configure
 from photonic_ffzero.devices.device import Device, DeviceError, identity_of
 from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.networks import open_device
 from photonic_ffzero.plots import save_figure
-from photonic_ffzero.runs.claim import claim_new, claim_unique
-from photonic_ffzero.runs.directory import check_new_directory
-from photonic_ffzero.runs.names import RESULTS
 from photonic_ffzero.runs.progress import CalibrationProgress, progress_console
 from photonic_ffzero.training.calibration import stages
 from photonic_ffzero.training.chips import SETTINGS_A_STAGE, calibrate
@@ -45,8 +44,9 @@ Learn a chip from the intensities behind its meshes, at random phases.
 The chip must have the layout of rectangular meshes. What is learned of it,
 offsets of the phases, angles of the couplers and losses, goes with its
 uncertainties to chip_estimate.npz and chip_estimate.csv, from which a training
-starts by --estimator twin --chip-estimate FILE; pictures show it. Nothing is
-written before the end, so that Ctrl-C leaves nothing.
+starts by --estimator twin --chip-estimate FILE; pictures show it. The new
+directory is made before the first reading, and its files at the end: Ctrl-C
+before then leaves nothing.
 """
 
 EXAMPLES = """\
@@ -62,17 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Calibrate a device; return the exit code: 1 if the device fails, 2 for bad input."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.output:
-            check_new_directory(arguments.output)
-        config = _config(arguments)
-        device = open_device(config, arguments.units, arguments.token_file)
-        start = ChipEstimate.load(arguments.chip_estimate) if arguments.chip_estimate else None
-        if start is not None:
-            start.check_fits(device.units, device.columns, device.meshes)
-    except (ValueError, TypeError, OSError) as error:
-        parser.error(as_flag(str(error), parser))
-    return _run(arguments, parser.prog, config, device, start)
+    with ExitStack() as claims:
+        try:
+            check_place(arguments.output)
+            config = _config(arguments)
+            device = open_device(config, arguments.units, arguments.token_file)
+            start = ChipEstimate.load(arguments.chip_estimate) if arguments.chip_estimate else None
+            if start is not None:
+                start.check_fits(device.units, device.columns, device.meshes)
+            name = f"chip-{time.strftime('%Y%m%d-%H%M%S')}"
+            folder = claims.enter_context(claim_place(arguments.output, name)).folder
+        except (ValueError, TypeError, OSError) as error:
+            parser.error(as_flag(str(error), parser))
+        return _run(arguments, parser.prog, config, device, start, folder)
 
 
 def _run(
@@ -81,6 +83,7 @@ def _run(
     config: Config,
     device: Device,
     start: ChipEstimate | None,
+    folder: Path,
 ) -> int:
     settings = arguments.settings or SETTINGS_A_STAGE * len(stages(device.columns))
     passes = settings * arguments.batch_size * arguments.reads * sum(range(1, device.meshes + 1))
@@ -106,12 +109,16 @@ def _run(
                 seed=arguments.seed,
                 progress=progress.update,
             )
-        folder = _write(arguments.output, known, device)
     except KeyboardInterrupt:  # called from Python
         say("interrupted; nothing was written")
         return 130
     except (DeviceError, OSError) as error:
         say(f"{program}: {error}; nothing was written")
+        return 1
+    try:
+        _write(folder, known, device)
+    except OSError as error:
+        say(f"{program}: {error}; what was written is in {folder}")
         return 1
     for number, mesh in enumerate(known.meshes, start=1):
         print(f"mesh {number}: {_in_words(mesh)}")
@@ -134,21 +141,17 @@ def _in_words(mesh: MeshEstimate) -> str:
     )
 
 
-def _write(output: Path | None, known: ChipEstimate, device: Device) -> Path:
-    """Write the estimate and its pictures into a new directory."""
-    named = output or RESULTS / f"chip-{time.strftime('%Y%m%d-%H%M%S')}"
-    with (claim_new if output else claim_unique)(named) as claim:
-        folder: Path = claim.folder
-        for suffix in ("npz", "csv"):
-            known.save(folder / f"chip_estimate.{suffix}")
-        for number, mesh in enumerate(known.meshes, start=1):
-            title = f"what is known of mesh {number}"
-            save_figure(folder / f"chip_mesh{number}.png", partial(_draw, mesh), 6, title)
-        if isinstance(device, SimulatedChip):
-            draw = partial(_compare, known, ChipEstimate.of_chips(device.chips))
-            count = len(known.meshes)
-            save_figure(folder / "known_against_true.png", draw, count, "known against true")
-    return folder
+def _write(folder: Path, known: ChipEstimate, device: Device) -> None:
+    """Write the estimate and its pictures."""
+    for suffix in ("npz", "csv"):
+        known.save(folder / f"chip_estimate.{suffix}")
+    for number, mesh in enumerate(known.meshes, start=1):
+        title = f"what is known of mesh {number}"
+        save_figure(folder / f"chip_mesh{number}.png", partial(_draw, mesh), 6, title)
+    if isinstance(device, SimulatedChip):
+        draw = partial(_compare, known, ChipEstimate.of_chips(device.chips))
+        count = len(known.meshes)
+        save_figure(folder / "known_against_true.png", draw, count, "known against true")
 
 
 def _draw(mesh: MeshEstimate, *axes: Axes) -> None:

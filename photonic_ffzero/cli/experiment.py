@@ -30,18 +30,17 @@ from photonic_ffzero.cli.arguments import (
     takes,
     typed_words,
 )
+from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import configure
 from photonic_ffzero.cores import available_cores
 from photonic_ffzero.data.datasets import Dataset, load_dataset
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.cell import Command, training_command
-from photonic_ffzero.runs.claim import CHILDREN_END, Claim, claim_new, claim_unique
+from photonic_ffzero.runs.claim import CHILDREN_END, Claim
 from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, check_platform
-from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
 from photonic_ffzero.runs.job import check_suits
-from photonic_ffzero.runs.names import RESULTS
 from photonic_ffzero.runs.plan import MOST_SEEDS, Plan, in_words, plan_for
 from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.runner import Runner
@@ -286,8 +285,7 @@ def _prepared(
     claims: ExitStack,
 ) -> tuple[GridDirectory, Claim]:
     """Check everything about a new grid, then make its directory and claim it."""
-    output = arguments.output or RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_new_directory(output)
+    check_place(arguments.output)
     names = (field.name for field in fields(Options))
     options = Options(**{field: getattr(arguments, field) for field in names})
     grid = replace(
@@ -297,7 +295,8 @@ def _prepared(
         description=" ".join(description.split()),
         command=_command(arguments, name),
     )
-    claim = claims.enter_context((claim_new if arguments.output else claim_unique)(output))
+    dated = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    claim = claims.enter_context(claim_place(arguments.output, dated))
     return GridDirectory.create(claim.folder, grid), claim
 
 

@@ -30,15 +30,15 @@ from photonic_ffzero.cli.arguments import (
     typed_settings,
 )
 from photonic_ffzero.cli.experiment import CLUSTER, add_cluster, resume_command
+from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import quality_in_words
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs.cell import training_command
-from photonic_ffzero.runs.claim import CHILDREN_END, Claim, claim_new, claim_unique
+from photonic_ffzero.runs.claim import CHILDREN_END, Claim
 from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, check_platform
-from photonic_ffzero.runs.directory import check_new_directory
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.runs.names import RESULTS, SETTINGS
 from photonic_ffzero.runs.plan import Plan, read_settings, value_in_words
@@ -191,13 +191,14 @@ def _prepared(
         arguments.search_seed,
         not arguments.keep_all,
     )
-    output = arguments.output or RESULTS / f"search-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_new_directory(output)
-    job = Job.load(search.first_plan(), arguments.data_dir, output, arguments.quiet)
+    check_place(arguments.output)
+    name = f"search-{time.strftime('%Y%m%d-%H%M%S')}"
+    place = arguments.output or RESULTS / name
+    job = Job.load(search.first_plan(), arguments.data_dir, place, arguments.quiet)
     if job.dataset.note:
         say(job.dataset.note)
     search = replace(search, settings=kept | {"dataset": job.plan.dataset})
-    claim = claims.enter_context((claim_new if arguments.output else claim_unique)(output))
+    claim = claims.enter_context(claim_place(arguments.output, name))
     search.write(claim.folder)
     return search, claim
 

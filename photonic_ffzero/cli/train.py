@@ -24,14 +24,14 @@ from photonic_ffzero.cli.arguments import (
     typed_settings,
     typed_words,
 )
+from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import DeviceError
 from photonic_ffzero.elements import each, functions_named, is_function
 from photonic_ffzero.model import Model, Position
-from photonic_ffzero.runs.claim import Claim, claim_new, claim_unique
-from photonic_ffzero.runs.directory import check_new_directory
+from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.runs.names import RESULTS, SETTINGS
 from photonic_ffzero.runs.plan import Plan, dated_name, plan_of, read_settings
@@ -204,11 +204,11 @@ def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tu
     with _naming(arguments.config, in_file):
         plan = plan_of({"recipe": recipe, "dataset": "auto"} | in_file | typed)
         _check_idle(plan.config, in_file.keys() | typed.keys())
-        output = arguments.output or RESULTS / "new"
-        check_new_directory(output)
-        job = Job.load(plan, arguments.data_dir, output, arguments.quiet, arguments.token_file)
-    output = arguments.output or RESULTS / dated_name(job.written, job.dataset.name)
-    claim = claims.enter_context((claim_new if arguments.output else claim_unique)(output))
+        check_place(arguments.output)
+        place = arguments.output or RESULTS / "new"  # until its data give it a name
+        job = Job.load(plan, arguments.data_dir, place, arguments.quiet, arguments.token_file)
+    name = dated_name(job.written, job.dataset.name)
+    claim = claims.enter_context(claim_place(arguments.output, name))
     return replace(job, output=claim.folder), claim
 
 

@@ -79,13 +79,14 @@ class Claim(Observer):
     Args:
         folder: The directory, which must exist.
         wait: Seconds to wait while another process is at work in it.
+        made: Whether the directory was made for this claim, and is removed with it if it is empty.
 
     Raises:
         ClaimedError: another process is at work in it.
     """
 
-    def __init__(self, folder: Path, wait: float = 0.0) -> None:
-        self.folder, self._lost = folder, False
+    def __init__(self, folder: Path, wait: float = 0.0, made: bool = False) -> None:
+        self.folder, self._made, self._lost = folder, made, False
         pauses = int(wait / _PAUSE)
         while (number := self._take(patient=pauses > 0)) is None:
             pauses -= 1
@@ -116,6 +117,9 @@ class Claim(Observer):
             if os.path.samestat(os.fstat(self._descriptor), os.stat(self._file)):
                 self._file.unlink()
         os.close(self._descriptor)
+        if self._made:
+            with suppress(OSError):  # it holds files
+                self.folder.rmdir()
 
     def on_steps(self, mesh: str, losses: list[float]) -> None:
         """End a run that has lost its directory."""
@@ -199,8 +203,9 @@ class Claim(Observer):
 
 def claim_new(folder: Path) -> Claim:
     """Make a directory, or take an empty one, and claim it."""
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    claim = Claim(folder)
+    claim = Claim(folder, made=made)
     if holds_files(folder):
         claim.release()
         raise ValueError(f"output must be a new or empty directory, found files in {folder}")
@@ -213,7 +218,7 @@ def claim_unique(folder: Path) -> Claim:
     while True:
         try:
             path.mkdir(parents=True)
-            return Claim(path)
+            return Claim(path, made=True)
         except (FileExistsError, ClaimedError):
             if not os.path.lexists(path):  # a file has the name of a folder above
                 raise

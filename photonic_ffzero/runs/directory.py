@@ -48,9 +48,14 @@ def check_new_directory(path: Path) -> None:
         raise ValueError(f"output must be a new or empty directory, found files in {path}")
     if path.exists() and not path.is_dir():
         raise ValueError(f"output must be a directory, found a file: {path}")
-    parent = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"output must be a place that can be written, found {parent} read-only")
+    if obstacle := obstacle_to(path):
+        raise ValueError(f"output must be a place that can be written, found {obstacle} read-only")
+
+
+def obstacle_to(path: Path) -> Path | None:
+    """What keeps a directory from being made there: a file, or a folder that is read-only."""
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    return None if nearest.is_dir() and os.access(nearest, os.W_OK) else nearest
 
 
 class RunDirectory(Observer):
