@@ -72,6 +72,28 @@ def test_a_second_one_is_told_who_works_there_and_leaves_nothing(tmp_path):
     Claim(tmp_path).release()
 
 
+def test_whether_a_process_is_at_work_is_asked_without_a_trace(tmp_path):
+    assert not claims.at_work(tmp_path)
+    with Claim(tmp_path):
+        before = files(tmp_path)
+        assert claims.at_work(tmp_path)
+        assert files(tmp_path) == before
+    assert not claims.at_work(tmp_path)
+    assert not claims.at_work(tmp_path / "none")
+
+
+def test_a_claim_that_a_full_disk_does_not_hold_is_none(tmp_path, monkeypatch):
+    def full(descriptor, content):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            Claim(tmp_path)
+    assert files(tmp_path) == []
+    Claim(tmp_path).release()
+
+
 def test_of_many_at_once_one_gets_it(tmp_path):
     for _ in range(20):
 
@@ -199,16 +221,16 @@ class TestSeveralMachines:
 
     def test_of_several_that_find_it_dead_one_gets_it(self, tmp_path, monkeypatch):
         """Threads that pause at random between their looks, as slow disks do."""
-        rng, look, host = random.Random(0), Claim._owner, threading.local()
+        rng, look, host = random.Random(0), claims._owner, threading.local()
 
-        def slow(self, number):
+        def slow(folder, number):
             claims.time.sleep(rng.uniform(0, 0.004))
-            return look(self, number)
+            return look(folder, number)
 
         def host_of_thread():
             return Owner(f"host {host.number}", f"boot {host.number}", 7)
 
-        monkeypatch.setattr(Claim, "_owner", slow)
+        monkeypatch.setattr(claims, "_owner", slow)
         monkeypatch.setattr(claims, "this_process", host_of_thread)
         for _ in range(20):
             dead = tmp_path / ".claim-5"
@@ -306,10 +328,10 @@ class TestWholeFilesOfSeveralWriters:
             os.utime(left, (time, time))
             write_whole(tmp_path / "file", lambda file: file.write(b""))
             assert left.exists() == remains
-        for name in (left.name, "model.npz.partial"):
+        for name in (left.name, "film.mp4.partial"):  # a download of the user's
             (tmp_path / name).touch()
         Claim(tmp_path).release()
-        assert files(tmp_path) == ["file"]
+        assert files(tmp_path) == ["file", "film.mp4.partial"]
 
     def test_names_may_be_as_long_as_the_system_allows(self, tmp_path):
         path = tmp_path / ("é" * 127)

@@ -131,9 +131,9 @@ class Claim(Observer):
         for _ in range(_LOOKS):
             numbers = _numbers(self.folder)
             number = max(numbers, default=0) + 1
-            owners = [owner for n in numbers if (owner := self._owner(n))]
+            owners = _owners(self.folder)
             if not owners and self._create(number):
-                rivals = [n for n in _numbers(self.folder) if n != number and self._owner(n)]
+                rivals = _owners(self.folder, but=number)
                 if not rivals:  # else two processes saw different claims end at the same time
                     self._remove(n for n in numbers if n != number)
                     return number
@@ -157,35 +157,18 @@ class Claim(Observer):
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        os.write(self._descriptor, json.dumps(asdict(this_process())).encode())
+        try:
+            os.write(self._descriptor, json.dumps(asdict(this_process())).encode())
+        except OSError:  # a full disk
+            self._remove([number])
+            os.close(self._descriptor)
+            raise
         return True
 
     def _remove(self, numbers: Any) -> None:
         for number in numbers:
             with suppress(OSError):
                 (self.folder / f"{_PREFIX}{number}").unlink()
-
-    def _owner(self, number: int) -> Owner | None:
-        """The living process that holds a claim, with pid 0 if it is not known yet."""
-        try:
-            flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
-            descriptor = os.open(self.folder / f"{_PREFIX}{number}", flags)
-        except OSError:  # gone, or no file that a claim could be
-            return None
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                return None
-            owner = _read_owner(descriptor)
-            here, locked = this_process(), _locked(descriptor)
-            if locked is None and owner.host == here.host and owner.pid:
-                return owner if _lives(owner.pid) else None
-            if locked is False and owner.kernel == here.kernel:
-                return None
-            silent = _disk_time(self.folder) - status.st_mtime
-            return owner if locked or abs(silent) < EXPIRY else None
-        finally:
-            os.close(descriptor)
 
     def _beat(self) -> None:
         """Say that this process lives. Whatever goes wrong with that must not disturb the run."""
@@ -197,8 +180,8 @@ class Claim(Observer):
         with suppress(OSError):
             os.utime(self._descriptor if os.utime in os.supports_fd else self._file)
         with suppress(OSError):
-            others = _numbers(self.folder) - {int(self._file.name.removeprefix(_PREFIX))}
-            self._lost = not self._file.exists() and any(map(self._owner, others))
+            mine = int(self._file.name.removeprefix(_PREFIX))
+            self._lost = not self._file.exists() and bool(_owners(self.folder, but=mine))
 
 
 def claim_new(folder: Path) -> Claim:
@@ -229,6 +212,42 @@ def claim_unique(folder: Path) -> Claim:
 def holds_files(folder: Path) -> bool:
     """Whether a directory holds anything but claims and what a killed process began to write."""
     return any(not name.startswith((_PREFIX, TEMPORARY)) for name in os.listdir(folder))
+
+
+def at_work(folder: Path) -> bool:
+    """Whether a living process has claimed a directory; asking takes no claim."""
+    with suppress(OSError):
+        return bool(_owners(folder))
+    return False
+
+
+def _owners(folder: Path, but: int = 0) -> list[Owner]:
+    """The living processes that hold claims, ``but`` that of this number."""
+    found = (_owner(folder, number) for number in _numbers(folder) - {but})
+    return [owner for owner in found if owner is not None]
+
+
+def _owner(folder: Path, number: int) -> Owner | None:
+    """The living process that holds a claim, with pid 0 if it is not known yet."""
+    try:
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(folder / f"{_PREFIX}{number}", flags)
+    except OSError:  # gone, or no file that a claim could be
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        owner = _read_owner(descriptor)
+        here, locked = this_process(), _locked(descriptor)
+        if locked is None and owner.host == here.host and owner.pid:
+            return owner if _lives(owner.pid) else None
+        if locked is False and owner.kernel == here.kernel:
+            return None
+        silent = 0.0 if locked else _disk_time(folder) - status.st_mtime
+        return owner if abs(silent) < EXPIRY else None
+    finally:
+        os.close(descriptor)
 
 
 def _numbers(folder: Path) -> set[int]:
