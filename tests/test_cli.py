@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -154,6 +155,10 @@ BAD = [
         "argument --size must be at most 33 for fourier-bins of images of (8, 8), got 40",
     ),
     (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
+    (
+        ["--data-dir", "nowhere"],
+        "argument --data-dir must be an existing folder, found none at now",
+    ),
     (["--epoch", "3"], "unrecognized arguments: --epoch, did you mean --epochs?"),
 ]
 BY_NAME = [("train", ["--resume"]), ("train", ["--start-from"]), ("grid", ["--resume"])]
@@ -450,6 +455,18 @@ def test_a_run_of_any_network_names_its_own_script_when_it_stops(monkeypatch, ca
     assert main([*QUICK, *flags]) == 130
     line = f"'my python' -u {SCRIPT.parent}/mnist_digital.py --resume 'a run' --data-dir 'my data'"
     assert f"go on with: {line}\n" in capsys.readouterr().err
+
+
+def test_a_name_with_a_dash_is_printed_so_that_it_can_be_resumed(monkeypatch, capsys):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", stop)
+    assert main([*QUICK, "--output=-dash"]) == 130
+    told = capsys.readouterr().err
+    assert "--resume=-dash" in told
+    words = shlex.split(told.partition("photonic_ffzero.cli ")[2])
+    assert build_parser().parse_args(words).resume == Path("-dash")
 
 
 @pytest.mark.parametrize("name", ["", "-c", "photonic_ffzero.cli.worker", "elsewhere/predict.py"])

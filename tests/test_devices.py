@@ -37,7 +37,7 @@ from photonic_ffzero import (
     networks,
     save_model,
 )
-from photonic_ffzero.cli import predict, serve
+from photonic_ffzero.cli import calibrate, predict, serve
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.config import SIMULATED, device_name
 from photonic_ffzero.data.tasks import Classification
@@ -782,6 +782,27 @@ def test_the_command_ends_at_an_interrupt_and_names_a_bad_flag(capsys, monkeypat
     assert serve.main(["--units", "4"]) == 130
     assert capsys.readouterr().out.startswith("tcp://127.0.0.1:")
     assert "--device" in error_of(["--device", "chip"], capsys, serve.main)
+
+
+@pytest.mark.parametrize("main", [serve.main, calibrate.main])
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--units", "16"], "--units must be 6 as in a_lab:chip, got 16"),
+        (["--meshes", "5"], "--meshes must be 2 .*, got 5"),
+        (["--columns", "3"], "--columns must be 6 .*, got 3"),
+        (["--chip", "3"], "--chip"),
+    ],
+)
+def test_sizes_of_a_device_are_its_own(main, flags, told, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_lab.py").write_text(
+        "from photonic_ffzero import SimulatedChip\ndef chip():\n    return SimulatedChip(6)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = error_of(["--device", "a_lab:chip", *flags], capsys, main)
+    assert re.search(told, line), line
+    assert sorted(path.name for path in tmp_path.glob("[!_]*")) == ["a_lab.py"]
 
 
 RUN = ["--dataset", "digits", "--size", "4", "--limit", "120", "--batch-size", "40"]

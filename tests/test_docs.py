@@ -136,7 +136,8 @@ def test_installed_commands_parse(tmp_path, monkeypatch):
     """The lines with them, and what the overview shows."""
     monkeypatch.chdir(tmp_path)
     Path("results/RUN").mkdir(parents=True)
-    Path("results/RUN/config.json").touch()
+    for name in ("config.json", "model.npz"):  # a finished run, which is also the last one
+        Path("results/RUN", name).touch()
     text = "\n".join([*PAGES.values(), overview()])
     lines = re.findall(r"^(?:    |  )photonic-ffzero (\w+) ?(.*?)(?: [>|].*)?$", text, re.MULTILINE)
     assert lines

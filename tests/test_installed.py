@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from photonic_ffzero import __main__ as installed
 from photonic_ffzero import command
 from photonic_ffzero.__main__ import COMMANDS, GROUPS, main
 from photonic_ffzero.cli import completion, experiment, train
-from photonic_ffzero.runs.names import find_run
+from photonic_ffzero.cli.arguments import check_resumable
+from photonic_ffzero.runs.claim import Claim
+from photonic_ffzero.runs.names import find_run, newest_first
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,7 +122,7 @@ def test_off_the_path_it_is_named_by_its_place(as_command, tmp_path, monkeypatch
     line = stopped(capsys, monkeypatch, "train")
     assert line == f"{as_command} train --resume 'a run'"
     monkeypatch.setattr(command, "_start", ["python3", "-m", "photonic_ffzero"])
-    shutil.rmtree("a run")
+    assert not Path("a run").exists()  # nothing was written
     line = stopped(capsys, monkeypatch, "train")
     assert line == "python3 -m photonic_ffzero train --resume 'a run'"
 
@@ -132,6 +135,24 @@ def test_a_grid_that_no_script_started_names_interpreter_and_script(monkeypatch,
     assert line == f"{sys.executable} {ROOT}/experiments/ablation.py --resume results/RUN"
 
 
+def test_a_preset_beside_resume_is_refused_although_it_is_the_default(tmp_path):
+    (tmp_path / "grid.json").write_text('{"name": "ablation"}')
+    parser = experiment._parser("ablation", "", {"small": None}, ("digits",))
+    for flags, refused in ([], None), (["--jobs", "2"], None), (["--preset", "small"], "preset"):
+        arguments = parser.parse_args(["--resume", str(tmp_path), *flags])
+        assert arguments.preset == "small"
+        with pytest.raises(ValueError, match=f"--{refused}") if refused else nullcontext():
+            check_resumable(arguments, parser, experiment._RESUMABLE, "grid")
+
+
+def test_lines_to_paste_hold_values_that_begin_with_a_dash(monkeypatch):
+    monkeypatch.setattr(command, "_start", [])
+    parser = experiment._parser("ablation", "", {"small": None}, ("digits",))
+    arguments = parser.parse_args(["--data-dir=-data"])
+    line = experiment.resume_command("ablation.py", Path("-dash"), arguments)
+    assert line.endswith(" --resume=-dash --data-dir=-data")
+
+
 def test_last_is_the_newest_that_the_command_can_go_on_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for age, (name, file) in enumerate(
@@ -141,8 +162,9 @@ def test_last_is_the_newest_that_the_command_can_go_on_with(tmp_path, monkeypatc
         folder.mkdir(parents=True)
         if file:
             (folder / file).write_text('{"name": "ablation"}')
-        os.utime(folder, (0, time.time() - age))
-    assert find_run("last").name == "new"
+            os.utime(folder / file, (0, time.time() - age))
+    with Claim(tmp_path / "results" / "older"):  # which changes the directory's own time
+        assert find_run("last").name == "new"
     assert train.build_parser().parse_args(["--resume", "last"]).resume.name == "run"
     for name, expected in (("ablation", "new"), ("ports", None)):
         parser = experiment._parser(name, "", {"small": None}, ("digits",))
@@ -154,6 +176,46 @@ def test_last_is_the_newest_that_the_command_can_go_on_with(tmp_path, monkeypatc
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "model.npz").touch()  # a run of this name
     assert find_run("last") == Path("last")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "dest", "meant"),
+    [
+        ("predict", ["last", "x.png"], "model", "run"),
+        ("export", ["last", "--v-pi", "5", "--output", "x"], "run", "run"),
+        ("train", ["--start-from", "last"], "start_from", "seeds"),
+        ("train", ["--config", "last"], "config", "search/config.json"),
+        ("train", ["--resume", "last"], "resume", "seeds"),
+        ("compare", ["last", "run"], "runs", "seeds"),
+        ("report", ["last"], "grids", "grid"),
+        ("search", ["--resume", "last"], "resume", "search"),
+    ],
+)
+def test_last_is_the_newest_that_a_command_can_take(
+    name, words, dest, meant, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    everything = {  # the newest first
+        "search": ["search.json", "config.json"],
+        "figures/later-grid/x": ["note.txt"],
+        "grid": ["grid.json"],
+        "seeds": ["config.json", "seed-0/model.npz", "seed-0/config.json"],
+        "run": ["config.json", "model.npz"],
+    }
+    for age, (folder, files) in enumerate(everything.items()):
+        for file in files:
+            path = Path("results", folder, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+            os.utime(path, (0, time.time() - age))
+    parsed = getattr(COMMANDS[name].part("build_parser")().parse_args(words), dest)
+    found = Path(parsed[0] if isinstance(parsed, list) else parsed)
+    assert found.resolve() == (tmp_path / "results" / meant).resolve()
+    last = next(iter(newest_first()))
+    assert main(["runs"]) == 0
+    told = capsys.readouterr()
+    assert last.name == "search"
+    assert "results/grid" in told.err
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)

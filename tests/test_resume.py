@@ -438,6 +438,12 @@ class TestRefused:
             capsys, "--epochs", "9"
         )
 
+    def test_a_nonlinearity_that_is_no_function_is_the_flag_s_fault(self, run, capsys):
+        error = self.refused(capsys, "--nonlinearity", "kerr:phi_nl=3")
+        assert "--nonlinearity must be module:function" in error
+        assert "'kerr:phi_nl=3'" in error
+        assert "config.json" not in error
+
     def test_no_run(self, capsys):
         assert "argument --resume: must be a run's directory" in self.refused(capsys)
         assert not Path("run").exists()

@@ -322,6 +322,15 @@ def test_serve_names_a_bad_flag(flags, message, tmp_path, monkeypatch, capsys):
     assert line.count("\n") == 1
 
 
+def test_a_port_that_is_taken_is_named_with_its_flag(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = error_of(["--units", "4", "--port", str(port)], capsys, serve.main)
+    assert re.search(rf"--port .* 127\.0\.0\.1, got {port} \(", line), line
+
+
 def test_clients_name_the_flag_of_the_secret(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "token"

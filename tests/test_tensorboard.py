@@ -6,6 +6,7 @@ import pytest
 from meshes._tensorflow import tf
 from photonic_ffzero import fit
 from photonic_ffzero.cli.train import main
+from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.runs import TensorBoard
 from photonic_ffzero.training.trainer import Trainer
 
@@ -59,3 +60,11 @@ def test_a_resume_goes_on_in_the_folder(tmp_path, monkeypatch):
         assert main(flags) == 130
     assert main(["--resume", folder, "--quiet", "--tensorboard"]) == 0
     assert set(written(tmp_path / "run" / "tensorboard")["mesh 1/loss"]) == {1, 2}
+
+
+def test_a_folder_that_cannot_be_is_an_error_of_files(tmp_path):
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(OSError, match=str(tmp_path / "tensorboard")):
+        TensorBoard(tmp_path / "tensorboard").on_epoch(
+            EpochRecord("1", 1, 0.5, 0.5, None, 1, 1, None, 1.0)
+        )

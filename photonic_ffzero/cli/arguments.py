@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -17,15 +17,17 @@ from meshes import NONLINEARITIES
 from meshes._tensorflow import set_up_command
 from meshes.validation import closest, one_line, quoted
 from photonic_ffzero.command import INSTALLED, installed_as
-from photonic_ffzero.config import SIMULATED
+from photonic_ffzero.config import SIMULATED, Config
 from photonic_ffzero.data.published import DATA_VARIABLE
+from photonic_ffzero.devices.device import Device
 from photonic_ffzero.devices.session import TOKEN_VARIABLE
-from photonic_ffzero.elements import NONLINEARITY
+from photonic_ffzero.elements import NONLINEARITY, as_text, is_function
+from photonic_ffzero.networks import open_device
 from photonic_ffzero.runs.names import LAST, run_with
 from photonic_ffzero.settings import MOST, SWITCH, TEXT, ValueKind, settings_of, synonyms_of, whole
 
 _NUMBER = re.compile(r"-\.?\d|-inf|-nan", re.IGNORECASE)  # no flag, although it begins with a dash
-
+_UNITS = 64  # ports of a simulated device that is given no others
 
 _EXAMPLE = re.compile(rf" +(python|{INSTALLED}|[\w.]+\.py)( |$)")  # a line to paste
 _ENTRY = re.compile(r" +\S+  +")  # of a list of two columns, up to the second one
@@ -65,6 +67,8 @@ class LineParser(argparse.ArgumentParser):
 
     Attributes:
         synonyms: Names of flags in other programs, each with the flag here.
+        typed: Names of the arguments that stood on the command line that was parsed last, also
+            where their values are those that they have by default.
     """
 
     def __init__(self, prog: str | None = None, name: str = "", **settings: Any) -> None:
@@ -76,6 +80,7 @@ class LineParser(argparse.ArgumentParser):
             }
         super().__init__(prog, allow_abbrev=False, formatter_class=_Formatter, **settings)
         self.synonyms = {"--out": "--output", "--workers": "--jobs", "--silent": "--quiet"}
+        self.typed: set[str] = set()
         self._negative_number_matcher = _NUMBER  # argparse's takes -1e-3 for a flag
 
     @property
@@ -84,18 +89,30 @@ class LineParser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings]
 
     def error(self, message: str) -> NoReturn:
+        """End the command with status 2: bad input, nothing was written."""
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+
+    def fail(self, message: str) -> NoReturn:
+        """End the command with status 1: its input was good."""
+        self.exit(1, f"{self.prog}: {one_line(message)}\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         set_up_command()  # every command begins here
         words = sys.argv[1:] if args is None else list(args)
+        flags = set()
         for word in takewhile(lambda word: word != "--", words):
-            flag = word.partition("=")[0]
+            flags.add(flag := word.partition("=")[0])
             if len(flag) > 1 and flag[0] == "-" and " " not in word and not _NUMBER.match(flag):
                 self._check_flag(flag)
         arguments, unknown = self.parse_known_args(words, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        self.typed = {
+            action.dest
+            for action in self._actions
+            if flags & {*action.option_strings}
+            or (not action.option_strings and getattr(arguments, action.dest))
+        }
         return arguments
 
     def _check_flag(self, flag: str) -> None:
@@ -142,8 +159,14 @@ def typed_words(arguments: argparse.Namespace, *names: str) -> list[str]:
     for name in names:
         value = getattr(arguments, name)
         if value is not None and value is not False:
-            words += [flag_of(name), *([] if value is True else [str(value)])]
+            words += [flag_of(name)] if value is True else with_value(flag_of(name), value)
     return words
+
+
+def with_value(flag: str, value: Any) -> list[str]:
+    """A flag and its value as words of a command line; a value with a dash would be a flag."""
+    text = str(value)
+    return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
 
 def flag_of(name: str) -> str:
@@ -204,6 +227,20 @@ PATH = ValueKind(TEXT.check, "a path that a file can have", _read_path)
 """A file or folder that need not exist."""
 
 
+def written_file(suffix: str) -> ValueKind:
+    """A file that a command writes. Its suffix says so, as it replaces no file of another kind."""
+    rule = f"a path that ends in {suffix}"
+    parse = partial(_read_written_file, suffix)
+    return ValueKind(TEXT.check, rule, parse, metavar=f"FILE{suffix}")
+
+
+def _read_written_file(suffix: str, text: str) -> Path:
+    path = _read_path(text)
+    if path.suffix.lower() != suffix:
+        raise ValueError
+    return path
+
+
 def add_data_dir(group: Any) -> None:
     """Add the flag that says where the data are."""
     group.add_argument(
@@ -215,18 +252,56 @@ def add_data_dir(group: Any) -> None:
     )
 
 
+def check_data_dir(folder: Path | None) -> None:
+    """Check that the folder of the data sets is there, whether or not a data set is read from it.
+
+    A command checks it, and no parser: its default is another one.
+    """
+    if folder is not None and not folder.is_dir():
+        found = "a file" if folder.exists() else "none"
+        raise ValueError(f"data_dir must be an existing folder, found {found} at {folder}")
+
+
+def check_functions(functions: Sequence[Any] | None) -> None:
+    """Check that nonlinearities named beside a file are functions, as the file has all others."""
+    for value in functions or ():
+        if not is_function(value):
+            raise ValueError(
+                f"nonlinearity must be module:function here, as the file holds all others, got "
+                f"{quoted(as_text(value))}"
+            )
+
+
 def add_device(group: Any) -> None:
-    """Add the flags that name a device, and say what a simulated one is like."""
+    """Add the flags that name a device, and say what a simulated one is like.
+
+    Sizes that are not typed are None, see `opened_device`.
+    """
     add = group.add_argument
     device = f"{SIMULATED}:key=value,..., tcp://host:port or module:factory (default: {SIMULATED})"
     add("--device", metavar="NAME", default=SIMULATED, help=device)
-    add("--units", type=count(2), default=64, metavar="N", help="ports of a simulated device (64)")
-    add("--meshes", type=count(1), default=2, metavar="N", help="its meshes (default: 2)")
+    add("--units", type=count(2), metavar="N", help=f"ports of a simulated device ({_UNITS})")
+    add("--meshes", type=count(1), metavar="N", help="its meshes (default: 2)")
     add("--columns", type=count(1), metavar="L", help="columns of a mesh (default: N ports)")
     between = f"after its meshes but the last: {', '.join(NONLINEARITIES)} (default: electro-optic)"
     add("--nonlinearity", **(takes_several(NONLINEARITY) | {"metavar": "NAME"}), help=between)
     add("--chip", type=count(0), metavar="N", help="its seed: which chip was made (default: 0)")
     add_token_file(group)
+
+
+def opened_device(
+    arguments: argparse.Namespace, config: Config, token_file: Path | None = None
+) -> Device:
+    """The device that the flags of `add_device` name.
+
+    One that is not simulated has sizes of its own, which those that are typed must equal.
+    """
+    device = open_device(config, arguments.units or _UNITS, token_file)
+    for name in ("units", "meshes", "columns"):
+        typed, own = getattr(arguments, name), getattr(device, name)
+        if typed not in (None, own):
+            raise ValueError(f"{name} must be {own} as in {config.device}, got {typed}")
+    return device
 
 
 def add_token_file(group: Any) -> None:
@@ -267,8 +342,8 @@ def check_resumable(
     arguments: argparse.Namespace, parser: LineParser, allowed: Collection[str], what: str
 ) -> None:
     """Refuse flags beside ``--resume`` that are not allowed: what goes on has every setting."""
-    for name, value in vars(arguments).items():
-        if name not in allowed and value not in (parser.get_default(name), []):
+    for name in vars(arguments):
+        if name in parser.typed and name not in allowed:
             raise ValueError(
                 f"resume takes every setting from the {what}; leave out {flag_of(name)}"
             )

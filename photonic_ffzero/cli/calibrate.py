@@ -22,6 +22,7 @@ from photonic_ffzero.cli.arguments import (
     add_device,
     as_flag,
     count,
+    opened_device,
     reader,
 )
 from photonic_ffzero.cli.output import check_place, claim_place
@@ -29,7 +30,6 @@ from photonic_ffzero.command import command, say
 from photonic_ffzero.config import Config, configure
 from photonic_ffzero.devices.device import Device, DeviceError, identity_of
 from photonic_ffzero.devices.simulated import SimulatedChip
-from photonic_ffzero.networks import open_device
 from photonic_ffzero.plots import save_figure
 from photonic_ffzero.runs.progress import CalibrationProgress, progress_console
 from photonic_ffzero.training.calibration import stages
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             check_place(arguments.output)
             config = _config(arguments)
-            device = open_device(config, arguments.units, arguments.token_file)
+            device = opened_device(arguments, config, arguments.token_file)
             start = ChipEstimate.load(arguments.chip_estimate) if arguments.chip_estimate else None
             if start is not None:
                 start.check_fits(device.units, device.columns, device.meshes)

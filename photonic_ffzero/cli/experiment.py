@@ -24,11 +24,13 @@ from photonic_ffzero.cli.arguments import (
     add_data_dir,
     add_directories,
     as_flag,
+    check_data_dir,
     check_resumable,
     count,
     reader,
     takes,
     typed_words,
+    with_value,
 )
 from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say, signals, start_of
@@ -273,8 +275,8 @@ def resume_command(script: str, folder: Path, arguments: argparse.Namespace, nam
     """The line that goes on with a stopped grid or search; see `start_of` for the names."""
     path = Path(__file__).resolve().parents[2] / "experiments" / script
     words = start_of(script, [sys.executable, str(path)], name)
-    words += ["--resume", str(folder), *typed_words(arguments, "data_dir", *CLUSTER)]
-    return shlex.join(words)
+    again = typed_words(arguments, "data_dir", *CLUSTER)
+    return shlex.join([*words, *with_value("--resume", folder), *again])
 
 
 def _prepared(
@@ -286,6 +288,7 @@ def _prepared(
 ) -> tuple[GridDirectory, Claim]:
     """Check everything about a new grid, then make its directory and claim it."""
     check_place(arguments.output)
+    check_data_dir(arguments.data_dir)
     names = (field.name for field in fields(Options))
     options = Options(**{field: getattr(arguments, field) for field in names})
     grid = replace(
@@ -305,6 +308,7 @@ def _resumed(
 ) -> tuple[GridDirectory, Claim]:
     """Open the directory of a grid that goes on; its grid.json has every setting."""
     check_resumable(arguments, parser, _RESUMABLE, "grid")
+    check_data_dir(arguments.data_dir)
     directory = GridDirectory.open(arguments.resume)
     if directory.grid.name != name:
         raise ValueError(

@@ -6,13 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from photonic_ffzero.cli.arguments import LineParser, add_device, as_flag, count
+from photonic_ffzero.cli.arguments import LineParser, add_device, as_flag, count, opened_device
 from photonic_ffzero.command import command
 from photonic_ffzero.config import configure
 from photonic_ffzero.devices import DeviceServer
 from photonic_ffzero.devices.server import Limits
 from photonic_ffzero.devices.session import read_secret
-from photonic_ffzero.networks import open_device
 
 
 @command
@@ -39,14 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _server(arguments: argparse.Namespace) -> DeviceServer:
     settings = ("meshes", "columns", "nonlinearity", "chip", "device")
     config = configure(**{name: getattr(arguments, name) for name in settings})
-    device = open_device(config, arguments.units)
-    return DeviceServer(
-        device,
-        arguments.host,
-        arguments.port,
-        secret=read_secret(arguments.token_file),
-        limits=Limits(clients=arguments.max_clients),
-    )
+    device, secret = opened_device(arguments, config), read_secret(arguments.token_file)
+    limits = Limits(clients=arguments.max_clients)
+    try:
+        return DeviceServer(device, arguments.host, arguments.port, secret=secret, limits=limits)
+    except OSError as error:  # whose message names no address
+        raise ValueError(
+            f"port must be one that can be had at {arguments.host}, got {arguments.port} "
+            f"({error.strerror or error})"
+        ) from None
 
 
 def build_parser() -> LineParser:

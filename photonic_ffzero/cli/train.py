@@ -19,10 +19,13 @@ from photonic_ffzero.cli.arguments import (
     add_settings,
     add_token_file,
     as_flag,
+    check_data_dir,
+    check_functions,
     check_resumable,
     reader,
     typed_settings,
     typed_words,
+    with_value,
 )
 from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say, signals, start_of
@@ -33,7 +36,7 @@ from photonic_ffzero.elements import each, functions_named, is_function
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.runs.job import Job
-from photonic_ffzero.runs.names import RESULTS, SETTINGS
+from photonic_ffzero.runs.names import RESULTS, SETTINGS, is_plan
 from photonic_ffzero.runs.plan import Plan, dated_name, plan_of, read_settings
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json
@@ -114,7 +117,7 @@ def build_parser(recipe: str = "balanced") -> LineParser:
     add_settings(parser, groups, Plan)
     add_data_dir(groups["data"])
     add_token_file(groups["network"])
-    add_directories(groups["run"], "run", "result", _is_begun)
+    add_directories(groups["run"], "run", "result", is_plan)
     groups["run"].add_argument(
         "--tensorboard",
         action="store_true",
@@ -127,10 +130,6 @@ def build_parser(recipe: str = "balanced") -> LineParser:
         help=f"settings by name: {SETTINGS.rule}; flags beat the file, the file beats the recipe",
     )
     return parser
-
-
-def _is_begun(path: Path) -> bool:
-    return (path / "config.json").is_file() and not (path / "search.json").exists()
 
 
 def _script(recipe: str) -> str:
@@ -194,7 +193,7 @@ def _resume_command(recipe: str, folder: Path, arguments: argparse.Namespace) ->
     """The command that resumes a run, but for what it must name again."""
     words = start_of(_script(recipe), _ANY_RUN, _name(recipe))
     again = typed_words(arguments, "data_dir", "token_file", "tensorboard")
-    return shlex.join([*words, "--resume", str(folder), *again])
+    return shlex.join([*words, *with_value("--resume", folder), *again])
 
 
 def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tuple[Job, Claim]:
@@ -205,6 +204,7 @@ def prepare(arguments: argparse.Namespace, recipe: str, claims: ExitStack) -> tu
         plan = plan_of({"recipe": recipe, "dataset": "auto"} | in_file | typed)
         _check_idle(plan.config, in_file.keys() | typed.keys())
         check_place(arguments.output)
+        check_data_dir(arguments.data_dir)
         place = arguments.output or RESULTS / "new"  # until its data give it a name
         job = Job.load(plan, arguments.data_dir, place, arguments.quiet, arguments.token_file)
     name = dated_name(job.written, job.dataset.name)
@@ -237,6 +237,8 @@ def resumed(
     ``wait`` is for how many seconds another process may still be at work there.
     """
     check_resumable(arguments, parser, _RESUMABLE, "run")
+    check_data_dir(arguments.data_dir)
+    check_functions(arguments.nonlinearity)
     file = arguments.resume / "config.json"
     written = read_json(file)
     if written is None:
@@ -271,7 +273,7 @@ def _check_functions_named_again(
     names = functions_named(settings.get("nonlinearity"))
     if names and arguments.nonlinearity is None:
         words = typed_words(arguments, "device")
-        words += [word for name in names for word in ("--nonlinearity", name)]
+        words += [word for name in names for word in with_value("--nonlinearity", name)]
         start = _resume_command(str(settings.get("recipe")), arguments.resume, arguments)
         raise ValueError(
             "nonlinearity must be named again, as no file holds a function: "
@@ -300,9 +302,9 @@ def _with_device(plan: Plan, device: str | None) -> Plan:
 def _named_again(config: Config) -> str:
     """The flags that a command to resume needs: the device may have moved; functions in no file."""
     named = config.device and not config.simulates_device
-    flags = ["--device", config.device or ""] if named else []
+    flags = with_value("--device", config.device) if named else []
     for function in filter(is_function, each(config.nonlinearity)):
-        flags += ["--nonlinearity", str(getattr(function, "__name__", function))]
+        flags += with_value("--nonlinearity", getattr(function, "__name__", function))
     return "".join(f" {shlex.quote(word)}" for word in flags)
 
 

@@ -28,7 +28,7 @@ from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.elements import as_text, each
 from photonic_ffzero.power import UNIT_POWER, ChipRates, in_units
 from photonic_ffzero.recipes import recipe_inputs
-from photonic_ffzero.runs.names import RUN, find_run
+from photonic_ffzero.runs.names import RUN, find_run, is_trained
 from photonic_ffzero.settings import (
     NOT_NEGATIVE,
     POSITIVE,
@@ -73,7 +73,7 @@ _DATASET = ValueKind(
     opens=lambda name: name not in DATASETS,
 )
 _ENCODING = ValueKind(_check_encoding, "", options=ENCODINGS)
-_TRAINED = replace(RUN, parse=lambda text: os.path.abspath(find_run(text)), opens=bool)
+_TRAINED = replace(RUN, parse=lambda text: os.path.abspath(find_run(text, is_trained)), opens=bool)
 
 _FILE = ValueKind(TEXT.check, "an existing .npz file", _existing, metavar="FILE.npz", opens=bool)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meshes._tensorflow import tf
+from meshes.validation import one_line
 from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.training.trainer import Observer
 
@@ -27,6 +28,13 @@ class TensorBoard(Observer):
         self._writer: Any = None
 
     def on_epoch(self, record: EpochRecord) -> None:
+        """Write the numbers of an epoch; an `OSError` names the folder."""
+        try:
+            self._add(record)
+        except tf.errors.OpError as error:  # which is no OSError
+            raise OSError(f"{self._folder}: {one_line(error.message)}") from None
+
+    def _add(self, record: EpochRecord) -> None:
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self._folder)
         numbers = asdict(record)
