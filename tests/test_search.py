@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,9 +179,42 @@ def test_the_same_seed_gives_the_same_trials():
     assert len(rows) == 14
     assert {row["directions"] for row in rows} <= {8, 16, 32}
     assert all(1e-3 <= row["learning_rate"] <= 1 for row in rows)
-    folder, search = Path("a"), Search.read(Path("a"))
-    more = Search(**{**vars(search), "trials": 18})
-    assert finished(folder, more)[:12] == rows[:12]  # the last batch was not full
+
+
+def test_trials_are_the_same_at_once_and_in_two_parts():
+    whole = finished(*searched("whole", trials=18, seed=3))
+    folder, search = searched("parts", trials=14)  # its last batch is not full
+    assert finished(folder, search) == whole[:14]
+    assert Study(folder, search).begun == 14
+    assert finished(folder, replace(search, trials=18)) == whole
+
+
+@pytest.mark.parametrize("flags", [["--batch", "4"], ["--search-seed=0"], ["epochs=1|2"]])
+def test_a_search_that_goes_on_takes_no_setting_not_even_the_usual_one(flags, capsys):
+    searched("a")
+    with pytest.raises(SystemExit):
+        command.main(["--resume", "a", *flags])
+    error = capsys.readouterr().err
+    assert "leave out" in error
+    assert flags[0].partition("=")[0] in error or "space" in error
+
+
+def test_fewer_trials_than_are_begun_are_refused(capsys):
+    folder, search = searched("a", trials=6)
+    study = Study(folder, search)
+    run(study, batch := study.ask())
+    study.tell(batch, stopped=False)
+    command.write_trials(study)
+    [entry] = read_catalog(Path()).entries
+    assert entry.state == "4 of 6 trials"
+    before = (folder / "search.json").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--resume", "a", "--trials", "3"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "--trials" in error
+    assert re.search(r"\b4\b.*\b3\b", error)
+    assert (folder / "search.json").read_bytes() == before
 
 
 class KilledError(Exception):

@@ -24,10 +24,12 @@ from photonic_ffzero.cli.arguments import (
     add_directories,
     add_settings,
     as_flag,
+    check_data_dir,
     check_resumable,
     count,
     reader,
     typed_settings,
+    with_value,
 )
 from photonic_ffzero.cli.experiment import CLUSTER, add_cluster, resume_command
 from photonic_ffzero.cli.output import check_place, claim_place
@@ -62,8 +64,10 @@ Name what to search, and keep the rest by flags or --config:
   NAME=log:LOW..HIGH   the same, equally likely in the logarithm
 
 Trials are asked for in batches, so that the same seed gives the same trials, on
-any number of workers. One that falls behind the median of earlier batches is
-given up. Ctrl-C stops all after the step in progress, and --resume goes on.
+any number of workers. Once 3 trials of earlier batches are done, one is given up
+after an epoch, from its second on, where the best that it has reached is below
+the median of what those had at that epoch. Ctrl-C stops all after the step in
+progress, and --resume goes on.
 
 The new directory gets search.json, journal.log (Optuna's storage), trials.csv,
 table.txt, history.png, importance.png, and config.json, the best settings:
@@ -192,6 +196,7 @@ def _prepared(
         not arguments.keep_all,
     )
     check_place(arguments.output)
+    check_data_dir(arguments.data_dir)
     name = f"search-{time.strftime('%Y%m%d-%H%M%S')}"
     place = arguments.output or RESULTS / name
     job = Job.load(search.first_plan(), arguments.data_dir, place, arguments.quiet)
@@ -208,9 +213,15 @@ def _resumed(
 ) -> tuple[Search, Claim]:
     """Open the directory of a search that goes on; only the number of trials may change."""
     check_resumable(arguments, parser, _RESUMABLE, "search")
+    check_data_dir(arguments.data_dir)
     search = Search.read(arguments.resume)
     claim = claims.enter_context(Claim(arguments.resume, wait=CHILDREN_END))
     if arguments.trials:
+        begun = _study(arguments.resume, search).begun
+        if arguments.trials < begun:
+            raise ValueError(
+                f"trials must be at least {begun}, as so many are begun, got {arguments.trials}"
+            )
         search = replace(search, trials=arguments.trials)
         search.write(arguments.resume)
     return search, claim
@@ -239,6 +250,7 @@ def _run(
                 )
                 runner.run_on(client)
                 study.tell(batch, stopped=bool(received))
+                write_trials(study)
                 console.print(_so_far(study), soft_wrap=True)
     except SchedulerLostError as error:
         lost = str(error)
@@ -253,7 +265,7 @@ def _run(
         return 1
     console.print(printable(f"results in {study.folder}"), soft_wrap=True)
     words = start_of("mnist_photonic.py", [sys.executable, "-m", "photonic_ffzero.cli"], "train")
-    line = shlex.join([*words, "--config", str(study.folder)])
+    line = shlex.join([*words, *with_value("--config", study.folder)])
     console.print(printable(f"train with the best: {line}"), soft_wrap=True)
     return 0
 
@@ -273,8 +285,7 @@ def _so_far(study: Study) -> str:
 
 def write_results(study: Study) -> str:
     """Write trials.csv, table.txt, the pictures and config.json; return the table."""
-    rows, folder = [*study.rows()], study.folder
-    write_csv(folder / "trials.csv", rows)
+    rows, folder = write_trials(study), study.folder
     table = _table(study, rows)
     write_bytes(folder / "table.txt", table.encode())
     if study.done():
@@ -287,6 +298,13 @@ def write_results(study: Study) -> str:
             folder / "importance.png", lambda axes: _draw_importances(axes, shares), title=title
         )
     return table
+
+
+def write_trials(study: Study) -> list[dict[str, Any]]:
+    """Write trials.csv; return its rows."""
+    rows = [*study.rows()]
+    write_csv(study.folder / "trials.csv", rows)
+    return rows
 
 
 def _table(study: Study, rows: Sequence[dict[str, Any]]) -> str:

@@ -13,16 +13,17 @@ from meshes.validation import counted, one_line
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.model import EpochRecord
+from photonic_ffzero.runs.claim import at_work
 from photonic_ffzero.runs.directory import RunDirectory
 from photonic_ffzero.runs.grid import GridDirectory
-from photonic_ffzero.runs.names import RESULTS
-from photonic_ffzero.runs.plan import HELD_OUT, Plan, changes_of, in_words
+from photonic_ffzero.runs.names import RESULTS, runs_in, written
+from photonic_ffzero.runs.plan import HELD_OUT, TEST, Plan, changes_of, in_words
 from photonic_ffzero.runs.records import PLAN, check, read_results
-from photonic_ffzero.runs.search import Search
+from photonic_ffzero.runs.search import Search, ended_trials
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json
 
-DONE = "done"
+DONE, RUNNING = "done", "running"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Run:
         changes: What differs from the recipe, by name.
         results: The results.json of every seed that is done.
         seconds: When it was last written to, in seconds since 1970.
+        running: Whether a process is at work in it.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Run:
     changes: dict[str, Any]
     results: Sequence[dict[str, Any]]
     seconds: float
+    running: bool = False
 
     @property
     def seeds(self) -> int:
@@ -60,7 +63,15 @@ class Run:
         """``done``, or how far it is."""
         if len(self.results) == self.seeds:
             return DONE
-        return "stopped" if self.seeds == 1 else f"{len(self.results)} of {self.seeds} seeds"
+        if self.seeds == 1:
+            return RUNNING if self.running else "stopped"
+        return _so_far(self.running, f"{len(self.results)} of {self.seeds} seeds")
+
+    @property
+    def tested_on(self) -> str:
+        """What the figures of its results were measured on: ``test`` or ``held-out`` images."""
+        told = self.results[0].get("tested_on") if self.results else self.settings.get("test_on")
+        return HELD_OUT if told == HELD_OUT else TEST
 
     @property
     def regression(self) -> bool:
@@ -81,8 +92,13 @@ class Run:
             return ""
         mean = f"{statistics.fmean(values):.{2 if unit else 4}f}"
         spread = f" ± {statistics.stdev(values):.{2 if unit else 4}f}" if len(values) > 1 else ""
-        held_out = " held out" * (self.results[0].get("tested_on") == HELD_OUT)
+        held_out = " held out" * (self.tested_on == HELD_OUT)
         return f"{mean}{spread}{unit}{held_out}"
+
+    @property
+    def ending(self) -> str:
+        """How it ended: its quality, and its state unless it is done."""
+        return ", ".join(filter(None, [self.quality, "" if self.state == DONE else self.state]))
 
     @property
     def passes(self) -> float | None:
@@ -120,6 +136,10 @@ class GridRuns:
     passes: float | None = None
 
 
+def _so_far(running: bool, words: str) -> str:
+    return f"{RUNNING}, {words}" if running else words
+
+
 @dataclass
 class Catalog:
     """What a folder holds.
@@ -149,7 +169,7 @@ def read_run(path: Path) -> Run:
     try:
         for name in ("recipe", "seed", "seeds"):
             (settings_of(Config) | settings_of(Plan))[name].kind.check(name, content.get(name, 1))
-        run = Run(path, content, changes_of(content), [], _written(path))
+        run = Run(path, content, changes_of(content), [], written(path), at_work(path))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: is no run of this version ({one_line(str(error))})") from None
     read = (read_results(folder / "results.json") for folder in run.folders)
@@ -163,25 +183,27 @@ def read_grid(path: Path) -> GridRuns:
     about = one_line(f"grid {grid.name}, preset {grid.preset}: {grid.heading}")
     total = len(grid.cells)
     state = f"{counted(total, 'run')} done" if done == total else f"{done} of {total} runs done"
-    return GridRuns(path, about, state, _written(path))
+    return GridRuns(path, about, _so_far(at_work(path), state), written(path))
 
 
 def read_search(path: Path) -> GridRuns:
     """Read a search from its directory."""
     search = Search.read(path)
     about = one_line(f"search of {', '.join(search.space)}")
-    done = (path / "config.json").exists()
-    return GridRuns(path, about, f"{search.trials} trials" if done else "begun", _written(path))
+    ended = min(ended_trials(path), search.trials)
+    total = counted(search.trials, "trial")
+    state = total if ended == search.trials else f"{ended} of {total}"
+    return GridRuns(path, about, _so_far(at_work(path), state), written(path))
 
 
 def read_catalog(folder: Path = RESULTS) -> Catalog:
     """Read all runs and grids of a folder, and of the folders in it that are neither."""
     catalog = Catalog()
-    for path in sorted(path for path in folder.glob("*") if path.is_dir()):
-        inner = [path] if _reader(path) else [p for p in sorted(path.glob("*")) if _reader(p)]
-        if not inner:
+    for path, inside in runs_in(folder).items():
+        runs = [*filter(_reader, inside)]
+        if not runs:
             catalog.foreign.append(path.name)
-        for run in inner:
+        for run in runs:
             try:
                 catalog.entries.append(_reader(run)(run))
             except (OSError, ValueError, TypeError, KeyError) as error:
@@ -196,17 +218,6 @@ def _reader(path: Path) -> Any:
     with suppress(OSError):
         return next((reader for name, reader in readers.items() if (path / name).exists()), None)
     return None
-
-
-def _written(path: Path) -> float:
-    """When a directory was last written to."""
-    files = (
-        path / name
-        for name in ("results.json", "model.npz", "summary.json", "results.csv", "trials.csv")
-    )
-    return max(
-        (file.stat().st_mtime for file in files if file.exists()), default=path.stat().st_mtime
-    )
 
 
 def differing(runs: Sequence[Run]) -> Iterator[tuple[str, list[Any]]]:

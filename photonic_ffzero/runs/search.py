@@ -3,12 +3,16 @@
 The test images are left alone. Trials come in batches of fixed size: those of a batch are asked
 for one after another, before any of them runs, and told in the same order. Every draw has a seed
 of its own. So the trials follow from the search's seed, however many run at a time and however
-often it is stopped. A trial is given up where its accuracy on held-out images is below the median
-of the trials of earlier batches at the same epoch; what it reaches while it stops does not count.
+often it is stopped, also where it was first to have fewer trials. Once three trials of earlier
+batches have gone to their end, a trial is given up after an epoch, from its second one on, where
+the best accuracy on held-out images that it has had is below the median of theirs at that epoch;
+what it reaches while it stops does not count.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meshes.files import read_text, reading
 from meshes.validation import closest, counted, one_line, quoted
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
@@ -28,6 +33,7 @@ from photonic_ffzero.settings import SWITCH, ValueKind, settings_of, synonyms_of
 from photonic_ffzero.storage import read_json, write_json
 
 _ERROR = "error"  # names the attribute that says why a trial failed
+_BEGUN = "begun"  # the state of a trial that has not ended
 _FIRST_EPOCHS = 1  # in which no trial is given up
 _LEAST = 3  # trials that went to their end before any is given up
 _RANDOM = 10  # trials that are drawn at random before the sampler learns from them
@@ -230,12 +236,14 @@ class Study:
     def ask(self) -> GridDirectory | None:
         """The trials of the next batch, or of one that was begun; None after the last one.
 
-        Those whose settings do not go together fail at once.
+        Those whose settings do not go together fail at once. A batch is asked for as a whole, also
+        where only its first trials are to run, so that the others do not know how these end.
         """
         while (batch := self._next_batch()) is not None:
             for number in batch:
                 self._ask_one(number)
-            running = [self.trials[n] for n in batch if not self.trials[n].state.is_finished()]
+            wanted = [self.trials[number] for number in batch if number < self.search.trials]
+            running = [trial for trial in wanted if not trial.state.is_finished()]
             if cells := [cell for trial in running for cell in self._cell(trial)]:
                 return GridDirectory(self.folder, self._grid(tuple(cells)))
         return None
@@ -247,7 +255,12 @@ class Study:
         if first >= self.search.trials:
             return None
         start = first - first % self.search.batch
-        return range(start, min(start + self.search.batch, self.search.trials))
+        return range(start, start + self.search.batch)
+
+    @property
+    def begun(self) -> int:
+        """How many trials are begun or done; those asked for with them, to run later, are not."""
+        return min(len(self.trials), self.search.trials)
 
     def _ask_one(self, number: int) -> None:
         """Ask for a trial, or for the rest of one whose process ended in between."""
@@ -381,8 +394,8 @@ class Study:
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row for each trial: number, state, value, epochs and settings."""
         attributes = self.study.user_attrs
-        names = {"COMPLETE": "done", "PRUNED": "given up", "FAIL": "failed", "RUNNING": "begun"}
-        for trial in self.trials:
+        names = {"COMPLETE": "done", "PRUNED": "given up", "FAIL": "failed", "RUNNING": _BEGUN}
+        for trial in self.trials[: self.search.trials]:
             values = trial.intermediate_values
             yield {
                 "trial": trial.number,
@@ -412,3 +425,14 @@ class Study:
         """How far the search is, in words."""
         ended = [trial for trial in self.trials if trial.state.is_finished()]
         return f"{len(ended)} of {counted(self.search.trials, 'trial')}"
+
+
+def ended_trials(folder: Path) -> int:
+    """How many trials of a search have ended, as the trials.csv in its directory says."""
+    file = folder / "trials.csv"
+    if not file.exists():
+        return 0
+    text = read_text(file, "a table")
+    with reading(file, "a table"):
+        rows = [*csv.DictReader(io.StringIO(text, newline=""))]
+    return sum(row.get("state") != _BEGUN for row in rows)
