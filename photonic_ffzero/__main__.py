@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from meshes.validation import closest, one_line, quoted
-from photonic_ffzero.command import INSTALLED, command
+from photonic_ffzero.command import INSTALLED, command, printed
 
 
 class Command(NamedTuple):
@@ -80,13 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [*sys.argv[1:]] if argv is None else [*argv]
     name, *rest = words or ["--help"]
     if name in ("-h", "--help", "help"):
-        print(overview())
-        return 0
+        return _printed(overview())
     if name == "--version":
         from importlib.metadata import version
 
-        print(version("photonic_ffzero"))
-        return 0
+        return _printed(version("photonic_ffzero"))
     if name not in COMMANDS:
         typed = f"{quoted(name)}{closest(name, COMMANDS, OTHER_NAMES)}"
         listed = ", ".join(COMMANDS)
@@ -98,6 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(rest)
     sys.argv = [f"{INSTALLED} {name}", *rest]
     return run()
+
+
+def _printed(text: str) -> int:
+    """Print a text; return the exit code."""
+    print(text)
+    return 0 if printed() else 1
 
 
 def overview() -> str:

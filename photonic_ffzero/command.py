@@ -145,6 +145,11 @@ class QuietStream:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
+def _quiet(stream: Any) -> QuietStream:
+    """A stream that goes quiet; that of a command which calls this one has the error, too."""
+    return stream if isinstance(stream, QuietStream) else QuietStream(stream)
+
+
 _Main = TypeVar("_Main", bound=Callable[..., int])
 current = Signals()
 """The signals of the command that runs; those of a call from Python are its own."""
@@ -164,7 +169,7 @@ def command(main: _Main) -> _Main:
             own_process()
         before, current = current, current if argv is None else Signals()
         streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (out, err) = tuple(map(QuietStream, streams))  # type: ignore
+        sys.stdout, sys.stderr = (out, err) = tuple(map(_quiet, streams))  # type: ignore
         try:
             with current.guest():
                 return main(*arguments, **named)

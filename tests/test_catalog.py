@@ -17,6 +17,8 @@ from photonic_ffzero.__main__ import main
 from photonic_ffzero.cli import compare, runs
 from photonic_ffzero.elements import Named
 from photonic_ffzero.runs import Cell, Grid, GridDirectory, RunDirectory
+from photonic_ffzero.runs.claim import Claim
+from photonic_ffzero.runs.names import newest_first
 from photonic_ffzero.runs.plan import dated_name, plan_for
 
 HERE = Path(__file__).parent
@@ -49,6 +51,7 @@ def make(name, *accuracies, dataset="mnist", seconds=10**9, extra=None, **settin
     (folder / "config.json").write_text(
         json.dumps(plan.as_json() | {"source": "x"} | (extra or {}))
     )
+    os.utime(folder / "config.json", (seconds, seconds))
     for seed, accuracy in enumerate(accuracies):
         home = folder / f"seed-{seed}" if len(accuracies) > 1 else folder
         home.mkdir(exist_ok=True)
@@ -93,12 +96,94 @@ def test_runs_are_listed_with_what_differs_and_how_they_ended(capsys):
     ]
 
 
+@pytest.fixture
+def terminal(monkeypatch):
+    def of(columns):
+        monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True, raising=False)
+        monkeypatch.setenv("COLUMNS", str(columns))
+
+    return of
+
+
+def test_what_is_not_done_says_so(capsys, terminal):
+    """One of two seeds has a figure, which is not that of the run."""
+    (make("half", 0.812, 0.9) / "seed-1" / "results.json").unlink()
+    make("one", 0.8)
+    begun = make("begun")
+    with Claim(begun), Claim(Path("results/half")):
+        rows = {row["name"]: row["state"] for row in as_table(printed(capsys, "runs").out)}
+    assert rows == {"half": "running, 1 of 2 seeds", "one": "done", "begun": "running"}
+    out = printed(capsys, "compare", "half", "one", "--output", "c.png").out
+    assert "81.20 %, 1 of 2 seeds" in out
+    terminal(80)
+    lines = printed(capsys, "runs").out
+    assert "81.20 %" in lines
+    assert "1 of 2 seeds: mnist" in lines
+    assert "stopped" in lines
+
+
 @pytest.mark.parametrize("columns", [60, 80])
-def test_the_list_fits_the_terminal(columns, capsys, monkeypatch):
+def test_wide_figures_fit_the_terminal(columns, capsys, terminal):
+    folder = make("kerr1", 0.5, 0.6)
+    for file in folder.glob("seed-*/results.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"tested_on": "held-out"}))
+    plan = plan_for("digits", configure(), validation=129)
+    cells = tuple(Cell({"variant": str(number)}, plan) for number in range(480))
+    GridDirectory.create(Path("results/ablation"), Grid(cells=cells, x="variant", name="ablation"))
+    terminal(columns)
+    lines = printed(capsys, "runs").out.splitlines()
+    assert max(map(len, lines)) <= columns
+    for word in ("55.00 ± 7.07 % held out", "0 of 480 runs done"):
+        assert word in "\n".join(lines)
+
+
+def test_many_runs_are_compared_in_blocks_that_fit_the_terminal(capsys, terminal):
+    names = [f"run{number}" for number in range(16)]
+    for number, name in enumerate(names):
+        make(name, 0.8123, directions=8 + number, learning_rate=0.05)
+    terminal(80)
+    lines = printed(capsys, "compare", *names, "--output", "c.png").out.splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert max(map(len, rows)) <= 80
+    assert sum(row.startswith("| directions") for row in rows) > 1
+    assert sum(row.count("81.23 %") for row in rows) == 16
+    heads = [row for row in rows if row.startswith("|  ")]
+    assert "".join(heads).replace("|", "").split() == list("ABCDEFGHIJKLMNOP")
+
+
+def test_the_figure_says_what_the_runs_were_tested_on():
+    read = [compare.read_run(make(name, 0.9)) for name in ("one", "two", "three")]
+    assert compare._tested_on(read) == "test images"
+    file = Path("results/two/results.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tested_on": "held-out"}))
+    read[1] = compare.read_run(Path("results/two"))
+    assert compare._tested_on(read) == "test images (A, C), held-out images (B)"
+    assert compare._tested_on(read[1:2]) == "held-out images"
+
+
+def test_the_order_of_the_list_is_not_changed_by_who_looks(capsys):
+    make("newer", 0.9, seconds=10**9)
+    with Claim(make("older", seconds=10**9 - 5)):
+        pass
+    assert [row["name"] for row in as_table(printed(capsys, "runs").out)] == ["older", "newer"]
+    assert newest_first()[0].name == "newer"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("words", [["runs"], ["completion", "bash"], ["--help"], ["--version"]])
+def test_output_that_is_lost_is_a_failure(words, monkeypatch, capsys):
+    make("one", 0.9)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(words) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_list_fits_the_terminal(columns, capsys, terminal):
     make("a-name-" + "x" * 38, 0.9, 0.8, directions=8, learning_rate=0.05, epochs=3, meshes=4)
     make("kerr1", 0.123)
-    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True, raising=False)
-    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal(columns)
     lines = printed(capsys, "runs").out.splitlines()
     assert max(map(len, lines)) <= columns
     text = " ".join(" ".join(lines).split())
@@ -166,6 +251,9 @@ def test_grids_and_runs_in_folders_are_listed(capsys):
         (["compare", "kerr1", "kerr2"], "'kerr2', did you mean kerr1"),
         (["compare", "kerr1", "values"], "one task"),
         (["compare", "kerr1", "other", "--output", "results"], "results"),
+        (["compare", "kerr1", "other", "--output", "c.pdf"], "--output: must be a path that ends"),
+        (["compare", "kerr1", "other", "--output", "results/kerr1/model.npz"], "'results/kerr1/mo"),
+        (["compare", "kerr1", "other", "--output", "results/kerr1/config.json/c.png"], "config.js"),
     ],
 )
 def test_bad_input_is_one_line(words, told, capsys):

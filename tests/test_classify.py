@@ -177,6 +177,7 @@ def test_refuses_in_one_line(run, images, tmp_path, capsys):
     numbers = Model(configure(task="regression"), 9, Regression((0.0,), (1.0,)), ENCODER)
     save_model(bare, tmp_path / "bare.npz")
     save_model(numbers, tmp_path / "numbers.npz")
+    (tmp_path / "folder.csv").mkdir()
     for name in ("a.png", "a-idx3-ubyte", "a.txt"):
         (tmp_path / name).write_bytes(b"no image")
     for arguments, culprit in (
@@ -186,6 +187,9 @@ def test_refuses_in_one_line(run, images, tmp_path, capsys):
         ((run, tmp_path / "missing.png"), "missing.png"),
         ((run, tmp_path / "empty"), "empty"),
         ((run, images, "--csv", tmp_path / "no/such/file"), "no/such"),
+        ((run, images, "--nonlinearity", "kerr:phi_nl=3"), "--nonlinearity must be module:fun"),
+        ((run, images, "--csv", images / "0.png"), "--csv: must be a path that ends in .csv"),
+        ((run, images, "--csv", tmp_path / "folder.csv"), "folder.csv"),
         ((tmp_path / "model.npz", images), "model.npz"),
         ((tmp_path, images), str(tmp_path)),
         ((tmp_path / "bare.npz", images), "no image"),

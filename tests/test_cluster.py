@@ -159,6 +159,10 @@ def test_a_key_that_others_can_read_is_refused():
         Cluster(scheduler="tls://lab:8786", tls_dir=Path("tls"))
 
 
+def no_space(*arguments):
+    raise OSError(28, "No space left on device")
+
+
 def test_a_set_of_certificates_is_made_once_and_for_its_owner(capsys):
     assert make_certificates(["tls", "--days", "3"]) == 0
     assert sorted(os.listdir("tls")) == sorted(TLS_FILES)
@@ -166,6 +170,11 @@ def test_a_set_of_certificates_is_made_once_and_for_its_owner(capsys):
     with pytest.raises(SystemExit):
         make_certificates(["tls"])
     assert "found files in tls" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("photonic_ffzero.cli.certificates._certificate", no_space)
+        with pytest.raises(SystemExit) as stop:
+            make_certificates(["other"])
+    assert (stop.value.code, Path("other").exists()) == (1, False)
     security = Cluster(scheduler="tls://lab:8786", tls_dir=Path("tls")).security()
     assert security.require_encryption
     for role in ("client", "scheduler", "worker"):

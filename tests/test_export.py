@@ -140,6 +140,20 @@ class TestCommand:
         assert error in message.replace("_", "-")
         assert message.count("\n") == 1
 
+    def test_what_cannot_be_written_is_removed_and_no_bad_input(self, run, capsys, monkeypatch):
+        def full(path, content):
+            path.write_text("half")
+            raise OSError(28, "No space left on device", str(path))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("photonic_ffzero.cli.export.write_json", full)
+            with pytest.raises(SystemExit) as stop:
+                main(["run", "--v-pi", "5", "--output", "out"])
+        assert stop.value.code == 1
+        assert "No space left on device: 'out/phases.json'" in capsys.readouterr().err
+        assert not Path("out").exists()
+        self.export("--v-pi", "5")
+
     def test_a_black_box_between_the_meshes_does_not_matter(self, run):
         save_model(network(nonlinearity=np.tanh), "run/model.npz")
         self.export("--v-pi", "5")

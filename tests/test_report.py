@@ -195,6 +195,38 @@ class TestGridSection:
 
 
 class TestCommandLine:
+    def test_a_table_that_cannot_be_read_is_named_and_left_out(self, capsys):
+        path = grid_directory().path
+        for name, text in (("ragged.csv", "a,b\n1,2,3\n1,2,3,4\n"), ("fine.csv", "a\n1\n")):
+            (path / name).write_text(text)
+        assert main(["grid"]) == 0
+        page = Page("report.html")
+        assert "ragged.csv" in page.text
+        assert "Fine" in page.text
+
+    def test_only_a_page_is_replaced(self, capsys):
+        path = grid_directory().path
+        before = (path / "results.csv").read_bytes()
+        with pytest.raises(SystemExit) as stop:
+            main(["grid", "--output", "grid/results.csv"])
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert "--output: must be a path that ends in .html, got 'grid/results.csv'" in error
+        assert (path / "results.csv").read_bytes() == before
+        for _ in range(2):
+            assert main(["grid", "--output", "new/page.html"]) == 0
+
+    def test_a_page_that_cannot_be_written_is_no_bad_input(self, capsys, monkeypatch):
+        def full(*arguments):
+            raise OSError(28, "No space left on device", "report.html")
+
+        grid_directory()
+        monkeypatch.setattr("photonic_ffzero.cli.report.write_report", full)
+        with pytest.raises(SystemExit) as stop:
+            main(["grid"])
+        assert stop.value.code == 1
+        assert "report: [Errno 28] No space left" in capsys.readouterr().err
+
     def test_several_grids_go_into_one_page(self, capsys):
         for name in ("one", "two"):
             grid_directory(name)

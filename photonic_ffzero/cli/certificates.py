@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, count, reader
+from photonic_ffzero.cli.output import writing
 from photonic_ffzero.command import command
+from photonic_ffzero.runs.claim import claim_new
 from photonic_ffzero.runs.cluster import TLS_FILES
-from photonic_ffzero.runs.directory import check_new_directory
 
 _DESCRIPTION = """\
 Make a set of TLS files with which the scheduler, the workers and the clients of
@@ -29,11 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the files into a new folder; return 0. Bad input ends with status 2."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    try:
-        check_new_directory(arguments.output)
-        write_certificates(arguments.output, arguments.days)
-    except (ValueError, OSError) as error:
-        parser.error(as_flag(str(error), parser))
+    with ExitStack() as claims:
+        try:
+            claims.enter_context(claim_new(arguments.output))
+        except (ValueError, OSError) as error:
+            parser.error(as_flag(str(error), parser))
+        with writing(parser, arguments.output):
+            write_certificates(arguments.output, arguments.days)
     print(arguments.output)
     return 0
 

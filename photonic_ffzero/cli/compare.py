@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meshes.validation import one_line, printable, quoted
-from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader
-from photonic_ffzero.cli.runs import filled, in_short
+from photonic_ffzero.cli.arguments import LineParser, as_flag, reader, written_file
+from photonic_ffzero.cli.output import check_file, end_of_output, writing
+from photonic_ffzero.cli.runs import filled, in_short, terminal_width
 from photonic_ffzero.command import INSTALLED, command
 from photonic_ffzero.data.tasks import quality_in_words
+from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs.catalog import Run, differing, read_run
-from photonic_ffzero.runs.names import RESULTS, RUN
-from photonic_ffzero.runs.plan import in_words, value_in_words
+from photonic_ffzero.runs.names import RESULTS, RUN, is_plan, run_with
+from photonic_ffzero.runs.plan import HELD_OUT, TEST, in_words, value_in_words
 from photonic_ffzero.runs.summary import add_legend, as_markdown
 
 if TYPE_CHECKING:
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Compare runs: the settings in which they differ, how they ended, and one figure
-of accuracy over epochs, over forward passes, and on the test images. Runs that
-are not done are compared as far as they are. Several seeds of a run show as
-their mean, with their range as a band.
+of accuracy over epochs, over forward passes, and on what the runs were tested
+on. Runs that are not done are compared as far as they are. Several seeds of a
+run show as their mean, with their range as a band.
 """
 _EXAMPLES = f"""\
 examples:
@@ -44,32 +46,37 @@ _MOST = len(ascii_uppercase)
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the comparison and write its figure; return 0, or 2 for bad input."""
+    """Write the figure and print the comparison; return 0. Bad input ends it with status 2."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
         runs = [read_run(path.parent if path.is_file() else path) for path in arguments.runs]
         _check(runs)
+        histories = [run.histories() for run in runs]
         output = arguments.output or RESULTS / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.png"
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _draw(output, runs)
+        check_file("output", output)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
+    with writing(parser):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _draw(output, runs, histories)
     for letter, run in zip(ascii_uppercase, runs, strict=False):
         print("\n".join(filled(printable(f"{letter}  {run.path}: {run.about}"))))
     print(_table(runs), end="")
     print(printable(f"figure in {output}"))
-    return 0
+    return end_of_output(parser)
 
 
 def build_parser() -> LineParser:
     """The parser of the command."""
     parser = LineParser(f"{INSTALLED} compare", description=_DESCRIPTION, epilog=_EXAMPLES)
-    parser.add_argument("runs", nargs="+", type=reader(RUN), metavar="RUN", help=RUN.rule)
+    kind = run_with(lambda path: path.is_file() or is_plan(path))
+    parser.add_argument("runs", nargs="+", type=reader(kind), metavar="RUN", help=RUN.rule)
+    picture = written_file(".png")
     parser.add_argument(
         "--output",
-        type=reader(PATH),
-        metavar="FILE.png",
+        type=reader(picture),
+        metavar=picture.metavar,
         help=f"the figure (default: one in {RESULTS}/, named by date)",
     )
     return parser
@@ -87,23 +94,56 @@ def _check(runs: Sequence[Run]) -> None:
 
 
 def _table(runs: Sequence[Run]) -> str:
-    """Settings that differ and results, a column a run, as Markdown."""
+    """Settings that differ and results, a column a run, as Markdown.
+
+    On a terminal as many columns as fit stand side by side, and the others below them.
+    """
+    settings = (
+        (name, ["-" if v is None else one_line(value_in_words(v)) for v in values])
+        for name, values in differing(runs)
+    )
+    rows = [("", [*ascii_uppercase[: len(runs)]]), *settings, *_results(runs)]
+    names = [name for name, _ in rows]
+    columns = [*zip(*(values for _, values in rows), strict=True)]
+    width = terminal_width() if sys.stdout.isatty() else 10**4  # whole lines for a file
+    return "\n".join(_markdown(names, block, width) for block in _blocks(names, columns, width))
+
+
+def _blocks(
+    names: Sequence[str], columns: Sequence[Sequence[str]], width: int
+) -> Iterator[list[Sequence[str]]]:
+    """The columns in groups, each as wide as fits beside the names; one at least."""
+    from rich.cells import cell_len
+
+    start = max(map(cell_len, names)) + 4  # with its bars and spaces
+    block: list[Sequence[str]] = []
+    used = start
+    for column in columns:
+        needed = max(map(cell_len, column)) + 3
+        if block and used + needed > width:
+            yield block
+            block, used = [], start
+        block.append(column)
+        used += needed
+    yield block
+
+
+def _markdown(names: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> str:
+    """A table of columns, whose first cells are their headings, beside the names of the rows."""
     from rich.table import Table
 
     table = Table()
-    table.add_column("")
-    for letter, _ in zip(ascii_uppercase, runs, strict=False):
-        table.add_column(letter, justify="right", overflow="fold")
-    for name, values in differing(runs):
-        table.add_row(name, *("-" if v is None else one_line(value_in_words(v)) for v in values))
-    for name, values in _results(runs):
-        table.add_row(name, *values)
-    return as_markdown(table, None if sys.stdout.isatty() else 10**4)  # whole lines for a file
+    table.add_column(names[0], no_wrap=True)
+    for column in columns:
+        table.add_column(column[0], justify="right", overflow="fold")
+    for row in [*zip(names, *columns, strict=True)][1:]:
+        table.add_row(*row)
+    return as_markdown(table, width)
 
 
 def _results(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
     """How the runs ended: the name of each figure, and its text for every run."""
-    yield f"test {_quality_name(runs)}", [run.quality or run.state for run in runs]
+    yield f"test {_quality_name(runs)}", [run.ending for run in runs]
     held_out = [_mean(run.values("last_validation_accuracy")) for run in runs]
     regression = runs[0].regression
     yield (
@@ -138,21 +178,21 @@ def _mean(values: Sequence[float]) -> float | None:
 # --- the figure -----------------------------------------------------------------------------------
 
 
-def _draw(path: Path, runs: Sequence[Run]) -> None:
-    """Write the figure: accuracy over epochs and over passes, and on the test images."""
+def _draw(path: Path, runs: Sequence[Run], histories: Sequence[Histories]) -> None:
+    """Write the figure: accuracy over epochs and over passes, and what the runs ended with."""
     labels = _labels(runs)
 
     def draw(epochs: Axes, passes: Axes, tested: Axes) -> None:
         passes.sharey(epochs)
-        for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
-            _draw_run(index, run, label, epochs, passes, tested)
+        for index, (run, label, seeds) in enumerate(zip(runs, labels, histories, strict=True)):
+            _draw_run(index, run, seeds, label, epochs, passes, tested)
         quality = f"{_quality_name(runs)}{'' if runs[0].regression else ' (%)'}"
         epochs.set(
             xlabel="epochs (mark: the last of a mesh or layer)",
             ylabel=f"{quality}, held-out images",
         )
         passes.set(xlabel=f"{_passes(runs)} (million)", ylabel=f"{quality}, held-out images")
-        tested.set(ylabel=f"{quality}, test images", xlim=(-0.5, len(runs) - 0.5))
+        tested.set(ylabel=f"{quality}, {_tested_on(runs)}", xlim=(-0.5, len(runs) - 0.5))
         tested.set_xticks(range(len(runs)), ascii_uppercase[: len(runs)])
         for axes in (epochs, passes, tested):
             axes.grid(alpha=0.3)
@@ -178,10 +218,32 @@ _NO_LABELS = ("source", "seeds")
 _LONGEST_LABEL = 80  # characters
 
 
-def _draw_run(index: int, run: Run, label: str, epochs: Axes, passes: Axes, tested: Axes) -> None:
+def _tested_on(runs: Sequence[Run]) -> str:
+    """The images behind the figures of the runs; where they differ, with the runs' letters."""
+    images = {TEST: "test images", HELD_OUT: "held-out images"}
+    letters: dict[str, list[str]] = {}
+    for letter, run in zip(ascii_uppercase, runs, strict=False):
+        letters.setdefault(images[run.tested_on], []).append(letter)
+    if len(letters) == 1:
+        return next(iter(letters))
+    return ", ".join(f"{name} ({', '.join(those)})" for name, those in letters.items())
+
+
+Histories = Sequence[Sequence[EpochRecord]]
+"""What every seed of a run recorded."""
+
+
+def _draw_run(
+    index: int,
+    run: Run,
+    histories: Histories,
+    label: str,
+    epochs: Axes,
+    passes: Axes,
+    tested: Axes,
+) -> None:
     style = curve_style(index) | {"ms": 4, "label": label}
     factor = 1 if run.regression else 100
-    histories = run.histories()
     curves = [_curve(history, factor) for history in histories]
     if curves := [curve for curve in curves if curve.size]:
         shortest = min(curve.shape[1] for curve in curves)

@@ -9,6 +9,7 @@ from typing import Any
 
 from photonic_ffzero.__main__ import COMMANDS
 from photonic_ffzero.cli.arguments import LineParser, takes
+from photonic_ffzero.cli.output import end_of_output
 from photonic_ffzero.command import INSTALLED, command
 from photonic_ffzero.runs.names import RESULTS, RUN
 from photonic_ffzero.settings import ValueKind, one_of
@@ -42,7 +43,7 @@ _photonic_ffzero_run_files() {{
 }}
 """,
 }
-_FILES = ("FILE", "DIR", "CSV", "IMAGE", "FILE.npz", "FILE.yaml", "NAME|PATH")
+_FILES = ("FILE", "DIR", "CSV", "IMAGE", "NAME|PATH")
 
 
 @command
@@ -50,13 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the completion of a shell; return 0."""
     import shtab
 
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
     print(
         shtab.complete(
             _whole_parser(), arguments.shell, preamble=_PREAMBLE.get(arguments.shell, "")
         )
     )
-    return 0
+    return end_of_output(parser)
 
 
 def build_parser() -> LineParser:
@@ -89,7 +91,7 @@ def _complete(action: Any) -> None:
         action.choices = [*kind.options]
     elif isinstance(kind, ValueKind) and kind.suggest is RUN.suggest:
         action.complete = _RUNS
-    elif str(action.metavar) in _FILES:
+    elif str(action.metavar).partition(".")[0] in _FILES:  # FILE.npz is one, too
         action.complete = shtab.FILE
 
 

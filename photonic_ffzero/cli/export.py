@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from meshes.calibration import (
 from meshes.mesh import Phases
 from meshes.validation import counted
 from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader, takes
+from photonic_ffzero.cli.output import writing
 from photonic_ffzero.command import command
 from photonic_ffzero.layers.photonic import Modulated, PhaseLayer
 from photonic_ffzero.model import Model
+from photonic_ffzero.runs.claim import claim_new
 from photonic_ffzero.runs.directory import check_new_directory
-from photonic_ffzero.runs.names import RUN
+from photonic_ffzero.runs.names import RUN, is_model, run_with
 from photonic_ffzero.settings import one_of
 from photonic_ffzero.storage import load_model, model_file, write_csv, write_json
 
@@ -89,18 +92,22 @@ def write_settings(rows: Sequence[dict[str, Any]], directory: Path, about: dict[
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export the run that the command line names; an error ends it with status 2."""
+    """Export the run that the command line names; bad input ends it with status 2."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    try:
-        check_new_directory(arguments.output)
-        calibration = _calibration(arguments)
-        # Phases do not depend on a black box between the meshes, so any function stands for it.
-        model = load_model(model_file(arguments.run), nonlinearity=np.copy)
-        rows = settings(model, calibration, arguments.arms)
-        write_settings(rows, arguments.output, _about(model, calibration, arguments))
-    except (ValueError, TypeError, OSError) as error:
-        parser.error(as_flag(str(error), parser))
+    with ExitStack() as claims:
+        try:
+            check_new_directory(arguments.output)
+            calibration = _calibration(arguments)
+            # Phases do not depend on a black box between the meshes: any function stands for it.
+            model = load_model(model_file(arguments.run), nonlinearity=np.copy)
+            rows = settings(model, calibration, arguments.arms)
+            about = _about(model, calibration, arguments)
+            claims.enter_context(claim_new(arguments.output))
+        except (ValueError, TypeError, OSError) as error:
+            parser.error(as_flag(str(error), parser))
+        with writing(parser, arguments.output):
+            write_settings(rows, arguments.output, about)
     print(f"{counted(len(rows), 'phase shifter')} in {arguments.output}")
     return 0
 
@@ -141,7 +148,7 @@ def build_parser() -> LineParser:
         epilog=EXAMPLES,
     )
     add, how = parser.add_argument, parser.add_mutually_exclusive_group(required=True)
-    add("run", type=reader(RUN), metavar="RUN", help=RUN.rule)
+    add("run", type=reader(run_with(is_model)), metavar="RUN", help=RUN.rule)
     how.add_argument(
         "--calibration", type=reader(PATH), metavar="CSV", help="calibration file, see above"
     )

@@ -15,10 +15,13 @@ from photonic_ffzero.cli.arguments import (
     LineParser,
     add_token_file,
     as_flag,
+    check_functions,
     reader,
     takes_several,
+    written_file,
 )
-from photonic_ffzero.command import command, printed, say
+from photonic_ffzero.cli.output import check_file, end_of_output, writing
+from photonic_ffzero.command import command, say
 from photonic_ffzero.data.centering import center, looks_uncentered
 from photonic_ffzero.data.readers import (
     IMAGE_SUFFIXES,
@@ -33,7 +36,7 @@ from photonic_ffzero.elements import NONLINEARITY
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.inference import LOW_GOODNESS
 from photonic_ffzero.model import Model
-from photonic_ffzero.runs.names import RUN
+from photonic_ffzero.runs.names import RUN, is_model, run_with
 from photonic_ffzero.storage import load_model, model_file, write_csv
 
 DESCRIPTION = """\
@@ -166,14 +169,16 @@ def classify(
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Classify the images that the command line names; an error ends it with status 2."""
+    """Classify the images that the command line names; bad input ends it with status 2."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
+        if arguments.csv:
+            check_file("csv", arguments.csv)
         device = arguments.device
         if arguments.token_file is not None:
             device = RemoteDevice.at(device or "", arguments.token_file)
-        functions = arguments.nonlinearity
+        check_functions(functions := arguments.nonlinearity)
         model = load_model(model_file(arguments.model), device=device, nonlinearity=functions)
         hints: list[str] = []
         failures: list[str] = []
@@ -182,14 +187,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         predictions = classify(model, *encoded)
         rows = [_as_row(prediction) for prediction in predictions]
-        if arguments.csv:
-            write_csv(arguments.csv, rows)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
+    if arguments.csv:
+        with writing(parser):
+            arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+            write_csv(arguments.csv, rows)
     print("\n".join(_lines([[*rows[0]], *([*row.values()] for row in rows)])))
-    if not printed():
-        say(f"{parser.prog}: the table could not be written to the output")
-        return 1
+    if code := end_of_output(parser):
+        return code
     for hint in [*hints, *_low(model, predictions)]:
         say(f"hint: {hint}")
     for failure in failures:
@@ -269,7 +275,7 @@ def build_parser() -> LineParser:
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("model", type=reader(RUN), metavar="MODEL", help=RUN.rule)
+    add("model", type=reader(run_with(is_model)), metavar="MODEL", help=RUN.rule)
     kinds = "PNG or JPEG file, folder of them, or IDX file"
     add("images", type=reader(PATH), nargs="+", metavar="IMAGE", help=kinds)
     device = "where a model that was trained on a device predicts: tcp://host:port, module:factory"
@@ -285,7 +291,8 @@ def build_parser() -> LineParser:
     add("--dark-on-light", action="store_true", help=ink)
     form = "find the ink, dark or light, scale it and centre it as MNIST's images were made"
     add("--center", action="store_true", help=form)
-    add("--csv", type=reader(PATH), metavar="FILE", help="write the table there, too")
+    table = written_file(".csv")
+    add("--csv", type=reader(table), metavar=table.metavar, help="write the table there, too")
     return parser
 
 

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from photonic_ffzero.cli.arguments import PATH, LineParser, reader
+from photonic_ffzero.cli.arguments import LineParser, as_flag, reader, written_file
+from photonic_ffzero.cli.output import check_file, writing
 from photonic_ffzero.command import command
-from photonic_ffzero.runs.names import RUN
+from photonic_ffzero.runs.names import RUN, is_grid, run_with
 from photonic_ffzero.runs.report import grid_section, write_report
 
 
@@ -21,10 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
+        check_file("output", arguments.output)
         sections = [grid_section(path) for path in arguments.grids]
-        write_report(arguments.output, sections, arguments.title)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(as_flag(str(error), parser))
+    with writing(parser):
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        write_report(arguments.output, sections, arguments.title)
     print(f"report in {arguments.output}")
     return 0
 
@@ -36,13 +40,15 @@ def build_parser() -> LineParser:
         "report",
         description="Collect grids into one HTML file that needs no other.",
     )
-    parser.add_argument("grids", nargs="+", type=reader(RUN), metavar="GRID", help=RUN.rule)
+    kind = reader(run_with(is_grid))
+    parser.add_argument("grids", nargs="+", type=kind, metavar="GRID", help=RUN.rule)
+    page = written_file(".html")
     parser.add_argument(
         "--output",
-        type=reader(PATH),
+        type=reader(page),
         default=Path("report.html"),
-        metavar="FILE",
-        help="the HTML file",
+        metavar=page.metavar,
+        help="the HTML file (default: report.html)",
     )
     parser.add_argument("--title", default="Experiments", help="heading of the page")
     return parser

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from meshes.validation import one_line
 from photonic_ffzero.cli.arguments import PATH, LineParser, count, reader
+from photonic_ffzero.cli.output import end_of_output
 from photonic_ffzero.command import INSTALLED, command
-from photonic_ffzero.runs.catalog import Catalog, GridRuns, Run, read_catalog
+from photonic_ffzero.runs.catalog import DONE, Catalog, GridRuns, Run, read_catalog
 from photonic_ffzero.runs.names import RESULTS
 
 _DESCRIPTION = """\
@@ -25,15 +26,15 @@ _EXAMPLES = f"""\
 examples:
   {INSTALLED} runs
   {INSTALLED} runs --limit 5
-  {INSTALLED} runs | grep digits | sort -k 4
+  {INSTALLED} runs | grep digits | sort -t$'\\t' -k 4
 """
 _COLUMNS = ("name", "about", "state", "result", "passes", "date")
-_LEAST, _RESULT, _PASSES, _DATE = 50, 17, 7, 16  # characters: of a line; of its columns
+_LEAST = 50  # characters of a line
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the list; return 0, or 2 for bad input."""
+    """Print the list; return 0. Bad input ends it with status 2."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     folder = arguments.folder or RESULTS
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(lines))
     for line in _left_out(catalog):
         print("\n".join(filled(line)), file=sys.stdout if on_terminal else sys.stderr)
-    return 0
+    return end_of_output(parser)
 
 
 def build_parser() -> LineParser:
@@ -66,15 +67,18 @@ def build_parser() -> LineParser:
 
 def _for_people(catalog: Catalog, folder: Path) -> Iterator[str]:
     """Two lines an entry or more, as wide as the terminal."""
-    names = _width() - _RESULT - _PASSES - _DATE - 3 * 2
-    yield _row(names, "run", "result", "passes", "date")
-    for entry in catalog.entries:
+    figures = [("result", "passes", "date"), *map(_figures, catalog.entries)]
+    widths = [max(map(len, column)) for column in zip(*figures, strict=True)]
+    names = max(terminal_width() - sum(widths) - 3 * 2, 0)
+    yield _row("run", figures[0], names, widths)
+    for entry, row in zip(catalog.entries, figures[1:], strict=True):
         name = one_line(str(entry.path.relative_to(folder)))
         if len(name) > names:  # a line of its own
             yield name
             name = ""
-        yield _row(names, name, *_figures(entry))
-        yield from filled(f"  {entry.about}")
+        yield _row(name, row, names, widths)
+        state = f"{entry.state}: " if entry.quality and entry.state != DONE else ""
+        yield from filled(f"  {state}{entry.about}")
     if not catalog.entries:
         yield f"no runs in {folder}"
 
@@ -85,7 +89,7 @@ def filled(text: str) -> list[str]:
         return [text]
     return textwrap.wrap(
         text,
-        _width(),
+        terminal_width(),
         subsequent_indent="  ",
         break_long_words=False,
         break_on_hyphens=False,
@@ -93,12 +97,14 @@ def filled(text: str) -> list[str]:
     )
 
 
-def _width() -> int:
+def terminal_width() -> int:
+    """The columns of the terminal, or somewhat more than those of a very narrow one."""
     return max(shutil.get_terminal_size().columns, _LEAST)
 
 
-def _row(names: int, name: str, result: str, passes: str, date: str) -> str:
-    return f"{name:{names}}  {result:>{_RESULT}}  {passes:>{_PASSES}}  {date:>{_DATE}}"
+def _row(name: str, figures: Sequence[str], names: int, widths: Sequence[int]) -> str:
+    cells = (f"{text:>{width}}" for text, width in zip(figures, widths, strict=True))
+    return "  ".join([name.ljust(names), *cells])
 
 
 def _figures(entry: Run | GridRuns) -> tuple[str, str, str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meshes.files import write_bytes
+from meshes.files import DataError, reading, write_bytes
+from meshes.validation import one_line
 from photonic_ffzero.runs.grid import Grid, GridDirectory, Outcome
 from photonic_ffzero.runs.summary import footnotes, runs_table, summary_texts
 
@@ -39,6 +40,8 @@ def grid_section(path: Path) -> dict[str, Any]:
     """
     directory = GridDirectory.open(path)
     grid, outcomes = directory.grid, directory.outcomes()
+    unread: list[str] = []
+    tables = [*_tables(directory, outcomes, unread)]
     return {
         "title": grid.heading,
         "description": grid.description,
@@ -49,9 +52,9 @@ def grid_section(path: Path) -> dict[str, Any]:
             for outcome in outcomes
             if outcome.state == "failed"
         ],
-        "warnings": footnotes(outcomes),
+        "warnings": [*footnotes(outcomes), *unread],
         "pictures": list(_pictures(directory)),
-        "tables": list(_tables(directory, outcomes)),
+        "tables": tables,
     }
 
 
@@ -82,8 +85,13 @@ def _pictures(directory: GridDirectory) -> Iterator[dict[str, str]]:
         yield {"base64": base64.b64encode(path.read_bytes()).decode(), "text": text}
 
 
-def _tables(directory: GridDirectory, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
-    """The means, the tables that the experiment adds, and every run."""
+def _tables(
+    directory: GridDirectory, outcomes: Sequence[Outcome], unread: list[str]
+) -> Iterator[dict[str, Any]]:
+    """The means, the tables that the experiment adds, and every run.
+
+    ``unread`` gets a line for each file that is no table, which is left out.
+    """
     import pandas as pd
 
     grid, runs = directory.grid, runs_table(directory.grid, outcomes)
@@ -93,7 +101,12 @@ def _tables(directory: GridDirectory, outcomes: Sequence[Outcome]) -> Iterator[d
         "rows": summary_texts(grid, runs),
     }
     for path in sorted(set(directory.path.glob("*.csv")) - {directory.path / "results.csv"}):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        try:
+            with reading(path, "a table"):
+                table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except DataError as error:
+            unread.append(f"left out: {one_line(str(error))}")
+            continue
         caption = path.stem.replace("_", " ").capitalize()
         yield _folded(caption, list(table), table.to_numpy().tolist())
     for name, write in (("value", grid.written), ("seconds", "{:.1f}".format)):
