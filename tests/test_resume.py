@@ -443,6 +443,9 @@ class TestRefused:
         assert "--nonlinearity must be module:function" in error
         assert "'kerr:phi_nl=3'" in error
         assert "config.json" not in error
+        error = self.refused(capsys, "--nonlinearity", "numpy:tanh")
+        assert "--nonlinearity must be 0 functions" in error
+        assert "config.json" not in error
 
     def test_no_run(self, capsys):
         assert "argument --resume: must be a run's directory" in self.refused(capsys)

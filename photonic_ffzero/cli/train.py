@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from meshes.validation import one_line, quoted
+from meshes.validation import counted, one_line, quoted
 from photonic_ffzero.cli.arguments import (
     LineParser,
     add_data_dir,
@@ -269,9 +269,12 @@ _RESUMABLE = ("resume", "data_dir", "quiet", "tensorboard", "device", "nonlinear
 def _check_functions_named_again(
     arguments: argparse.Namespace, settings: dict[str, object]
 ) -> None:
-    """Check that the functions of a run are named again: no file may import one."""
-    names = functions_named(settings.get("nonlinearity"))
-    if names and arguments.nonlinearity is None:
+    """Check that the functions of a run are named again, and no others: no file may import one."""
+    names, typed = functions_named(settings.get("nonlinearity")), arguments.nonlinearity
+    if typed is not None and len(typed) != len(names):
+        needed = f"{counted(len(names), 'function')}, as many as the run has"
+        raise ValueError(f"nonlinearity must be {needed}, got {len(typed)}")
+    if names and typed is None:
         words = typed_words(arguments, "device")
         words += [word for name in names for word in with_value("--nonlinearity", name)]
         start = _resume_command(str(settings.get("recipe")), arguments.resume, arguments)
