@@ -120,10 +120,6 @@ def _run(
     symbolic = any(_is_tensor(x) for x in (*phases, fields, *fitted(mesh)))
     theta, phi, gamma, fields = _one_precision(phases, fields, symbolic)
     _check_shapes(mesh, theta, phi, gamma, fields)
-    if (
-        symbolic
-    ):  # a graph may not know the last axis yet, and joined batches would hide another one
-        fields = tf.ensure_shape(fields, [*fields.shape[:-1], mesh.units])
     stacked = len(theta.shape) == 3 or len(fields.shape) == 3
     theta, phi, fields = (x if len(x.shape) == 3 else x[None] for x in (theta, phi, fields))
     gamma = gamma if len(gamma.shape) == 2 else gamma[None]
@@ -132,7 +128,8 @@ def _run(
         engine = "xla"  # only this process has the native engine
     function = _ENGINES[engine]
     if theta.shape[0] == 1 and fields.shape[0] != 1:  # join the batches of one set of phases
-        batch = (tf if symbolic else np).reshape(fields, (1, -1, mesh.units))
+        width = fields.shape[-1] or tf.shape(fields)[-1]  # which a graph may not know yet
+        batch = (tf if symbolic else np).reshape(fields, (1, -1, width))
         result = function(mesh, theta, phi, gamma, batch, detect=detect)
         xp = tf if _is_tensor(result) else np
         result = xp.reshape(result, xp.shape(fields))

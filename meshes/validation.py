@@ -122,10 +122,10 @@ def instance(name: str, value: Any, *classes: type) -> Any:
     return value
 
 
-def refuse_masked(name: str, value: Any) -> None:
+def refuse_masked(name: str, value: Any, error: type[ValueError] = ValueError) -> None:
     """Refuse an array with masked values, whose hidden numbers NumPy would compute with."""
     if np.ma.is_masked(value):
-        raise ValueError(f"{name} must have no masked values, got {np.ma.count_masked(value)}")
+        raise error(f"{name} must have no masked values, got {np.ma.count_masked(value)}")
 
 
 def _scalar(value: Any) -> Any:

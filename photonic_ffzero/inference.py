@@ -41,6 +41,14 @@ class Evaluation:
     goodness_sum_accuracy: float | None = None
     confusion: np.ndarray | None = None
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Evaluation):
+            return NotImplemented
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+
+    __hash__ = None  # type: ignore[assignment]  # as that of the lists and arrays in it
+
     def __repr__(self) -> str:
         return f"Evaluation({', '.join(f'{name} {value}' for name, value in self._facts.items())})"
 

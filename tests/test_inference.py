@@ -75,6 +75,10 @@ class TestScore:
         scores = np.stack([np.zeros((5, 1)), np.linspace(-1, 1, 5)[:, np.newaxis]])
         evaluation = score(Regression((0.0,), (4.0,)), scores, np.arange(5.0), "last")
         assert evaluation == Evaluation(1.0, [0.0, 1.0])
+        assert evaluation != Evaluation(1.0, [0.0, 1.0], confusion=np.eye(2, dtype=int))
+        assert Evaluation(1.0, [1.0], confusion=np.eye(2)) == Evaluation(
+            1.0, [1.0], confusion=np.eye(2)
+        )
         for name in ("accuracy", "layer_accuracy"):
             with pytest.raises(AttributeError, match=r"regression has no accuracy"):
                 getattr(evaluation, name)

@@ -156,7 +156,7 @@ def to_single(name: str, array: np.ndarray, copy: bool = True) -> np.ndarray:
 
 def as_numbers(name: str, value: Any) -> np.ndarray:
     """Return what NumPy, pandas or TensorFlow hold, or nested lists, as an array of numbers."""
-    refuse_masked(name, value)
+    refuse_masked(name, value, DataError)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # a ragged list, or a tensor elsewhere

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, compress, repeat
 from typing import TYPE_CHECKING, Any
@@ -265,7 +264,7 @@ def _finish(axes: Axes, grid: Grid, places: Mapping[Label, float], categories: b
 
 
 def add_legend(axes: Sequence[Axes]) -> None:
-    """Add one legend for all panels, below them; the figure grows by its rows."""
+    """Add one legend for all panels, below them; the figure grows by its rows after the first."""
     entries: dict[str, Any] = {}
     for panel in axes:
         handles, labels = panel.get_legend_handles_labels()
@@ -275,5 +274,5 @@ def add_legend(axes: Sequence[Axes]) -> None:
         fitting = _TICK_TEXT * len(axes) // (max(map(len, entries)) + 8)  # 8 for a line
         columns = max(1, min(len(entries), 2 * len(axes), fitting))
         width, height = figure.get_size_inches()
-        figure.set_size_inches(width, height + _LEGEND_ROW * math.ceil(len(entries) / columns))
+        figure.set_size_inches(width, height + _LEGEND_ROW * ((len(entries) - 1) // columns))
         figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
