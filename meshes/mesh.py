@@ -66,8 +66,10 @@ class _ReadOnly:
         refuse_masked(name, value)
         array = np.array(value)
         if array.dtype.kind not in "fiu" or array.shape != shape:
-            given = f"{array.dtype} of shape {list(array.shape)}"
-            raise ValueError(f"{name} must be real numbers of shape {list(shape)}, got {given}")
+            raise ValueError(
+                f"{name} must be real numbers of shape {list(shape)}, got {array.dtype} of shape "
+                f"{list(array.shape)}"
+            )
         if not np.isfinite(array).all():
             raise ValueError(f"{name} must be finite, got nan or inf")
         return array if array.dtype.kind == "f" else array.astype(np.float32)

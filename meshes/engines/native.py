@@ -157,12 +157,12 @@ def _check_shapes(
     """
     P, (L, M), N = len(theta), mesh.mask.shape, mesh.units
     batches = (1 if len(fields) == 1 else P, *fields.shape[1:2])
-    needed = [(P, L, M), (P, L, M), (P, N), (*batches, N), (2, L, M), (L, N)]
-    found = [x.shape for x in (theta, phi, gamma, fields, *fabricated)]
-    if found != needed[: len(found)]:
-        triples = zip(_ARGUMENTS, needed, found, strict=False)
-        name, rule, got = next(triple for triple in triples if triple[1] != triple[2])
-        raise ValueError(f"{name} must have shape {rule}, got {got}")
+    required = [(P, L, M), (P, L, M), (P, N), (*batches, N), (2, L, M), (L, N)]
+    shapes = [x.shape for x in (theta, phi, gamma, fields, *fabricated)]
+    if shapes != required[: len(shapes)]:
+        for name, right, shape in zip(_ARGUMENTS, required, shapes, strict=False):
+            if shape != right:
+                raise ValueError(f"{name} must have shape {right}, got {shape}")
 
 
 _ARGUMENTS = (

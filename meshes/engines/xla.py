@@ -40,7 +40,7 @@ def propagate(
             at = (*values, tf.stop_gradient(upstream))
 
             def transposed(*moved: Any) -> Any:
-                """The gradient's gradient, from which slopes follow; None does not move."""
+                """The output's movement along ``moved``, None for arguments that stand still."""
                 pairs = zip(still, moved, strict=True)
                 return tangent(*at, *(tf.zeros_like(x) if m is None else m for x, m in pairs))
 

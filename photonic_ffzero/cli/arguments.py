@@ -253,13 +253,14 @@ def add_data_dir(group: Any) -> None:
 
 
 def check_data_dir(folder: Path | None) -> None:
-    """Check that the folder of the data sets is there, whether or not a data set is read from it.
+    """Check that the folder of the data sets exists, even if this run reads nothing from it.
 
-    A command checks it, and no parser: its default is another one.
+    Commands call this after parsing, so that examples in the documentation can be parsed where
+    their folders do not exist.
     """
     if folder is not None and not folder.is_dir():
-        found = "a file" if folder.exists() else "none"
-        raise ValueError(f"data_dir must be an existing folder, found {found} at {folder}")
+        obstacle = "a file" if folder.exists() else "none"
+        raise ValueError(f"data_dir must be an existing folder, found {obstacle} at {folder}")
 
 
 def check_functions(functions: Sequence[Any] | None) -> None:
@@ -298,9 +299,11 @@ def opened_device(
     """
     device = open_device(config, arguments.units or _UNITS, token_file)
     for name in ("units", "meshes", "columns"):
-        typed, own = getattr(arguments, name), getattr(device, name)
-        if typed not in (None, own):
-            raise ValueError(f"{name} must be {own} as in {config.device}, got {typed}")
+        typed_size, device_size = getattr(arguments, name), getattr(device, name)
+        if typed_size not in (None, device_size):
+            raise ValueError(
+                f"{name} must be {device_size} as in {config.device}, got {typed_size}"
+            )
     return device
 
 

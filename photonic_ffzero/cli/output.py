@@ -17,7 +17,7 @@ from photonic_ffzero.runs.names import RESULTS
 
 
 def check_place(output: Path | None) -> None:
-    """Check that a directory can be made: the one that was typed, or without it one in RESULTS."""
+    """Check that the output directory can be made; without ``output``, a new one in RESULTS."""
     if output is not None:
         check_new_directory(output)
     elif obstacle := obstacle_to(RESULTS):
@@ -28,7 +28,7 @@ def check_place(output: Path | None) -> None:
 
 
 def claim_place(output: Path | None, name: str) -> Claim:
-    """Make and claim the directory that was typed, or without it one of this name in RESULTS."""
+    """Make and claim the output directory; without ``output``, one of this name in RESULTS."""
     return claim_unique(RESULTS / name) if output is None else claim_new(output)
 
 

@@ -208,8 +208,9 @@ class ForwardGradient(Directional):
 
     .. math:: d_k = \langle \nabla \ell, v_k \rangle
 
-    TensorFlow's own forward mode takes a compiled mesh for a constant. Here the slopes are the
-    transpose of the gradient, which is linear in the weights of the losses.
+    TensorFlow's forward mode takes a compiled mesh for a constant, so the slopes come from reverse
+    mode, applied twice: the gradient of a weighted sum of losses is linear in the weights, and its
+    derivative with respect to a weight, along a direction, is the slope of that loss.
 
     Reference:
         Baydin et al., arXiv 2202.08587, eq. 1; Ren et al., arXiv 2210.03310.
