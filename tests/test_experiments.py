@@ -116,6 +116,11 @@ class TestPresets:
         assert {cell.plan.config.epochs for cell in grid.cells} - {0} == {3}  # 0: transferred
         assert {cell.plan.limit for cell in grid.cells} == {100}
 
+    def test_more_seeds_are_those_of_a_grid_that_had_them_from_the_start(self, name, preset):
+        make = importlib.import_module(name).PRESETS[preset]
+        grid = make(Options(seed=5, seeds=1))
+        assert grid.with_seeds(3) == make(Options(seed=5, seeds=3))
+
 
 def test_a_data_set_that_a_preset_has_not_is_refused_by_name():
     presets = importlib.import_module("regression").PRESETS

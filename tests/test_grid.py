@@ -960,6 +960,22 @@ class TestCommandLine:
         assert again.err == "this grid was done already, its results are in grid\n"
         assert finished_files("grid") == before
 
+    def test_a_finished_grid_takes_more_seeds(self, capsys):
+        flags = ["--quiet", "--seed", "4", "--seeds"]
+        experiment([*flags, "1", "--output", "grid"])
+        experiment([*flags, "3", "--output", "whole"])
+        before = finished_files("grid")
+        assert experiment(["--resume", "grid", "--quiet", "--seeds", "3"]) == 0
+        assert before.items() <= finished_files("grid").items()
+        assert read_json(Path("grid/grid.json")) == read_json(Path("whole/grid.json"))
+        assert [row["state"] for row in rows("grid")] == ["done"] * 6
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            experiment(["--resume", "grid", "--seeds", "2"])
+        assert "argument --seeds must be at least the 3 of the grid, got 2" in (
+            capsys.readouterr().err
+        )
+
     def test_another_experiments_grid_is_refused(self, capsys):
         GridDirectory.create(Path("grid"), small_grid(name="other"))
         with pytest.raises(SystemExit):

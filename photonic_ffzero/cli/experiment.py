@@ -57,7 +57,7 @@ _HABITS = """\
 A grid of training runs, several at a time, each in its own process. If a run
 fails, the others go on; the reason is in its log.txt. Ctrl-C stops all runs
 after the step in progress, and --resume continues: finished runs are not run
-again.
+again. --resume with --seeds adds seeds to a grid.
 
 presets:
 """
@@ -72,8 +72,8 @@ _PRESETS = {
 
 CLUSTER = tuple(field.name for field in fields(Cluster))
 """The flags that say where the cells run."""
-_RESUMABLE = ("resume", "data_dir", "quiet", *CLUSTER)
-_NOT_REPEATED = (*_RESUMABLE, "output")  # flags that do not change the grid
+_NOT_REPEATED = ("resume", "data_dir", "quiet", *CLUSTER, "output")  # they do not change the grid
+_RESUMABLE = ("resume", "data_dir", "quiet", *CLUSTER, "seeds")
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def _prepared(
 def _resumed(
     arguments: argparse.Namespace, parser: LineParser, name: str, claims: ExitStack
 ) -> tuple[GridDirectory, Claim]:
-    """Open the directory of a grid that goes on; its grid.json has every setting."""
+    """Open the directory of a grid that goes on; only the number of seeds may change."""
     check_resumable(arguments, parser, _RESUMABLE, "grid")
     check_data_dir(arguments.data_dir)
     directory = GridDirectory.open(arguments.resume)
@@ -317,6 +317,9 @@ def _resumed(
         )
     claim = claims.enter_context(Claim(arguments.resume, wait=CHILDREN_END))
     _with_data(directory.grid, arguments.data_dir, lambda plan, dataset: None)
+    if arguments.seeds:
+        grid = directory.grid.with_seeds(arguments.seeds)
+        directory = GridDirectory.create(arguments.resume, grid)
     return directory, claim
 
 
@@ -437,4 +440,5 @@ examples:
   NAME.py --preset paper --data-dir ~/data --jobs 4
   NAME.py --seeds 1 --epochs 2 --limit 500
   NAME.py --resume results/NAME-20260101-120000
+  NAME.py --resume last --seeds 3
 """

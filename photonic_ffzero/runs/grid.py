@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,12 @@ class Cell:
         if clean != full or len(full) > _LONGEST_SLUG:
             clean = f"{clean[:_LONGEST_SLUG]}_{zlib.crc32(repr(parts).encode()):08x}"
         return f"{clean}_seed-{self.seed}"
+
+    def with_seed(self, seed: int) -> Cell:
+        """The same run with another seed, after the one of that seed."""
+        plan = replace(self.plan, config=replace(self.plan.config, seed=seed))
+        after = self.after and f"{self.after.removesuffix(f'_seed-{self.seed}')}_seed-{seed}"
+        return Cell(self.labels, plan, after)
 
 
 def _label(name: str, value: Any) -> Label:
@@ -176,6 +182,18 @@ class Grid:
     def written(self, value: float) -> str:
         """A value as text, without its unit."""
         return format(value, {"%": ".2f", "": ".4f"}.get(self.unit, ".4g"))
+
+    def with_seeds(self, count: int) -> Grid:
+        """This grid with ``count`` seeds: those it has, and the next ones at the same points."""
+        first = self.cells[0].seed
+        there = len({cell.seed for cell in self.cells})
+        if count < there:
+            raise ValueError(f"seeds must be at least the {there} of the grid, got {count}")
+        points = [cell for cell in self.cells if cell.seed == first]
+        seeds = range(first + there, first + count)
+        cells = [point.with_seed(seed) for seed in seeds for point in points]
+        command = self.command and f"{re.sub(' --seeds [0-9]+', '', self.command)} --seeds {count}"
+        return replace(self, cells=(*self.cells, *cells), command=command)
 
     def as_json(self) -> dict[str, Any]:
         content = {field.name: getattr(self, field.name) for field in fields(self)}
