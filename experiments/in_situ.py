@@ -23,7 +23,7 @@ import numpy as np
 
 from photonic_ffzero import configure
 from photonic_ffzero.cli.experiment import Options, run_experiment
-from photonic_ffzero.plots import curve_style, save_figure
+from photonic_ffzero.plots import curve_style, plot_band, save_figure
 from photonic_ffzero.runs import Cell, Grid, GridDirectory, add_legend, plan_for
 
 CHIP, MESHES = {"imperfections": "ntt-2025"}, 2
@@ -181,10 +181,7 @@ def _draw_runs(axes: Any, index: int, name: str, histories: list[np.ndarray]) ->
     if name.endswith("known errors"):  # its passes are computed, not sent
         axes.axhline(accuracy[:, -1].mean(), color=style["color"], linestyle=":", label=name)
         return
-    axes.plot(passes, accuracy.mean(axis=0), label=name, markersize=4, **style)
-    axes.fill_between(
-        passes, accuracy.min(axis=0), accuracy.max(axis=0), color=style["color"], alpha=0.2
-    )
+    plot_band(axes, passes, accuracy, label=name, markersize=4, **style)
 
 
 IMAGES = ("mnist", "fashion-mnist")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ def plot_loss(axes: Axes, *histories: Sequence[EpochRecord], layer: str = "mesh"
     curves = list(_by_layer(histories, layer))
     for index, (name, epochs, runs) in enumerate(curves):
         losses = [[record.loss for record in run] for run in runs]
-        _plot_runs(axes, _curve(index, len(curves)), epochs, losses, label=name)
+        plot_band(axes, epochs, losses, **_curve(index, len(curves)), label=name)
     _finish_curves(axes, curves, layer, "loss")
 
 
@@ -95,15 +95,30 @@ def plot_quality(
     for index, (name, epochs, runs) in enumerate(curves):
         style = _curve(index, len(curves))
         training = [[factor * record.train_accuracy for record in run] for run in runs]
-        dashed = {"marker": "", "linestyle": "--", "label": f"{name}, training"}
-        _plot_runs(axes, style, epochs, training, **dashed)
+        dashed = style | {"marker": "", "linestyle": "--", "label": f"{name}, training"}
+        plot_band(axes, epochs, training, **dashed)
         held_out = [[record.validation_accuracy for record in run] for run in runs]
         if not any(None in values for values in held_out):
             percent = [[factor * value for value in run if value is not None] for run in held_out]
-            _plot_runs(axes, style, epochs, percent, label=f"{name}, validation")
+            plot_band(axes, epochs, percent, **style, label=f"{name}, validation")
     together = any("-" in name for name, _, _ in curves)  # by one loss, after the last of them
     where = f"the last {layer}" if together else f"the {layer}"
     _finish_curves(axes, curves, layer, f"{quality} of the readout after {where}", training=True)
+
+
+def plot_band(axes: Axes, x: np.ndarray, runs: Sequence[Sequence[float]], **style: Any) -> None:
+    """Draw the mean over runs at ``x``, and a band from the least to the greatest of them.
+
+    Args:
+        axes: Where.
+        x: Places of the points [n].
+        runs: The values of each run [runs, n].
+        **style: How to draw the mean, its ``color`` among it.
+    """
+    axes.plot(x, np.mean(runs, axis=0), **style)
+    if len(runs) > 1:
+        low, high = np.min(runs, axis=0), np.max(runs, axis=0)
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def plot_confusion(axes: Axes, confusion: np.ndarray) -> None:
@@ -297,21 +312,6 @@ def _curve(index: int, count: int) -> dict[str, Any]:
 
     colour = colormaps["viridis"](0.92 * index / (count - 1))
     return {"color": colour, "marker": _MARKERS[index % len(_MARKERS)], "linestyle": "-", "ms": 3}
-
-
-def _plot_runs(
-    axes: Axes,
-    style: Mapping[str, Any],
-    epochs: np.ndarray,
-    runs: Sequence[Sequence[float]],
-    **changed: Any,
-) -> None:
-    """Draw the mean over runs, and a band from the least to the greatest of them."""
-    style = {**style, **changed}
-    axes.plot(epochs, np.mean(runs, axis=0), **style)
-    if len(runs) > 1:
-        low, high = np.min(runs, axis=0), np.max(runs, axis=0)
-        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def _finish_curves(

@@ -16,7 +16,7 @@ from photonic_ffzero import DataError, configure, load_model
 from photonic_ffzero.__main__ import main
 from photonic_ffzero.cli import compare, runs
 from photonic_ffzero.elements import Named
-from photonic_ffzero.runs import Cell, Grid, GridDirectory, RunDirectory
+from photonic_ffzero.runs import Cell, Grid, GridDirectory, read_history
 from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.runs.names import newest_first
 from photonic_ffzero.runs.plan import dated_name, plan_for
@@ -369,7 +369,7 @@ def test_a_long_name_is_cut_between_settings():
 def test_a_model_is_loaded_from_its_run_with_its_history(tmp_path):
     run = shutil.copytree(HERE / "former_run", tmp_path / "run")
     model = load_model(run)
-    table = RunDirectory(run).read_history()
+    table = read_history(run)
     assert len(model.history) == len(table) > 0
     assert model.history[-1].loss == pytest.approx(table[-1].loss, rel=1e-5)
     assert model.usage.forward_passes > 0

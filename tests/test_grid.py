@@ -660,7 +660,8 @@ class TestProgress:
 
     def test_a_running_cell_shows_its_epoch(self, tmp_path):
         (tmp_path / "history.csv").write_text(
-            "mesh,epoch,loss,validation_accuracy\n1,2,0.5,0.5\n2,1,0.4,0.875\n"
+            "mesh,epoch,loss,train_accuracy,validation_accuracy,forward_passes,phase_writes,epsilon,"
+            "seconds\n1,2,0.5,0.5,0.5,10,1,,1\n2,1,0.4,0.5,0.875,20,2,,2\n"
         )
         plan = plan_for("digits", configure(meshes=2, epochs=4))
         share, figures = epochs_done(small_grid(), Cell({"method": "ff-dd"}, plan), tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from photonic_ffzero import DataError
 from photonic_ffzero.cli.report import main as write_report
 from photonic_ffzero.config import configure
-from photonic_ffzero.runs import Cell, Grid, GridDirectory, Plan, RunDirectory, plan_for
+from photonic_ffzero.runs import Cell, Grid, GridDirectory, Plan, plan_for, read_history
 from photonic_ffzero.runs import write_results as summarise
 from photonic_ffzero.runs.job import _result_line
 from photonic_ffzero.runs.progress import epochs_done
@@ -137,7 +137,7 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path):
             read_json(tmp_path / f"{name}.json")
     os.mkfifo(tmp_path / "history.csv")
     with pytest.raises(DataError, match=r"history\.csv: must be a regular file, found a pipe"):
-        RunDirectory(tmp_path).read_history()
+        read_history(tmp_path)
     assert epochs_done(grid(), grid().cells[0], tmp_path) == (0.0, "")
 
 
@@ -149,4 +149,4 @@ def test_mutated_histories_are_read_or_refused(tmp_path):
         for _ in range(rng.randint(1, 5)):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         (tmp_path / "history.csv").write_bytes(damaged)
-        assert "history.csv" in refusal(RunDirectory(tmp_path).read_history)
+        assert "history.csv" in refusal(lambda: read_history(tmp_path))

@@ -26,7 +26,7 @@ from photonic_ffzero import DataError, Model, Observer, Trainer, configure
 from photonic_ffzero.cli.train import main
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import EpochRecord, Position
-from photonic_ffzero.runs import RunDirectory, check_new_directory, plan
+from photonic_ffzero.runs import RunDirectory, check_new_directory, plan, read_history
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
 from photonic_ffzero.training import step as steps
@@ -405,13 +405,13 @@ class TestHistoryTable:
         directory.on_checkpoint(model, Position())
         table = f"{self.HEAD},epsilon,seconds\r\n1-2,1,0.333333,0.25,,640,5,0.01,1.5\r\n"
         assert (tmp_path / "history.csv").read_bytes() == table.encode()
-        assert directory.read_history() == [replace(model.history[0], loss=0.333333)]
+        assert read_history(tmp_path) == [replace(model.history[0], loss=0.333333)]
 
     @pytest.mark.parametrize("row", ["1,one,0.5,0.25,,640,5,0.01,1.5", "1,1", "1" + 9 * ",1"])
     def test_a_damaged_one_is_named(self, tmp_path, row):
         (tmp_path / "history.csv").write_text(f"{self.HEAD},epsilon,seconds\n{row}\n")
         with pytest.raises(DataError, match=r"history\.csv: is no table"):
-            RunDirectory(tmp_path).read_history()
+            read_history(tmp_path)
 
 
 class TestRefused:

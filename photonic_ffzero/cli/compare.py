@@ -21,8 +21,9 @@ from photonic_ffzero.cli.runs import filled, in_short, terminal_width
 from photonic_ffzero.command import INSTALLED, command
 from photonic_ffzero.data.tasks import quality_in_words
 from photonic_ffzero.model import EpochRecord
-from photonic_ffzero.plots import curve_style, save_figure
+from photonic_ffzero.plots import curve_style, plot_band, save_figure
 from photonic_ffzero.runs.catalog import Run, differing, read_run
+from photonic_ffzero.runs.history import learning_curve
 from photonic_ffzero.runs.names import RESULTS, RUN, is_plan, run_with
 from photonic_ffzero.runs.plan import HELD_OUT, TEST, in_words, value_in_words
 from photonic_ffzero.runs.summary import add_legend, as_markdown
@@ -244,16 +245,14 @@ def _draw_run(
 ) -> None:
     style = curve_style(index) | {"ms": 4, "label": label}
     factor = 1 if run.regression else 100
-    curves = [_curve(history, factor) for history in histories]
+    judged = [[r for r in history if r.validation_accuracy is not None] for history in histories]
+    curves = [learning_curve(history, factor) for history in judged]
     if curves := [curve for curve in curves if curve.size]:
         shortest = min(curve.shape[1] for curve in curves)
         x, y = np.stack([curve[:, :shortest] for curve in curves], axis=1)
         style["markevery"] = _ends(histories[0], shortest)
         for axes, places in ((epochs, np.arange(1, shortest + 1)), (passes, x.mean(axis=0) / 1e6)):
-            axes.plot(places, y.mean(axis=0), **style)
-            if len(curves) > 1:
-                band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
-                axes.fill_between(places, y.min(axis=0), y.max(axis=0), **band)
+            plot_band(axes, places, y, **style)
     values = [factor * x for x in run.values("test_r2" if run.regression else "test_accuracy")]
     marker = {"marker": style["marker"], "color": style["color"], "linestyle": ""}
     tested.plot([index] * len(values), values, **marker, alpha=0.5, ms=5)
@@ -266,16 +265,6 @@ def _ends(history: Sequence[Any], epochs: int) -> list[int]:
     numbers = [record.mesh for record in history if record.validation_accuracy is not None]
     ends = [at for at, pair in enumerate(pairwise(numbers)) if pair[0] != pair[1]]
     return [*(at for at in ends if at < epochs), epochs - 1]
-
-
-def _curve(history: Sequence[Any], factor: float) -> np.ndarray:
-    """Passes and accuracy on held-out images [2, epochs]; epochs without either are left out."""
-    points = [
-        (record.forward_passes, factor * record.validation_accuracy)
-        for record in history
-        if record.validation_accuracy is not None
-    ]
-    return np.array(points, float).reshape(-1, 2).T
 
 
 if __name__ == "__main__":

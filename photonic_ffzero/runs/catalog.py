@@ -14,8 +14,8 @@ from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.runs.claim import at_work
-from photonic_ffzero.runs.directory import RunDirectory
 from photonic_ffzero.runs.grid import GridDirectory
+from photonic_ffzero.runs.history import HISTORY, read_history
 from photonic_ffzero.runs.names import RESULTS, runs_in, written
 from photonic_ffzero.runs.plan import HELD_OUT, TEST, Plan, changes_of, in_words
 from photonic_ffzero.runs.records import PLAN, check, read_results
@@ -117,8 +117,7 @@ class Run:
 
     def histories(self) -> list[list[EpochRecord]]:
         """The history of every seed that has one."""
-        folders = [folder for folder in self.folders if (folder / "history.csv").exists()]
-        return [RunDirectory(folder).read_history() for folder in folders]
+        return [read_history(folder) for folder in self.folders if (folder / HISTORY).exists()]
 
 
 _USUAL = ("balanced", "digital")  # recipes that are not worth a word

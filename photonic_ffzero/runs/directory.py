@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meshes.files import read_text, write_bytes, write_whole
+from meshes.files import DataError, write_whole
 from photonic_ffzero.config import Config
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification
 from photonic_ffzero.model import EpochRecord, Model, Position
 from photonic_ffzero.plots import (
@@ -31,6 +27,7 @@ from photonic_ffzero.plots import (
 )
 from photonic_ffzero.power import PowerBudget
 from photonic_ffzero.runs.claim import holds_files
+from photonic_ffzero.runs.history import write_history
 from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.storage import save_checkpoint
 from photonic_ffzero.training.trainer import Observer, Trainer
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PACKAGES = ("photonic_ffzero", "neurophox", "tensorflow", "keras", "numpy", "scipy", "numba")
-_COLUMNS = [field.name for field in fields(EpochRecord)]
 
 
 def check_new_directory(path: Path) -> None:
@@ -69,10 +65,8 @@ class RunDirectory(Observer):
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
-        from pandas import DataFrame  # here, so that its import is no part of the training time
-
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self._run, self._table = path, run, DataFrame
+        self.path, self._run = path, run
 
     @property
     def checkpoint(self) -> Path:
@@ -101,10 +95,7 @@ class RunDirectory(Observer):
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
         """Write the history as a table, and the checkpoint."""
-        columns = _COLUMNS if model.known else [c for c in _COLUMNS if not c.startswith("twin_")]
-        table = self._table([asdict(record) for record in model.history], columns=columns)
-        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\r\n")
-        write_bytes(self.path / "history.csv", text.encode())
+        write_history(self.path, model.history, twin=bool(model.known))
         save_checkpoint(model, position, self.checkpoint, self._run)
         if model.snapshots is not None and not position.losses:
             kept: dict[str, Any] = model.snapshots.arrays()
@@ -112,15 +103,6 @@ class RunDirectory(Observer):
         if (known := model.chip_estimate) is not None:
             arrays: dict[str, Any] = known.arrays()
             write_whole(self.path / "chip_estimate.npz", lambda file: np.savez(file, **arrays))
-
-    def read_history(self) -> list[EpochRecord]:
-        """The history from its table, where numbers have six digits."""
-        table = self.path / "history.csv"
-        text = read_text(table, "a table")
-        try:
-            return [_parse_record(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
-        except (TypeError, ValueError, csv.Error) as error:
-            raise DataError(f"{table}: is no table of a run's history ({error})") from None
 
     def write_curves(
         self, histories: Sequence[Sequence[EpochRecord]], config: Config, title: str
@@ -162,14 +144,6 @@ class RunDirectory(Observer):
             unit="W",
         )
         save_figure(self.path / "power_budget.png", draw, title="power of training images")
-
-
-def _parse_record(row: dict[str, str]) -> EpochRecord:
-    mesh, optional = row.pop("mesh", ""), EpochRecord.optional()
-    numbers: dict[str, Any] = {
-        name: None if name in optional and text == "" else float(text) for name, text in row.items()
-    }
-    return EpochRecord(mesh, **numbers)
 
 
 def versions() -> dict[str, str]:

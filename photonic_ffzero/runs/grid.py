@@ -16,7 +16,7 @@ import numpy as np
 
 from meshes.validation import integer, keep, number, one_line, text
 from photonic_ffzero.data.readers import DataError
-from photonic_ffzero.runs.directory import RunDirectory
+from photonic_ffzero.runs.history import learning_curve, read_history
 from photonic_ffzero.runs.plan import Plan
 from photonic_ffzero.runs.records import (
     CELL,
@@ -320,13 +320,8 @@ class GridDirectory:
         return [self.outcome(cell) for cell in self.grid.cells]
 
     def learning_curve(self, cell: Cell) -> np.ndarray:
-        """Forward passes, and accuracies on held-out images in per cent [2, epochs]; NaN if none.
-
-        The epochs are those of all meshes or layers, one after another.
-        """
-        rows = RunDirectory(self.cell_path(cell)).read_history()
-        curve = np.array([(row.forward_passes, row.validation_accuracy) for row in rows], float)
-        return curve.T * [[1], [100]]
+        """The `learning_curve` of a cell, in the grid's unit."""
+        return learning_curve(read_history(self.cell_path(cell)), self.grid.factor)
 
     @property
     def done(self) -> list[Cell]:

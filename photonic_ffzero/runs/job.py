@@ -34,6 +34,7 @@ from photonic_ffzero.model import Model, Position
 from photonic_ffzero.networks import build_blocks, open_device, parameter_shapes
 from photonic_ffzero.power import SAMPLE, UNIT_POWER, beyond_tables, power_budget
 from photonic_ffzero.runs.directory import RunDirectory, versions
+from photonic_ffzero.runs.history import read_history
 from photonic_ffzero.runs.plan import HELD_OUT, TEST, Plan, changes_of, in_words
 from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.runs.records import read_results
@@ -144,7 +145,7 @@ class Job:
         if count > 1:
             write_json(root.path / "summary.json", _seed_statistics(results))
             print(line := printable(_mean_line(results)))
-            histories = [directory.read_history() for directory in directories]
+            histories = [read_history(directory.path) for directory in directories]
             title = self._titled(f"{self.dataset.name}, {self.plan.config.method}, {line}")
             root.write_curves(histories, self.plan.config, f"{title}; bands: range")
         ending = "results in" if trained else "this run was done already, its results are in"

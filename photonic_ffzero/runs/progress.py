@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import TaskID
 
-from meshes.files import read_text
+from meshes.files import DataError
 from meshes.validation import one_line
 from photonic_ffzero.runs.grid import Cell, Grid
+from photonic_ffzero.runs.history import read_history
 from photonic_ffzero.training.progress import (
     INTERVAL,
     LiveProgress,
@@ -120,18 +118,16 @@ class GridProgress:
 def epochs_done(grid: Grid, cell: Cell, folder: Path) -> tuple[float, str]:
     """The share of a run's epochs that are done, and the last of them in words."""
     try:
-        text = read_text(folder / "history.csv", "a table")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        last = rows[-1]
-    except (ValueError, IndexError, csv.Error):
+        history = read_history(folder)
+        last = history[-1]
+    except (DataError, IndexError):
         return 0.0, ""
     config = cell.plan.config
     epochs = config.epochs * config.stages
-    figures = f"{config.layer_name} {last.get('mesh')}, epoch {last.get('epoch')}"
-    with suppress(KeyError, ValueError, TypeError):
-        accuracy = grid.factor * float(last["validation_accuracy"])
-        figures += f", validation {in_unit(grid, accuracy)}"
-    return min(len(rows) / max(epochs, 1), 1.0), one_line(figures)
+    figures = f"{config.layer_name} {last.mesh}, epoch {last.epoch:.0f}"
+    if last.validation_accuracy is not None:
+        figures += f", validation {in_unit(grid, grid.factor * last.validation_accuracy)}"
+    return min(len(history) / max(epochs, 1), 1.0), one_line(figures)
 
 
 def in_unit(grid: Grid, value: float | None) -> str:

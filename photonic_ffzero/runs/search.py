@@ -24,9 +24,8 @@ from meshes.files import read_text, reading
 from meshes.validation import closest, counted, one_line, quoted
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.readers import DataError
-from photonic_ffzero.model import EpochRecord
-from photonic_ffzero.runs.directory import RunDirectory
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory
+from photonic_ffzero.runs.history import HISTORY, read_history
 from photonic_ffzero.runs.plan import HELD_OUT, Plan, plan_of
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.settings import SWITCH, ValueKind, settings_of, synonyms_of
@@ -366,10 +365,10 @@ class Study:
     def _qualities(self, cell: Cell) -> list[float]:
         """Accuracy on held-out images (R^2 of a regression) after each epoch so far."""
         folder = self.folder / "cells" / cell.slug
-        if not (folder / "history.csv").exists():
+        if not (folder / HISTORY).exists():
             return []
-        records: list[EpochRecord] = RunDirectory(folder).read_history()
-        return [x for record in records if (x := record.validation_accuracy) is not None]
+        accuracies = (record.validation_accuracy for record in read_history(folder))
+        return [accuracy for accuracy in accuracies if accuracy is not None]
 
     def _end(self, number: int, qualities: Sequence[float], state: Any) -> None:
         import optuna
