@@ -44,9 +44,9 @@ from photonic_ffzero.data import Classification, DataError, Dataset
 from photonic_ffzero.goodness import decide
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs import add_legend, check_new_directory
-from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.settings import one_of
 from photonic_ffzero.storage import read_json, write_csv, write_json
+from photonic_ffzero.training.progress import LiveProgress, progress_console
 
 Row = dict[str, Any]
 CLASSES, OLD = 10, 5  # classes below OLD come first

@@ -215,7 +215,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     processes may write the same file; the last one wins. A link is replaced, not followed.
     """
     partial = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}.partial")
-    sweep(path.parent, _STALE)
+    remove_temporary(path.parent, _STALE)
     try:
         if path.exists() and not path.is_file():  # root could replace a device
             raise OSError(errno.EINVAL, "must be a file or new")
@@ -236,7 +236,7 @@ def write_bytes(path: Path, content: bytes | bytearray) -> None:
     write_whole(path, lambda file: file.write(content))
 
 
-def sweep(folder: Path, age: float = 0.0) -> None:
+def remove_temporary(folder: Path, age: float = 0.0) -> None:
     """Remove temporary files that are at least ``age`` seconds old: those of killed processes.
 
     With an age of 0 nobody else may write into the folder. Files of other names stay.

@@ -4,10 +4,10 @@ import photonic_ffzero.command  # noqa: F401 - first: answers signals during a c
 
 # isort: split
 from meshes._former_paths import redirect
+from meshes.files import DataError
 from photonic_ffzero.config import METHODS, Config, configure
 from photonic_ffzero.data.datasets import Dataset, load_dataset
 from photonic_ffzero.data.encoding import encode
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import Device, DeviceError
 from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.explorer import Explorer, explore
@@ -15,8 +15,9 @@ from photonic_ffzero.inference import Evaluation, evaluate, predict
 from photonic_ffzero.model import EpochRecord, Model, Usage
 from photonic_ffzero.storage import load_model, save_model
 from photonic_ffzero.training.chips import calibrate
+from photonic_ffzero.training.observer import Observer
 from photonic_ffzero.training.step import Samples
-from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, Trainer, fit
+from photonic_ffzero.training.trainer import NonFiniteLossError, Trainer, fit
 
 __all__ = [
     "METHODS",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from meshes.validation import choice, counted, instance
-from photonic_ffzero.data.checks import CHECKS, check_fields, scaled_images
+from photonic_ffzero.data.checks import CHECKS, check_inputs, scaled_images
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.goodness.readouts import Goodness
@@ -69,7 +69,7 @@ def explore(
     if x is None or y is None:
         raise ValueError("x and y must be given: the model kept no embeddings of its training")
     x, y, _ = CHECKS[model.task.name](x, y, model.task.classes)
-    x = check_fields("x", x, model.units, model.config.network)
+    x = check_inputs("x", x, model.units, model.config.network)
     if len(x) < 2:
         raise ValueError(f"x must be two inputs or more, to be placed apart, got {len(x)}")
     return Explorer(model, x[:MOST], y[:MOST], _pictures(images, len(x)))

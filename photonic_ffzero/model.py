@@ -16,7 +16,7 @@ from meshes.calibration import frozen_mask, read_frozen
 from meshes.display import facts_html
 from meshes.validation import choice, counted, instance, integer
 from photonic_ffzero.config import Config
-from photonic_ffzero.data.checks import check_fields, require_finite
+from photonic_ffzero.data.checks import check_inputs, require_finite
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import TASKS, Task
 from photonic_ffzero.devices.device import Device
@@ -239,7 +239,7 @@ class Model:
 
         They are 0 for a sample without light, of which a noisy chip would read noise alone.
         """
-        x = check_fields("x", x, self.units, self.config.network)
+        x = check_inputs("x", x, self.units, self.config.network)
         dark = ~x.any(axis=1) if self.config.network == "photonic" else []
         scores, front = [], ()
         for index, (block, block_params) in enumerate(
@@ -272,7 +272,7 @@ class Model:
         photonic, tapped = self.config.network == "photonic", "outputs"
         options = ("detected", "intensities", "fields") if photonic else ("detected", tapped)
         choice("what", what, options)
-        x = check_fields("x", x, self.units, self.config.network)
+        x = check_inputs("x", x, self.units, self.config.network)
         source = self.noise_source("embed", number)
         if what == "fields":
             return self._fields(number, x, source)

@@ -12,7 +12,7 @@ from meshes import ModulatorParts
 from meshes._tensorflow import tf
 from meshes.measured import Table
 from meshes.validation import check_fields, described, from_spec, instance, number_field
-from photonic_ffzero.data import checks
+from photonic_ffzero.data.checks import check_inputs
 from photonic_ffzero.layers.base import one_set
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model, Usage
@@ -80,7 +80,7 @@ def in_units(nonlinearity: Any, unit_power: float) -> Any:
 def power_budget(model: Model, x: Any) -> PowerBudget:
     """Follow the light of samples [n, N] through a simulated photonic network to its last mesh."""
     instance("model", model, Model)
-    x = checks.check_fields("x", x, model.units)
+    x = check_inputs("x", x, model.units)
     pairs = [(name, _power(light)) for name, light in passage(model, x)]
     end = max(index for index, (stage, _) in enumerate(pairs) if stage.startswith("mesh"))
     stages, powers = zip(("input", _power(x)), *pairs[: end + 1], strict=True)

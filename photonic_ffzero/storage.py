@@ -99,7 +99,7 @@ def save_checkpoint(
     It also holds ``training`` (position, history, usage and time, as the bytes of a JSON text), the
     state of the optimizer, and of a twin, as ``optimizer_1``, ..., and the metric that a law
     follows as ``metric_1``, .... ``run`` is what else the run's results depend on, from name to
-    value, see `read_run`.
+    value, see `read_run_identity`.
     """
     training = {
         "block": position.block,
@@ -239,7 +239,7 @@ def _read_known(archive: Archive, model: Model) -> None:
             model.known = list(ChipEstimate.known(*sizes, **arrays).meshes)
 
 
-def read_run(path: PathLike) -> dict[str, Any]:
+def read_run_identity(path: PathLike) -> dict[str, Any]:
     """What the results of a checkpoint's run depend on; empty for a checkpoint from before that."""
     with (
         open_npz(path) as archive,

@@ -21,7 +21,8 @@ from photonic_ffzero.cli.train import build_parser, main
 from photonic_ffzero.devices import DeviceError
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.runs.names import find_run
-from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, StoppedError, Trainer
+from photonic_ffzero.training.observer import Observer, StoppedError
+from photonic_ffzero.training.trainer import NonFiniteLossError, Trainer
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "experiments" / "mnist_photonic.py"

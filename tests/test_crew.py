@@ -22,9 +22,10 @@ from photonic_ffzero.data.tasks import task_of
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.training import crew, trainer
 from photonic_ffzero.training.crew import Crew, CrewError
+from photonic_ffzero.training.observer import Observer, StoppedError
 from photonic_ffzero.training.shards import Place, Replica, Setup, answer, parts, request, update
 from photonic_ffzero.training.step import BlockStep, Samples, shards_of
-from photonic_ffzero.training.trainer import Observer, StoppedError, Trainer
+from photonic_ffzero.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Creating scratch directories:UserWarning")
 PORTS, SAMPLES = 6, 60

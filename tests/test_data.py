@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_readers import idx_bytes, npz_bytes
 
+from meshes.files import DataError
 from photonic_ffzero.data import datasets, published, readers
 from photonic_ffzero.data.checks import check_arrays, check_numbers
 from photonic_ffzero.data.datasets import load_dataset, split
 from photonic_ffzero.data.published import DATA_VARIABLE
-from photonic_ffzero.data.readers import DataError
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

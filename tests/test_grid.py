@@ -26,12 +26,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
 
+from meshes.files import DataError
 from photonic_ffzero.cli import experiment as module
 from photonic_ffzero.cli.experiment import Options, run_experiment
 from photonic_ffzero.config import configure
 from photonic_ffzero.cores import THREAD_VARIABLES, thread_limits
 from photonic_ffzero.data.functions import FUNCTIONS
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs import cluster
 from photonic_ffzero.runs.cell import training_command
 from photonic_ffzero.runs.claim import Claim

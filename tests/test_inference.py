@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from meshes._tensorflow import tf
+from meshes.files import DataError
 from photonic_ffzero.config import configure
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification, Regression
 from photonic_ffzero.goodness.decisions import RULES, decide, majority_vote
 from photonic_ffzero.inference import Evaluation, evaluate, of_low_goodness, predict, score

@@ -15,8 +15,8 @@ from photonic_ffzero.gradients.objectives import Objective, combine, displacemen
 from photonic_ffzero.layers import photonic
 from photonic_ffzero.storage import load_checkpoint, save_checkpoint
 from photonic_ffzero.training import step as steps
+from photonic_ffzero.training.observer import Observer, StoppedError
 from photonic_ffzero.training.step import Samples
-from photonic_ffzero.training.trainer import Observer, StoppedError
 
 RNG = np.random.default_rng(0)
 SHAPES = [(4, 4), (6, 6), (5, 5), (6, 3), (7, 4), (2, 1)]

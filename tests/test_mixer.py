@@ -22,8 +22,8 @@ from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.mixer import Passage
 from photonic_ffzero.networks import build_blocks, parameter_shapes
 from photonic_ffzero.seeds import generator
+from photonic_ffzero.training.observer import Observer
 from photonic_ffzero.training.step import StepState, make_step
-from photonic_ffzero.training.trainer import Observer
 
 B, SIDE, COLOURS, PATCHES, G, SIZE, C = 3, 4, 2, 2, 2, 3, 3
 D, P = G * SIZE, PATCHES**2

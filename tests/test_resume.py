@@ -30,8 +30,8 @@ from photonic_ffzero.runs import RunDirectory, check_new_directory, plan, read_h
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
 from photonic_ffzero.training import step as steps
+from photonic_ffzero.training.observer import StoppedError
 from photonic_ffzero.training.step import Samples
-from photonic_ffzero.training.trainer import StoppedError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "mnist_photonic.py"
 RUN = ["--dataset", "digits", "--size", "4", "--limit", "200", "--batch-size", "40"]

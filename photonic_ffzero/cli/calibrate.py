@@ -31,9 +31,10 @@ from photonic_ffzero.config import Config, configure
 from photonic_ffzero.devices.device import Device, DeviceError, identity_of
 from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.plots import save_figure
-from photonic_ffzero.runs.progress import CalibrationProgress, progress_console
-from photonic_ffzero.training.calibration import stages
-from photonic_ffzero.training.chips import SETTINGS_A_STAGE, calibrate
+from photonic_ffzero.runs.progress import CalibrationProgress
+from photonic_ffzero.training.calibration import SETTINGS_A_STAGE, mesh_passes, usual_settings
+from photonic_ffzero.training.chips import calibrate
+from photonic_ffzero.training.progress import progress_console
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,8 +86,8 @@ def _run(
     start: ChipEstimate | None,
     folder: Path,
 ) -> int:
-    settings = arguments.settings or SETTINGS_A_STAGE * len(stages(device.columns))
-    passes = settings * arguments.batch_size * arguments.reads * sum(range(1, device.meshes + 1))
+    settings = arguments.settings or usual_settings(device.columns)
+    passes = mesh_passes(device.meshes, settings * arguments.batch_size * arguments.reads)
     console = progress_console(arguments.quiet)
     name = identity_of(device) or config.device
     size = f"{device.meshes} x {device.units} ports, {device.columns} columns"

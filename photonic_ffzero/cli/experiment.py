@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from meshes.files import DataError
 from meshes.validation import counted, one_line, printable
 from photonic_ffzero.cli.arguments import (
     PATH,
@@ -37,18 +38,17 @@ from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import configure
 from photonic_ffzero.cores import available_cores
 from photonic_ffzero.data.datasets import Dataset, load_dataset
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.cell import Command, training_command
 from photonic_ffzero.runs.claim import CHILDREN_END, Claim
 from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, check_platform
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory, Label
 from photonic_ffzero.runs.job import check_suits
 from photonic_ffzero.runs.plan import MOST_SEEDS, Plan, in_words, plan_for
-from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.runner import Runner
 from photonic_ffzero.runs.summary import write_results
 from photonic_ffzero.settings import one_of, settings_of
 from photonic_ffzero.storage import read_json
+from photonic_ffzero.training.progress import progress_console
 
 SOME_FAILED = 1  # exit code of a grid that ended; higher ones: stopped, or bad input
 IMAGES = ("digits", "mnist", "fashion-mnist")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from meshes.files import write_bytes
+from meshes.files import DataError, write_bytes
 from meshes.validation import counted, one_line, printable
 from photonic_ffzero.cli.arguments import (
     LineParser,
@@ -35,7 +35,6 @@ from photonic_ffzero.cli.experiment import CLUSTER, add_cluster, resume_command
 from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import quality_in_words
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs.cell import training_command
@@ -44,12 +43,12 @@ from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, check_plat
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.runs.names import RESULTS, SETTINGS
 from photonic_ffzero.runs.plan import Plan, read_settings, value_in_words
-from photonic_ffzero.runs.progress import progress_console
 from photonic_ffzero.runs.runner import Runner
 from photonic_ffzero.runs.search import FORM, Search, Study, read_space
 from photonic_ffzero.runs.summary import as_markdown
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import write_csv, write_json
+from photonic_ffzero.training.progress import progress_console
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from meshes.files import DataError
 from meshes.validation import counted, one_line, quoted
 from photonic_ffzero.cli.arguments import (
     LineParser,
@@ -30,7 +31,6 @@ from photonic_ffzero.cli.arguments import (
 from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say, signals, start_of
 from photonic_ffzero.config import Config
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.devices.device import DeviceError
 from photonic_ffzero.elements import each, functions_named, is_function
 from photonic_ffzero.model import Model, Position
@@ -41,7 +41,8 @@ from photonic_ffzero.runs.plan import Plan, dated_name, plan_of, read_settings
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import read_json
 from photonic_ffzero.training.crew import CrewError
-from photonic_ffzero.training.trainer import NonFiniteLossError, Observer, StoppedError
+from photonic_ffzero.training.observer import Observer, StoppedError
+from photonic_ffzero.training.trainer import NonFiniteLossError
 
 PHOTONIC = """\
 Train a photonic neural network on MNIST.

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from meshes.files import DataError
 from meshes.validation import integer, refuse_masked
-from photonic_ffzero.data.readers import DataError
 
 COLOURS = 3
 """Channels of an image in colour: red, green and blue."""
@@ -92,7 +92,7 @@ CHECKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray, int]]] = {
 """Task -> check of samples and labels; the third argument is C or T, or None to count them."""
 
 
-def check_fields(name: str, x: Any, units: int | None = None, network: str = "photonic") -> Any:
+def check_inputs(name: str, x: Any, units: int | None = None, network: str = "photonic") -> Any:
     """Check the inputs [n, N] of a network; return them as float32, or complex64 for meshes."""
     x = _check_samples(name, x, copy=False)
     if x.ndim != 2 or units not in (None, x.shape[-1]):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from meshes.display import facts_html
+from meshes.files import DataError
 from meshes.validation import integer
 from photonic_ffzero.data.checks import COLOURS, check_images, in_colour
 from photonic_ffzero.data.cifar import CIFAR_CLASSES, read_cifar
@@ -26,7 +27,7 @@ from photonic_ffzero.data.published import (
     read_archive,
     read_published,
 )
-from photonic_ffzero.data.readers import MAX_MEMORY, DataError, list_classes, read_images
+from photonic_ffzero.data.readers import MAX_MEMORY, list_classes, read_images
 
 IMAGE_SIZE = 28
 """Default pixels a side for the images of a folder: MNIST's."""

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshes.files import DataError
 from meshes.validation import choice, integer, keep, number
 from photonic_ffzero.data.checks import COLOURS, check_real_images, in_colour
-from photonic_ffzero.data.readers import MAX_PIXELS, DataError
+from photonic_ffzero.data.readers import MAX_PIXELS
 
 MAX_SIDE = 2**14
 """Largest height or width that a network resizes images to, in pixels."""

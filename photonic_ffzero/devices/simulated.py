@@ -13,7 +13,7 @@ from meshes._tensorflow import tf
 from meshes.imperfections import Chip, Noise, imperfections_of
 from meshes.propagation import ENGINES
 from meshes.validation import choice, integer
-from photonic_ffzero.data.checks import as_numbers, check_fields, to_single
+from photonic_ffzero.data.checks import as_numbers, check_inputs, to_single
 from photonic_ffzero.elements import amplifier_of, each, nonlinearity_of
 from photonic_ffzero.layers.photonic import Photonic, fabricated_meshes
 from photonic_ffzero.seeds import generator
@@ -90,7 +90,7 @@ class SimulatedChip:
 
     def measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
         mesh = self._checked_number(mesh)
-        light = fields = check_fields("fields", fields, self.units)
+        light = fields = check_inputs("fields", fields, self.units)
         for number in range(1, mesh):
             phases, noise = self._phases_and_noise(number, len(fields))
             # A tensor, so that a nonlinearity computes to the bit as it does in training.

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from meshes.files import DataError
 from meshes.validation import counted, one_line
 from photonic_ffzero.config import Config
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.runs.claim import at_work
 from photonic_ffzero.runs.grid import GridDirectory

@@ -23,9 +23,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from meshes.files import TEMPORARY, sweep
+from meshes.files import TEMPORARY, remove_temporary
 from photonic_ffzero.command import signals
-from photonic_ffzero.training.trainer import Observer
+from photonic_ffzero.training.observer import Observer
 
 try:
     import fcntl
@@ -92,7 +92,7 @@ class Claim(Observer):
             pauses -= 1
             time.sleep(_PAUSE)
         self._file = folder / f"{_PREFIX}{number}"
-        sweep(folder)
+        remove_temporary(folder)
         self._released = threading.Event()
         signals().cleanups.append(self.release)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()

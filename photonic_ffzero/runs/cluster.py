@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from meshes.files import DataError, read_text
 from meshes.validation import choice, one_line
 from photonic_ffzero.cores import available_cores
+from photonic_ffzero.workers import LOOPBACK, NO_PAGES
 
 KINDS = (
     *("HTCondorCluster", "LSFCluster", "MoabCluster", "OARCluster"),
@@ -32,7 +33,6 @@ KINDS = (
 TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
 """In the folder of certificates: who signs, this side's certificate, and its private key."""
 
-_LOOPBACK = "127.0.0.1:0"  # any free port
 _CONNECT = 10.0  # seconds to wait for a scheduler
 _CLOSE = 10.0  # seconds to take leave of one
 _LONGEST_FILE = 2**16  # bytes of a cluster's settings
@@ -138,7 +138,7 @@ class Cluster:
 
         settings: dict[str, Any] = {"distributed.comm.timeouts.connect": _CONNECT}
         if not _has_dashboard():  # what else answers at its port is of no use
-            settings |= {f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")}
+            settings |= NO_PAGES
         with ExitStack() as stack:
             stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
             stack.enter_context(dask.config.set(settings))
@@ -162,8 +162,8 @@ class Cluster:
             threads_per_worker=max(1, available_cores() // workers),
             processes=False,  # they talk in memory; each has a child process for its cell
             memory_limit=0,  # as this process is small
-            dashboard_address=_LOOPBACK,
-            worker_dashboard_address=_LOOPBACK,
+            dashboard_address=LOOPBACK,
+            worker_dashboard_address=LOOPBACK,
             silence_logs=False,
         )
 
@@ -172,7 +172,7 @@ class Cluster:
         import dask_jobqueue
 
         kind, settings = read_cluster(self.cluster)
-        options = {"dashboard_address": _LOOPBACK} | settings.pop("scheduler_options", {})
+        options = {"dashboard_address": LOOPBACK} | settings.pop("scheduler_options", {})
         if self.tls_dir is not None:
             settings |= {"security": self.security(), "protocol": "tls://"}
         cluster = getattr(dask_jobqueue, kind)(scheduler_options=options, **settings)

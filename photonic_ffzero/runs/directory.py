@@ -30,7 +30,8 @@ from photonic_ffzero.runs.claim import holds_files
 from photonic_ffzero.runs.history import write_history
 from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.storage import save_checkpoint
-from photonic_ffzero.training.trainer import Observer, Trainer
+from photonic_ffzero.training.observer import Observer
+from photonic_ffzero.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

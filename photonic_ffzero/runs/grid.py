@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from meshes.files import DataError
 from meshes.validation import integer, keep, number, one_line, text
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.history import learning_curve, read_history
 from photonic_ffzero.runs.plan import Plan
 from photonic_ffzero.runs.records import (

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from meshes import ChipEstimate
-from meshes.files import read_file, sweep
+from meshes.files import DataError, read_file, remove_temporary
 from meshes.propagation import resolve_engine
 from meshes.validation import counted, printable, quoted
 from photonic_ffzero.command import say
@@ -23,7 +23,6 @@ from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import in_colour
 from photonic_ffzero.data.datasets import Dataset, default_validation, load_dataset, split
 from photonic_ffzero.data.encoding import Encoder, form_of
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.data.tasks import quality_in_words, task_of
 from photonic_ffzero.devices.device import Device, identity_of
 from photonic_ffzero.elements import each, is_function
@@ -36,13 +35,20 @@ from photonic_ffzero.power import SAMPLE, UNIT_POWER, beyond_tables, power_budge
 from photonic_ffzero.runs.directory import RunDirectory, versions
 from photonic_ffzero.runs.history import read_history
 from photonic_ffzero.runs.plan import HELD_OUT, TEST, Plan, changes_of, in_words
-from photonic_ffzero.runs.progress import LiveProgress, progress_console
 from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.runs.tensorboard import TensorBoard
 from photonic_ffzero.settings import settings_of
-from photonic_ffzero.storage import load_checkpoint, load_model, model_file, read_run, write_json
+from photonic_ffzero.storage import (
+    load_checkpoint,
+    load_model,
+    model_file,
+    read_run_identity,
+    write_json,
+)
+from photonic_ffzero.training.observer import Observer
+from photonic_ffzero.training.progress import LiveProgress, progress_console
 from photonic_ffzero.training.step import Samples
-from photonic_ffzero.training.trainer import Observer, Trainer
+from photonic_ffzero.training.trainer import Trainer
 from photonic_ffzero.training.warnings import facts_of, warnings_of
 
 
@@ -132,7 +138,7 @@ class Job:
         for seed, folder in self._folders.items():
             directory = RunDirectory(folder, run)
             directories.append(directory)
-            sweep(directory.path)
+            remove_temporary(directory.path)
             done = read_results(directory.results)
             trained |= done is None
             if done and directory.checkpoint.exists():
@@ -179,7 +185,7 @@ class Job:
         if not checkpoint.exists():
             return []
         try:
-            before = read_run(checkpoint)
+            before = read_run_identity(checkpoint)
         except DataError:  # the run says so when it loads it, with what was saved
             return []
         for name, mine in self._identity().items():

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from meshes.files import DataError
 from meshes.validation import choice, closest, quoted
 from photonic_ffzero.config import (
     SIMULATED,
@@ -24,7 +25,6 @@ from photonic_ffzero.config import (
 from photonic_ffzero.data.datasets import DATASETS, IMAGE_SIZE, SHAPES, default_validation
 from photonic_ffzero.data.encoding import ENCODINGS, NORMALISATIONS, form_of
 from photonic_ffzero.data.functions import FUNCTIONS
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.elements import as_text, each
 from photonic_ffzero.power import UNIT_POWER, ChipRates, in_units
 from photonic_ffzero.recipes import recipe_inputs

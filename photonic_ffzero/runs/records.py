@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from meshes.files import DataError
 from meshes.validation import quoted
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.storage import read_json
 
 

@@ -33,6 +33,7 @@ from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.runs.cluster import Cluster, SchedulerLostError, dashboard_of
 from photonic_ffzero.runs.grid import Cell, GridDirectory
 from photonic_ffzero.runs.progress import GridProgress, epochs_done, in_unit
+from photonic_ffzero.workers import workers_of
 
 MOST_DEATHS = 3  # of the workers or processes of a cell, after which it has failed
 _POLL = 0.1  # seconds between looks at the news
@@ -171,9 +172,7 @@ class Runner:
         now = time.perf_counter()
         if now - self._looked < _WORKERS_POLL:
             return
-        identity = self._client.scheduler.identity  # `scheduler_info` may be one without workers
-        answer = self._client.sync(identity, n_workers=-1, callback_timeout=_PATIENCE)
-        present, before = answer["workers"].keys(), bool(self._workers)
+        present, before = workers_of(self._client, _PATIENCE), bool(self._workers)
         self._take_news(progress)  # what a lost worker told last
         for address in self._workers.keys() - present:
             del self._workers[address]

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshes.files import read_text, reading
+from meshes.files import DataError, read_text, reading
 from meshes.validation import closest, counted, one_line, quoted
 from photonic_ffzero.config import Config
-from photonic_ffzero.data.readers import DataError
 from photonic_ffzero.runs.grid import Cell, Grid, GridDirectory
 from photonic_ffzero.runs.history import HISTORY, read_history
 from photonic_ffzero.runs.plan import HELD_OUT, Plan, plan_of

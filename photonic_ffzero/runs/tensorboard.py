@@ -9,7 +9,7 @@ from typing import Any
 from meshes._tensorflow import tf
 from meshes.validation import one_line
 from photonic_ffzero.model import EpochRecord
-from photonic_ffzero.training.trainer import Observer
+from photonic_ffzero.training.observer import Observer
 
 
 class TensorBoard(Observer):

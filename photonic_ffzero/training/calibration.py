@@ -22,6 +22,9 @@ from photonic_ffzero.training.twins import as_estimate, nominal_twin
 CALIBRATION_RATE = 0.2
 """Adam's rate at the start of a stage of a calibration, in units of `Twin.scales`."""
 
+SETTINGS_A_STAGE = 200
+"""Random settings of the phases in each stage, where nobody says how many."""
+
 _STAGES = (2, 4, 8, 12, 16)  # columns whose phases move; then eight more each
 _MEMBERS = 3  # twins that learn from the same readings
 
@@ -33,6 +36,19 @@ def stages(columns: int) -> list[int]:
     """How many columns move in each stage of a calibration."""
     steps = [*_STAGES, *range(_STAGES[-1] + 8, columns, 8)]
     return [*(c for c in steps if c < columns), columns]
+
+
+def usual_settings(columns: int) -> int:
+    """How many settings of its phases teach a mesh, where nobody says."""
+    return SETTINGS_A_STAGE * len(stages(columns))
+
+
+def mesh_passes(meshes: int, readings: int, front: int = 0) -> int:
+    """Passes of one sample through one mesh, for as many ``readings`` behind each of some meshes.
+
+    Light that is read behind the second of them has crossed two, and all those in ``front``.
+    """
+    return readings * sum(range(front + 1, front + meshes + 1))
 
 
 def calibrated(

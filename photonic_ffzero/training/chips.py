@@ -17,11 +17,8 @@ from photonic_ffzero.goodness.readouts import Ports
 from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.seeds import generator
-from photonic_ffzero.training.calibration import Progress, calibrated, stages
+from photonic_ffzero.training.calibration import Progress, calibrated, usual_settings
 from photonic_ffzero.training.twins import estimate_of, nominal_twin
-
-SETTINGS_A_STAGE = 200
-"""Random settings of the phases in each stage, where nobody says how many."""
 
 
 def calibrate(
@@ -69,7 +66,7 @@ def calibrate(
         raise TypeError(f"progress must be a function, got {quoted(progress)}")
     layers = _layers(chip, nonlinearity, amplifier, reads)
     units, columns = layers[0].mesh.units, layers[0].mesh.num_columns
-    count = SETTINGS_A_STAGE * len(stages(columns)) if settings is None else settings
+    count = usual_settings(columns) if settings is None else settings
     count = integer("settings", count, minimum=1)
     known = ChipEstimate.known(units, columns, len(layers))
     if start is not None:

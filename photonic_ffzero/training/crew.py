@@ -26,13 +26,13 @@ from photonic_ffzero.config import Config
 from photonic_ffzero.cores import available_cores, thread_limits
 from photonic_ffzero.training.shards import Place, Replica, Setup, answer, parts, request, update
 from photonic_ffzero.training.step import StageTraining, as_arrays, shards_of
+from photonic_ffzero.workers import LOOPBACK, NO_PAGES, workers_of
 
 _START = 120.0  # seconds for a worker to import what it needs, and to take a stage
 _REPLACED = 60.0  # seconds for all to be there, or for another in the place of a lost one
 _ANSWER = 60.0  # seconds for the scheduler to answer
 _LEAVE = 5.0  # seconds in which a worker that does not answer leaves the scheduler's list
 _POLL = 1.0  # seconds between looks at the list
-_SERVERS = ("scheduler", "worker")
 _COMPARED = 100  # steps after which the parameters of all workers are compared
 _TCP_COUNTS = struct.Struct("=QQ")  # at byte 120 of Linux's TCP_INFO: acknowledged, received
 
@@ -236,12 +236,6 @@ class Crew:
         return sum(map(_transferred, comms))
 
 
-def workers_of(client: Any, patience: float) -> set[str]:
-    """The addresses of a cluster's workers, asked of its scheduler; TimeoutError without answer."""
-    identity = client.scheduler.identity  # `scheduler_info` may be one without workers
-    return set(client.sync(identity, n_workers=-1, callback_timeout=patience)["workers"])
-
-
 def _transferred(comm: Any) -> int:
     """Bytes that a connection has carried both ways."""
     stream = getattr(comm, "stream", None)
@@ -265,15 +259,14 @@ def hired(config: Config) -> Iterator[Crew | None]:
         "n_workers": config.workers,
         "threads_per_worker": 1,
         "host": "127.0.0.1",
-        "dashboard_address": "127.0.0.1:0",  # without one, Dask would listen everywhere
-        "worker_dashboard_address": "127.0.0.1:0",
+        "dashboard_address": LOOPBACK,  # without one, Dask would listen everywhere
+        "worker_dashboard_address": LOOPBACK,
         "memory_limit": 0,
         "silence_logs": logging.CRITICAL,
         "env": thread_limits(max(1, available_cores() // config.workers)),
     }
-    no_pages: dict[str, Any] = {f"distributed.{name}.http.routes": [] for name in _SERVERS}
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(no_pages))
+        stack.enter_context(dask.config.set(NO_PAGES))
         try:
             cluster = LocalCluster(protocol="tls://", security=security, **options)
             stack.enter_context(cluster)

@@ -16,7 +16,7 @@ from meshes import ChipEstimate
 from meshes._tensorflow import tf
 from meshes.validation import instance, integer, quoted, switch
 from photonic_ffzero.config import Config, configure, device_name, with_settings
-from photonic_ffzero.data.checks import CHECKS, check_fields
+from photonic_ffzero.data.checks import CHECKS, check_inputs
 from photonic_ffzero.data.datasets import split
 from photonic_ffzero.data.tasks import Task, task_of
 from photonic_ffzero.devices.device import Device
@@ -27,7 +27,7 @@ from photonic_ffzero.networks import open_device
 from photonic_ffzero.power import beyond_tables
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.snapshots import Snapshots
-from photonic_ffzero.training.calibration import calibrated
+from photonic_ffzero.training.calibration import calibrated, mesh_passes
 from photonic_ffzero.training.crew import Crew, SharedTraining, Traffic, hired
 from photonic_ffzero.training.memory import check_memory
 from photonic_ffzero.training.observer import Observer, StoppedError, check_observers
@@ -94,7 +94,7 @@ class Trainer:
         task, names = self.model.task, (f"x of {name}", f"y of {name}")
         check = CHECKS[task.name]
         x, y, _ = check(*samples, task.classes * task.labels, names, copy=False)
-        return Samples(check_fields(names[0], x, self.model.units, self.config.network), y)
+        return Samples(check_inputs(names[0], x, self.model.units, self.config.network), y)
 
     @property
     def config(self) -> Config:
@@ -234,8 +234,9 @@ class Trainer:
         age = stage.index * self.config.epochs
         twin = calibrated(block, twin, params, inputs, count, rngs, age, progress)
         self.model.known[places(self.model, stage.index)] = twin.start
-        crossed = sum(range(len(block.front) + 1, len(block.all_layers) + 1))
-        self.model.usage.forward_passes += crossed * count * batch * self._reads
+        readings = count * batch * self._reads
+        passes = mesh_passes(len(block.layers), readings, len(block.front))
+        self.model.usage.forward_passes += passes
         bar_states = len(block.layers) - 1
         self.model.usage.phase_writes += len(block.layers) * count + bar_states
         return twin
@@ -442,13 +443,13 @@ def _prepared(
     check = CHECKS[config.task]
     *arrays, count = check(x, y)
     samples = Samples(*arrays)
-    check_fields("x", samples.x, network=config.network)
+    check_inputs("x", samples.x, network=config.network)
     if isinstance(validation, (list, tuple)):
         if len(validation) != 2:
             raise ValueError(f"validation must be a pair (x, y), got {len(validation)} arrays")
         names = ("x of validation", "y of validation")
         held_out = Samples(*check(*validation, count, names)[:2])
-        check_fields(names[0], held_out.x, samples.x.shape[-1], config.network)
+        check_inputs(names[0], held_out.x, samples.x.shape[-1], config.network)
         return task_of(config.task, samples.y, slice(None)), samples, held_out
     validation = integer("validation", validation, minimum=0)
     if validation == 0:
