@@ -613,6 +613,17 @@ def _network_rules(run: Config) -> Iterator[tuple[bool, str]]:
     )
     if run.network == "mixer":
         yield from _mixer_rules(run)
+    elif run.readout != "goodness":
+        yield (
+            run.groups > 1,
+            f"groups must be 1 for readout {run.readout}, which has no prototypes, got "
+            f"{run.groups}",
+        )
+        yield (
+            run.task == "regression" and run.network == "photonic",
+            "readout must be goodness for a regression of meshes, as intensities are never below "
+            f"0, got {run.readout}",
+        )
     between, count = run.nonlinearity, run.layers
     if run.train_nonlinearity:
         electro_optic = all(str(e).partition(":")[0] == "electro-optic" for e in each(between))

@@ -41,10 +41,10 @@ class Usage:
     forward_passes: int = 0
     phase_writes: int = 0
 
-    def add(self, block: Block | Stage, passes: int, samples: int, writes: int = 1) -> None:
-        """Count samples that cross some blocks, with some phase writes each time."""
+    def add(self, block: Block | Stage, passes: int, samples: int, writes: int) -> None:
+        """Count how often samples cross some blocks, and how often the blocks are written."""
         self.forward_passes += len(block.all_layers) * passes * samples
-        self.phase_writes += len(block.layers) * passes * writes
+        self.phase_writes += len(block.layers) * writes
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class EpochRecord:
         mesh: The mesh or meshes (layers) in training, counted from 1.
         epoch: The epoch, counted from 1.
         loss: Mean over the epoch's steps.
-        train_accuracy: Accuracy (R^2 of a regression) of the readout of these meshes on the first
-            training images.
+        train_accuracy: Accuracy (R^2 of a regression) of the readout of these meshes on some
+            training images, at most 5,000.
         validation_accuracy: The same on the images held out, or None.
         forward_passes: See `Usage`.
         phase_writes: See `Usage`.

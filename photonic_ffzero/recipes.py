@@ -42,6 +42,7 @@ _WIDE: Rows = [
     (_PHOTONIC, {"columns": 64, "loss": "cross-entropy:scale=40"}),
     (_PHOTONIC | DD, {"estimator": "cones", "directions": 16, "epochs": 8}),
     (_PHOTONIC | DD, {"optimizer": "adam", "learning_rate": 5e-3}),
+    ({"estimator": "twin"}, {"directions": 0}),
 ]
 
 _PAPER: Rows = [
@@ -89,9 +90,11 @@ RECIPES: dict[str, Rows] = {
 }
 
 # Rows that follow every recipe: ports are logits as they are, the last layer of a regression is
-# its prediction, and the native engine has no forward mode.
+# its prediction, intensities are no numbers of both signs, and the native engine has no forward
+# mode.
 COMMON: Rows = [
     (_PHOTONIC, {"nonlinearity": "electro-optic"}),
+    (_PHOTONIC | _REGRESSION, {"readout": "goodness"}),
     ({"network": ("mlp", "cnn")}, {"nonlinearity": "gelu", "depth": 4}),
     (_MIXER, {"depth": 3}),
     ({"network": "cnn"}, {"depth": 3}),

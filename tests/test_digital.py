@@ -206,6 +206,24 @@ class TestAccounting:
             assert usage.forward_passes == 2 * (6 * 15 * passes + N) + N  # once to the next layer
             assert usage.phase_writes == 2 * (6 * passes + 1)
 
+    @pytest.mark.parametrize(("estimator", "sets"), [("central", 16), ("forward", 9)])
+    def test_layers_that_learn_together_hand_on_what_no_difference_measures(self, estimator, sets):
+        """Central differences are never at the weights themselves, forward ones are."""
+        given = {"estimator": estimator, "directions": 8, "order": "together", "epochs": 1}
+        usage = trained("mlp", **given).usage
+        handed = estimator == "central"
+        assert usage.forward_passes == 6 * 15 * (2 * sets + handed) + 2 * N
+        assert usage.phase_writes == 6 * (2 * sets + handed) + 2
+
+    @pytest.mark.parametrize("directions", [1, 4])
+    def test_the_weights_of_a_mixer_stand_still_while_its_activations_move(self, directions):
+        given = {"depth": 2, "patches": 2, "channels": 8, "groups": 2, "head": "prototypes"}
+        x, y = images()
+        given |= {"directions": directions, "epochs": 1, "batch_size": 15, "recipe": "digital"}
+        usage = fit(x, y, network="mixer", **given).usage
+        assert usage.phase_writes == 2 * (6 + 1)
+        assert usage.forward_passes == 2 * (6 * 15 * (directions + 1) + N)
+
     def test_so_do_the_passes_for_batch_norm_s_statistics(self):
         """Behind every epoch, and once when the convolution's training ends."""
         usage = trained("cnn", "ff-ad", epochs=2).usage

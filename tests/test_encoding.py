@@ -215,3 +215,18 @@ def test_images_too_bright_for_a_transform_are_refused():
         encode(np.full((1, 8, 8), 3e38), "fourier", 4)
     with pytest.raises(DataError, match="images must be small enough for fourier-bins"):
         encode(3e38 * np.sign(random_images(8, 8) - 0.5), "fourier-bins", 4)
+
+
+class TestStandardNormalisation:
+    def test_bytes_count_as_the_numbers_from_0_to_1_that_they_stand_for(self):
+        images = np.random.default_rng(0).integers(0, 256, (20, 6, 6), np.uint8)
+        encoder = Encoder("average", 3, (6, 6)).fitted(images / np.float32(255))
+        np.testing.assert_allclose(encoder(images), encoder(images / np.float32(255)), atol=1e-5)
+
+    @pytest.mark.parametrize("level", [0.0, 0.1, 0.3, 0.9])
+    def test_a_colour_that_never_changes_is_not_stretched(self, level):
+        images = np.random.default_rng(0).random((100, 4, 4, 3), np.float32)
+        images[..., 2] = level
+        encoder = Encoder("average", 4, (4, 4), "rgb").fitted(images)
+        assert encoder.deviation[2] == 1
+        assert all(0.2 < deviation < 0.4 for deviation in encoder.deviation[:2])

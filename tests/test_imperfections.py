@@ -16,7 +16,13 @@ from meshes.imperfections import Noise, normals
 from meshes.mesh import OFFSETS, PATHS, SHIFTERS, WALK
 from photonic_ffzero.config import configure
 from photonic_ffzero.data.tasks import Classification
-from photonic_ffzero.gradients.epsilon import LADDER, best_step, probe_step
+from photonic_ffzero.gradients.epsilon import (
+    LADDER,
+    SHORTEST,
+    best_forward_step,
+    best_step,
+    probe_step,
+)
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.storage import load_checkpoint, save_checkpoint
 from photonic_ffzero.training.trainer import fit
@@ -288,6 +294,34 @@ class TestStepSize:
         assert best_step(LADDER, halves, noise) == pytest.approx(expected, rel=0.02)
         straight = 2.0 * LADDER[:, None] * np.ones(64)
         assert best_step(LADDER, straight, 1e-4) == pytest.approx(LADDER.max())
+
+    def test_the_best_forward_step_is_where_noise_and_bend_are_balanced(self):
+        """On a parabola with known noise: the closed form, the minimum of the squared error."""
+        rng = np.random.default_rng(0)
+        count, noise = 20_000, 1e-6
+        c, steps = rng.normal(0, 10, count), LADDER[:, None]
+        sides = rng.normal(0, math.sqrt(noise / 2), (len(LADDER), count))  # half of two losses
+        origin = rng.normal(0, math.sqrt(noise / 2), count)  # the mean of two losses
+        bends = c * steps**2 + sides - origin
+        expected = (2 * noise / 100) ** (1 / 4)
+        assert best_forward_step(LADDER, bends, noise) == pytest.approx(expected, rel=0.02)
+        assert best_forward_step(LADDER, 0 * bends, 1e-4) == pytest.approx(LADDER.max())
+
+    def test_forward_differences_get_a_shorter_step_than_central_ones(self):
+        settings = {"epsilon": "auto", "meshes": 1, "epochs": 1, "batch_size": 50}
+        noisy = settings | {"imperfections": "read_noise=0.03", "directions": 2}
+        x, y = np.random.default_rng(0).random((100, 16), np.float32), np.arange(100) % 4
+        steps = {
+            name: fit(x, y, estimator=name, **noisy).history[0].epsilon
+            for name in ("central", "forward")
+        }
+        assert SHORTEST < steps["forward"] < steps["central"]
+
+    def test_the_steps_of_a_simulated_device_s_drive_are_kept(self):
+        x, y = np.random.default_rng(0).random((100, 16), np.float32), np.arange(100) % 4
+        settings = {"epsilon": "auto", "meshes": 1, "epochs": 1, "directions": 2}
+        model = fit(x, y, device="simulated:drive_bits=6", **settings)
+        assert model.history[0].epsilon >= 2 * math.pi / 2**6
 
     def test_a_digital_drive_gets_a_multiple_of_its_step(self):
         quantum = 2 * math.pi / 2**6

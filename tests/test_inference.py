@@ -37,6 +37,11 @@ def test_the_vote_is_equation_6(scores):
         assert winner == max(tied, key=lambda c: scores[-1, sample, c])
 
 
+def test_where_the_last_layer_is_dark_the_sum_of_the_others_decides_among_tied_classes():
+    scores = np.array([[[0.1, 0.0, 0.9]], [[0.5, 0.4, 0.3]], [[0.0, 0.0, 0.0]]])
+    assert majority_vote(scores).argmax(axis=-1) == [2]
+
+
 class TestScore:
     """Three layers and four samples on which the rules disagree."""
 

@@ -91,6 +91,18 @@ MIXER |= {"readout": "ports", "detection": None, "rule": "last"}
 MIXER_DD = {"estimator": "forward", "directions": 1, "epsilon": 1e-2, "perturb": "activations"}
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_meshes_learn_numbers_from_their_goodness(recipe, method):
+    config = configure(recipe, method, network="photonic", task="regression")
+    assert (config.readout, config.rule or "last") == ("goodness", "last")
+
+
+@pytest.mark.parametrize("recipe", ["balanced", "wide"])
+def test_a_twin_alone_takes_one_reading_a_step(recipe):
+    assert configure(recipe, estimator="twin").directions == 0
+
+
 @pytest.mark.parametrize(
     ("method", "settings", "expected"),
     [
@@ -260,6 +272,12 @@ MODULATED = {"network": "photonic", "train_nonlinearity": True}
         ("ff-dd", MODULATED | {"nonlinearity": "kerr"}, "train_nonlinearity needs .* got kerr"),
         ("ff-dd", MODULATED | BOX, "train_nonlinearity needs .* got <built-in"),
         ("ff-dd", MODULATED | {"meshes": 1}, "train_nonlinearity needs two meshes .* got 1"),
+        ("bp-dd", {"groups": 2}, "groups must be 1 for readout ports"),
+        (
+            "bp-ad",
+            {"network": "photonic", "task": "regression", "readout": "ports"},
+            "readout must be goodness for a regression of meshes",
+        ),
         ("ff-dd", {"norm_size": 1}, "norm_size must be 0 or at least 2"),
         ("ff-dd", COARSE, "epsilon must be at least one step of the drive, .* rad"),
         ("ff-dd", COARSE | {"law": "gaussian-unit"}, "law must give every phase its own step"),

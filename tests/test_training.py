@@ -103,6 +103,17 @@ def test_every_mesh_that_light_crosses_and_every_write_counts(
     assert model.usage.phase_writes == blocks * meshes_a_block * (8 * sets + 1)
 
 
+def test_what_is_monitored_is_of_all_classes_however_the_samples_are_sorted(monkeypatch):
+    monkeypatch.setattr(training, "MONITORED", 60)
+    x, y = np.random.default_rng(0).random((300, 6), np.float32), np.repeat(np.arange(3), 100)
+    samples = Samples(x, y)
+    trainer = Trainer(Model(configure(), 6, Classification(3)), samples)
+    monitored, again = trainer._monitored(samples), trainer._monitored(samples)
+    assert len(monitored.y) == 60
+    assert np.bincount(monitored.y).min() > 10
+    np.testing.assert_array_equal(again.x, monitored.x)
+
+
 @pytest.mark.parametrize(("count", "batch", "steps"), [(400, 150, 2), (30, 50, 1)])
 def test_only_full_batches_count_but_a_batch_is_at_most_all(digits, count, batch, steps):
     train = Samples(*(array[:count] for array in digits[0]))

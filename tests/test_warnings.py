@@ -91,6 +91,11 @@ def test_the_loss_of_chance_is_that_of_scores_that_are_all_zero(loss, chance):
     assert any("chance" in text for text in warnings_of(facts))
 
 
+def test_the_loss_of_chance_is_that_of_all_groups():
+    facts = replace(SOUND, config=configure(groups=2), history=records([5.0, 2 * np.log(10)], 0.1))
+    assert any("chance" in text for text in warnings_of(facts))
+
+
 def test_darkness_explains_the_rest():
     dark = replace(
         SOUND,

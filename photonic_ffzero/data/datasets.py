@@ -139,6 +139,14 @@ def split(count: int, validation: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     return np.sort(order[validation:]), np.sort(order[:validation])
 
 
+def some_of(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw at most ``most`` of ``count`` samples; return sorted indices.
+
+    The first ones may all be of one class.
+    """
+    return np.sort(rng.permutation(count)[:most]) if most < count else np.arange(count)
+
+
 def default_validation(count: int) -> int:
     """How many of ``count`` training images are held out where no number is named.
 

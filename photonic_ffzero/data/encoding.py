@@ -23,6 +23,7 @@ NORMALISATIONS = ("peak", "standard")
 """Each image's largest amplitude is 1, or each colour has mean 0 and deviation 1 in training."""
 
 _CHUNK = 4096  # images encoded at once
+_CONSTANT = 1e-6  # deviation, relative to the size, below which a colour is constant
 _WEIGHTS = 2**23  # weights of pixels held at once
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
 
@@ -134,7 +135,8 @@ class Encoder:
             total, square = total + values.sum(axis=0), square + np.square(values).sum(axis=0)
         mean = total / count
         spread = np.sqrt(np.maximum(square / count - mean**2, 0))
-        deviation = np.where(spread > 0, spread, 1)
+        constant = spread < _CONSTANT * np.sqrt(square / count)  # of it rounding errors are left
+        deviation = np.where(constant | (spread == 0), 1, spread)
         return replace(self, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
 
     def _encoded(self, images: Any) -> np.ndarray:
@@ -146,7 +148,9 @@ class Encoder:
         return scaled.reshape(len(images), -1)
 
     def _raw(self, images: Any) -> np.ndarray:
-        return _amplitudes(self._as_trained(images), self.encoding, self.size)
+        """Amplitudes in the unit of the images; bytes count as 0 to 1, as data sets hold them."""
+        values = _amplitudes(self._as_trained(images), self.encoding, self.size)
+        return values / 255 if getattr(images, "dtype", None) == np.uint8 else values
 
     def _as_trained(self, images: Any) -> Any:
         """Images in the size and the colours of those for training."""

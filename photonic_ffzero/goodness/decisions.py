@@ -12,7 +12,7 @@ def majority_vote(scores: np.ndarray) -> np.ndarray:
 
     The class with most votes wins; among tied classes the one that the last layer scores highest.
     With two layers the vote is therefore always the last layer's own prediction. A layer that no
-    light reaches has no vote.
+    light reaches has no vote; if it is the last one, the sum over the others decides.
 
     Args:
         scores: Goodness [layers, n, C].
@@ -24,7 +24,8 @@ def majority_vote(scores: np.ndarray) -> np.ndarray:
     cast = np.eye(classes, dtype=int)[scores.argmax(axis=-1)] * scores.any(axis=-1, keepdims=True)
     votes = cast.sum(axis=0)  # [n, C]
     tied = votes == votes.max(axis=-1, keepdims=True)
-    return np.where(tied, scores[-1], -np.inf)
+    deciding = np.where(scores[-1].any(axis=-1, keepdims=True), scores[-1], scores.sum(axis=0))
+    return np.where(tied, deciding, -np.inf)
 
 
 def summed_goodness(scores: np.ndarray) -> np.ndarray:

@@ -11,6 +11,12 @@ which is least at
 
 .. math:: \epsilon^* = \left( \frac{\sigma^2}{4 \, \mathrm{E}[b^2]} \right)^{1/6}.
 
+A forward difference :math:`\ell_+ - \ell_0` is :math:`a \epsilon + c \epsilon^2` plus noise of
+variance :math:`2 \sigma^2`. The mean square error :math:`\mathrm{E}[c^2] \, \epsilon^2 + 2 \sigma^2
+/ \epsilon^2` of its slope is least at
+
+.. math:: \epsilon^* = \left( \frac{2 \sigma^2}{\mathrm{E}[c^2]} \right)^{1/4}.
+
 Reference:
     More and Wild, "Estimating derivatives of noisy simulations", ACM Trans. Math. Softw. 38 (2012)
     19.
@@ -30,7 +36,9 @@ SHORTEST = 1e-3  # rad; shorter steps drown in single precision
 _ROUNDING = 2.0**-23  # of a loss, relative
 
 
-def probe_step(losses: Callable[[float, int], np.ndarray], quantum: float = 0.0) -> float:
+def probe_step(
+    losses: Callable[[float, int], np.ndarray], quantum: float = 0.0, one_sided: bool = False
+) -> float:
     """The step for a block, rad, chosen from some of its losses.
 
     Args:
@@ -38,11 +46,17 @@ def probe_step(losses: Callable[[float, int], np.ndarray], quantum: float = 0.0)
             directions, with fresh noise each time.
         quantum: Smallest change of a phase that the drive can make, rad, or 0; the step is a
             multiple of it.
+        one_sided: Whether the step is for forward differences, not for central ones.
     """
     second, first = losses(0.0, 1), losses(0.0, 1)
     noise = max(float(np.mean((second - first) ** 2)) / 2, (_ROUNDING * abs(first.mean())) ** 2)
-    halves = np.stack([(losses(step, 1) - losses(step, -1)) / 2 for step in LADDER])
-    best = max(best_step(LADDER, halves, noise), SHORTEST)
+    sides = [(losses(step, 1), losses(step, -1)) for step in LADDER]
+    plus, minus = map(np.stack, zip(*sides, strict=True))
+    if one_sided:
+        best = best_forward_step(LADDER, (plus + minus - first - second) / 2, noise)
+    else:
+        best = best_step(LADDER, (plus - minus) / 2, noise)
+    best = max(best, SHORTEST)
     return math.ceil(best / quantum) * quantum if quantum else best
 
 
@@ -60,3 +74,19 @@ def best_step(steps: np.ndarray, halves: np.ndarray, noise: float) -> float:
     curvature = np.mean(cubic**2) - inverse[1, 1] * noise / 2  # minus the share of noise
     least = noise / (4 * steps.max() ** 6)
     return float((noise / (4 * max(curvature, least))) ** (1 / 6))
+
+
+def best_forward_step(steps: np.ndarray, bends: np.ndarray, noise: float) -> float:
+    r""":math:`\epsilon^*` of forward differences, at most the longest of ``steps``.
+
+    Args:
+        steps: Steps [J].
+        bends: Half of l+ + l- - 2 l0 [J, M] at these steps, along M directions, where l0 is the
+            mean of two losses.
+        noise: Variance of one loss.
+    """
+    squares, quartic = steps**2, np.sum(steps**4)
+    bend = squares @ bends / quartic
+    of_noise = noise / 2 * (1 / quartic + (squares.sum() / quartic) ** 2)  # sides, and l0
+    least = 2 * noise / steps.max() ** 4
+    return float((2 * noise / max(np.mean(bend**2) - of_noise, least)) ** (1 / 4))

@@ -251,6 +251,7 @@ class Autodiff(Estimator):
     """The exact gradient, by reverse-mode automatic differentiation: the upper bound."""
 
     differentiates: ClassVar[str | None] = "reverse"
+    at_origin: ClassVar[bool] = True
 
     def parameter_sets(self, directions: int) -> int:
         return 1

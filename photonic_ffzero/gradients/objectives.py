@@ -59,14 +59,28 @@ class Objective(NamedTuple):
         return tape.gradient(loss, z), loss
 
 
+class Cost(NamedTuple):
+    """What a step costs a block.
+
+    Attributes:
+        passes: How often a sample crosses it.
+        writes: How often its parameters are written.
+        at_origin: Whether one of the passes is at the parameters themselves.
+    """
+
+    passes: int
+    writes: int
+    at_origin: bool
+
+
 class Perturbation(Protocol):
     """Where the directions lie."""
 
     def trainable(self, block: Block, batch_size: int) -> Any:
         """The structure of one direction as boolean arrays, false where nothing is moved."""
 
-    def passes(self, points: int, at_origin: bool) -> int:
-        """How often a sample crosses the block when so many points are evaluated.
+    def cost(self, points: int, at_origin: bool) -> Cost:
+        """What it costs to evaluate so many points.
 
         ``at_origin`` says that the first of them is the origin.
         """
@@ -130,8 +144,8 @@ class Weights:
     def trainable(self, block: Block, batch_size: int) -> Any:
         return block.trainable
 
-    def passes(self, points: int, at_origin: bool) -> int:
-        return points
+    def cost(self, points: int, at_origin: bool) -> Cost:
+        return Cost(points, points, at_origin)
 
     def __call__(
         self, block: Block, loss: Any, params: Any, x: Any, y: Any, noise: Sequence[Any] = ()
@@ -181,9 +195,9 @@ class Activations:
         """True for every tapped value of every sample, by group."""
         return np.ones([batch_size, *block.readout.split(np.ones(block.taps)).shape], bool)
 
-    def passes(self, points: int, at_origin: bool) -> int:
-        """One: the values that came out of the block are moved, not its parameters."""
-        return 1
+    def cost(self, points: int, at_origin: bool) -> Cost:
+        """One pass: the values that came out of the block are moved, not its parameters."""
+        return Cost(1, 1, True)
 
     def __call__(
         self, block: Block, loss: Any, params: Any, x: Any, y: Any, noise: Sequence[Any] = ()
@@ -231,9 +245,9 @@ class InnerActivations:
     def trainable(self, block: Block, batch_size: int) -> Any:
         return tuple(layer.sites(batch_size) for layer in block.moved)
 
-    def passes(self, points: int, at_origin: bool) -> int:
-        """One for the origin, which is evaluated in any case, and one for every other point."""
-        return points + (not at_origin)
+    def cost(self, points: int, at_origin: bool) -> Cost:
+        """A pass for the origin, which is evaluated in any case, and for every other point."""
+        return Cost(points + (not at_origin), 1, True)
 
     def __call__(
         self, block: Block, loss: Any, params: Any, x: Any, y: Any, noise: Sequence[Any] = ()

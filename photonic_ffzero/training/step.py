@@ -13,6 +13,7 @@ import numpy as np
 from meshes._tensorflow import graph, tensor_of, tf
 from meshes.validation import from_spec
 from photonic_ffzero.config import Config
+from photonic_ffzero.data.datasets import some_of
 from photonic_ffzero.goodness.losses import LOSSES
 from photonic_ffzero.gradients.directions import SHARD, Directions, Sampler, check_count, draw
 from photonic_ffzero.gradients.epsilon import EVALUATIONS, PROBES, probe_step
@@ -27,6 +28,7 @@ from photonic_ffzero.gradients.estimators import (
 )
 from photonic_ffzero.gradients.objectives import (
     PERTURBATIONS,
+    Cost,
     InnerActivations,
     Objective,
     Perturbation,
@@ -249,11 +251,18 @@ def shards_of(config: Config) -> list[range]:
     return [range(first, min(first + size, count)) for first in range(0, max(count, 1), size)]
 
 
-def _passes(config: Config, block: Block) -> int:
+def _cost(config: Config, block: Block, hands_on: bool) -> Cost:
+    """What a step costs a block, which may hand its outputs on to another one in training.
+
+    The next block, and heads that are trained exactly, take the values at the block's parameters
+    themselves.
+    """
     estimator = _estimator(config, block)
     points = sum(estimator.parameter_sets(len(shard)) for shard in shards_of(config))
     at_origin = getattr(estimator, "at_origin", False)  # an estimator from outside need not have it
-    return _perturbation(config, block).passes(points, at_origin)
+    cost = _perturbation(config, block).cost(points, at_origin)
+    extra = not cost.at_origin and (hands_on or 0 < len(block.body) < len(block.layers))
+    return Cost(cost.passes + extra, cost.writes + extra, cost.at_origin or extra)
 
 
 @dataclass
@@ -316,9 +325,12 @@ class StageTraining:
         return ESTIMATORS[self.config.estimator]().parameter_sets(self.config.directions or 0)
 
     @property
-    def passes(self) -> list[int]:
-        """How often a sample crosses each block in a step."""
-        return [_passes(self.config, block) for block in self.stage.blocks]
+    def costs(self) -> list[Cost]:
+        """What a step costs each block."""
+        *others, last = self.stage.blocks
+        return [_cost(self.config, b, hands_on=True) for b in others] + [
+            _cost(self.config, last, hands_on=False)
+        ]
 
     def restore(self, optimizer: list[np.ndarray], metric: list[np.ndarray]) -> None:
         """Put back the state, as a flat list, and the metric; empty for a new start."""
@@ -460,14 +472,16 @@ class StageTraining:
         return Sampler(self.config.law or "", self.epsilon or 1.0, count, self._moved(block))
 
     def _choose_epsilon(self) -> float:
-        """Choose the step from the losses of the first samples, see `gradients.epsilon`."""
-        first = Samples(self._x[: self.batch_size], self._y[: self.batch_size])
+        """Choose the step from the losses of some samples, see `gradients.epsilon`."""
         rng = self.generator("probes")
+        batch = some_of(len(self.train.y), self.batch_size, rng)
+        samples = Samples(*(tf.gather(part, batch) for part in (self._x, self._y)))
         block = self.stage.blocks[0]  # of a mesh, which is trained alone
         v = draw("rademacher", 1.0, PROBES, self._moved(block), rng).v
         age = self.stage.index * self.config.epochs
-        losses = losses_along(v, self.config, block, self.params[0], first, rng, age)
-        return probe_step(losses, self.config.chip_imperfections.drive_step)
+        losses = losses_along(v, self.config, block, self.params[0], samples, rng, age)
+        one_sided = getattr(ESTIMATORS[self.config.estimator](), "at_origin", False)
+        return probe_step(losses, self.config.known_imperfections.drive_step, one_sided)
 
 
 def losses_along(

@@ -17,7 +17,7 @@ from meshes._tensorflow import tf
 from meshes.validation import instance, integer, quoted, switch
 from photonic_ffzero.config import Config, configure, device_name, with_settings
 from photonic_ffzero.data.checks import CHECKS, check_inputs
-from photonic_ffzero.data.datasets import split
+from photonic_ffzero.data.datasets import some_of, split
 from photonic_ffzero.data.tasks import Task, task_of
 from photonic_ffzero.devices.device import Device
 from photonic_ffzero.gradients import Twin
@@ -36,7 +36,7 @@ from photonic_ffzero.training.step import Samples, StageTraining, as_arrays, che
 from photonic_ffzero.training.twins import estimate_of, learned, places, twin_of
 from photonic_ffzero.training.warnings import ResultWarning, facts_of, warnings_of
 
-MONITORED = 5000  # training images on which the training accuracy is measured each epoch
+MONITORED = 5000  # training samples on which the training accuracy is measured each epoch
 CHECKPOINT_SECONDS = 60.0  # longest time between two checkpoints within an epoch
 
 
@@ -195,9 +195,10 @@ class Trainer:
             twin = twin.settled if begun else self._calibrated(stage, twin, train.x)
         training = self._training(stage, targets, twin)
         training.restore(position.optimizer, position.metric)
-        self.model.usage.add(stage, training.probed, training.batch_size * self._reads)
+        probed = training.probed
+        self.model.usage.add(stage, probed, training.batch_size * self._reads, writes=probed)
         position.epsilon = training.epsilon
-        monitored = Samples(train.x[:MONITORED], train.y[:MONITORED])
+        monitored = self._monitored(train)
         for epoch in range(position.epoch, self.config.epochs):
             self._train_epoch(training, epoch)
             self._keep_params(training, monitored)
@@ -208,6 +209,12 @@ class Trainer:
         if twin is not None:
             (state,) = training.state
             self.model.known[places(self.model, stage.index)] = learned(twin, state.twin)
+
+    def _monitored(self, train: Samples) -> Samples:
+        """The training samples that are judged after every epoch, the same in all stages."""
+        rng = generator(self.config.seed, "monitored")
+        places = some_of(len(train.y), MONITORED, rng)
+        return Samples(*(part[places] for part in train)) if len(places) < len(train.y) else train
 
     def _training(self, stage: Stage, train: Samples, twin: Twin | None) -> StageTraining:
         """One stage in training, here or by a crew."""
@@ -253,8 +260,8 @@ class Trainer:
         taken, saved = self.position.losses, time.perf_counter()
         for losses in training.epoch(epoch, start=len(taken)):
             shots = training.batch_size * len(losses) * self._reads
-            for block, passes in zip(training.stage.blocks, training.passes, strict=True):
-                self.model.usage.add(block, passes, shots, len(losses))
+            for block, cost in zip(training.stage.blocks, training.costs, strict=True):
+                self.model.usage.add(block, cost.passes, shots, cost.writes * len(losses))
             taken.extend(losses)
             try:
                 self._report(training.stage, epoch, losses)
@@ -307,8 +314,12 @@ class Trainer:
             mesh=self._name(stage),
             epoch=epoch + 1,
             loss=float(np.mean(self.position.losses)),
-            train_accuracy=self._quality(stage, monitored, writes=self._writes(training, epoch)),
-            validation_accuracy=self._quality(stage, validation) if validation else None,
+            train_accuracy=self._quality(
+                stage, "monitor", monitored, writes=self._writes(training, epoch)
+            ),
+            validation_accuracy=self._quality(stage, "validate", validation)
+            if validation
+            else None,
             **asdict(self.model.usage),
             epsilon=training.epsilon,
             seconds=self._elapsed(),
@@ -330,10 +341,13 @@ class Trainer:
     def _reads(self) -> int:
         return self.config.reads or 1
 
-    def _quality(self, stage: Stage, samples: Samples, writes: int = 0) -> float:
-        """Accuracy or R^2 of a stage's last readout; by default its phases are written already."""
+    def _quality(self, stage: Stage, purpose: str, samples: Samples, writes: int = 0) -> float:
+        """Accuracy or R^2 of a stage's last readout; by default its phases are written already.
+
+        The noise of a chip is drawn for the ``purpose``.
+        """
         self.model.usage.add(stage, 1, len(samples.y) * self._reads, writes)
-        source = self.model.noise_source("monitor", stage.index, len(samples.y))
+        source = self.model.noise_source(purpose, stage.index, len(samples.y))
         scores = stage.all_scores(self._params(stage), samples.x, source)
         if not np.isfinite(scores).all():
             raise self._diverged(stage, "scores became infinite or not a number")

@@ -145,11 +145,12 @@ def loss_at_chance(facts: Facts) -> str | None:
 
 
 def _loss_of_chance(facts: Facts) -> float | None:
-    """The loss of scores that are all zero: ln C of a cross-entropy."""
+    """The loss of scores that are all zero: ln C of a cross-entropy for each group."""
     if facts.classes is None or facts.classes < 2:
         return None
     loss = from_spec("loss", facts.config.loss, LOSSES)
-    return float(loss(tf.zeros([1, facts.classes]), tf.zeros([1], tf.int32))[0])
+    one = float(loss(tf.zeros([1, facts.classes]), tf.zeros([1], tf.int32))[0])
+    return one * (1 if facts.config.network == "mixer" else facts.config.groups)
 
 
 def no_progress(facts: Facts) -> str | None:
