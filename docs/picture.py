@@ -24,25 +24,25 @@ PICTURE = Path(__file__).with_name("picture.png")
 def draw_image(axes: Axes, image: np.ndarray) -> None:
     """The image whose pixels become the amplitudes at the ports."""
     axes.imshow(image, cmap="gray")
-    axes.set(xticks=[], yticks=[], title="an image becomes light", xlabel="64 pixels, 64 ports")
+    axes.set(xticks=[], yticks=[], title="8 × 8 pixels, 64 ports", xlabel="a digit becomes light")
 
 
 def draw_light(axes: Axes, model: Model, fields: np.ndarray) -> None:
     """Its light on the way through the trained mesh."""
     (layer,), (phases,) = model.blocks[0].layers, model.params[0]
     plot_light(axes, layer.mesh, phases, fields)
-    axes.set_title("it crosses the trained mesh")
+    axes.set_title("it crosses the trained mesh 1")
 
 
 def draw_embeddings(axes: Axes, model: Model, fields: np.ndarray, labels: np.ndarray) -> None:
-    """What the detectors behind the first mesh see, in the plane that shows most of it."""
+    """What the detectors behind mesh 1 see, in the plane that shows most of it."""
     block = model.blocks[0]
     signal = np.asarray(balanced(block.all_measured(model.params[0], fields)))
     signal = signal / np.linalg.norm(signal, axis=1, keepdims=True)
     plane = PCA(n_components=2).fit(signal)
     (prototypes,) = block.readout.prototypes
     plot_embeddings(axes, plane.transform(signal), labels, plane.transform(prototypes))
-    axes.set(title="digits gather at their prototypes")
+    axes.set(title="digits and prototypes, mesh 1")
     axes.set(xlabel="1st principal component", ylabel="2nd principal component")
 
 
@@ -55,7 +55,7 @@ def draw(data: Dataset, models: list[Model]) -> Figure:
     draw_light(light, models[0], fields[:1])
     plot_quality(curves, *(model.history for model in models))
     accuracies = [100 * evaluate(model, fields, labels).accuracy for model in models]
-    curves.set_title(f"forward passes alone: {np.mean(accuracies):.0f} % of the test images")
+    curves.set_title(f"forward passes alone: {np.mean(accuracies):.0f} % after mesh 2")
     curves.set_ylabel("accuracy (%), mean and range of 3 seeds")
     draw_embeddings(embeddings, models[0], fields, labels)
     return figure

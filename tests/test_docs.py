@@ -97,7 +97,9 @@ def test_examples_run_one_after_another(page, tmp_path, monkeypatch, capsys):
 def test_examples_run_as_they_are_written(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_examples(EXAMPLES[page], page)
-    assert capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed
+    assert all(float(value) > 0.3 for value in re.findall(r"R\^2 (-?[\d.]+)", printed)), printed
 
 
 @pytest.mark.parametrize(("target", "flags"), sorted(COMMANDS))
