@@ -225,11 +225,14 @@ def _plot_curve(
     x = summary.index.get_level_values(grid.x).map(places).to_numpy()
     order = x.argsort(kind="stable")
     mean, sd = summary["mean"].to_numpy()[order], summary["sd"].to_numpy()[order]
-    line, caps, bars = axes.errorbar(x[order], mean, sd, capsize=4, markersize=6, **style)
+    bar = sd if np.isfinite(sd).any() else None  # of single runs there is none, nor in the legend
+    line, caps, bars = axes.errorbar(x[order], mean, bar, capsize=4, markersize=6, **style)
     _move(axes, (line, *caps, *bars), shift)
     failed = x[(summary["failed"] == summary["cells"]).to_numpy()]
-    edge, low = axes.get_xaxis_transform(), np.full(len(failed), 0.03)
-    _move(axes, axes.plot(failed, low, "x", color=style["color"], transform=edge), shift)
+    if len(failed):
+        edge, low = axes.get_xaxis_transform(), np.full(len(failed), 0.03)
+        crosses = axes.plot(failed, low, "x", color=style["color"], transform=edge, label="failed")
+        _move(axes, crosses, shift)
     several = runs.groupby([*grid.label_names])["value"].transform("count") > 1
     repeated = runs[several & runs["value"].notna()]
     if not repeated.empty:
