@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import chain
 from typing import Any, TypeVar, get_type_hints
 
 from meshes import NONLINEARITIES, Amplifier, Imperfections, Nonlinearity
 from meshes.display import facts_html
 from meshes.imperfections import PRESETS, imperfections_of
 from meshes.propagation import ENGINES
-from meshes.validation import closest, counted, from_spec, number, quoted
+from meshes.validation import closest, from_spec, number, quoted
 from photonic_ffzero.data.encoding import CHANNELS
 from photonic_ffzero.data.tasks import TASKS
 from photonic_ffzero.devices.remote import SCHEME, Address
@@ -30,11 +29,12 @@ from photonic_ffzero.elements import (
     listed,
 )
 from photonic_ffzero.goodness import DETECTIONS, LOSSES, PROTOTYPES, READOUTS, RULES
-from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS, SHARD, renewal_of
+from photonic_ffzero.gradients import ESTIMATORS, LAWS, PERTURBATIONS, renewal_of
 from photonic_ffzero.layers.activations import ACTIVATIONS
 from photonic_ffzero.layers.dense import INITIALIZATIONS, SCALINGS
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES
 from photonic_ffzero.recipes import COMMON, DD, FF, METHODS, RECIPES
+from photonic_ffzero.rules import AUTO, PRECONDITIONED, check_rules
 from photonic_ffzero.settings import (
     NOT_NEGATIVE,
     POSITIVE,
@@ -56,7 +56,6 @@ from photonic_ffzero.settings import (
 )
 
 ELEMENTS = ("nonlinearity", "twin_nonlinearity")  # settings that name nonlinear elements
-AUTO = "auto"  # epsilon is chosen from the measured noise
 SIMULATED = "simulated"  # a device that is simulated in this process
 GIVEN_DEVICE = "own "  # stands before the class name of a device that was passed as an object
 _LEAST_STEP = 1e-30  # single precision holds it, and a slope over it
@@ -72,8 +71,7 @@ _mixer = partial(_network, applies={"network": "mixer"})
 _goodness = partial(_network, applies={"readout": "goodness"})
 _learning = partial(setting, group="learning")
 _derivative = partial(_learning, applies=DD)
-_PRECONDITIONED = ("central", "forward", "jvp")  # right with directions of any covariance
-_IN_SHARDS = {"estimator": _PRECONDITIONED, "device": "none"}  # slopes are one number a direction
+_IN_SHARDS = {"estimator": PRECONDITIONED, "device": "none"}  # slopes are one number a direction
 _TWIN = {"estimator": "twin"}
 _twin = partial(_learning, applies=_TWIN)
 _twin_of_device = partial(_learning, applies=_TWIN | {"device": (SIMULATED, "external")})
@@ -415,9 +413,7 @@ class Config:
         keep_checked(self)
         check_scope(self, facts(vars(self)), describe(vars(self)))
         _ = self._elements
-        for broken, message in chain(_network_rules(self), _training_rules(self)):
-            if broken:
-                raise ValueError(message)
+        check_rules(self)
 
     def __repr__(self) -> str:
         """The recipe, the method, and what does not follow from them."""
@@ -596,181 +592,6 @@ def describe(values: Mapping[str, Any]) -> str:
     return (
         f"{values['network']}{device} with method {values['method']}, estimator "
         f"{values['estimator']}, readout {values['readout']}"
-    )
-
-
-# --- rules between settings: pairs (whether the run breaks the rule, message) ------------------
-#
-# Whatever a network is for, it must be possible to build and test it; `_network_rules` say how.
-# `_training_rules` are about gradients, and a run of no epochs needs none.
-
-
-def _network_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    yield run.norm_size == 1, "norm_size must be 0 or at least 2: one value is a sign, got 1"
-    yield (
-        run.task == "regression" and run.rule not in (None, "last"),
-        f"rule must be last for a regression, got {run.rule}",
-    )
-    if run.network == "mixer":
-        yield from _mixer_rules(run)
-    elif run.readout != "goodness":
-        yield (
-            run.groups > 1,
-            f"groups must be 1 for readout {run.readout}, which has no prototypes, got "
-            f"{run.groups}",
-        )
-        yield (
-            run.task == "regression" and run.network == "photonic",
-            "readout must be goodness for a regression of meshes, as intensities are never below "
-            f"0, got {run.readout}",
-        )
-    between, count = run.nonlinearity, run.layers
-    if run.train_nonlinearity:
-        electro_optic = all(str(e).partition(":")[0] == "electro-optic" for e in each(between))
-        yield run.device is not None, "train_nonlinearity does not apply to a device: phases alone"
-        yield not electro_optic, f"train_nonlinearity needs electro-optic modulators, got {between}"
-        yield count < 2, f"train_nonlinearity needs two meshes or more, got {count}"
-    several, stages = len(each(between)), max(count - 1, 1)
-    yield (
-        several not in (1, stages),
-        f"nonlinearity must be one for all, or one for each of the {stages} stages between "
-        f"{counted(count, run.layer_name)}, got {several}",
-    )
-    amplified = run.amplification is not None
-    yield amplified and count < 2, f"amplifier stands between two meshes or more, got {count}"
-
-
-def _mixer_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    yield run.task == "regression", "task must be classification for mixer, got regression"
-    readout = "ports" if run.head == "linear" else "goodness"
-    yield (
-        run.readout != readout,
-        f"readout must be {readout} for head {run.head}, got {run.readout}",
-    )
-    losses = "global" if not run.local else "block or grouped"
-    yield (
-        run.losses not in losses.split(" or "),
-        f"losses must be {losses} for {run.method}, got {run.losses}",
-    )
-    yield (
-        run.losses == "grouped" and run.head == "linear" and run.perturb != "activations",
-        "losses must be block for head linear unless perturb is activations, as all groups share "
-        "that head; got grouped",
-    )
-
-
-def _training_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    if run.trains:
-        yield from _method_rules(run)
-        yield from _step_rules(run)
-        yield from _worker_rules(run)
-
-
-def _method_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    exact, photonic = run.slopes != "differences", run.network == "photonic"
-    activations = run.perturb == "activations"
-    yield (
-        (run.task == "regression") != (run.loss.partition(":")[0] == "squared"),
-        f"loss {run.loss} does not fit the task {run.task}",
-    )
-    yield (
-        run.device is not None and (exact or run.method.endswith("-ad")),
-        "device gives intensities and no derivatives; train by differences (ff-dd, bp-dd; "
-        f"central, forward), got {run.method}, {run.estimator}",
-    )
-    yield (
-        (run.slopes == "reverse mode") != run.method.endswith("-ad"),
-        f"estimator {run.estimator} does not fit method {run.method}: autodiff is "
-        "for -ad methods, every other estimator for -dd",
-    )
-    yield (
-        exact and not run.local and run.has_function,
-        f"nonlinearity is a black box, which estimator {run.estimator} would have to "
-        f"differentiate for {run.method}; ff methods and differences never do",
-    )
-    yield (
-        run.slopes == "forward mode" and photonic and run.engine != "xla",
-        f"engine must be xla for estimator {run.estimator}: the native engine has no forward "
-        f"mode, got {run.engine}",
-    )
-    yield (
-        run.estimator in ("cones", "twin") and not photonic,
-        f"estimator {run.estimator} is for meshes, whose layout it uses, got {run.network}",
-    )
-    yield (
-        run.estimator == "twin" and not run.local and run.has_function,
-        "nonlinearity is a black box, which estimator twin would have to differentiate for "
-        f"{run.method}; ff-dd never does",
-    )
-    yield (
-        run.directions == 0 and run.estimator != "twin",
-        f"directions must be at least 1 for estimator {run.estimator}, got 0",
-    )
-    yield (
-        run.directions == 0 and run.epsilon == AUTO,
-        "directions must be at least 1 for epsilon auto, got 0",
-    )
-    yield (
-        run.follows_network and not photonic,
-        f"law {run.law} is for meshes, whose layout it uses, got {run.network}",
-    )
-    yield (
-        run.follows_network and run.estimator not in _PRECONDITIONED,
-        f"estimator must be {', '.join(_PRECONDITIONED)} for law {run.law}, whose estimate is the "
-        f"gradient times the covariance, got {run.estimator}",
-    )
-    yield (
-        activations and photonic,
-        "perturb must be weights for meshes: a phase acts through sines, so that its slope does "
-        "not follow from those of activations, as a dense layer's weight's does",
-    )
-    yield (
-        activations and not run.local and run.network != "mixer",
-        "perturb must be weights for bp: slopes of the last layer's activations do not reach "
-        "the layers before it without backpropagation",
-    )
-
-
-def _worker_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    if run.workers is None:
-        return
-    most = -(-(run.directions or 0) // SHARD)
-    yield (
-        run.workers > most,
-        f"workers must be at most {most}, one a shard of {SHARD} of {run.directions} directions, "
-        f"got {run.workers}",
-    )
-    yield (
-        run.law == "orthonormal" or run.follows_network,
-        f"law must draw each direction alone for workers, got {run.law}",
-    )
-    yield (
-        bool(run.chip_imperfections.drift),
-        f"imperfections must not drift for workers, got drift={run.chip_imperfections.drift:g}",
-    )
-    yield callable(run.nonlinearity), "nonlinearity must have a name for workers, got a function"
-
-
-def _step_rules(run: Config) -> Iterator[tuple[bool, str]]:
-    chip, unit_law = run.known_imperfections, "unit" in (run.law or "")
-    yield (
-        run.slopes != "differences" and not chip.differentiable,
-        "imperfections with drive_bits or adc_bits cannot be differentiated, which estimator "
-        f"{run.estimator} does; use differences (-dd)",
-    )
-    yield (
-        run.epsilon == AUTO and (run.network != "photonic" or unit_law),
-        f"epsilon {AUTO} is the step of every phase of a mesh, chosen from a chip's noise; it "
-        f"does not apply to {run.network} with law {run.law}",
-    )
-    if not chip.drive_step or run.epsilon is None or isinstance(run.epsilon, str):
-        return
-    bits = f"drive_bits={chip.drive_bits}"
-    yield unit_law, f"law must give every phase its own step with {bits}, got {run.law}"
-    yield (
-        run.epsilon < chip.drive_step,
-        f"epsilon must be at least one step of the drive, {chip.drive_step:.6g} rad with "
-        f"{bits}, got {run.epsilon:g}",
     )
 
 
