@@ -16,7 +16,7 @@ import numpy as np
 
 from meshes.display import facts_html
 from meshes.files import DataError
-from meshes.validation import integer
+from meshes.validation import integer, switch
 from photonic_ffzero.data.checks import COLOURS, check_images, in_colour
 from photonic_ffzero.data.cifar import CIFAR_CLASSES, read_cifar
 from photonic_ffzero.data.functions import FUNCTIONS, TRAIN, sample
@@ -111,7 +111,7 @@ def load_dataset(
             means `IMAGE_SIZE`.
         colour: keep the colours of a folder's images, if it has any; else they become grey.
     """
-    path = expanded(name)
+    path, colour = expanded(name), switch("colour", colour)
     if name not in DATASETS and os.path.isdir(path):
         size = IMAGE_SIZE if image_size is None else image_size
         return _load_folder(path, integer("image_size", size, minimum=1), colour)

@@ -489,8 +489,10 @@ def _result_line(result: dict[str, Any]) -> str:
     task = result["task"]
     what, key = _QUALITY[task]
     in_words_of = partial(quality_in_words, regression=task == "regression")
-    alone = ", ".join(map(in_words_of, result[f"layer_{key}"]))
-    rule = f" by {result['rule']} (readouts alone: {alone})" if result["rule"] else ""
+    alone = [*map(in_words_of, result[f"layer_{key}"])]
+    rule = ""
+    if result["rule"] and len(alone) > 1:
+        rule = f" by {result['rule']} (readouts alone: {', '.join(alone)})"
     line = (
         f"{result['dataset']}, {result['method']}, seed {result['seed']}: "
         f"{_tested_on(result)} {what} "
