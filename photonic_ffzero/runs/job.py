@@ -24,7 +24,7 @@ from photonic_ffzero.data.checks import in_colour
 from photonic_ffzero.data.datasets import Dataset, default_validation, load_dataset, split
 from photonic_ffzero.data.encoding import Encoder, form_of
 from photonic_ffzero.data.tasks import quality_in_words, task_of
-from photonic_ffzero.devices.device import Device, identity_of
+from photonic_ffzero.devices.device import Device, driver_of
 from photonic_ffzero.elements import each, is_function
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.gradients import has_twin
@@ -252,7 +252,7 @@ class Job:
         ]
         if self.device is not None:
             unchecked = "without an identity: a resume cannot check that it is the same"
-            lines.append(f"device {identity_of(self.device) or unchecked}")
+            lines.append(f"device {driver_of(self.device).identity or unchecked}")
         return lines
 
     def _has_begun(self, seed: int) -> bool:
@@ -392,7 +392,7 @@ class Job:
             "chip_seconds": rates.seconds(model.usage) if rates else None,
             "chip_joules": rates.joules(model.usage) if rates else None,
             "train_seconds": round(model.seconds, 3),
-            "device_identity": identity_of(model.device),
+            "device_identity": model.device_identity,
             "versions": versions(),
         }
 
