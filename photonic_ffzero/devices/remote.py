@@ -244,10 +244,10 @@ class RemoteDevice:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._channel = wire.Channel(connection, "client")
         self._sent.clear()
-        if self._secret == _READ_AGAIN:
-            self._secret = read_secret(self._token_file)
-        if self._secret is not None:
-            self._authenticate(self._secret)
+        known = self._secret
+        secret = read_secret(self._token_file) if known == _READ_AGAIN else known
+        if secret is not None:
+            self._authenticate(secret)
         if not self._shape:
             return
         _, answer = self._exchange(Kind.HELLO, b"", _SHAPE)
