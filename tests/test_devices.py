@@ -474,6 +474,19 @@ class TestDriver:
 
 
 class TestTraining:
+    def test_a_run_directory_keeps_what_was_learned_until_an_error(self, tmp_path):
+        device = Wrapped(chip(), lambda z, count: z if count < 45 else None)
+        with pytest.raises(DeviceError):
+            trained(device=device, observers=[RunDirectory(str(tmp_path / "run"))])
+        kept = load_model(tmp_path / "run")
+        assert len(kept.history) >= 1
+        assert device.count == 45
+
+    def test_embeddings_of_a_device_are_refused(self):
+        for device in (chip(), "simulated"):
+            with pytest.raises(ValueError, match=r"^embeddings would do nothing on a device"):
+                trained(device=device, embeddings=True)
+
     @pytest.mark.parametrize(
         ("chosen", "imperfections"),
         [
@@ -984,6 +997,76 @@ def test_a_factory_that_makes_no_device_is_told_in_one_line(
     assert re.search(told, line), line
     assert line.count("\n") == 1
     assert sorted(path.name for path in tmp_path.glob("[!_]*")) == ["broken_lab.py"]
+
+
+def status_of(main, words):
+    try:
+        return main(words)
+    except SystemExit as stop:
+        return stop.code
+
+
+LASER = """
+from pathlib import Path
+from photonic_ffzero import SimulatedChip
+
+class Laser(SimulatedChip):
+    def __init__(self):
+        super().__init__(16, meshes=1)
+
+    def close(self):
+        with open("closed", "a") as file:
+            file.write("once")
+
+class Fails(Laser):
+    def measure(self, mesh, fields):
+        raise RuntimeError("no light")
+"""
+TRAIN = [*RUN, "--meshes", "1", "--epochs", "1", "--device"]
+LEARN = ["--settings", "2", "--batch-size", "4", "--device"]
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "code"),
+    [
+        (main, [*TRAIN, "laser_lab:Laser"], 0),
+        (main, [*TRAIN, "laser_lab:Fails"], 1),
+        (main, [*TRAIN, "laser_lab:Laser", "--meshes", "2"], 2),
+        (calibrate.main, [*LEARN, "laser_lab:Laser"], 0),
+        (calibrate.main, [*LEARN, "laser_lab:Fails"], 1),
+        (serve.main, ["--device", "laser_lab:Laser", "--units", "3"], 2),
+        (serve.main, ["--device", "laser_lab:Laser"], 130),
+    ],
+    ids=range(7),
+)
+def test_a_device_that_can_be_closed_is_closed_once(main, words, code, tmp_path, monkeypatch):
+    def interrupt(server):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DeviceServer, "serve_forever", interrupt)
+    (tmp_path / "laser_lab.py").write_text(LASER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert status_of(main, words) == code
+    assert Path("closed").read_text() == "once"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_closes_the_device_long(number, code, tmp_path):
+    (tmp_path / "laser_lab.py").write_text(LASER)
+    command = [sys.executable, "-m", "photonic_ffzero.cli.serve", "--device", "laser_lab:Laser"]
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline().startswith("tcp://")
+            process.send_signal(number)
+            assert process.wait(timeout=10) == code
+        finally:
+            process.kill()
+    assert (tmp_path / "closed").read_text() == "once"
 
 
 def test_a_device_that_cannot_say_what_it_is_is_told():

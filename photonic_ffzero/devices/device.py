@@ -28,10 +28,13 @@ class Device(Protocol):
 
     ``units`` is the number N of ports of every mesh, ``columns`` the number L of its columns, each
     of M = N // 2 interferometers; ``meshes`` counts the meshes that the light passes in turn. Any
-    error in a method ends a training; what was learned until then is kept.
+    error in a method ends a training. A command keeps what was learned until its last checkpoint;
+    in Python an observer does: ``fit(..., observers=[RunDirectory("run")])``.
 
     A device may also have an ``identity``, a text of at most 256 bytes that no other device has,
-    such as a serial number. A training that goes on compares it with that of its beginning.
+    such as a serial number. A training that goes on compares it with that of its beginning. And it
+    may have a method ``close()``: the commands ``train``, ``serve`` and ``calibrate`` call it once
+    when they end, also at errors and, from another thread, at signals.
     """
 
     @property
@@ -224,6 +227,18 @@ def check_written(mesh: int, written: Collection[int]) -> None:
     for number in range(1, mesh + 1):
         if number not in written:
             raise ValueError(f"mesh {number} must be written before light is sent through it")
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    def close(self) -> object: ...
+
+
+def close_device(device: Device) -> None:
+    """Let go of a device that has a method for it."""
+    if isinstance(device, _Closable):
+        with device_errors("close"):
+            device.close()
 
 
 def driver_of(device: Device) -> Driver:
