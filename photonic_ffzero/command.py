@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 INSTALLED = "photonic-ffzero"
 """The command that is installed with the package."""
 
+_CLEANING = 5.0  # seconds that cleanups may take where a signal ends a process
 _SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
 
@@ -35,7 +36,7 @@ class Signals:
         patience: How many of them the work in progress answers by itself. One more ends it.
         notice: What to say when the work in progress is to answer one.
         advice: What a line about the end adds: how to go on.
-        cleanups: Functions to call before the process ends at once.
+        cleanups: Functions to call when the command ends, also at once: the last one first.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class Signals:
         self.patience, self.notice, self.advice = 0, "", ""
         self._stderr = 2
         self.cleanups: list[Callable[[], object]] = []
+        self._cleaning = threading.Lock()
         self._owns_process = False
 
     def own_process(self) -> None:
@@ -96,11 +98,25 @@ class Signals:
         elif self.notice:
             print(self.notice, file=sys.stderr, flush=True)
 
+    def clean_up(self) -> None:
+        """Call the cleanups, unless a signal is ending the process; then wait for its end."""
+        with self._cleaning:
+            self._call_cleanups()
+
+    def _call_cleanups(self) -> None:
+        """Call each of those that are left once."""
+        while self.cleanups:
+            try:
+                self.cleanups.pop()()
+            except Exception as error:
+                say(f"warning: {error}")
+
     def _end(self) -> None:
-        """End the process without waiting for anything."""
-        for cleanup in [*self.cleanups]:  # each leaves the list
-            with suppress(Exception):
-                cleanup()
+        """End the process without waiting for its work."""
+        self._cleaning.acquire(timeout=_CLEANING)  # for good, so that no error ends it otherwise
+        cleaning = threading.Thread(target=self._call_cleanups, name="cleanups", daemon=True)
+        cleaning.start()
+        cleaning.join(_CLEANING)  # a device may hang
         line = "interrupted" + (f"; {self.advice}" if self.advice else "")
         with suppress(OSError):
             cursor = (_SHOW_CURSOR + b"\r\n") * os.isatty(self._stderr)
@@ -174,6 +190,7 @@ def command(main: _Main) -> _Main:
             with current.guest():
                 return main(*arguments, **named)
         finally:
+            current.clean_up()
             out.flush()
             err.flush()
             sys.stdout, sys.stderr = streams

@@ -19,7 +19,7 @@ from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import check_inputs, require_finite
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import TASKS, Task
-from photonic_ffzero.devices.device import Device
+from photonic_ffzero.devices.device import Device, driver_of
 from photonic_ffzero.goodness.readouts import DETECTIONS, Goodness, Readout, unit_vectors
 from photonic_ffzero.gradients import has_twin
 from photonic_ffzero.layers.base import Layer, in_chunks, one_set
@@ -152,6 +152,8 @@ class Model:
         seconds: Time of the training.
         known: What is known of each mesh: what a twin has learned of those whose training ended,
             and what was known before of others. Empty without a twin.
+        device_identity: The identity of the device; of a model that was loaded without its device,
+            that of the device it was saved with. None if it has none.
         snapshots: The embeddings of some images after each epoch, for `explore`; None if nobody
             kept them.
     """
@@ -168,6 +170,7 @@ class Model:
     usage: Usage = field(init=False, default_factory=Usage)
     seconds: float = field(init=False, default=0.0)
     known: list[MeshEstimate] = field(init=False, default_factory=list)
+    device_identity: str | None = field(init=False, default=None)
     snapshots: Any = field(init=False, default=None, repr=False)
 
     def __post_init__(self, saved: Saved | None) -> None:
@@ -185,6 +188,8 @@ class Model:
         self.blocks, self.params = build_blocks(
             self.config, self.units, self.task, self.device, saved
         )
+        if self.device is not None:
+            self.device_identity = driver_of(self.device).identity
         if has_twin(self.config.estimator):
             meshes, columns = self.config.layers, self.config.columns
             self.known = list(ChipEstimate.known(self.units, columns, meshes).meshes)

@@ -26,7 +26,7 @@ from photonic_ffzero.config import Config, device_name, read_config
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import TASKS, Task
-from photonic_ffzero.devices.device import Device, identity_of
+from photonic_ffzero.devices.device import Device, check_identity
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import Saved, open_device, parameter_shapes
@@ -162,6 +162,8 @@ def _load_model(archive: Archive, nonlinearity: Any, device: Device | str | None
         # Memory is taken for a model only after the file was seen to hold the arrays of one.
         saved = _read_saved(archive, config, units, task)
         model = Model(config, units, task, encoder, saved=saved)
+        identity = about.get("device_identity")
+        model.device_identity = check_identity("device_identity", identity)
     if device is None and config.simulates_device:
         device = config.device
     return model if device is None else _on_device(model, device, saved)
@@ -177,7 +179,7 @@ def load_checkpoint(
     with open_npz(path) as archive:
         model = _load_model(archive, nonlinearity, device)
         if model.device is not None:
-            _check_identity(archive, identity_of(model.device))
+            _check_same_device(archive, model.device_identity)
         return model, _load_position(archive, model)
 
 
@@ -251,7 +253,7 @@ def read_run_identity(path: PathLike) -> dict[str, Any]:
     return run
 
 
-def _check_identity(archive: Archive, present: str | None) -> None:
+def _check_same_device(archive: Archive, present: str | None) -> None:
     """Compare a device with that of the training; an older file says nothing of it."""
     with _described(archive, "description", "a model of this package") as about:
         if "device_identity" not in about:
@@ -260,7 +262,7 @@ def _check_identity(archive: Archive, present: str | None) -> None:
                 "same is not checked",
                 stacklevel=3,
             )
-        before = about.get("device_identity")
+        before = check_identity("device_identity", about.get("device_identity"))
     if None not in (before, present) and before != present:
         raise DataError(
             f"{archive.path}: device_identity must be {quoted(before)}, that of the device the "
@@ -288,7 +290,7 @@ def _model_arrays(model: Model) -> dict[str, np.ndarray]:
         "encoder": model.encoder and asdict(model.encoder),
     }
     if model.config.device:
-        about["device_identity"] = identity_of(model.device)
+        about["device_identity"] = model.device_identity
     arrays = {"description": _as_bytes(about)}
     for index, (layer, params) in enumerate(model.layers, start=1):
         names = _array_names(layer.name, index, params)

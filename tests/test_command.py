@@ -66,6 +66,45 @@ def test_a_signal_ends_a_command_at_once_with_one_line(tmp_path, number, code):
     assert (tmp_path / "cleaned").exists()
 
 
+def test_cleanups_that_hang_do_not_hold_a_signal_up(tmp_path):
+    hang = "    command._CLEANING = 0.1\n"
+    hang += "    command.signals().cleanups.append(lambda: ctypes.CDLL(None).pause())\n"
+    with started(tmp_path, "    import ctypes\n" + hang + HANGS) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == "interrupted\n"
+    assert process.returncode == 130
+
+
+def test_an_error_during_the_cleanups_does_not_change_the_end(tmp_path):
+    """As of a device that is closed while the main thread uses it."""
+    closes = """
+    import threading, time
+    closed = threading.Event()
+    command.signals().cleanups.append(lambda: [closed.set(), time.sleep(0.5)])
+    print("ready", flush=True)
+    closed.wait()
+    return 1
+"""
+    with started(tmp_path, closes) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60)[1] == "interrupted\n"
+    assert process.returncode == 143
+
+
+def test_cleanups_are_called_once_when_a_command_ends_whatever_happens():
+    called = []
+
+    @command.command
+    def main(argv):
+        for name in ("first", "last"):
+            command.signals().cleanups.append(lambda name=name: called.append(name))
+        raise ValueError(argv)
+
+    with pytest.raises(ValueError, match="any"):
+        main(["any"])
+    assert called == ["last", "first"]
+
+
 def test_the_line_about_the_end_shows_while_native_output_is_hidden(tmp_path):
     """As while TensorFlow starts; a path in it may be no text."""
     hidden = """

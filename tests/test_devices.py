@@ -119,6 +119,34 @@ class Wrapped:
         return self.spoil(self.device.measure(mesh, fields), self.count)
 
 
+class Bench(SimulatedChip):
+    """An instrument that says who it is until it is closed, in a line as instruments do."""
+
+    open = True
+
+    @property
+    def identity(self):
+        if not self.open:
+            raise RuntimeError("instrument\nis closed")
+        return "LAB,MZI-4,17\n"
+
+    @identity.setter
+    def identity(self, value):
+        pass
+
+
+class Heaters:
+    """Drives a chip that keeps its phases, whatever becomes of this object and its copies."""
+
+    units, columns, meshes, chip = N, N, 1, SimulatedChip(N, 1)
+
+    def write(self, *phases):
+        self.chip.write(*phases)
+
+    def measure(self, *light):
+        return self.chip.measure(*light)
+
+
 class Clock:
     """A clock that moves by a step whenever it is read, and jumps when it is told to."""
 
@@ -313,6 +341,42 @@ class TestEveryDevice:
         with pytest.raises((DeviceError, ValueError), match=r"written"):
             device.measure(2, light())
 
+    @pytest.mark.parametrize(
+        ("name", "spoil"),
+        [
+            ("theta", lambda w: w.T.reshape(2, 4)),
+            ("theta", lambda w: w[:1]),
+            ("phi", lambda w: w + 1j),
+            ("phi", lambda w: w * np.nan),
+            ("gamma", lambda w: np.ma.masked_less(w, 9)),
+            ("gamma", lambda w: w[np.newaxis]),
+        ],
+        ids=range(6),
+    )
+    def test_refuses_phases_that_are_none(self, device, name, spoil):
+        phases = some_phases()
+        wrong = phases._replace(**{name: spoil(getattr(phases, name))})
+        with pytest.raises(ValueError, match=f"^{name} must"):
+            device.write(1, *wrong)
+        with pytest.raises(ValueError, match=r"^mesh must be at most 3, got 4"):
+            device.write(MESHES + 1, *phases)
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda x: x.reshape(10, 2),
+            lambda x: x[0],
+            lambda x: x[:0],
+            lambda x: x * np.nan,
+            lambda x: np.ma.masked_array(x, np.ones_like(x, bool)),
+        ],
+        ids=range(5),
+    )
+    def test_refuses_fields_that_are_none(self, device, spoil):
+        device.write(1, *some_phases())
+        with pytest.raises(ValueError, match=r"^fields must"):
+            device.measure(1, spoil(light()))
+
     def test_phases_are_not_taken_modulo_a_turn(self, device):
         """theta and theta + 2 pi differ by a sign, which interferes after the interferometer."""
         theta, phi, gamma = some_phases()
@@ -410,6 +474,19 @@ class TestDriver:
 
 
 class TestTraining:
+    def test_a_run_directory_keeps_what_was_learned_until_an_error(self, tmp_path):
+        device = Wrapped(chip(), lambda z, count: z if count < 45 else None)
+        with pytest.raises(DeviceError):
+            trained(device=device, observers=[RunDirectory(str(tmp_path / "run"))])
+        kept = load_model(tmp_path / "run")
+        assert len(kept.history) >= 1
+        assert device.count == 45
+
+    def test_embeddings_of_a_device_are_refused(self):
+        for device in (chip(), "simulated"):
+            with pytest.raises(ValueError, match=r"^embeddings would do nothing on a device"):
+                trained(device=device, embeddings=True)
+
     @pytest.mark.parametrize(
         ("chosen", "imperfections"),
         [
@@ -520,7 +597,20 @@ class TestRefusals:
             make()
 
 
+def saved_identity(model, path):
+    save_model(model, path)
+    with np.load(path) as arrays:
+        return json.loads(arrays["description"].tobytes())["device_identity"]
+
+
 class TestFiles:
+    def test_the_identity_is_told_once_and_kept(self, tmp_path):
+        device, path = Bench(N, MESHES), tmp_path / "model.npz"
+        model = trained(device=device, epochs=1)
+        device.open = False
+        assert saved_identity(model, path) == "LAB,MZI-4,17"
+        assert saved_identity(load_model(path), tmp_path / "again.npz") == "LAB,MZI-4,17"
+
     def test_a_model_predicts_on_the_device_it_gets(self, tmp_path):
         device, path = chip(), tmp_path / "model.npz"
         model = trained(device=device)
@@ -610,12 +700,13 @@ class TestRemote:
         with served(Wrapped(one)) as server:
             assert connect(server).identity is None
 
-    @pytest.mark.parametrize("identity", [7, "", "a\nb", "\x1b[2J", "x" * 257, "\udcff"])
+    @pytest.mark.parametrize("identity", [7, "", "\n", "a\nb", "\x1b[2J", "x" * 257, "\udcff"])
     def test_an_identity_is_a_short_printable_text(self, identity):
         device = chip()
         device.identity = identity
-        with pytest.raises(ValueError, match="device's identity must"):
-            DeviceServer(device)
+        for use in (DeviceServer, Driver):
+            with pytest.raises(ValueError, match="device's identity must"):
+                use(device)
 
     def test_two_clients_do_not_read_each_other_s_phases(self):
         with served(chip()) as server:
@@ -643,6 +734,59 @@ class TestRemote:
             with pytest.raises(DeviceError, match=r"does not answer, asked 4 times: .*timed out"):
                 far.measure(1, light())
         assert pauses == [0.5, 1.0, 2.0]
+
+    def test_a_device_that_is_slower_than_the_timeout_is_named_so(self):
+        """It is asked as often as it is said to be, and the phases are not said to be lost."""
+        times = Clock()
+        slow = Wrapped(chip(), lambda z, count: times.jump(z))
+        with served(slow) as server:
+            far = written(server, "timeout=30,retries=2", times)
+            told = r"asked 3 times: timed out after 30 s; for a slower .* tcp://.*\?timeout=60$"
+            with pytest.raises(DeviceError, match=told):
+                far.measure(1, light())
+        assert slow.count == 3
+
+    def test_a_question_of_a_client_that_has_hung_up_is_left_undone(self):
+        entered, leave = threading.Event(), threading.Event()
+
+        def wait(z, count):
+            entered.set()
+            leave.wait(10)
+            return z
+
+        device = Wrapped(chip(), wait)
+        with served(device) as server:
+            one, other = written(server), connect(server)
+            thread = threading.Thread(target=one.measure, args=(1, light()))
+            thread.start()
+            entered.wait(10)
+            other._channel.send(Kind.WRITE, b"".join([struct.pack("<I", 1), bytes(4 * 20)]), 5)
+            other.close()
+            leave.set()
+            thread.join()
+            one.write(1, *some_phases())
+            one.close()
+        assert device.writes == 2
+
+    def test_without_retries_lost_phases_are_written_again(self):
+        with served(chip()) as server:
+            one, other = written(server, "retries=0"), written(server)
+            np.testing.assert_array_equal(one.measure(1, light()), other.measure(1, light()))
+            one.close(), other.close()
+
+    @pytest.mark.parametrize(
+        "again", [copy.copy, copy.deepcopy, lambda far: pickle.loads(pickle.dumps(far))]
+    )
+    def test_a_copy_connects_by_itself(self, again):
+        with served(chip()) as server:
+            far = RemoteDevice.at(server.address)
+            far.write(1, *some_phases())
+            before, copied = far.measure(1, light()), again(far)
+            far.write(1, *some_phases(2))
+            for _ in range(2):
+                np.testing.assert_array_equal(copied.measure(1, light()), before)
+                assert np.abs(far.measure(1, light()) - before).max() > 0.1
+            far.close(), copied.close()
 
     def test_time_runs_for_the_whole_answer(self):
         """An answer that comes byte by byte would never end."""
@@ -682,7 +826,7 @@ class TestRemote:
         ids=range(8),
     )
     def test_an_answer_that_is_none_is_an_error(self, answer, message):
-        rest = [DONE] if answer is LOST else []
+        rest = [DONE, LOST] if answer is LOST else []
         with scripted(HELLO, DONE, answer, *rest) as server:
             far = written(server, "retries=0")
             with pytest.raises(DeviceError, match=message):
@@ -807,6 +951,129 @@ def test_sizes_of_a_device_are_its_own(main, flags, told, tmp_path, monkeypatch,
 
 RUN = ["--dataset", "digits", "--size", "4", "--limit", "120", "--batch-size", "40"]
 RUN += ["--directions", "2", "--epochs", "3", "--quiet"]
+
+
+LAB = """
+from photonic_ffzero import SimulatedChip
+
+class Interlock:
+    def __init__(self):
+        raise RuntimeError("laser interlock\\nopen")
+
+class NoColumns:
+    units, meshes = 16, 2
+    def write(self, *phases): ...
+    def measure(self, *light): ...
+
+def numbered():
+    chip = SimulatedChip(16)
+    chip.identity = 1234
+    return chip
+"""
+
+
+@pytest.mark.parametrize(
+    ("main", "flags"), [(main, RUN), (serve.main, []), (calibrate.main, ["--units", "16"])]
+)
+@pytest.mark.parametrize(
+    ("factory", "told"),
+    [
+        (
+            "Interlock",
+            r"--device failed to open broken_lab:Interlock: RuntimeError: laser interlock",
+        ),
+        ("NoColumns", "--device must have units, columns, meshes, .*got <broken_lab.NoColumns"),
+        ("numbered", "--device's identity must be a printable text, got 1234"),
+        ("__name__", "--device failed to open broken_lab:__name__: TypeError"),
+    ],
+)
+def test_a_factory_that_makes_no_device_is_told_in_one_line(
+    main, flags, factory, told, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "broken_lab.py").write_text(LAB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = error_of([*flags, "--device", f"broken_lab:{factory}"], capsys, main)
+    assert re.search(told, line), line
+    assert line.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.glob("[!_]*")) == ["broken_lab.py"]
+
+
+def status_of(main, words):
+    try:
+        return main(words)
+    except SystemExit as stop:
+        return stop.code
+
+
+LASER = """
+from pathlib import Path
+from photonic_ffzero import SimulatedChip
+
+class Laser(SimulatedChip):
+    def __init__(self):
+        super().__init__(16, meshes=1)
+
+    def close(self):
+        with open("closed", "a") as file:
+            file.write("once")
+
+class Fails(Laser):
+    def measure(self, mesh, fields):
+        raise RuntimeError("no light")
+"""
+TRAIN = [*RUN, "--meshes", "1", "--epochs", "1", "--device"]
+LEARN = ["--settings", "2", "--batch-size", "4", "--device"]
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "code"),
+    [
+        (main, [*TRAIN, "laser_lab:Laser"], 0),
+        (main, [*TRAIN, "laser_lab:Fails"], 1),
+        (main, [*TRAIN, "laser_lab:Laser", "--meshes", "2"], 2),
+        (calibrate.main, [*LEARN, "laser_lab:Laser"], 0),
+        (calibrate.main, [*LEARN, "laser_lab:Fails"], 1),
+        (serve.main, ["--device", "laser_lab:Laser", "--units", "3"], 2),
+        (serve.main, ["--device", "laser_lab:Laser"], 130),
+    ],
+    ids=range(7),
+)
+def test_a_device_that_can_be_closed_is_closed_once(main, words, code, tmp_path, monkeypatch):
+    def interrupt(server):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DeviceServer, "serve_forever", interrupt)
+    (tmp_path / "laser_lab.py").write_text(LASER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert status_of(main, words) == code
+    assert Path("closed").read_text() == "once"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_closes_the_device_long(number, code, tmp_path):
+    (tmp_path / "laser_lab.py").write_text(LASER)
+    command = [sys.executable, "-m", "photonic_ffzero.cli.serve", "--device", "laser_lab:Laser"]
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline().startswith("tcp://")
+            process.send_signal(number)
+            assert process.wait(timeout=10) == code
+        finally:
+            process.kill()
+    assert (tmp_path / "closed").read_text() == "once"
+
+
+def test_a_device_that_cannot_say_what_it_is_is_told():
+    device = Bench(N, MESHES)
+    device.open = False
+    with pytest.raises(DeviceError, match=r"say what it is: RuntimeError: instrument\\nis closed"):
+        trained(device=device)
 
 
 def results(folder):
@@ -1015,8 +1282,13 @@ def test_what_a_former_device_decided_is_as_the_recipe_has_it():
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_model_on_a_device_can_be_copied(again):
-    chip, x = SimulatedChip(4, meshes=1), np.ones((2, 4), np.float32)
-    config = configure(device=device_name(chip), meshes=1)
-    model = Model(config, 4, Classification(2), device=chip)
-    np.testing.assert_array_equal(again(model).scores(x), model.scores(x))
+def test_a_copy_of_a_model_writes_its_phases_anew(again):
+    """Others may have used the chip before the copy is."""
+    device, x = Heaters(), np.ones((2, N), np.float32)
+    config = configure(device=device_name(device), meshes=1)
+    model = Model(config, N, Classification(2), device=device)
+    expected = model.scores(x)
+    copied = again(model)
+    device.write(1, *some_phases(5))
+    np.testing.assert_array_equal(copied.scores(x), expected)
+    assert driver_of(copied.device) is copied.blocks[0].layers[0].driver

@@ -1,6 +1,7 @@
 """A served device under attack: who is let in, what a message must carry, and what it may cost."""
 
 import os
+import pickle
 import re
 import socket
 import struct
@@ -253,6 +254,26 @@ class TestSecret:
         monkeypatch.setenv(TOKEN_VARIABLE, "short")
         with pytest.raises(ValueError, match=f"{TOKEN_VARIABLE} must hold"):
             read_secret()
+
+
+def test_a_pickle_holds_no_secret_and_reads_it_again(tmp_path, monkeypatch):
+    (tmp_path / "token").write_bytes(SECRET)
+    (tmp_path / "token").chmod(0o600)
+    monkeypatch.chdir(tmp_path)
+    with guarded() as server:
+        far = RemoteDevice.at(server.address, Path("token"))
+        stored = pickle.dumps(far)
+        assert SECRET not in stored
+        monkeypatch.chdir("/")
+        again = pickle.loads(stored)
+        assert_same_light(again, far)
+        given = RemoteDevice(Address.of(server.address), secret=SECRET)
+        given = pickle.loads(pickle.dumps(given))
+        with pytest.raises(DeviceError, match="wants a secret: use --token-file or"):
+            given.write(1, *some_phases())
+        monkeypatch.setenv(TOKEN_VARIABLE, SECRET.decode())
+        given.write(1, *some_phases())
+        far.close(), again.close(), given.close()
 
 
 @pytest.mark.parametrize(

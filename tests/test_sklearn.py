@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
-from photonic_ffzero import Model, configure
+from photonic_ffzero import Model, SimulatedChip, configure
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.sklearn import (
     DigitalClassifier,
@@ -26,6 +26,14 @@ CLASSIFIERS = PhotonicClassifier, DigitalClassifier
 REGRESSORS = PhotonicRegressor, DigitalRegressor
 ESTIMATORS = (*CLASSIFIERS, *REGRESSORS)
 QUICK = {"epochs": 2, "directions": 4}
+
+
+class OneChip(SimulatedChip):
+    """As `docs/scikit_learn.md` has it."""
+
+    def __deepcopy__(self, memo):
+        return self
+
 
 every = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda cls: cls.__name__)
 
@@ -228,6 +236,13 @@ class TestTools:
         np.testing.assert_array_equal(restored.predict(x), predicted)
         np.testing.assert_array_equal(clone(trained).fit(x, y).predict(x), predicted)
         assert isinstance(restored.model_, Model)
+
+    def test_a_device_that_is_its_own_copy_serves_clones_by_turns(self, wine):
+        first = PhotonicClassifier(device=OneChip(14, meshes=1), meshes=1, epochs=1).fit(*wine)
+        before = first.predict_proba(wine[0])
+        other = clone(first).set_params(random_state=1).fit(*wine)
+        assert other.device is first.device
+        np.testing.assert_array_equal(first.predict_proba(wine[0]), before)
 
     def test_pipelines_and_grid_search(self, wine):
         x, y = wine

@@ -28,7 +28,7 @@ from photonic_ffzero.cli.arguments import (
 from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say
 from photonic_ffzero.config import Config, configure
-from photonic_ffzero.devices.device import Device, DeviceError, identity_of
+from photonic_ffzero.devices.device import Device, DeviceError, driver_of
 from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.plots import save_figure
 from photonic_ffzero.runs.progress import CalibrationProgress
@@ -89,7 +89,7 @@ def _run(
     settings = arguments.settings or usual_settings(device.columns)
     passes = mesh_passes(device.meshes, settings * arguments.batch_size * arguments.reads)
     console = progress_console(arguments.quiet)
-    name = identity_of(device) or config.device
+    name = driver_of(device).identity or config.device
     size = f"{device.meshes} x {device.units} ports, {device.columns} columns"
     console.print(printable(f"{name}: {size}"))
     console.print(f"{settings} settings a mesh, {arguments.batch_size} samples each")

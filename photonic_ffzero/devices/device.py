@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
@@ -13,6 +14,7 @@ import numpy as np
 from meshes import Amplifier, Linear, Nonlinearity, Phases, RectangularMesh
 from meshes._tensorflow import from_python, tf
 from meshes.validation import integer, one_line, quoted
+from photonic_ffzero.data.checks import as_numbers, to_single
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 
 
@@ -26,10 +28,13 @@ class Device(Protocol):
 
     ``units`` is the number N of ports of every mesh, ``columns`` the number L of its columns, each
     of M = N // 2 interferometers; ``meshes`` counts the meshes that the light passes in turn. Any
-    error in a method ends a training; what was learned until then is kept.
+    error in a method ends a training. A command keeps what was learned until its last checkpoint;
+    in Python an observer does: ``fit(..., observers=[RunDirectory("run")])``.
 
     A device may also have an ``identity``, a text of at most 256 bytes that no other device has,
-    such as a serial number. A training that goes on compares it with that of its beginning.
+    such as a serial number. A training that goes on compares it with that of its beginning. And it
+    may have a method ``close()``: the commands ``train``, ``serve`` and ``calibrate`` call it once
+    when they end, also at errors and, from another thread, at signals.
     """
 
     @property
@@ -55,36 +60,69 @@ class Device(Protocol):
 MAX_IDENTITY = 256  # bytes
 
 
-def identity_of(device: Device | None) -> str | None:
-    """The identity of a device; None if it has none."""
-    identity = getattr(device, "identity", None)
+class Nameplate(NamedTuple):
+    """What a device says of itself."""
+
+    units: int
+    columns: int
+    meshes: int
+    identity: str | None
+
+
+def nameplate_of(device: Device) -> Nameplate:
+    """Ask a device what it is; an error if it is none, or says what it must not."""
+    told = None
+    with device_errors("say what it is"):
+        if isinstance(device, Device):
+            identity = getattr(device, "identity", None)
+            told = device.units, device.columns, device.meshes, identity
+    if told is None:
+        raise TypeError(
+            f"device must have units, columns, meshes, write and measure, got {quoted(device)}"
+        )
+    units, columns, meshes, identity = told
+    return Nameplate(
+        integer("device's units", units, minimum=2),
+        integer("device's columns", columns, minimum=1),
+        integer("device's meshes", meshes, minimum=1),
+        check_identity("device's identity", identity),
+    )
+
+
+def check_identity(name: str, identity: Any) -> str | None:
+    """An identity without white space around it, as instruments answer a line; None if none."""
     if identity is None:
         return None
-    if not (isinstance(identity, str) and identity and identity.isprintable()):
-        raise ValueError(f"device's identity must be a printable text, got {quoted(identity)}")
-    if len(identity.encode()) > MAX_IDENTITY:
-        raise ValueError(
-            f"device's identity must have at most {MAX_IDENTITY} bytes, got {quoted(identity)}"
-        )
-    return identity
+    text = identity.strip() if isinstance(identity, str) else ""
+    if not (text and text.isprintable()):
+        raise ValueError(f"{name} must be a printable text, got {quoted(identity)}")
+    if len(text.encode()) > MAX_IDENTITY:
+        raise ValueError(f"{name} must have at most {MAX_IDENTITY} bytes, got {quoted(identity)}")
+    return text
+
+
+@contextmanager
+def device_errors(what: str) -> Iterator[None]:
+    """Make a `DeviceError` of one line of any error in a device's own code."""
+    try:
+        yield
+    except DeviceError:
+        raise
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise DeviceError(f"device failed to {what}: {reason}") from error
 
 
 class Driver:
     """Drives a device: writes phases only where they changed, and checks every answer.
 
     No other driver may use the device, see `driver_of`. Threads take turns: nobody else writes
-    between the phases of one and its reading.
+    between the phases of one and its reading. What the device says of itself is asked for once.
     """
 
     def __init__(self, device: Device) -> None:
-        if not isinstance(device, Device):
-            raise TypeError(
-                f"device must have units, columns, meshes, write and measure, got {device!r}"
-            )
         self.device = device
-        self.units = integer("device's units", device.units, minimum=2)
-        self.columns = integer("device's columns", device.columns, minimum=1)
-        self.meshes = integer("device's meshes", device.meshes, minimum=1)
+        self.units, self.columns, self.meshes, self.identity = nameplate_of(device)
         self._written: dict[int, Phases] = {}
         self._turn = threading.Lock()
 
@@ -108,12 +146,9 @@ class Driver:
                 self._written.clear()  # after an error nobody knows which phases the device has
                 raise
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the lock, which cannot be copied; a copy gets a new one."""
-        return {name: value for name, value in vars(self).items() if name != "_turn"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _turn=threading.Lock())
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy the device alone: its driver writes all phases anew, as others may have written."""
+        return driver_of, (self.device,)
 
     def _read(self, fields: np.ndarray, path: Sequence[Phases], p: int, reads: int) -> np.ndarray:
         for mesh, phases in enumerate(path, start=1):
@@ -140,13 +175,8 @@ class Driver:
         return check_intensities(self._call("measure", mesh, fields.copy()), fields.shape, mesh)
 
     def _call(self, method: str, mesh: int, *arrays: np.ndarray) -> Any:
-        try:
+        with device_errors(f"{method} mesh {mesh}"):
             return getattr(self.device, method)(mesh, *arrays)
-        except DeviceError:
-            raise
-        except Exception as error:
-            reason = one_line(f"{type(error).__name__}: {error}")
-            raise DeviceError(f"device failed to {method} mesh {mesh}: {reason}") from error
 
 
 def check_intensities(answer: Any, shape: tuple[int, ...], mesh: int) -> np.ndarray:
@@ -167,6 +197,48 @@ def check_intensities(answer: Any, shape: tuple[int, ...], mesh: int) -> np.ndar
             f"device must give finite intensities, at least 0, after mesh {mesh}, found {wrong[0]}"
         )
     return z
+
+
+def check_phases(device: Device, theta: Any, phi: Any, gamma: Any) -> Phases:
+    """Phases of one mesh of a device as copies, float32; a `ValueError` if they are no such."""
+    grid, ports = (device.columns, device.units // 2), (device.units,)
+    return Phases(
+        _real("theta", theta, grid), _real("phi", phi, grid), _real("gamma", gamma, ports)
+    )
+
+
+def _real(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = to_single(name, as_numbers(name, value))
+    if array.shape != shape or array.dtype.kind == "c":
+        raise ValueError(
+            f"{name} must be real numbers of shape {list(shape)}, got {array.dtype} of shape "
+            f"{list(array.shape)}"
+        )
+    return array
+
+
+def check_mesh(device: Device, mesh: Any) -> int:
+    """The number of a mesh that a device has."""
+    return integer("mesh", mesh, minimum=1, maximum=device.meshes)
+
+
+def check_written(mesh: int, written: Collection[int]) -> None:
+    """Refuse to send light after a mesh while it, or one before it, has no phases."""
+    for number in range(1, mesh + 1):
+        if number not in written:
+            raise ValueError(f"mesh {number} must be written before light is sent through it")
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    def close(self) -> object: ...
+
+
+def close_device(device: Device) -> None:
+    """Let go of a device that has a method for it."""
+    if isinstance(device, _Closable):
+        with device_errors("close"):
+            device.close()
 
 
 def driver_of(device: Device) -> Driver:

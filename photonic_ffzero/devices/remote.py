@@ -7,10 +7,10 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,8 +23,15 @@ from meshes.validation import (
     quoted,
     with_values,
 )
+from photonic_ffzero.data.checks import check_inputs
 from photonic_ffzero.devices import wire
-from photonic_ffzero.devices.device import DeviceError
+from photonic_ffzero.devices.device import (
+    DeviceError,
+    Nameplate,
+    check_mesh,
+    check_phases,
+    check_written,
+)
 from photonic_ffzero.devices.session import TOKEN_VARIABLE, derived, read_secret
 from photonic_ffzero.devices.wire import SECRET_BYTES, Kind
 
@@ -32,6 +39,8 @@ SCHEME = "tcp://"
 
 _SECRET_FLAGS = f"--token-file or {TOKEN_VARIABLE}"
 _LONGEST_HOST = 253  # characters of a name, by RFC 1035
+_READ_AGAIN = b""  # in the place of a copy's secret: none is empty
+_Answer = TypeVar("_Answer")
 _FIRST_PAUSE = 0.5  # seconds before the second attempt; each further pause is twice as long
 
 
@@ -97,6 +106,9 @@ def check_host(host: str) -> str:
 class RemoteDevice:
     """A `Device` in another process.
 
+    A copy or a pickle of it has neither its connection nor its secret. It connects at its next
+    question, with the secret of the same token file, or of the environment as it then is.
+
     Args:
         address: Where its server listens; a `DeviceError` says that no device answers there.
         secret: What the server must know and prove, see `session`; None for a server without one.
@@ -115,27 +127,37 @@ class RemoteDevice:
         self.address = address
         self._tries = 1 + int(address.patience.retries)
         self._secret, self._clock, self._pause = secret, clock, pause
+        self._token_file: Path | None = None
         self._channel: Any = None
-        self._written: dict[int, bytes] = {}
+        self._written: dict[int, bytes] = {}  # the phases of each mesh, as they travel
+        self._sent: set[int] = set()  # the meshes whose phases this connection has written
         self._shape = b""
-        self._shape = self._ask(Kind.HELLO, b"", _SHAPE)[1]
+        self._shape = self._ask(lambda: self._exchange(Kind.HELLO, b"", _SHAPE))[1]
         self.units, self.columns, self.meshes, self.identity = _described(self._shape)
 
     @classmethod
     def at(cls, text: str, token_file: Path | None = None) -> RemoteDevice:
         """The device at ``tcp://host:port``, with the secret of `session.read_secret`."""
-        return cls(Address.of(text), secret=read_secret(token_file))
+        device = cls(Address.of(text), secret=read_secret(token_file))
+        device._token_file = token_file and token_file.absolute()
+        return device
 
     def write(self, mesh: int, theta: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> None:
         """Set the phases of one mesh, see `Device`."""
-        phases = (np.asarray(w, "<f4").tobytes() for w in (theta, phi, gamma))
-        self._written[mesh] = b"".join((wire.MESH.pack(mesh), *phases))
-        self._ask(Kind.WRITE, self._written[mesh], {Kind.DONE: 0})
+        mesh = check_mesh(self, mesh)
+        phases = check_phases(self, theta, phi, gamma)
+        content = (w.astype("<f4", copy=False).tobytes() for w in phases)
+        self._written[mesh] = b"".join((wire.MESH.pack(mesh), *content))
+        self._sent.discard(mesh)
+        self._ask(lambda: self._send_phases([mesh]))
 
     def measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
         """Intensities [B, N] after one mesh, see `Device`."""
+        mesh = check_mesh(self, mesh)
+        check_written(mesh, self._written)
+        light = check_inputs("fields", fields, self.units).astype("<c8", copy=False)
         rows = max(wire.MAX_BYTES // (8 * self.units), 1)
-        parts = (fields[at : at + rows] for at in range(0, len(fields), rows))
+        parts = (light[at : at + rows] for at in range(0, len(light), rows))
         return np.concatenate([self._measure(mesh, part) for part in parts])
 
     def close(self) -> None:
@@ -148,34 +170,49 @@ class RemoteDevice:
         if hasattr(self, "_channel"):
             self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        secret = None if self._secret is None else _READ_AGAIN
+        shared = vars(self) | {"_secret": secret, "_channel": None}
+        return shared | {"_written": dict(self._written), "_sent": set()}
+
     def _measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
-        content = wire.MESH.pack(mesh) + np.asarray(fields, "<c8").tobytes()
-        expected = {Kind.LIGHT: 4 * fields.size, Kind.LOST: 0}
-        for _ in range(self._tries):
-            kind, answer = self._ask(Kind.MEASURE, content, expected)
-            if kind == Kind.LIGHT:
+        content = wire.MESH.pack(mesh) + fields.tobytes()
+        tries = max(self._tries, 2)  # what another client wrote over is not a lost connection
+        for _ in range(tries):
+            answer = self._ask(lambda: self._light(mesh, content, 4 * fields.size))
+            if answer is not None:
                 return np.frombuffer(answer, "<f4").reshape(fields.shape)
-            for written in self._written.values():
-                self._ask(Kind.WRITE, written, {Kind.DONE: 0})
         raise DeviceError(
             f"device {self.address} has lost the phases written to it, asked "
-            f"{counted(self._tries, 'time')}: "
-            "does someone else use it?"
+            f"{counted(tries, 'time')}: does someone else use it?"
         )
 
-    def _ask(self, kind: Kind, content: bytes, expected: dict[Kind, int]) -> tuple[Kind, bytes]:
-        """Ask, over new connections if need be, until an answer comes.
+    def _light(self, mesh: int, content: bytes, size: int) -> bytes | None:
+        """What the detectors read; None if another client has written phases meanwhile."""
+        self._send_phases(range(1, mesh + 1))
+        expected = {Kind.LIGHT: size, Kind.LOST: 0}
+        kind, answer = self._exchange(Kind.MEASURE, content, expected)
+        if kind == Kind.LIGHT:
+            return answer
+        self._sent.clear()
+        return None
 
-        It must be one of the expected kinds, each with its length; any other is a `DeviceError`.
-        """
+    def _send_phases(self, meshes: Iterable[int]) -> None:
+        """Write the phases of some meshes unless this connection has."""
+        for mesh in meshes:
+            if mesh not in self._sent:
+                self._exchange(Kind.WRITE, self._written[mesh], {Kind.DONE: 0})
+                self._sent.add(mesh)
+
+    def _ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """Ask, over new connections if need be, until an answer comes."""
         for attempt in range(self._tries):
             if attempt:
                 self._pause(_FIRST_PAUSE * 2 ** (attempt - 1))
-            self._seconds_left = wire.within(self.address.patience.timeout, self._clock)
             try:
                 if self._channel is None:
                     self._connect()
-                return self._exchange(kind, content, expected)
+                return question()
             except BaseException as error:
                 self.close()  # so that a late answer is not taken for the next one
                 if isinstance(error, DeviceError) or not isinstance(error, OSError):
@@ -183,22 +220,39 @@ class RemoteDevice:
                 last = error
         raise DeviceError(
             f"device {self.address} does not answer, asked {counted(self._tries, 'time')}: "
-            f"{str(last) or type(last).__name__}{_hint(last)}"
+            f"{self._reason(last)}"
         ) from last
+
+    def _reason(self, error: OSError) -> str:
+        """Why no answer came, and what to look at."""
+        text, timeout = str(error) or type(error).__name__, self.address.patience.timeout
+        if isinstance(error, TimeoutError):
+            return (
+                f"timed out after {timeout:g} s; for a slower device use "
+                f"{self.address}?timeout={2 * timeout:g}"
+            )
+        if isinstance(error, ConnectionRefusedError):
+            return (
+                f"{text}; is python -m photonic_ffzero.cli.serve running there, with this --port?"
+            )
+        return text
 
     def _connect(self) -> None:
         """Open a connection, to the same device as before if there was one."""
-        address = self.address.host, self.address.port
-        connection = socket.create_connection(address, self._seconds_left())
+        place = self.address.host, self.address.port
+        connection = socket.create_connection(place, self.address.patience.timeout)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._channel = wire.Channel(connection, "client")
-        if self._secret is not None:
-            self._authenticate(self._secret)
+        self._sent.clear()
+        known = self._secret
+        secret = read_secret(self._token_file) if known == _READ_AGAIN else known
+        if secret is not None:
+            self._authenticate(secret)
         if not self._shape:
             return
         _, answer = self._exchange(Kind.HELLO, b"", _SHAPE)
-        names = ("units", "columns", "meshes", "identity")
-        for name, before, now in zip(names, *map(_described, (self._shape, answer)), strict=True):
+        plates = map(_described, (self._shape, answer))
+        for name, before, now in zip(Nameplate._fields, *plates, strict=True):
             if before != now:
                 raise DeviceError(
                     f"device {self.address} must be the one it was, with {name} {before}, "
@@ -218,11 +272,16 @@ class RemoteDevice:
     def _exchange(
         self, kind: Kind, content: bytes, expected: dict[Kind, int]
     ) -> tuple[Kind, bytes]:
+        """One question, and its answer in time.
+
+        It must be one of the expected kinds, each with its length; any other is a `DeviceError`.
+        """
+        seconds_left = wire.within(self.address.patience.timeout, self._clock)
         try:
-            self._channel.send(kind, content, self._seconds_left())
-            kind, length = self._channel.receive_header(self._seconds_left)
+            self._channel.send(kind, content, seconds_left())
+            kind, length = self._channel.receive_header(seconds_left)
             self._check_kind(kind, length, expected)
-            answer = bytes(self._channel.receive(length, self._seconds_left))
+            answer = bytes(self._channel.receive(length, seconds_left))
         except wire.ProtocolError as error:
             raise DeviceError(f"device {self.address} answers nonsense: {error}") from None
         if kind == Kind.FAILED:
@@ -248,18 +307,11 @@ class RemoteDevice:
         )
 
 
-def _hint(error: OSError) -> str:
-    """What to look at after an error of the connection."""
-    if isinstance(error, ConnectionRefusedError):
-        return "; is python -m photonic_ffzero.cli.serve running there, with this --port?"
-    return ""
-
-
 _SHAPE = {Kind.SHAPE: wire.SHAPE.size}
 
 
-def _described(shape: bytes) -> tuple[int, int, int, str | None]:
-    """Units, columns, meshes and identity, as a server tells them."""
-    *sizes, identity = wire.SHAPE.unpack(shape)
+def _described(shape: bytes) -> Nameplate:
+    """A nameplate as a server tells it, which may not be true to its rules."""
+    units, columns, meshes, identity = wire.SHAPE.unpack(shape)
     text = identity.rstrip(b"\0").decode(errors="replace")
-    return *sizes, one_line(text) or None
+    return Nameplate(units, columns, meshes, one_line(text) or None)

@@ -19,7 +19,7 @@ import numpy as np
 
 from meshes.validation import integer, one_line
 from photonic_ffzero.devices import wire
-from photonic_ffzero.devices.device import Device, check_intensities, identity_of
+from photonic_ffzero.devices.device import Device, check_intensities, nameplate_of
 from photonic_ffzero.devices.remote import Address, check_host
 from photonic_ffzero.devices.session import TOKEN_VARIABLE, derived
 from photonic_ffzero.devices.wire import SECRET_BYTES, Kind
@@ -83,9 +83,9 @@ class DeviceServer(socketserver.ThreadingTCPServer):
         limits: Limits = Limits(),
     ) -> None:
         self.device, self.secret, self.limits = device, secret, limits
-        sizes = (device.units, device.columns, device.meshes)
-        self.units, self.columns, self.meshes = (integer("size", n, minimum=1) for n in sizes)
-        self.shape = wire.SHAPE.pack(*sizes, (identity_of(device) or "").encode())
+        *sizes, identity = nameplate_of(device)
+        self.units, self.columns, self.meshes = sizes
+        self.shape = wire.SHAPE.pack(*sizes, (identity or "").encode())
         self.turn, self._large, self._guard = (threading.Lock() for _ in range(3))
         self.writer: Any = None  # the client that wrote last
         self.written: set[int] = set()  # the meshes whose phases are that client's
@@ -250,12 +250,22 @@ class _Client(socketserver.BaseRequestHandler):
             raise wire.ProtocolError(f"mesh must be 1 to {self.server.meshes}, got {mesh}")
         answer = self._write if kind == Kind.WRITE else self._measure
         with self.server.turn:
+            if self._has_hung_up():
+                raise ConnectionError("the client hung up")
             try:
                 return answer(mesh, memoryview(content)[wire.MESH.size :])
             except Exception as error:
                 self.server.written.discard(mesh)
                 text = one_line(f"{type(error).__name__}: {error}")
                 return Kind.FAILED, text.encode()[: wire.MAX_TEXT]
+
+    def _has_hung_up(self) -> bool:
+        """Whether the client waits no longer; one that does sends nothing more."""
+        self.request.settimeout(0)
+        try:
+            return not self.request.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
 
     def _write(self, mesh: int, content: memoryview) -> tuple[Kind, bytes]:
         server = self.server

@@ -13,7 +13,8 @@ from meshes._tensorflow import tf
 from meshes.imperfections import Chip, Noise, imperfections_of
 from meshes.propagation import ENGINES
 from meshes.validation import choice, integer
-from photonic_ffzero.data.checks import as_numbers, check_inputs, to_single
+from photonic_ffzero.data.checks import check_inputs
+from photonic_ffzero.devices.device import check_mesh, check_phases, check_written
 from photonic_ffzero.elements import amplifier_of, each, nonlinearity_of
 from photonic_ffzero.layers.photonic import Photonic, fabricated_meshes
 from photonic_ffzero.seeds import generator
@@ -83,13 +84,13 @@ class SimulatedChip:
         return [layer.chip or Chip(layer.mesh, ideal) for layer in self._layers]
 
     def write(self, mesh: int, theta: np.ndarray, phi: np.ndarray, gamma: np.ndarray) -> None:
-        mesh, grid = self._checked_number(mesh), (self.columns, self.units // 2)
-        arrays = zip(Phases._fields, (theta, phi, gamma), (grid, grid, (self.units,)), strict=True)
-        phases = Phases(*(_phases(*array)[np.newaxis] for array in arrays))
+        mesh = check_mesh(self, mesh)
+        phases = Phases(*(w[np.newaxis] for w in check_phases(self, theta, phi, gamma)))
         self._written[mesh] = phases, self._draw_noise(mesh, 0).writes
 
     def measure(self, mesh: int, fields: np.ndarray) -> np.ndarray:
-        mesh = self._checked_number(mesh)
+        mesh = check_mesh(self, mesh)
+        check_written(mesh, self._written)
         light = fields = check_inputs("fields", fields, self.units)
         for number in range(1, mesh):
             phases, noise = self._phases_and_noise(number, len(fields))
@@ -99,30 +100,14 @@ class SimulatedChip:
         phases, noise = self._phases_and_noise(mesh, len(fields))
         return np.maximum(self._layers[mesh - 1].measure(phases, light, noise)[0], 0)
 
-    def _checked_number(self, mesh: int) -> int:
-        return integer("mesh", mesh, minimum=1, maximum=self.meshes)
-
     def _phases_and_noise(self, mesh: int, batch: int) -> tuple[Phases, Noise]:
         """A mesh's phases as they were written, and the noise of this moment."""
-        if mesh not in self._written:
-            raise ValueError(f"mesh {mesh} must be written before light is sent through it")
         phases, writes = self._written[mesh]
         noise = self._draw_noise(mesh, batch)._replace(writes=writes)
         return phases, tf.nest.map_structure(lambda array: array[0], noise)
 
     def _draw_noise(self, mesh: int, batch: int) -> Noise:
         return self._layers[mesh - 1].draw_noise(self._rng, 1, 1, batch, 0) or Noise()
-
-
-def _phases(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A copy of phases of one mesh, float32: what the caller does to his changes no chip."""
-    array = to_single(name, as_numbers(name, value))
-    if array.shape != shape or array.dtype.kind == "c":
-        raise ValueError(
-            f"{name} must be real numbers of shape {list(shape)}, got {array.dtype} of shape "
-            f"{list(array.shape)}"
-        )
-    return array
 
 
 def _identity(chip: SimulatedChip, imperfections: Imperfections, seed: int) -> str:

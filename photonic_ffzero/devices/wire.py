@@ -10,10 +10,11 @@ The client asks, the server answers:
 * ``WRITE`` (mesh, uint32; theta, phi, gamma, float32) -> ``DONE``;
 * ``MEASURE`` (mesh, uint32; fields [B, N], complex64) -> ``LIGHT`` (intensities [B, N], float32),
   or ``LOST`` unless this connection wrote all meshes up to this one and nobody wrote since; the
-  client then writes them again;
+  client then writes them again, as it does over a new connection before it asks for light;
 * anything -> ``FAILED`` with a text, or ``BUSY`` if all places are taken.
 
-Writing twice is the same as writing once, so a client asks again whatever was not answered.
+Writing twice is the same as writing once, so a client asks again whatever was not answered. What a
+client asked that has hung up before its turn is left undone.
 
 Where there is a secret, both sides first prove that they know it, see `session`:
 

@@ -112,7 +112,8 @@ class Claim(Observer):
         if self._released.is_set():
             return
         self._released.set()
-        signals().cleanups.remove(self.release)
+        with suppress(ValueError):  # it is being called from there
+            signals().cleanups.remove(self.release)
         with suppress(OSError):
             if os.path.samestat(os.fstat(self._descriptor), os.stat(self._file)):
                 self._file.unlink()

@@ -62,12 +62,13 @@ class RunDirectory(Observer):
     after every epoch, so that an interrupted run can go on, and with a twin also
     ``chip_estimate.npz``, what is known of the chip, and ``embeddings.npz``, see `Snapshots`;
     ``results.json`` and the figures at the end.
-    The checkpoint holds ``run``: what else the results depend on.
+    The checkpoint holds ``run``: what else the results depend on. As an observer of `fit` it keeps
+    history and checkpoint of a training that may fail.
     """
 
-    def __init__(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        self.path, self._run = path, run
+    def __init__(self, path: str | Path, run: Mapping[str, Any] | None = None) -> None:
+        self.path, self._run = Path(path), run
+        self.path.mkdir(parents=True, exist_ok=True)
 
     @property
     def checkpoint(self) -> Path:

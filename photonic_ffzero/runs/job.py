@@ -18,13 +18,13 @@ from meshes import ChipEstimate
 from meshes.files import DataError, read_file, remove_temporary
 from meshes.propagation import resolve_engine
 from meshes.validation import counted, printable, quoted
-from photonic_ffzero.command import say
+from photonic_ffzero.command import say, signals
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import in_colour
 from photonic_ffzero.data.datasets import Dataset, default_validation, load_dataset, split
 from photonic_ffzero.data.encoding import Encoder, form_of
 from photonic_ffzero.data.tasks import quality_in_words, task_of
-from photonic_ffzero.devices.device import Device, identity_of
+from photonic_ffzero.devices.device import Device, close_device, driver_of
 from photonic_ffzero.elements import each, is_function
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.gradients import has_twin
@@ -113,7 +113,9 @@ class Job:
         dataset = replace(dataset, train_images=no_images, test_images=no_images)
         job = cls(plan, dataset, encoder, train, test, output, quiet)
         if plan.config.device and not plan.config.simulates_device:
-            job = replace(job, device=open_device(plan.config, train.x.shape[-1], token_file))
+            device = open_device(plan.config, train.x.shape[-1], token_file)
+            signals().cleanups.append(partial(close_device, device))
+            job = replace(job, device=device)
         elif token_file is not None:
             raise ValueError("token_file belongs to a device at tcp://host:port, found none")
         first, *others = job._folders
@@ -252,7 +254,7 @@ class Job:
         ]
         if self.device is not None:
             unchecked = "without an identity: a resume cannot check that it is the same"
-            lines.append(f"device {identity_of(self.device) or unchecked}")
+            lines.append(f"device {driver_of(self.device).identity or unchecked}")
         return lines
 
     def _has_begun(self, seed: int) -> bool:
@@ -392,7 +394,7 @@ class Job:
             "chip_seconds": rates.seconds(model.usage) if rates else None,
             "chip_joules": rates.joules(model.usage) if rates else None,
             "train_seconds": round(model.seconds, 3),
-            "device_identity": identity_of(model.device),
+            "device_identity": model.device_identity,
             "versions": versions(),
         }
 

@@ -394,7 +394,7 @@ def fit(
         chip_estimate: What is known of the chip, from which estimator ``twin`` starts; or the path
             of a file of `meshes.ChipEstimate.save`.
         embeddings: Whether to keep small embeddings of some images (held-out ones, if there are
-            any) after every epoch, for `photonic_ffzero.explore`.
+            any) after every epoch, for `photonic_ffzero.explore`; of a device nobody can.
         progress: Whether to show a bar; ``auto``: in Jupyter and on terminals.
         **settings: Any field of `Config`, instead of the recipe's value.
 
@@ -412,6 +412,10 @@ def fit(
         raise TypeError(f"start_from must be a Model (load_model), got {quoted(start_from)}")
     known = None if chip_estimate is None else estimate_of("chip_estimate", chip_estimate)
     config = configure(recipe, method, device=name, **settings)
+    if embeddings and config.device:
+        raise ValueError(
+            f"embeddings would do nothing on a device, which is not asked for them, got {name}"
+        )
     task, train, held_out = _prepared(x, y, validation, config)
     units = train.x.shape[-1]
     opened = open_device(config, units) if isinstance(device, str) else device
