@@ -91,7 +91,7 @@ class RunDirectory(Observer):
             return None
         if self.checkpoint.exists():
             with suppress(DataError):  # missing or damaged pictures stop no training
-                return Snapshots.load(self.embeddings)
+                return Snapshots.load(self.embeddings, model.units)
         return Snapshots.of(model, monitored.x, monitored.y)
 
     def on_checkpoint(self, model: Model, position: Position) -> None:
