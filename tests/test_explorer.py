@@ -104,7 +104,9 @@ class TestSnapshots:
         for number in numbers:
             assert np.isfinite(network.snapshots.points[number, 1]).all()
 
-    @pytest.mark.parametrize(("epochs", "units", "meshes"), [(10, 64, 2), (60, 256, 3), (9000, 64, 1)])
+    @pytest.mark.parametrize(
+        ("epochs", "units", "meshes"), [(10, 64, 2), (60, 256, 3), (9000, 64, 1)]
+    )
     def test_their_size_is_bounded(self, epochs, units, meshes):
         config = configure(epochs=epochs, meshes=meshes, columns=2)
         wide = Model(config, units, Classification(2))
