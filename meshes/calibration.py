@@ -6,12 +6,11 @@ A calibration is one `Curve` for all shifters of a chip, or a mapping of each `S
 from __future__ import annotations
 
 import csv
-import io
 import math
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,8 +19,9 @@ import numpy as np
 
 from meshes.angles import LARGE, reduced
 from meshes.engines import upper_port
-from meshes.files import DataError, open_npz, read_text
+from meshes.files import DataError, open_npz
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
+from meshes.tables import read_table, whole
 from meshes.validation import check_fields, choice, number_field, printable, quoted
 
 ARMS = ("both", "upper")
@@ -318,9 +318,11 @@ def voltages(calibration: Calibration, names: Sequence[Shifter], phases: np.ndar
 
 @contextmanager
 def _located(place: Any) -> Iterator[None]:
-    """Prefix the messages of errors with a place, if there is one."""
+    """Prefix the messages of errors with a place, if there is one and they do not name theirs."""
     try:
         yield
+    except DataError:
+        raise
     except (ValueError, OSError, csv.Error) as error:
         message = printable(str(error))  # a file's header may hold any characters
         raise ValueError(f"{place}: {message}" if place else message) from None
@@ -334,6 +336,16 @@ def _curve(calibration: Calibration, name: Shifter) -> Curve:
     return calibration[name]
 
 
+def check_shifters(calibration: Calibration, names: Iterable[Shifter]) -> None:
+    """Refuse curves of shifters that a chip with these does not have."""
+    if isinstance(calibration, Curve):
+        return
+    if unknown := calibration.keys() - set(names):
+        raise ValueError(
+            f"calibration must hold shifters of this chip alone, found {min(unknown, key=str)}"
+        )
+
+
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Read a calibration from a CSV file with a header.
 
@@ -343,12 +355,12 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """
     curves: dict[Any, Curve] = {}
     points: dict[Shifter | None, list[list[float]]] = defaultdict(list)
-    text = read_text(path, "a calibration", _MAX_BYTES)
+    reader = read_table(path, "a calibration", _MAX_BYTES)
     with _located(f"calibration {os.fspath(path)}"):
-        reader = csv.DictReader(io.StringIO(text, newline=""))
         columns = _columns(reader.fieldnames or ())
         for row in reader:
-            points[_shifter(row)].append([_cell(row, name, float) for name in columns])
+            with _located(f"line {reader.line_num}"):
+                points[_shifter(row)].append([_number(row, name) for name in columns])
         if not points:
             raise ValueError("must have a row below its header, found none")
         for name, rows in points.items():
@@ -387,12 +399,22 @@ def _shifter(row: Mapping[str, str]) -> Shifter | None:
     """The shifter that a row belongs to; None if the file names no shifters."""
     if "mesh" not in row:
         return None
-    column, index = (_cell(row, k, int) if row[k] else None for k in ("column", "interferometer"))
-    return Shifter(_cell(row, "mesh", int), column, index, row["shifter"], row["ports"])
+    kind, mesh = choice("shifter", row["shifter"], Phases._fields), whole("mesh", row["mesh"], 1)
+    if kind == "gamma":
+        for name in ("column", "interferometer"):
+            if row[name]:
+                raise ValueError(f"{name} must be empty for gamma, found {row[name]!r}")
+        return Shifter(mesh, None, None, kind, str(whole("ports", row["ports"], 0)))
+    column, index = (whole(name, row[name], 0) for name in ("column", "interferometer"))
+    upper = upper_port(column, index)
+    if row["ports"] != (ports := f"{upper}-{upper + 1}"):
+        place = f"column {column}, interferometer {index}"
+        raise ValueError(f"ports must be {ports} in {place}, found {row['ports']!r}")
+    return Shifter(mesh, column, index, kind, ports)
 
 
-def _cell(row: Mapping[str, str], name: str, kind: type) -> Any:
+def _number(row: Mapping[str, str], name: str) -> float:
     try:
-        return kind(row[name])
-    except (TypeError, ValueError):
+        return float(row[name])
+    except ValueError:
         raise ValueError(f"{name} must be a number, found {row[name]!r}") from None

@@ -13,6 +13,7 @@ from meshes.calibration import (
     HeaterLaw,
     MeasuredCurve,
     Shifter,
+    check_shifters,
     from_values,
     read_calibration,
     shifters,
@@ -258,6 +259,31 @@ class TestFiles:
             voltages(laws, names, np.ones(len(names)))
 
     @pytest.mark.parametrize(
+        ("name", "error"),
+        [
+            ("1,0,0,thetta,0-1", "shifter must be one of .*'thetta', did you mean theta"),
+            ("0,0,0,theta,0-1", "mesh must be a whole number from 1, found '0'"),
+            ("1,0,,theta,0-1", "interferometer must be a whole number from 0, found ''"),
+            ("1,1,0,phi,0-1", "ports must be 1-2 in column 1, interferometer 0, found '0-1'"),
+            ("1,0,,gamma,0", "column must be empty for gamma, found '0'"),
+            ("1,,,gamma,x", "ports must be a whole number from 0, found 'x'"),
+        ],
+    )
+    def test_a_row_names_a_shifter(self, name, error, tmp_path):
+        header = ",".join((*Shifter._fields, "v_pi_V", "phase_0_rad"))
+        path = self.write(tmp_path / "c.csv", header, [[*name.split(","), 5, 0]])
+        with pytest.raises(ValueError, match=rf"c\.csv: line 2: {error}"):
+            read_calibration(path)
+
+    def test_curves_of_other_chips_are_refused(self):
+        names = shifters(RectangularMesh(3))
+        check_shifters(dict.fromkeys(names, HeaterLaw(5)), names)
+        check_shifters(HeaterLaw(5), names)
+        other = Shifter(9, 0, 0, "theta", "0-1")
+        with pytest.raises(ValueError, match="this chip alone, found theta of mesh 9 in column 0"):
+            check_shifters(dict.fromkeys([*names, other], HeaterLaw(5)), names)
+
+    @pytest.mark.parametrize(
         ("text", "error"),
         [
             (None, "No such file"),
@@ -265,7 +291,12 @@ class TestFiles:
             ("voltage,phase\n0,0\n", "must have the columns.*found voltage, phase"),
             ("voltage_V,phase_rad\n", "must have a row"),
             ("voltage_V,phase_rad\n0,0\n1,x\n", "phase_rad must be a number, found 'x'"),
-            ("voltage_V,phase_rad\n0,0\n1\n", "phase_rad must be a number, found None"),
+            (
+                "voltage_V,phase_rad\n0,0\n1\n",
+                "line 3: must have 2 cells, as the header has, found 1$",
+            ),
+            ("v_pi_V,phase_0_rad\n5,2,0,1\n", "line 2: must have 2 .* found 4; decimals take a"),
+            ("v_pi_V,phase_0_rad,v_pi_V\n5,2,4\n", "each column once, found 'v_pi_V' twice"),
             ("voltage_V,phase_rad\n0,0\n1,1\n2,0.5\n", "phases must increase"),
             ("v_pi_V,phase_0_rad\n5,0\n4,0\n", "one row a shifter, found 2"),
             ("mesh,v_pi_V,phase_0_rad\n1,5,0\n", "all columns mesh, column.*found mesh"),
@@ -275,7 +306,7 @@ class TestFiles:
         path = tmp_path / "c.csv"
         if text is not None:
             path.write_text(text)
-        with pytest.raises(ValueError, match=rf"c\.csv: .*{error}"):
+        with pytest.raises(ValueError, match=rf"c\.csv.*{error}"):
             read_calibration(path)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from meshes.calibration import (
     ARMS,
     Calibration,
     HeaterLaw,
+    check_shifters,
     lowest_phases,
     read_calibration,
     shifters,
@@ -23,7 +25,7 @@ from meshes.calibration import (
     voltages,
     within_a_turn,
 )
-from meshes.mesh import Phases
+from meshes.mesh import Phases, RectangularMesh
 from meshes.validation import counted
 from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader, takes
 from photonic_ffzero.cli.output import writing
@@ -69,18 +71,25 @@ def settings(model: Model, calibration: Calibration, arms: str = "both") -> list
         arms: The arms that hold theta shifters, see `meshes.calibration.within_a_turn`.
     """
     rows: list[dict[str, Any]] = []
-    for number, (layer, params) in enumerate(model.layers, start=1):
-        if not isinstance(layer, PhaseLayer):
-            raise ValueError(f"model must consist of meshes, got {model.config.network}")
-        names = shifters(layer.mesh, number)
+    meshes = _meshes(model)
+    every = [shifters(mesh, number) for number, mesh in enumerate(meshes, start=1)]
+    check_shifters(calibration, chain.from_iterable(every))
+    for mesh, names, (_, params) in zip(meshes, every, model.layers, strict=True):
         lowest = lowest_phases(calibration, names)
-        phases = values(layer.mesh, within_a_turn(layer.mesh, Phases(*params[:3]), lowest, arms))
+        phases = values(mesh, within_a_turn(mesh, Phases(*params[:3]), lowest, arms))
         volts = voltages(calibration, names, phases)
         rows += (
             {**name._asdict(), "phase_rad": phase, "voltage_V": volt}
             for name, phase, volt in zip(names, phases.tolist(), volts.tolist(), strict=True)
         )
     return rows
+
+
+def _meshes(model: Model) -> list[RectangularMesh]:
+    meshes = [layer.mesh for layer, _ in model.layers if isinstance(layer, PhaseLayer)]
+    if not meshes:
+        raise ValueError(f"model must consist of meshes, got {model.config.network}")
+    return meshes
 
 
 def write_settings(rows: Sequence[dict[str, Any]], directory: Path, about: dict[str, Any]) -> None:
