@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 
 import numpy as np
 import pytest
@@ -56,6 +57,47 @@ class TestTurns:
         phases = any_phases(mesh, seed)
         turned = within_a_turn(mesh, phases, arms="upper")
         np.testing.assert_allclose(upper_arm_matrix(mesh, turned), matrix(mesh, phases), atol=1e-9)
+
+    @settings(max_examples=40)
+    @given(st.integers(2, 7), st.integers(1, 8), st.integers(0, 999), st.sampled_from([0.05, 0.2]))
+    def test_frozen_shifters_stay_where_they_are_or_are_named(self, units, columns, seed, share):
+        mesh, rng = RectangularMesh(units, columns), np.random.default_rng(seed)
+        lowest, phases = rng.uniform(-3, 3), any_phases(mesh, seed)
+        frozen = Phases(*(rng.random(part.shape) < share for part in phases))
+        near = lowest + rng.uniform(0, TURN, phases.theta.shape)  # what a dead theta can have
+        phases = phases._replace(theta=np.where(frozen.theta, near, phases.theta))
+        try:
+            turned = within_a_turn(mesh, phases, lowest, frozen=frozen)
+        except ValueError as error:
+            named = re.search(r"would move: (\w+)", str(error))[1]
+            assert getattr(frozen, named).any()
+            return
+        np.testing.assert_allclose(matrix(mesh, turned), matrix(mesh, phases), atol=1e-9)
+        listed, before, still = (values(mesh, x) for x in (turned, phases, frozen))
+        assert ((lowest <= listed) & (listed < lowest + TURN)).all()
+        assert (apart(listed, before)[still != 0] < 1e-6).all()
+
+    def test_another_theta_is_mirrored_where_a_frozen_phi_would_move(self):
+        mesh = RectangularMesh(4)
+        phases = Phases(*(np.full(part.shape, 1.0) for part in any_phases(mesh, 0)))
+        phases.theta[2, 0] -= 3  # a turn of it moves phi of column 1
+        frozen = Phases(*(np.zeros(part.shape, bool) for part in phases))
+        assert apart(within_a_turn(mesh, phases).phi[1, 0], 1) > 3
+        frozen.phi[1, 0] = True
+        kept = within_a_turn(mesh, phases, frozen=frozen)
+        assert kept.phi[1, 0] == pytest.approx(1)
+        np.testing.assert_allclose(matrix(mesh, kept), matrix(mesh, phases), atol=1e-12)
+
+    @pytest.mark.parametrize("name", ["theta", "phi"])
+    def test_frozen_shifters_that_would_have_to_move_are_named(self, name):
+        mesh = RectangularMesh(4)
+        phases = Phases(*(np.full(part.shape, 1.0) for part in any_phases(mesh, 0)))
+        phases.theta[2, 0] = -2
+        frozen = Phases(*(np.full(part.shape, name == "phi") for part in phases))
+        frozen.theta[:] = name == "theta"
+        where = "theta of mesh 7 in column 2" if name == "theta" else "phi of mesh 7 in column 0"
+        with pytest.raises(ValueError, match=f"frozen must leave .* would move: {where}"):
+            within_a_turn(mesh, phases, frozen=frozen, number=7)
 
     def test_phases_within_a_turn_stay_as_they_are(self):
         mesh = RectangularMesh(6)
