@@ -239,7 +239,8 @@ class Trainer:
                 observer.on_calibration(str(numbers[index] + 1), done, total)
 
         age = stage.index * self.config.epochs
-        twin = calibrated(block, twin, params, inputs, count, rngs, age, progress)
+        number = stage.index + 1
+        twin = calibrated(block, twin, params, inputs, count, rngs, age, progress, number)
         self.model.known[places(self.model, stage.index)] = twin.start
         readings = count * batch * self._reads
         passes = mesh_passes(len(block.layers), readings, len(block.front))
