@@ -168,8 +168,9 @@ def within_a_turn(
         names = [str(name) for name in shifters(mesh, number)]
         first, *more = (names[place] for place in np.flatnonzero(wrong))
         raise ValueError(
-            "frozen must leave shifters that can take over the sign of a theta that turns, but "
-            f"this one would move: {first}" + f" (and {len(more)} more)" * bool(more)
+            "frozen must allow phases within a turn, but the matrix then needs another phase of "
+            + first
+            + f" (and {len(more)} more)" * bool(more)
         )
     return turned
 
@@ -212,12 +213,12 @@ def _mirrored(
     if len(places) * kept.sum() > _MOST_EQUATIONS:
         return given
     mirror = _TURN - given.theta
-    turns = (t - _in_turn_above(t, low.theta) for t in (given.theta, mirror))
-    odd = np.round((next(turns) - next(turns)) / _TURN).astype(int) % 2
+    turn, other = (theta - _in_turn_above(theta, low.theta) for theta in (given.theta, mirror))
+    odd = np.round((turn - other) / _TURN).astype(int) % 2
     columns = [(column, places[places[:, 0] == column, 1]) for column in range(len(odd))]
     effects = np.concatenate([_signs(mesh, *column, odd)[:, kept] for column in columns])
-    moved = values(mesh, turned) - values(mesh, given)
-    wanted = np.round(moved[mesh.mask.sum() :] / np.pi).astype(int) % 2
+    apart = (values(mesh, turned) - values(mesh, given))[mesh.mask.sum() :]
+    wanted = np.round(apart / np.pi).astype(int) % 2
     chosen = _sum_modulo_2(effects, wanted[kept])
     flips = np.zeros(mesh.mask.shape)
     flips[tuple(places[chosen].T)] = np.pi

@@ -89,7 +89,9 @@ def test_frozen_phases_stay_and_the_network_too():
     np.testing.assert_allclose(model.scores(x), scores, atol=2e-5)
     model = network()
     model.freeze([Phases(part.theta, ~part.phi, ~part.gamma) for part in masks])
-    with pytest.raises(ValueError, match=r"frozen must leave .* would move: phi of mesh 1"):
+    with pytest.raises(
+        ValueError, match=r"frozen must allow .* needs another phase of phi of mesh 1"
+    ):
         settings(model, law)
 
 

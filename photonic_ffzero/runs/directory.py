@@ -61,8 +61,11 @@ def frozen_phases_of(model: Path, named: Path | None = None) -> Path | None:
 
     A model of no run may have none: None. One that a run trained with another is a `DataError`.
     """
-    folder = model.parent.parent if model.parent.name.startswith("seed-") else model.parent
-    of_run = (read_json(folder / "config.json") or {}).get("frozen_phases")
+    folder = model.parent.absolute()
+    content = read_json(folder / "config.json")
+    if content is None and folder.name.startswith("seed-"):  # one of several
+        content = read_json(folder.parent / "config.json")
+    of_run = (content or {}).get("frozen_phases")
     file = named or (Path(of_run) if of_run else None)
     try:
         wanted = read_run_identity(model).get("frozen_phases_crc32")
