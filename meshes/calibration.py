@@ -6,12 +6,11 @@ A calibration is one `Curve` for all shifters of a chip, or a mapping of each `S
 from __future__ import annotations
 
 import csv
-import io
 import math
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,14 +19,17 @@ import numpy as np
 
 from meshes.angles import LARGE, reduced
 from meshes.engines import upper_port
-from meshes.files import DataError, open_npz, read_text
+from meshes.files import DataError, open_npz
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
+from meshes.tables import read_table, whole
 from meshes.validation import check_fields, choice, number_field, printable, quoted
 
 ARMS = ("both", "upper")
 _TURN = 2 * math.pi
 _LEAST_VOLTS, _MOST_VOLTS = 1e-9, 1e6
 _MAX_BYTES = 2**24  # of a calibration file: rows take 30 times the memory
+_KEPT = 1e-6  # rad by which a frozen phase may seem to move
+_MOST_EQUATIONS = 2**22  # numbers of the equations for signs: seconds to solve
 _ROUNDING = 1e-9  # rad: a phase less than this below the lowest counts as the lowest
 
 
@@ -120,7 +122,12 @@ def _mask(name: str, mask: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def within_a_turn(
-    mesh: RectangularMesh, phases: Phases, lowest: Any = 0.0, arms: str = "both"
+    mesh: RectangularMesh,
+    phases: Phases,
+    lowest: Any = 0.0,
+    arms: str = "both",
+    frozen: Any = None,
+    number: int = 1,
 ) -> Phases:
     r"""Phases in [lowest, lowest + 2 pi) that give the same matrix.
 
@@ -132,22 +139,123 @@ def within_a_turn(
     .. math:: \phi' = \phi + a - b, \qquad a' = b' = b - \kappa
 
     with the phases a, b that both outputs lack; gamma takes what remains at the first column.
-    (Crosstalk depends on the phases themselves, so it differs afterwards.)
+    (Crosstalk depends on the phases themselves, so it differs afterwards.) Where a factor would
+    move a frozen shifter, other thetas of a mesh of ideal couplers are mirrored, see `_mirrored`.
 
     Args:
         mesh, phases: a mesh and its phases, rad.
         lowest: the lowest phase of all shifters, or of each in the order of `values`, rad.
         arms: where theta shifters will be: in ``both`` arms with opposite signs (Neurophox's
             convention) or in the ``upper`` arm only.
+        frozen: Phases of booleans, true for shifters that do not move, but for whole turns of phi
+            and gamma; idle ones may be either.
+        number: that of the mesh on its chip, for errors.
+
+    Raises:
+        ValueError: no phases within a turn give the matrix and leave the frozen shifters alone.
     """
     choice("arms", arms, ARMS)
+    still = frozen_mask(mesh, frozen)
     listed = reduced(values(mesh, phases))
     low = from_values(mesh, np.broadcast_to(lowest, listed.shape))
-    theta, phi, gamma = from_values(mesh, listed)
-    turned = _in_turn_above(theta, low.theta)
-    excess = theta / 2 if arms == "upper" else (turned - theta) / 2
-    phi, lacking = to_input(mesh, phi, in_front(mesh, -excess, -excess))
-    return Phases(turned, _in_turn_above(phi, low.phi), _in_turn_above(gamma + lacking, low.gamma))
+    given = from_values(mesh, listed)
+    turned = _turned(mesh, given, low, arms)
+    wrong = _displaced(mesh, given, turned, still, arms)
+    if wrong.any() and arms == "both" and mesh.splitter_errors is None:
+        turned = _turned(mesh, _mirrored(mesh, given, low, still, turned), low, arms)
+        wrong = _displaced(mesh, given, turned, still, arms)
+    if wrong.any():
+        names = [str(name) for name in shifters(mesh, number)]
+        first, *more = (names[place] for place in np.flatnonzero(wrong))
+        raise ValueError(
+            "frozen must allow phases within a turn, but the matrix then needs another phase of "
+            + first
+            + f" (and {len(more)} more)" * bool(more)
+        )
+    return turned
+
+
+def _turned(mesh: RectangularMesh, given: Phases, low: Phases, arms: str) -> Phases:
+    """`within_a_turn`, of all shifters."""
+    theta = _in_turn_above(given.theta, low.theta)
+    excess = given.theta / 2 if arms == "upper" else (theta - given.theta) / 2
+    phi, lacking = to_input(mesh, given.phi, in_front(mesh, -excess, -excess))
+    gamma = given.gamma + lacking
+    return Phases(theta, _in_turn_above(phi, low.phi), _in_turn_above(gamma, low.gamma))
+
+
+def _displaced(
+    mesh: RectangularMesh, given: Phases, turned: Phases, still: Phases, arms: str
+) -> np.ndarray:
+    """Which of the shifters, in the order of `values`, are frozen and have another phase now.
+
+    That of a theta in both arms counts modulo two turns.
+    """
+    period = np.full(len(values(mesh, given)), _TURN)
+    if arms == "both":
+        period[: mesh.mask.sum()] *= 2
+    apart = values(mesh, turned) - values(mesh, given)
+    apart -= period * np.round(apart / period)
+    return (values(mesh, still) != 0) & (np.abs(apart) > _KEPT)
+
+
+def _mirrored(
+    mesh: RectangularMesh, given: Phases, low: Phases, still: Phases, turned: Phases
+) -> Phases:
+    r"""The same matrix by mirrored thetas, such that frozen shifters stay within a turn.
+
+    An ideal interferometer H(theta) is H(2 pi - theta) with signs at its upper input and output.
+    As all that moves are signs, the thetas to mirror follow from linear equations modulo 2, one
+    for each frozen phi and gamma. Phases stay as they are where these have no solution.
+    """
+    places = np.argwhere(mesh.mask & ~still.theta)
+    kept = np.concatenate([still.phi[mesh.mask], still.gamma])
+    if len(places) * kept.sum() > _MOST_EQUATIONS:
+        return given
+    mirror = _TURN - given.theta
+    turn, other = (theta - _in_turn_above(theta, low.theta) for theta in (given.theta, mirror))
+    odd = np.round((turn - other) / _TURN).astype(int) % 2
+    columns = [(column, places[places[:, 0] == column, 1]) for column in range(len(odd))]
+    effects = np.concatenate([_signs(mesh, *column, odd)[:, kept] for column in columns])
+    apart = (values(mesh, turned) - values(mesh, given))[mesh.mask.sum() :]
+    wanted = np.round(apart / np.pi).astype(int) % 2
+    chosen = _sum_modulo_2(effects, wanted[kept])
+    flips = np.zeros(mesh.mask.shape)
+    flips[tuple(places[chosen].T)] = np.pi
+    theta = np.where(flips, mirror, given.theta)
+    phi, moved = to_input(mesh, given.phi + flips, in_front(mesh, flips, np.zeros_like(flips)))
+    return Phases(theta, phi, given.gamma + moved)
+
+
+def _signs(mesh: RectangularMesh, column: int, indices: np.ndarray, odd: np.ndarray) -> np.ndarray:
+    """Which phi and gamma change their sign [V, count] if one of V thetas is mirrored.
+
+    ``odd`` [L, M] tells where a mirrored theta takes a turn more or less.
+    """
+    each, upper = np.arange(len(indices)), upper_port(column, indices)
+    screens = np.zeros((len(indices), mesh.num_columns + 1, mesh.units), np.int16)
+    screens[each, column, upper + 1] = odd[column, indices]
+    screens[each, column, upper] = 1 + odd[column, indices]
+    phi = np.zeros((len(indices), *mesh.mask.shape), np.int16)
+    phi[each, column, indices] = 1
+    phi, gamma = to_input(mesh, phi, screens)
+    return np.concatenate([phi[:, mesh.mask], gamma], axis=1) % 2 == 1
+
+
+def _sum_modulo_2(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which rows [V, E] add up to ``wanted`` [E] modulo 2, by elimination; none if none do."""
+    system = np.column_stack([rows.T, wanted == 1])  # an equation a row
+    chosen = np.zeros(len(rows), int) - 1  # the equation that decides on each
+    for number, equation in enumerate(system):
+        if not equation[:-1].any():
+            if equation[-1]:
+                return np.zeros(len(rows), bool)
+            continue
+        pivot = int(equation.argmax())
+        others = system[:, pivot] & (np.arange(len(system)) != number)
+        system[others] ^= equation
+        chosen[pivot] = number
+    return (chosen >= 0) & system[chosen, -1]
 
 
 def _in_turn_above(phases: np.ndarray, lowest: np.ndarray) -> np.ndarray:
@@ -318,9 +426,11 @@ def voltages(calibration: Calibration, names: Sequence[Shifter], phases: np.ndar
 
 @contextmanager
 def _located(place: Any) -> Iterator[None]:
-    """Prefix the messages of errors with a place, if there is one."""
+    """Prefix the messages of errors with a place, if there is one and they do not name theirs."""
     try:
         yield
+    except DataError:
+        raise
     except (ValueError, OSError, csv.Error) as error:
         message = printable(str(error))  # a file's header may hold any characters
         raise ValueError(f"{place}: {message}" if place else message) from None
@@ -334,6 +444,16 @@ def _curve(calibration: Calibration, name: Shifter) -> Curve:
     return calibration[name]
 
 
+def check_shifters(calibration: Calibration, names: Iterable[Shifter]) -> None:
+    """Refuse curves of shifters that a chip with these does not have."""
+    if isinstance(calibration, Curve):
+        return
+    if unknown := calibration.keys() - set(names):
+        raise ValueError(
+            f"calibration must hold shifters of this chip alone, found {min(unknown, key=str)}"
+        )
+
+
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Read a calibration from a CSV file with a header.
 
@@ -343,12 +463,12 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """
     curves: dict[Any, Curve] = {}
     points: dict[Shifter | None, list[list[float]]] = defaultdict(list)
-    text = read_text(path, "a calibration", _MAX_BYTES)
+    reader = read_table(path, "a calibration", _MAX_BYTES)
     with _located(f"calibration {os.fspath(path)}"):
-        reader = csv.DictReader(io.StringIO(text, newline=""))
         columns = _columns(reader.fieldnames or ())
         for row in reader:
-            points[_shifter(row)].append([_cell(row, name, float) for name in columns])
+            with _located(f"line {reader.line_num}"):
+                points[_shifter(row)].append([_number(row, name) for name in columns])
         if not points:
             raise ValueError("must have a row below its header, found none")
         for name, rows in points.items():
@@ -387,12 +507,22 @@ def _shifter(row: Mapping[str, str]) -> Shifter | None:
     """The shifter that a row belongs to; None if the file names no shifters."""
     if "mesh" not in row:
         return None
-    column, index = (_cell(row, k, int) if row[k] else None for k in ("column", "interferometer"))
-    return Shifter(_cell(row, "mesh", int), column, index, row["shifter"], row["ports"])
+    kind, mesh = choice("shifter", row["shifter"], Phases._fields), whole("mesh", row["mesh"], 1)
+    if kind == "gamma":
+        for name in ("column", "interferometer"):
+            if row[name]:
+                raise ValueError(f"{name} must be empty for gamma, found {row[name]!r}")
+        return Shifter(mesh, None, None, kind, str(whole("ports", row["ports"], 0)))
+    column, index = (whole(name, row[name], 0) for name in ("column", "interferometer"))
+    upper = upper_port(column, index)
+    if row["ports"] != (ports := f"{upper}-{upper + 1}"):
+        place = f"column {column}, interferometer {index}"
+        raise ValueError(f"ports must be {ports} in {place}, found {row['ports']!r}")
+    return Shifter(mesh, column, index, kind, ports)
 
 
-def _cell(row: Mapping[str, str], name: str, kind: type) -> Any:
+def _number(row: Mapping[str, str], name: str) -> float:
     try:
-        return kind(row[name])
-    except (TypeError, ValueError):
+        return float(row[name])
+    except ValueError:
         raise ValueError(f"{name} must be a number, found {row[name]!r}") from None

@@ -24,9 +24,10 @@ import numpy as np
 
 from meshes.angles import wrapped
 from meshes.engines import upper_port
-from meshes.files import DataError, open_npz, read_text, reading, write_whole
+from meshes.files import DataError, open_npz, reading, write_whole
 from meshes.imperfections import Chip
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input, upper_ports
+from meshes.tables import read_table, whole
 from meshes.validation import choice, integer, refuse_masked
 
 MOST_PLACES = 2**22
@@ -434,22 +435,24 @@ def _write_csv(estimate: ChipEstimate, file: Any) -> None:
 def _read_csv(path: Path) -> tuple[MeshEstimate, ...]:
     """Read a table; nothing is known of a parameter whose row is missing or whose cell is empty."""
     kind = "a table of an estimate"
-    reader = csv.DictReader(io.StringIO(read_text(path, kind, _LONGEST_TABLE), newline=""))
+    reader = read_table(path, kind, _LONGEST_TABLE)
     with reading(path, kind):
         header = reader.fieldnames or ()
         for needed in ({"mesh"}, {"column"}, {"ports"}, set(_COLUMNS)):
             if not needed & set(header):
                 lacking = min(needed, key=_PLACE_AND_COLUMNS.index)
                 raise DataError(f"{path}: must have a column {lacking}, found {', '.join(header)}")
-        rows = []
-        for row in reader:
+        rows: dict[Any, _Row] = {}  # by their places
+        for cells in reader:
             try:
-                rows.append(_Row.of(row))
+                row = _Row.of(cells)
+                if rows.setdefault((row.mesh, row.names, row.place), row) is not row:
+                    raise ValueError(f"must name each place once, found {row.where} again")
             except ValueError as error:
                 raise DataError(f"{path}, line {reader.line_num}: {error}") from None
         if not rows:
             raise DataError(f"{path}: must have a row below its header, found none")
-        return _from_rows(rows)
+        return _from_rows([*rows.values()])
 
 
 class _Row(NamedTuple):
@@ -462,17 +465,22 @@ class _Row(NamedTuple):
     place: tuple[int, ...]
     numbers: dict[str, float]
 
+    @property
+    def where(self) -> str:
+        column = "" if self.column is None else f" in column {self.column}"
+        first = f"{self.last_port - 1}-" if self.names == _OF_PAIRS else ""
+        return f"{self.names[0]} of mesh {self.mesh}{column}, ports {first}{self.last_port}"
+
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> _Row:
-        cells = {name: cell or "" for name, cell in row.items() if isinstance(name, str)}
-        mesh = _whole("mesh", cells["mesh"], 1)
-        column = _whole("column", cells["column"], 0) if cells["column"] else None
+    def of(cls, cells: Mapping[str, str]) -> _Row:
+        mesh = whole("mesh", cells["mesh"], 1)
+        column = whole("column", cells["column"], 0) if cells["column"] else None
         first, dash, second = cells["ports"].partition("-")
-        port = last = _whole("ports", first, 0)
+        port = last = whole("ports", first, 0)
         place: tuple[int, ...] = (port,) if column is None else (column, port)
         names: tuple[str, ...] = ("gamma",) if column is None else ("loss",)
         if dash:
-            last = _whole("ports", second, 1)
+            last = whole("ports", second, 1)
             if column is None or last != port + 1 or (port - column) % 2:
                 raise ValueError(f"ports must meet in column {column}, found {cells['ports']}")
             names, place = _OF_PAIRS, (column, port // 2)
@@ -481,13 +489,6 @@ class _Row(NamedTuple):
             if name.removesuffix("_std") not in names:
                 raise ValueError(f"{name} must be empty in a row of {', '.join(names)}")
         return cls(mesh, column, last, names, place, numbers)
-
-
-def _whole(name: str, cell: str, minimum: int) -> int:
-    try:
-        return integer(name, int(cell), minimum=minimum)
-    except ValueError:
-        raise ValueError(f"{name} must be a whole number from {minimum}, found {cell!r}") from None
 
 
 def _from_rows(rows: Sequence[_Row]) -> tuple[MeshEstimate, ...]:

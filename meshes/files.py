@@ -13,7 +13,7 @@ import stat
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
@@ -37,6 +37,7 @@ _NOT_FILES = {
     stat.S_IFBLK: "a device",
 }
 _MAX_READ = 2**22  # bytes of an archive's directory; a member takes some 80
+_LISTED = 4  # arrays that an error names
 _MAX_NPY_HEADER = 1000  # characters; NumPy writes 118 for plain numbers
 
 
@@ -79,15 +80,8 @@ def read_npz(
     path: str | os.PathLike[str], names: Iterable[str], max_bytes: int = MAX_BYTES
 ) -> dict[str, np.ndarray]:
     """Read the named arrays of numbers, together at most ``max_bytes``, from a ``.npz`` archive."""
-    names = list(names)
     with open_npz(path, max_bytes) as archive:
-        headers = map(archive.header, names)
-        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers)
-        if total > max_bytes:
-            raise DataError(
-                f"{path}: {', '.join(names)} must take at most {max_bytes} bytes, found {total}"
-            )
-        return {name: archive.read(name) for name in names}
+        return archive.read_all(list(names))
 
 
 @contextmanager
@@ -197,6 +191,17 @@ class Archive(NamedTuple):
         self.header(name)
         with self._stream(name) as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
+
+    def read_all(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Arrays that together have at most ``max_bytes``, all headers of which are read first."""
+        headers = map(self.header, names)
+        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers)
+        if total > self.max_bytes:
+            listed = ", ".join(names[:_LISTED]) + ", ..." * (len(names) > _LISTED)
+            raise DataError(
+                f"{self.path}: {listed} must take at most {self.max_bytes} bytes, found {total}"
+            )
+        return {name: self.read(name) for name in names}
 
     @contextmanager
     def _stream(self, name: str) -> Iterator[IO[bytes]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes._tensorflow import tf
-from meshes.files import DataError, read_text, reading
+from meshes.files import DataError, reading
 from meshes.nonlinearities import Nonlinearity, from_quadratures, quadratures
+from meshes.tables import read_table
 from meshes.validation import keep, number, quoted, text
 
 COLUMNS = ("power", "amplitude", "phase")
@@ -80,8 +79,7 @@ class Table(Nonlinearity):
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Table:
         """Read a CSV file with the header ``power,amplitude,phase``; errors are a `DataError`."""
-        text = read_text(path, "a table", _MOST_BYTES)
-        rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        rows = read_table(path, "a table", _MOST_BYTES, skipinitialspace=True)
         with reading(path, "a table"):
             header = tuple(name.strip().lower() for name in rows.fieldnames or ())
             rows.fieldnames = list(header)
@@ -185,11 +183,10 @@ def _take(xp: Any, row: np.ndarray, piece: Any) -> Any:
 
 def _numbers(path: Any, index: int, row: Mapping[Any, Any]) -> list[float]:
     """The cells of a row as numbers."""
-    where = f"{path}, row {index}"
-    if None in row or None in row.values():
-        raise DataError(f"{where}: must have {len(COLUMNS)} cells, {', '.join(COLUMNS)}")
     try:
         return [number(f"{name} ", float(row[name])) for name in COLUMNS]
     except ValueError:
         cells = quoted(",".join(row[name] for name in COLUMNS))
-        raise DataError(f"{where}: cells must be finite numbers, found {cells}") from None
+        raise DataError(
+            f"{path}, row {index}: cells must be finite numbers, found {cells}"
+        ) from None

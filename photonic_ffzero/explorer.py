@@ -61,7 +61,7 @@ def explore(
         folder = Path(model)
         model = load_model(folder, nonlinearity=nonlinearity)
         kept = folder / "embeddings.npz"
-        model.snapshots = Snapshots.load(kept) if kept.exists() else None
+        model.snapshots = Snapshots.load(kept, model.units) if kept.exists() else None
     if not isinstance(model.task, Classification):
         raise ValueError(f"model must be one of classes, found one of a {model.task.name}")
     if x is None and model.snapshots is not None:

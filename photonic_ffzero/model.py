@@ -109,9 +109,10 @@ class Position:
         block: The block in training, from 0; of several that are trained at once, the first.
         epoch: Its epoch, from 0.
         losses: The losses of the steps taken in that epoch.
-        optimizer: The optimizer's state as a flat list; empty at a block's start.
+        optimizer: The optimizer's state, and a twin's, as a flat list; empty at a block's start.
         epsilon: Step of the differences in that block, once it has been chosen.
         metric: The smoothed metric of a law that follows the network; else empty.
+        calibrated: Whether the twin of that block has learned from its calibration.
     """
 
     block: int = 0
@@ -120,10 +121,16 @@ class Position:
     optimizer: list[np.ndarray] = field(default_factory=list)
     epsilon: float | None = None
     metric: list[np.ndarray] = field(default_factory=list)
+    calibrated: bool = False
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether any step of the block in training was taken."""
+        return bool(self.epoch or self.losses)
 
     def has_begun(self, block: int) -> bool:
-        """Whether any step of a block was taken."""
-        return (self.block, self.epoch, len(self.losses)) > (block, 0, 0)
+        """Whether a block was calibrated, or any step of it taken."""
+        return (self.block, self.has_steps or self.calibrated) > (block, False)
 
 
 _STRUCTURE = (

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from meshes.files import DataError, open_npz
+from meshes.validation import integer
 from photonic_ffzero.model import Model, Position
 
 IMAGES, LEAST = 256, 32
 BYTES = 2**20
 """Most bytes of all embeddings of a run, about."""
-MOST, MOST_ARRAYS = 2**26, 10_000  # bytes of an array in a file, and arrays
+MOST, MOST_ARRAYS = 2**26, 10_000  # bytes of all arrays in a file, and arrays
 
 
 @dataclass(eq=False)
@@ -41,9 +42,9 @@ class Snapshots:
     def of(cls, model: Model, x: np.ndarray, y: np.ndarray) -> Snapshots:
         """For a model in training, of as many of the samples as there is room for."""
         taps = sum(layer.taps for layer, _ in model.layers)
-        room = BYTES // (2 * taps * max(model.config.epochs, 1))  # images, if all epochs are kept
-        count = min(max(room, LEAST), IMAGES)
-        every = max(math.ceil(count / max(room, 1)), 1)
+        size = 2 * taps * max(model.config.epochs, 1)  # bytes of an image, if all epochs are kept
+        count = min(max(BYTES // size, LEAST), IMAGES)
+        every = math.ceil(count * size / BYTES)
         return cls(x[:count], y[:count], every)
 
     def take(self, model: Model, position: Position) -> None:
@@ -68,19 +69,22 @@ class Snapshots:
         return {"inputs": self.x, "labels": self.y, "every": every, **points}
 
     @classmethod
-    def load(cls, path: Path) -> Snapshots:
-        """Read a file of such `arrays`."""
+    def load(cls, path: Path, units: int) -> Snapshots:
+        """Read a file of such `arrays`, of a network with inputs of ``units`` values."""
         points: dict[tuple[int, int], np.ndarray] = {}
         with open_npz(path, MOST) as archive:
-            read = {name: archive.read(name) for name in archive.names[:MOST_ARRAYS]}
+            read = archive.read_all(archive.names[:MOST_ARRAYS])
         try:
             x, y = read.pop("inputs"), read.pop("labels")
+            if x.shape != (len(y), units) or y.ndim != 1:
+                raise ValueError(f"inputs {x.shape} and labels {y.shape} for {units} ports")
             (every,) = read.pop("every").tolist()
+            integer("every", every, minimum=1)
             for name, array in read.items():
                 _, mesh, _, epoch = name.split("_")
                 if array.ndim != 2 or len(array) != len(x):
                     raise ValueError(f"{name} has shape {array.shape}")
                 points[int(mesh), int(epoch)] = array
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: must hold the embeddings of a run, found {error}") from None
         return cls(x, y, every, points)

@@ -21,7 +21,7 @@ import numpy as np
 from meshes import ChipEstimate
 from meshes._tensorflow import tf
 from meshes.files import Archive, DataError, open_npz, reading, write_bytes, write_whole
-from meshes.validation import instance, integer, number, quoted
+from meshes.validation import instance, integer, number, quoted, switch
 from photonic_ffzero.config import Config, device_name, read_config
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
@@ -106,6 +106,7 @@ def save_checkpoint(
         "epoch": position.epoch,
         "losses": position.losses,
         "epsilon": position.epsilon,
+        "calibrated": position.calibrated,
         "history": [asdict(record) for record in model.history],
         "usage": asdict(model.usage),
         "seconds": model.seconds,
@@ -188,14 +189,14 @@ def _load_position(archive: Archive, model: Model) -> Position:
     with _described(archive, "training", "the state of a training") as about:
         position = _position(about, model)
     _restore(archive, model)
-    if position.block < len(model.blocks) and (position.epoch or position.losses):
+    if position.block < len(model.blocks) and position.has_begun(position.block):
         stage = next(stage for stage in model.stages if stage.index == position.block)
         twin = twin_of(model, stage.index, stage.blocks[0])
         params = model.params[stage.index : stage.end]
         state = tuple(StepState.first(model.config, block, twin) for block in params)
         shapes = _numbered("optimizer", (tuple(leaf.shape) for leaf in tf.nest.flatten(state)))
         position.optimizer = list(_read_arrays(archive, shapes.items()).values())
-        if model.config.follows_network:
+        if model.config.follows_network and position.has_steps:
             places = model.blocks[position.block].together
             shapes = _numbered("metric", ((*part.shape, part.shape[1]) for part in places))
             position.metric = list(_read_arrays(archive, shapes.items()).values())
@@ -335,13 +336,18 @@ def _position(about: dict[str, Any], model: Model) -> Position:
     epoch = integer("epoch", about["epoch"], minimum=0)
     losses = [number("losses", loss) for loss in about["losses"]]
     epsilon = about["epsilon"] if about["epsilon"] is None else number("epsilon", about["epsilon"])
+    calibrated = switch("calibrated", about.get("calibrated", False))  # not in older files
     blocks, epochs = len(model.blocks), model.config.epochs
     done, starts = block == blocks, [stage.index for stage in model.stages]
-    if block not in (*starts, blocks) or epoch > epochs or (done and (epoch or losses)):
+    if (
+        block not in (*starts, blocks)
+        or epoch > epochs
+        or (done and (epoch or losses or calibrated))
+    ):
         raise ValueError(
             f"block {block}, epoch {epoch} of a training of {blocks} blocks, {epochs} epochs each"
         )
-    return Position(block, epoch, losses, epsilon=epsilon)
+    return Position(block, epoch, losses, epsilon=epsilon, calibrated=calibrated)
 
 
 def _epoch_record(mesh: Any, epoch: Any, **numbers: Any) -> EpochRecord:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from meshes.calibration import (
     HeaterLaw,
     MeasuredCurve,
     Shifter,
+    check_shifters,
     from_values,
     read_calibration,
     shifters,
@@ -55,6 +57,49 @@ class TestTurns:
         phases = any_phases(mesh, seed)
         turned = within_a_turn(mesh, phases, arms="upper")
         np.testing.assert_allclose(upper_arm_matrix(mesh, turned), matrix(mesh, phases), atol=1e-9)
+
+    @settings(max_examples=40)
+    @given(st.integers(2, 7), st.integers(1, 8), st.integers(0, 999), st.sampled_from([0.05, 0.2]))
+    def test_frozen_shifters_stay_where_they_are_or_are_named(self, units, columns, seed, share):
+        mesh, rng = RectangularMesh(units, columns), np.random.default_rng(seed)
+        lowest, phases = rng.uniform(-3, 3), any_phases(mesh, seed)
+        frozen = Phases(*(rng.random(part.shape) < share for part in phases))
+        near = lowest + rng.uniform(0, TURN, phases.theta.shape)  # what a dead theta can have
+        phases = phases._replace(theta=np.where(frozen.theta, near, phases.theta))
+        try:
+            turned = within_a_turn(mesh, phases, lowest, frozen=frozen)
+        except ValueError as error:
+            named = re.search(r"another phase of (\w+)", str(error))[1]
+            assert getattr(frozen, named).any()
+            return
+        np.testing.assert_allclose(matrix(mesh, turned), matrix(mesh, phases), atol=1e-9)
+        listed, before, still = (values(mesh, x) for x in (turned, phases, frozen))
+        assert ((lowest <= listed) & (listed < lowest + TURN)).all()
+        assert (apart(listed, before)[still != 0] < 1e-6).all()
+
+    def test_another_theta_is_mirrored_where_a_frozen_phi_would_move(self):
+        mesh = RectangularMesh(4)
+        phases = Phases(*(np.full(part.shape, 1.0) for part in any_phases(mesh, 0)))
+        phases.theta[2, 0] -= 3  # a turn of it moves phi of column 1
+        frozen = Phases(*(np.zeros(part.shape, bool) for part in phases))
+        assert apart(within_a_turn(mesh, phases).phi[1, 0], 1) > 3
+        frozen.phi[1, 0] = True
+        kept = within_a_turn(mesh, phases, frozen=frozen)
+        assert kept.phi[1, 0] == pytest.approx(1)
+        np.testing.assert_allclose(matrix(mesh, kept), matrix(mesh, phases), atol=1e-12)
+
+    @pytest.mark.parametrize("name", ["theta", "phi"])
+    def test_frozen_shifters_that_would_have_to_move_are_named(self, name):
+        mesh = RectangularMesh(4)
+        phases = Phases(*(np.full(part.shape, 1.0) for part in any_phases(mesh, 0)))
+        phases.theta[2, 0] = -2
+        frozen = Phases(*(np.full(part.shape, name == "phi") for part in phases))
+        frozen.theta[:] = name == "theta"
+        where = "theta of mesh 7 in column 2" if name == "theta" else "phi of mesh 7 in column 0"
+        with pytest.raises(
+            ValueError, match=f"frozen must allow .* needs another phase of {where}"
+        ):
+            within_a_turn(mesh, phases, frozen=frozen, number=7)
 
     def test_phases_within_a_turn_stay_as_they_are(self):
         mesh = RectangularMesh(6)
@@ -258,6 +303,31 @@ class TestFiles:
             voltages(laws, names, np.ones(len(names)))
 
     @pytest.mark.parametrize(
+        ("name", "error"),
+        [
+            ("1,0,0,thetta,0-1", "shifter must be one of .*'thetta', did you mean theta"),
+            ("0,0,0,theta,0-1", "mesh must be a whole number from 1, found '0'"),
+            ("1,0,,theta,0-1", "interferometer must be a whole number from 0, found ''"),
+            ("1,1,0,phi,0-1", "ports must be 1-2 in column 1, interferometer 0, found '0-1'"),
+            ("1,0,,gamma,0", "column must be empty for gamma, found '0'"),
+            ("1,,,gamma,x", "ports must be a whole number from 0, found 'x'"),
+        ],
+    )
+    def test_a_row_names_a_shifter(self, name, error, tmp_path):
+        header = ",".join((*Shifter._fields, "v_pi_V", "phase_0_rad"))
+        path = self.write(tmp_path / "c.csv", header, [[*name.split(","), 5, 0]])
+        with pytest.raises(ValueError, match=rf"c\.csv: line 2: {error}"):
+            read_calibration(path)
+
+    def test_curves_of_other_chips_are_refused(self):
+        names = shifters(RectangularMesh(3))
+        check_shifters(dict.fromkeys(names, HeaterLaw(5)), names)
+        check_shifters(HeaterLaw(5), names)
+        other = Shifter(9, 0, 0, "theta", "0-1")
+        with pytest.raises(ValueError, match="this chip alone, found theta of mesh 9 in column 0"):
+            check_shifters(dict.fromkeys([*names, other], HeaterLaw(5)), names)
+
+    @pytest.mark.parametrize(
         ("text", "error"),
         [
             (None, "No such file"),
@@ -265,7 +335,12 @@ class TestFiles:
             ("voltage,phase\n0,0\n", "must have the columns.*found voltage, phase"),
             ("voltage_V,phase_rad\n", "must have a row"),
             ("voltage_V,phase_rad\n0,0\n1,x\n", "phase_rad must be a number, found 'x'"),
-            ("voltage_V,phase_rad\n0,0\n1\n", "phase_rad must be a number, found None"),
+            (
+                "voltage_V,phase_rad\n0,0\n1\n",
+                "line 3: must have 2 cells, as the header has, found 1$",
+            ),
+            ("v_pi_V,phase_0_rad\n5,2,0,1\n", "line 2: must have 2 .* found 4; decimals take a"),
+            ("v_pi_V,phase_0_rad,v_pi_V\n5,2,4\n", "each column once, found 'v_pi_V' twice"),
             ("voltage_V,phase_rad\n0,0\n1,1\n2,0.5\n", "phases must increase"),
             ("v_pi_V,phase_0_rad\n5,0\n4,0\n", "one row a shifter, found 2"),
             ("mesh,v_pi_V,phase_0_rad\n1,5,0\n", "all columns mesh, column.*found mesh"),
@@ -275,7 +350,7 @@ class TestFiles:
         path = tmp_path / "c.csv"
         if text is not None:
             path.write_text(text)
-        with pytest.raises(ValueError, match=rf"c\.csv: .*{error}"):
+        with pytest.raises(ValueError, match=rf"c\.csv.*{error}"):
             read_calibration(path)
 
 

@@ -112,7 +112,7 @@ class TestTable:
             (["0,1,0", "2,1,0"], "row 1: amplitude must be 0 at power 0"),
             (["1,1,0"], "must have 2 to 10000 rows"),
             ([], "must have rows"),
-            (["1,1", "2,1,0"], "row 1: must have 3 cells"),
+            (["1,1", "2,1,0"], "line 2: must have 3 cells"),
             (["1,1,0", "2,x,0"], "row 2: cells must be finite numbers, found '2,x,0'"),
             (["1,1,0", "2,nan,0"], "row 2: cells must be finite"),
         ],

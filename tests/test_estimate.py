@@ -168,6 +168,12 @@ class TestEstimate:
             ("mesh,column,ports,theta\n1,0,1-2,0\n", "line 2: ports must meet in column 0"),
             ("mesh,column,ports,theta\n1,0,0-1,x\n", "line 2: .*'x'"),
             ("mesh,column,ports,theta\n1,,3,1\n", "line 2: theta must be empty .* gamma"),
+            ("mesh,column,ports,theta\n1,0,0-1,0,5\n", "line 2: must have 4 .*found 5; decimals"),
+            (
+                "mesh,column,ports,theta\n1,0,0-1,0\n1,1,1-2,0\n1,1,1-2,1\n",
+                "line 4: must name each place once, found theta of mesh 1 in column 1, ports 1-2",
+            ),
+            ("mesh,column,ports,loss\n1,,2,\n1,,2,\n", "line 3: .*found gamma of mesh 1, ports 2"),
             ("mesh,column,ports,theta\n1,0,0-1,nan\n", "mesh1_theta must be finite, got nan"),
             ("mesh,column,ports,gamma\n1,,9999999,1\n", "at most 4194304"),
             ("mesh,column,ports,gamma\n99999999999,,2,1\n", "at most 4194304"),

@@ -104,7 +104,9 @@ class TestSnapshots:
         for number in numbers:
             assert np.isfinite(network.snapshots.points[number, 1]).all()
 
-    @pytest.mark.parametrize(("epochs", "units", "meshes"), [(10, 64, 2), (60, 256, 3)])
+    @pytest.mark.parametrize(
+        ("epochs", "units", "meshes"), [(10, 64, 2), (60, 256, 3), (9000, 64, 1)]
+    )
     def test_their_size_is_bounded(self, epochs, units, meshes):
         config = configure(epochs=epochs, meshes=meshes, columns=2)
         wide = Model(config, units, Classification(2))
@@ -112,6 +114,29 @@ class TestSnapshots:
         count = sum(e % kept.every == 0 or e == epochs for e in range(1, epochs + 1))
         assert LEAST <= len(kept.x) <= IMAGES
         assert 2 * len(kept.x) * units * meshes * count <= 1.5 * BYTES
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                {f"mesh_1_epoch_{n}": np.zeros((6, 2**21), "f2") for n in range(9)},
+                "at most 67108864",
+            ),
+            ({"every": np.array([0])}, "every must be at least 1, got 0"),
+            ({"every": np.array([1.5])}, r"every must be a whole number, got 1\.5"),
+            ({"inputs": np.zeros((6, 3))}, r"found inputs \(6, 3\) and labels \(6,\) for 4 ports"),
+            ({"mesh_1_epoch_1": np.zeros((5, 2))}, r"mesh_1_epoch_1 has shape \(5, 2\)"),
+        ],
+        ids=range(5),
+    )
+    def test_a_file_that_none_can_have_written_is_refused(self, tmp_path, change, message):
+        file = tmp_path / "embeddings.npz"
+        kept = Snapshots(np.zeros((6, 4), "f4"), np.zeros(6, int)).arrays()
+        np.savez(file, **kept)
+        assert Snapshots.load(file, 4).every == 1
+        np.savez_compressed(file, **(kept | change))
+        with pytest.raises(ValueError, match=message):
+            Snapshots.load(file, 4)
 
     def test_a_run_keeps_them_and_the_explorer_finds_them(self, tmp_path):
         flags = ["--dataset", "digits", "--limit", "200", "--size", "4", "--quiet"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from meshes.calibration import HeaterLaw, MeasuredCurve, Shifter, from_values, r
 from photonic_ffzero import configure, save_model
 from photonic_ffzero.cli.export import main, settings
 from photonic_ffzero.data.tasks import Classification
-from photonic_ffzero.model import Model
+from photonic_ffzero.model import Model, Position
+from photonic_ffzero.storage import save_checkpoint
 
 UNITS = 6
 
@@ -67,6 +69,39 @@ def test_a_shifter_of_its_own_calibration():
         assert row["voltage_V"] == laws[name_of(row)].voltage(row["phase_rad"])
 
 
+def frozen_phi():
+    """Two phases of mesh 1 that do not move, and would."""
+    frozen = np.zeros((UNITS, UNITS // 2), bool)
+    frozen[3:5, 0] = True
+    return frozen
+
+
+def test_frozen_phases_stay_and_the_network_too():
+    model, law = network(), HeaterLaw(5.0)
+    x = np.random.default_rng(1).random((20, UNITS), np.float32)
+    scores, before = model.scores(x), model.params[0][0].phi
+    masks = [Phases(*(np.zeros(part.shape, bool) for part in p[:3])) for _, p in model.layers]
+    assert max(moved(settings(model, law), before)) > 1
+    model.freeze([masks[0]._replace(phi=frozen_phi()), masks[1]])
+    rows = settings(model, law)
+    assert max(moved(rows, before)) < 1e-5
+    model.params = set_to(model, rows, lambda row: law.phase(row["voltage_V"]))
+    np.testing.assert_allclose(model.scores(x), scores, atol=2e-5)
+    model = network()
+    model.freeze([Phases(part.theta, ~part.phi, ~part.gamma) for part in masks])
+    with pytest.raises(
+        ValueError, match=r"frozen must allow .* needs another phase of phi of mesh 1"
+    ):
+        settings(model, law)
+
+
+def moved(rows, before):
+    """How far the rows of `frozen_phi` are from the phases before, rad."""
+    names = [Shifter(1, column, 0, "phi", f"{column % 2}-{column % 2 + 1}") for column in (3, 4)]
+    by_name = {name_of(row): row["phase_rad"] for row in rows}
+    return [abs(np.angle(np.exp(1j * (by_name[n] - before[n.column, 0])))) for n in names]
+
+
 class TestCommand:
     @pytest.fixture
     def run(self, tmp_path, monkeypatch):
@@ -116,6 +151,26 @@ class TestCommand:
             one["shifter"] for one, two in pairs if abs(one["phase_rad"] - two["phase_rad"]) > 1e-6
         }
         assert changed == {"phi", "gamma"}
+
+    def test_the_frozen_phases_of_a_run_or_of_the_flag_stay(self, run, capsys):
+        np.savez("frozen.npz", mesh1_phi=frozen_phi())
+        before = network().params[0][0].phi
+        flags = ["--v-pi", "5", "--frozen-phases", "frozen.npz"]
+        flagged = self.export(*flags, run="run/model.npz")["shifters"]
+        assert max(moved(flagged, before)) < 1e-5
+        Path("run/config.json").write_text(json.dumps({"frozen_phases": "frozen.npz"}))
+        assert self.export("--v-pi", "5", output="second")["shifters"] == flagged
+        of_run = {"frozen_phases_crc32": zlib.crc32(Path("frozen.npz").read_bytes())}
+        save_checkpoint(network(), Position(), "run/model.npz", of_run)
+        assert self.export("--v-pi", "5", output="third")["shifters"] == flagged
+        np.savez("frozen.npz", mesh1_phi=~frozen_phi())
+        for found in ("another content in frozen.npz", "no frozen.npz", "none"):
+            with pytest.raises(SystemExit, match="2"):
+                main(["run", "--v-pi", "5", "--output", "fourth"])
+            rule = "--frozen-phases must name the file that run/model.npz was trained with, found"
+            assert f"{rule} {found}" in capsys.readouterr().err
+            gone = Path("frozen.npz" if "another" in found else "run/config.json")
+            gone.unlink(missing_ok=True)
 
     @pytest.mark.parametrize(
         ("flags", "error"),

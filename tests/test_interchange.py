@@ -100,6 +100,7 @@ class TestNetlists:
         again, read = read_netlist(tmp_path / f"mesh.{suffix}")
         assert (again.units, again.num_columns) == (units, columns)
         np.testing.assert_allclose(matrix(again, read), matrix(mesh, phases), atol=1e-12)
+        assert all(((x >= 0) & (x < 2 * np.pi)).all() for x in read)  # as heaters need them
 
     def test_phases_anywhere_and_nets_are_understood(self):
         mesh, phases = some_mesh(4, 4)
@@ -256,6 +257,22 @@ class TestSParameters:
         np.testing.assert_allclose(again.matrices, parameters.matrices, atol=1e-12)
         np.testing.assert_allclose(again.frequencies, parameters.frequencies)
 
+    @pytest.mark.parametrize(
+        ("frequencies", "change", "message"),
+        [
+            ([2e14, 1.9e14], 0, r"frequencies must rise from above 0, found 1\.9e\+14 Hz"),
+            ([0.0, 2e14], 0, "frequencies must rise from above 0, found 0 Hz"),
+            ([1.9e14, np.nan], 0, "frequencies must rise from above 0, found nan Hz"),
+            ([1.9e14, 2e14], np.nan, "matrices must be finite"),
+            ([1.9e14], 0, r"\[F\] and \[F, N, N\].*got shapes \(1,\) and \(2, 2, 2\)"),
+        ],
+    )
+    def test_what_no_file_may_hold_is_refused_before_one_is_written(
+        self, frequencies, change, message
+    ):
+        with pytest.raises(ValueError, match=message):
+            SParameters(np.array(frequencies), np.full((2, 2, 2), 0.1 + change + 0j))
+
     def test_scikit_rf_reads_and_writes_the_same(self, tmp_path):
         skrf = pytest.importorskip("skrf")
         parameters = measured(4)
@@ -405,6 +422,22 @@ class TestBadSParameters:
             write_touchstone(tmp_path / "x.s3p", measured(2))
         with pytest.raises(ValueError, match=r"x\.s2p: No such file"):
             read_sparameters(tmp_path / "x.s2p")
+
+
+def test_a_full_disk_leaves_the_old_files(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    writes = {
+        "x.json": lambda path: write_netlist(path, *some_mesh(3)),
+        "x.s2p": lambda path: write_touchstone(path, measured(2)),
+    }
+    monkeypatch.setattr("meshes.files.os.fsync", full)
+    for name, write in writes.items():
+        (tmp_path / name).write_text("old")
+        with pytest.raises(OSError, match=f"No space left on device: .*{name}"):
+            write(tmp_path / name)
+        assert (tmp_path / name).read_text() == "old"
 
 
 @pytest.mark.parametrize("passed", [1.01, 0.0])

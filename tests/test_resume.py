@@ -30,6 +30,7 @@ from photonic_ffzero.runs import RunDirectory, check_new_directory, plan, read_h
 from photonic_ffzero.runs.job import Job
 from photonic_ffzero.storage import load_checkpoint, load_model, save_checkpoint
 from photonic_ffzero.training import step as steps
+from photonic_ffzero.training import trainer
 from photonic_ffzero.training.observer import StoppedError
 from photonic_ffzero.training.step import Samples
 
@@ -72,10 +73,15 @@ class StopAt(Observer):
 
 def stopped_at(monkeypatch, step, arguments, output):
     """Start a run that stops itself after a step, as by a signal."""
+    stopped_by(monkeypatch, StopAt(step), arguments, output)
+
+
+def stopped_by(monkeypatch, observer, arguments, output):
+    """Start a run that an observer stops."""
     run = Trainer.run
 
     def run_and_stop(self):
-        self.observers = (*self.observers, StopAt(step))
+        self.observers = (*self.observers, observer)
         return run(self)
 
     with monkeypatch.context() as patch:
@@ -119,6 +125,42 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(monkeypatch, tmp_path_fact
     stopped_at(monkeypatch, step, arguments, "run")
     assert not Path("run/results.json").exists()
     assert main(["--resume", "run", "--quiet"]) == 0
+    assert figures("run") == figures(whole)
+    assert history("run") == history(whole)
+
+
+class StopAfterCalibration(Observer):
+    """Ends a run when the n-th calibration is saved, before the first step."""
+
+    def __init__(self, number):
+        self.left = number
+
+    def on_checkpoint(self, model, position):
+        self.left -= position.calibrated and not position.has_steps
+        if not self.left:
+            raise StoppedError
+
+
+@pytest.mark.parametrize(
+    ("flags", "number"),
+    [
+        ([*TWIN, "--meshes", "1"], 1),
+        pytest.param([*TWIN, "--directions", "4", "--epsilon", "auto"], 2, marks=pytest.mark.long),
+        ([*TWIN[:4], "--device", "simulated:phase_offset=0.1"], 2),  # its modulators are fitted
+    ],
+    ids=["1", "2", "device"],
+)
+def test_a_finished_calibration_is_saved_before_the_first_step(
+    monkeypatch, tmp_path_factory, flags, number
+):
+    arguments = [*RUN, *flags, "--epochs", "1"]
+    whole = whole_run(tmp_path_factory, arguments)
+    stopped_by(monkeypatch, StopAfterCalibration(number), arguments, "run")
+    assert len(history("run")) == number  # the header, and the meshes before
+    calibrate, read = trainer.calibrated, []
+    monkeypatch.setattr(trainer, "calibrated", lambda *a: read.append(a[0]) or calibrate(*a))
+    assert main(["--resume", "run", "--quiet"]) == 0
+    assert not read
     assert figures("run") == figures(whole)
     assert history("run") == history(whole)
 

@@ -15,7 +15,13 @@ from meshes.files import write_whole
 from photonic_ffzero import DataError, Model, configure, load_model, networks, save_model
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.model import Position
-from photonic_ffzero.storage import read_json, save_checkpoint, write_csv, write_json
+from photonic_ffzero.storage import (
+    load_checkpoint,
+    read_json,
+    save_checkpoint,
+    write_csv,
+    write_json,
+)
 
 PORTS, CLASSES = 6, 3
 TASK = Classification(CLASSES)
@@ -97,6 +103,23 @@ def test_of_two_processes_that_save_to_one_file_each_leaves_it_whole(tmp_path):
     assert seeds == {1, 2}
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.npz"]
     print(f"{loads} loads while two processes saved {count} times each")
+
+
+def test_a_checkpoint_from_before_calibrations_were_saved(model, tmp_path):
+    path = tmp_path / "model.npz"
+    save_checkpoint(model, Position(), path)
+    with np.load(path) as file:
+        training = json.loads(bytes(file["training"]))
+    assert training.pop("calibrated") is False
+
+    def written(content):
+        change(path, training=np.frombuffer(json.dumps(content).encode(), np.uint8))
+
+    written(training)
+    assert load_checkpoint(path)[1].calibrated is False
+    written(training | {"calibrated": 1})
+    with pytest.raises(DataError, match=r"training must describe .* calibrated must be True or"):
+        load_checkpoint(path)
 
 
 def test_global_networks_too(tmp_path):

@@ -19,7 +19,7 @@ from meshes._tensorflow import tf
 from meshes.estimate import difference
 from photonic_ffzero import SimulatedChip, calibrate, configure, fit
 from photonic_ffzero.cli.calibrate import main as command_line
-from photonic_ffzero.devices import Device, DeviceServer
+from photonic_ffzero.devices import Device, DeviceError, DeviceServer
 from photonic_ffzero.goodness.losses import CrossEntropy
 from photonic_ffzero.goodness.prototypes import simplex
 from photonic_ffzero.goodness.readouts import Goodness
@@ -40,6 +40,7 @@ from photonic_ffzero.runs.claim import claim_new
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.training.calibration import calibrated, stages
 from photonic_ffzero.training.twins import learned, nominal_twin, twin_of
+from photonic_ffzero.training.warnings import ResultWarning
 
 N, B = 6, 20
 IMPERFECTIONS = Imperfections(splitter_error=0.05, phase_offset=0.2, insertion_loss_db=0.2)
@@ -603,6 +604,68 @@ def test_a_calibration_starts_from_a_file_too(tmp_path):
     learned = [calibrate(device, 1, batch_size=4, start=start).arrays() for start in starts]
     for name, array in learned[0].items():
         assert all(np.array_equal(other[name], array) for other in learned[1:])
+
+
+class Detectors(SimulatedChip):
+    """A chip whose detectors have a gain behind each mesh."""
+
+    gains = (1.0, 1.0)
+
+    def measure(self, mesh, fields):
+        return super().measure(mesh, fields) * np.float32(self.gains[mesh - 1])
+
+
+class TestDetectors:
+    def calibrated(self, *gains, **chosen):
+        chip = Detectors(4, meshes=len(gains), nonlinearity=BRIGHT)
+        chip.gains = gains
+        return calibrate(chip, 12, **({"batch_size": 8, "nonlinearity": BRIGHT} | chosen))
+
+    @pytest.mark.parametrize(("gains", "number"), [((0.0,), 1), ((1.0, 0.0), 2)])
+    def test_without_light_end_a_calibration(self, gains, number):
+        with pytest.raises(DeviceError, match=f"no light after mesh {number}: all readings are 0"):
+            self.calibrated(*gains)
+
+    def test_without_light_end_the_calibration_of_a_training(self):
+        chip = Detectors(N, nonlinearity=BRIGHT)
+        chip.gains = (1.0, 0.0)
+        with pytest.raises(DeviceError, match="no light after mesh 2: all readings are 0"):
+            trained(device=chip, calibration=4, epochs=1)
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("gain", [1e-3, 1e-30])
+    def test_with_little_light_mean_a_loss(self, gain):
+        assert self.calibrated(gain).meshes[0].values.loss.sum(axis=0).mean() > 1
+
+    @pytest.mark.parametrize(
+        ("sent", "read", "excess"),
+        [(1, 1e-4, 30), (1, 1e-42, 30), (1, 0, 30), (0, 0, 0), (0, 1, -30), (2, 1, 3.0103)],
+    )
+    def test_show_by_how_much_the_chip_is_weaker(self, sent, read, excess):
+        sent, read = (tf.fill([1, 2, 3], np.float32(light)) for light in (sent, read))
+        assert float(_misfit(sent, read)[2]) == pytest.approx(excess, rel=1e-4)
+
+    def test_with_a_gain_are_told_from_an_amplifying_chip(self):
+        with pytest.warns(ResultWarning, match=r"mesh 1 seems to amplify by .* \|E\|\^2") as caught:
+            self.calibrated(1e4, 1e4)
+        assert {warning.filename for warning in caught} == {__file__}
+
+    def test_with_a_gain_are_named_by_the_command(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.setattr(SimulatedChip, "measure", brightened(SimulatedChip.measure))
+        words = ["--units", "4", "--meshes", "1", "--settings", "12", "--batch-size", "4"]
+        assert command_line([*words, "--output", str(tmp_path / "chip"), "--quiet"]) == 0
+        assert "warning: mesh 1 seems to amplify by" in capsys.readouterr().err
+
+    def test_without_light_end_the_command(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.setattr(SimulatedChip, "measure", brightened(SimulatedChip.measure, 0))
+        words = ["--units", "4", "--meshes", "1", "--settings", "12", "--batch-size", "4"]
+        assert command_line([*words, "--output", str(tmp_path / "chip"), "--quiet"]) == 1
+        assert "no light after mesh 1: all readings are 0; nothing" in capsys.readouterr().err
+        assert not (tmp_path / "chip").exists()
+
+
+def brightened(measure, gain=1e4):
+    return lambda chip, mesh, fields: measure(chip, mesh, fields) * np.float32(gain)
 
 
 class TestTheDirectoryOfACalibration:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshes.angles import wrapped
+from meshes.calibration import within_a_turn
 from meshes.engines import upper_port
 from meshes.engines.reference import one_set
-from meshes.files import DataError, read_text, reading
+from meshes.files import DataError, read_text, reading, write_bytes
 from meshes.mesh import Phases, RectangularMesh, in_front, to_input
 from meshes.validation import choice, number
 
@@ -115,7 +115,7 @@ def write_netlist(path: str | os.PathLike[str], mesh: RectangularMesh, phases: P
         import yaml
 
         text = yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
-    Path(path).write_text(text, encoding="utf-8")
+    write_bytes(Path(path), text.encode())
 
 
 # --- in -----------------------------------------------------------------------------------------
@@ -222,8 +222,8 @@ def _as_mesh(
     idle = np.flatnonzero(~mesh.mask.all(axis=1))
     screens[idle + 1, :: units - 1] += np.pi / 2  # the mesh multiplies an idle pair by -i itself
     phi, first = to_input(mesh, np.zeros(mesh.mask.shape), screens)
-    theta = np.where(mesh.mask, np.stack([column.theta for column in columns]), np.pi)
-    return mesh, Phases(theta, np.where(mesh.mask, wrapped(phi), np.pi), wrapped(gamma + first))
+    theta = np.stack([column.theta for column in columns])
+    return mesh, within_a_turn(mesh, Phases(theta, phi, gamma + first))
 
 
 _SETTINGS = {  # of each model: the settings that are read, with their defaults

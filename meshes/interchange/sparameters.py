@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshes.angles import wrapped
-from meshes.files import DataError, read_text
+from meshes.files import DataError, read_text, write_bytes
 from meshes.validation import choice, closest, number
 
 _LONGEST = 2**26  # bytes of a file
@@ -30,6 +30,18 @@ class SParameters:
 
     frequencies: np.ndarray
     matrices: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = np.shape(self.frequencies), np.shape(self.matrices)
+        count, ports = np.size(self.frequencies), shapes[1][-1:]
+        if not count or shapes != ((count,), (count, *ports, *ports)):
+            raise ValueError(
+                "frequencies and matrices must be [F] and [F, N, N], F at least 1, got shapes "
+                "{} and {}".format(*shapes)
+            )
+        _check_rising(self.frequencies)
+        if not np.isfinite(self.matrices).all():
+            raise ValueError("matrices must be finite, got inf or nan")
 
     def at(self, wavelength_nm: float) -> np.ndarray:
         """The matrix [N, N] at one wavelength.
@@ -218,7 +230,9 @@ def _touchstone(path: Path, rows: Sequence[str], ports: int) -> _Table:
         matrices = _FORMS[form](table[:, 1::2], table[:, 2::2]).reshape(-1, ports, ports)
     if ports == 2:
         matrices = matrices.swapaxes(1, 2)  # S11 S21 S12 S22
-    return lines, _rising(path, lines, table[:, 0] * _UNITS[unit]), matrices
+    frequencies = table[:, 0] * _UNITS[unit]
+    _check_rising(frequencies, lambda index: f"{path}, line {lines[index]}: ")
+    return lines, frequencies, matrices
 
 
 def _options(path: Path, line: int, row: str) -> tuple[str, str]:
@@ -240,14 +254,15 @@ def _options(path: Path, line: int, row: str) -> tuple[str, str]:
     return unit, form
 
 
-def _rising(path: Path, lines: Sequence[int], frequencies: np.ndarray) -> np.ndarray:
-    falls = np.flatnonzero(np.diff(frequencies, prepend=0.0) <= 0)
+def _check_rising(frequencies: np.ndarray, place: Callable[[int], str] = lambda index: "") -> None:
+    """Refuse frequencies that do not rise; ``place`` says where one stands in a file."""
+    with np.errstate(invalid="ignore"):
+        falls = np.flatnonzero(~(np.diff(frequencies, prepend=0.0) > 0) | ~np.isfinite(frequencies))
     if falls.size:
         raise DataError(
-            f"{path}, line {lines[falls[0]]}: frequencies must rise from above 0, found "
+            f"{place(falls[0])}frequencies must rise from above 0, found "
             f"{frequencies[falls[0]]:g} Hz"
         )
-    return frequencies
 
 
 _BLOCK = re.compile(
@@ -314,7 +329,8 @@ def _joined(
     lines = list(range(first, first + len(table)))
     if len(table) > 1 and table[0, 0] > table[-1, 0]:
         lines, table, matrices = lines[::-1], table[::-1], matrices[::-1]
-    return lines, _rising(path, lines, table[:, 0]), matrices
+    _check_rising(table[:, 0], lambda index: f"{path}, line {lines[index]}: ")
+    return lines, table[:, 0], matrices
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -332,7 +348,7 @@ def write_touchstone(path: str | os.PathLike[str], parameters: SParameters) -> N
     for frequency, matrix in zip(parameters.frequencies.tolist(), matrices, strict=True):
         pairs = [f"{z.real!r} {z.imag!r}" for z in matrix.ravel().tolist()]
         lines += _wrapped_lines(f"{frequency!r}", pairs, ports)
-    path.write_text("\n".join(lines) + "\n", encoding="ascii")
+    write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
 def _wrapped_lines(frequency: str, pairs: Sequence[str], ports: int) -> Iterator[str]:

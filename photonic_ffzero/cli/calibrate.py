@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import catch_warnings
 
 import numpy as np
 
@@ -96,7 +97,10 @@ def _run(
     between, amplifier = config.twin_model
     drive = config.known_imperfections.drive_step
     try:
-        with CalibrationProgress(console, device.meshes) as progress:
+        with (
+            catch_warnings(record=True, action="always") as caught,
+            CalibrationProgress(console, device.meshes) as progress,
+        ):
             known = calibrate(
                 device,
                 settings,
@@ -121,6 +125,8 @@ def _run(
     except OSError as error:
         say(f"{program}: {error}; what was written is in {folder}")
         return 1
+    for warning in caught:
+        say(f"warning: {warning.message}")
     for number, mesh in enumerate(known.meshes, start=1):
         print(f"mesh {number}: {_in_words(mesh)}")
     print(printable(f"{passes:,} mesh passes; results in {folder}"))

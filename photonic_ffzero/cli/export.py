@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from meshes.calibration import (
     ARMS,
     Calibration,
     HeaterLaw,
+    check_shifters,
     lowest_phases,
     read_calibration,
     shifters,
@@ -23,7 +25,7 @@ from meshes.calibration import (
     voltages,
     within_a_turn,
 )
-from meshes.mesh import Phases
+from meshes.mesh import Phases, RectangularMesh
 from meshes.validation import counted
 from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader, takes
 from photonic_ffzero.cli.output import writing
@@ -31,7 +33,7 @@ from photonic_ffzero.command import command
 from photonic_ffzero.layers.photonic import Modulated, PhaseLayer
 from photonic_ffzero.model import Model
 from photonic_ffzero.runs.claim import claim_new
-from photonic_ffzero.runs.directory import check_new_directory
+from photonic_ffzero.runs.directory import check_new_directory, frozen_phases_of
 from photonic_ffzero.runs.names import RUN, is_model, run_with
 from photonic_ffzero.settings import one_of
 from photonic_ffzero.storage import load_model, model_file, write_csv, write_json
@@ -41,6 +43,8 @@ Write the phases of a trained photonic network, and the voltages that make
 them, as phases.csv and phases.json: a row for every phase shifter. Idle
 interferometers have none. Phases lie within a turn of the lowest that a
 shifter reaches, and make the network's own matrices; voltages are the lowest.
+Shifters that were frozen in training keep their phases. What then cannot be
+within a turn is an error that names them.
 
 A calibration file has a header. Columns voltage_V, phase_rad: a measured
 curve; v_pi_V, phase_0_rad: a heater's law, phase_0 + pi (V / V_pi)^2. With the
@@ -64,23 +68,38 @@ def settings(model: Model, calibration: Calibration, arms: str = "both") -> list
     lowest phase that the shifter reaches, and ``voltage_V``, the lowest voltage for that phase.
 
     Args:
-        model: The network.
+        model: The network. Its frozen phases stay, see `Model.freeze`.
         calibration: A curve for all shifters, or one for each.
         arms: The arms that hold theta shifters, see `meshes.calibration.within_a_turn`.
     """
     rows: list[dict[str, Any]] = []
-    for number, (layer, params) in enumerate(model.layers, start=1):
-        if not isinstance(layer, PhaseLayer):
-            raise ValueError(f"model must consist of meshes, got {model.config.network}")
-        names = shifters(layer.mesh, number)
+    meshes = _meshes(model)
+    every = [shifters(mesh, number) for number, mesh in enumerate(meshes, start=1)]
+    check_shifters(calibration, chain.from_iterable(every))
+    columns = zip(meshes, every, model.layers, _frozen(model), strict=True)
+    for number, (mesh, names, (_, params), frozen) in enumerate(columns, start=1):
         lowest = lowest_phases(calibration, names)
-        phases = values(layer.mesh, within_a_turn(layer.mesh, Phases(*params[:3]), lowest, arms))
+        trained = Phases(*params[:3])
+        phases = values(mesh, within_a_turn(mesh, trained, lowest, arms, frozen, number))
         volts = voltages(calibration, names, phases)
         rows += (
             {**name._asdict(), "phase_rad": phase, "voltage_V": volt}
             for name, phase, volt in zip(names, phases.tolist(), volts.tolist(), strict=True)
         )
     return rows
+
+
+def _meshes(model: Model) -> list[RectangularMesh]:
+    meshes = [layer.mesh for layer, _ in model.layers if isinstance(layer, PhaseLayer)]
+    if not meshes:
+        raise ValueError(f"model must consist of meshes, got {model.config.network}")
+    return meshes
+
+
+def _frozen(model: Model) -> list[Phases | None]:
+    """Which phases of each mesh do not move; None if all do."""
+    frozen = [part for block in model.blocks for part in block.frozen or [None] * len(block.layers)]
+    return [part and Phases(*part[:3]) for part in frozen]
 
 
 def write_settings(rows: Sequence[dict[str, Any]], directory: Path, about: dict[str, Any]) -> None:
@@ -100,7 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_new_directory(arguments.output)
             calibration = _calibration(arguments)
             # Phases do not depend on a black box between the meshes: any function stands for it.
-            model = load_model(model_file(arguments.run), nonlinearity=np.copy)
+            file = model_file(arguments.run)
+            model = load_model(file, nonlinearity=np.copy)
+            if frozen := frozen_phases_of(file, arguments.frozen_phases):
+                model.freeze(frozen)
             rows = settings(model, calibration, arguments.arms)
             about = _about(model, calibration, arguments)
             claims.enter_context(claim_new(arguments.output))
@@ -161,6 +183,11 @@ def build_parser() -> LineParser:
         "upper one alone, for which phi and gamma make up (default: both)"
     )
     add("--arms", **takes(one_of(ARMS)), default="both", help=arms)
+    frozen = (
+        "which phases do not move, as in training: a file that its --frozen-phases took "
+        "(default: that of the run, none for a model of no run)"
+    )
+    add("--frozen-phases", type=reader(PATH), metavar="FILE.npz", help=frozen)
     add(
         "--output",
         type=reader(PATH),

@@ -39,6 +39,7 @@ Elements = tuple[dict[str, dict[str, Parameter]], ...]
 FIT_RATE = 0.1
 """Step of Adam in units of a parameter's scale, see `Twin.scales`."""
 
+_DARK = float(np.finfo(np.float32).tiny)  # light below it is none to the engines
 _LARGE_ERROR = 0.1  # of the prediction, from which on elements make whole steps
 
 # Sizes that the errors of a chip are expected to have, rad and dB: the couplers' are smaller.
@@ -366,7 +367,7 @@ def _misfit(predicted: Any, readings: Any, weights: Any = 1.0) -> tuple[Any, Any
     # square root has none where the twin is exact.
     square, spread = (tf.stop_gradient(tf.reduce_mean(x)) for x in (by_sample, tf.square(q - 1)))
     sent, read = (tf.stop_gradient(tf.reduce_sum(total)) for total in totals)
-    ratio = tf.math.divide_no_nan(sent, tf.maximum(read, 0))
+    ratio = tf.maximum(sent, _DARK) / tf.maximum(read, _DARK)  # no light read is a loss, not a gain
     excess = 10 / np.log(10.0) * tf.math.log(tf.clip_by_value(ratio, 1e-3, 1e3))
     return misfit, tf.sqrt(tf.math.divide_no_nan(square, spread)), excess
 

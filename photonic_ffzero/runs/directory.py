@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meshes.files import DataError, write_whole
+from meshes.files import DataError, read_file, write_whole
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification
 from photonic_ffzero.model import EpochRecord, Model, Position
@@ -29,7 +30,7 @@ from photonic_ffzero.power import PowerBudget
 from photonic_ffzero.runs.claim import holds_files
 from photonic_ffzero.runs.history import write_history
 from photonic_ffzero.snapshots import Snapshots
-from photonic_ffzero.storage import save_checkpoint
+from photonic_ffzero.storage import read_json, read_run_identity, save_checkpoint
 from photonic_ffzero.training.observer import Observer
 from photonic_ffzero.training.trainer import Trainer
 
@@ -53,6 +54,31 @@ def obstacle_to(path: Path) -> Path | None:
     """What keeps a directory from being made there: a file, or a folder that is read-only."""
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
     return None if nearest.is_dir() and os.access(nearest, os.W_OK) else nearest
+
+
+def frozen_phases_of(model: Path, named: Path | None = None) -> Path | None:
+    """The file of the phases that do not move in a model: the named one, or that of its run.
+
+    A model of no run may have none: None. One that a run trained with another is a `DataError`.
+    """
+    folder = model.parent.absolute()
+    content = read_json(folder / "config.json")
+    if content is None and folder.name.startswith("seed-"):  # one of several
+        content = read_json(folder.parent / "config.json")
+    of_run = (content or {}).get("frozen_phases")
+    file = named or (Path(of_run) if of_run else None)
+    try:
+        wanted = read_run_identity(model).get("frozen_phases_crc32")
+    except DataError:  # a model of no run
+        return file
+    if wanted is None:
+        return file
+    rule = f"frozen_phases must name the file that {model} was trained with, found"
+    if file is None or not file.exists():
+        raise DataError(f"{rule} {'none' if file is None else f'no {file}'}")
+    if zlib.crc32(read_file(file)) != wanted:
+        raise DataError(f"{rule} another content in {file}")
+    return file
 
 
 class RunDirectory(Observer):
@@ -92,7 +118,7 @@ class RunDirectory(Observer):
             return None
         if self.checkpoint.exists():
             with suppress(DataError):  # missing or damaged pictures stop no training
-                return Snapshots.load(self.embeddings)
+                return Snapshots.load(self.embeddings, model.units)
         return Snapshots.of(model, monitored.x, monitored.y)
 
     def on_checkpoint(self, model: Model, position: Position) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from meshes._tensorflow import graph, tf
 from meshes.estimate import MeshEstimate, MeshParameters, difference, unseen
+from photonic_ffzero.devices.device import DeviceError
 from photonic_ffzero.gradients import Twin, TwinState
 from photonic_ffzero.gradients.twin import Prior
 from photonic_ffzero.layers.base import one_set
@@ -26,6 +27,7 @@ SETTINGS_A_STAGE = 200
 """Random settings of the phases in each stage, where nobody says how many."""
 
 _STAGES = (2, 4, 8, 12, 16)  # columns whose phases move; then eight more each
+_DARK_SETTINGS = 10  # without any light; a calibration ends there
 _MEMBERS = 3  # twins that learn from the same readings
 
 Progress = Callable[[int, int], None]
@@ -60,6 +62,7 @@ def calibrated(
     rngs: Sequence[np.random.Generator],
     age: int = 0,
     progress: Callable[[int, int, int], None] = lambda index, done, total: None,
+    first: int = 1,
 ) -> Twin:
     """Learn the meshes of a block one after another, each from the light behind it.
 
@@ -74,9 +77,13 @@ def calibrated(
         rngs: For each mesh the source of phases, light, noise, and of where its twins start.
         age: The chip's, in epochs of training.
         progress: `Progress`, after the mesh's index.
+        first: The number of the block's first mesh, for errors.
 
     Returns:
         The twin that starts from what was learned.
+
+    Raises:
+        DeviceError: all readings behind a mesh are 0.
     """
     front, known, learned = list(block.front), list(twin.front), twin
     for index, (layer, rng) in enumerate(zip(block.layers, rngs, strict=True)):
@@ -86,6 +93,7 @@ def calibrated(
         learned = _calibrated_mesh(
             *(alone, start, (params[index],), partial(inputs, rng), count, rng, age),
             partial(progress, index),
+            first + index,
         )
         known += learned.start
         front.append((layer, bar_state(params[index], frozen[0] if frozen else None)))
@@ -101,6 +109,7 @@ def _calibrated_mesh(
     rng: np.random.Generator,
     age: int,
     progress: Progress,
+    number: int,
 ) -> Twin:
     """Learn the one mesh of a block from readings at random phases, of few columns, then of more.
 
@@ -120,18 +129,23 @@ def _calibrated_mesh(
         points = one_set(params)
         readings = block.measure(points, x, noise)
         priors = [Prior(values, rate / CALIBRATION_RATE) for values in starts]
-        return twin.learn(states, points, x, readings, rate, weights, priors)
+        states = twin.learn(states, points, x, readings, rate, weights, priors)
+        return states, tf.reduce_max(readings)
 
     states = [twin.init(), *(twin.init(rng) for _ in range(_MEMBERS - 1))]
     starts = [state.values for state in states]
     step = graph(learn, xla=block.runs_on == "xla")
+    brightest = 0.0
     for done, (setting, rate) in enumerate(_settings(block, params, count, rng)):
         progress(done, count)
         x = tf.constant(inputs())
         noise = block.draw_noise(rng, 1, 1, x.shape[0], age)
         weights = 2 * rng.integers(2, size=(_MEMBERS, x.shape[0])).astype(np.float32)
         weights[0] = 1
-        states = step(states, setting, x, noise, np.float32(rate), weights)
+        states, bright = step(states, setting, x, noise, np.float32(rate), weights)
+        brightest = max(brightest, float(bright))
+        if not brightest and done + 1 >= min(count, _DARK_SETTINGS):
+            raise DeviceError(f"no light after mesh {number}: all readings are 0")
     progress(count, count)
     best, *others = sorted(states, key=lambda state: float(state.error))
     estimate = _with_uncertainty(twin, best, others)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from meshes import Amplifier, Chip, ChipEstimate, Linear, Nonlinearity, RectangularMesh
+from meshes import (
+    Amplifier,
+    Chip,
+    ChipEstimate,
+    Linear,
+    MeshEstimate,
+    Nonlinearity,
+    RectangularMesh,
+)
 from meshes.validation import instance, integer, number, quoted, switch
 from photonic_ffzero.devices.device import Device, OnDevice, driver_of
 from photonic_ffzero.elements import KNOWN_NONLINEARITY, amplifier_of, nonlinearity_of
@@ -19,6 +28,9 @@ from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.seeds import generator
 from photonic_ffzero.training.calibration import Progress, calibrated, usual_settings
 from photonic_ffzero.training.twins import estimate_of, nominal_twin
+from photonic_ffzero.training.warnings import ResultWarning
+
+_GAIN_DB = 1.0  # of a mesh, from which on it is none of the errors of a fit
 
 
 def calibrate(
@@ -58,6 +70,12 @@ def calibrate(
 
     Returns:
         The estimate, with uncertainties that are infinite for what intensities cannot show.
+
+    Warns:
+        ResultWarning: A mesh seems to amplify, as where readings are in other units than |E|^2.
+
+    Raises:
+        DeviceError: the device failed, or no light comes out behind a mesh.
     """
     batch = integer("batch_size", batch_size, minimum=1)
     seed, step = integer("seed", seed, minimum=0), number("drive_step", drive_step, minimum=0)
@@ -83,7 +101,21 @@ def calibrate(
     def told(index: int, done: int, total: int) -> None:
         progress(done, total)
 
-    return ChipEstimate(calibrated(block, twin, params, inputs, count, rngs, progress=told).start)
+    learned = calibrated(block, twin, params, inputs, count, rngs, progress=told).start
+    _warn_of_gain(learned)
+    return ChipEstimate(learned)
+
+
+def _warn_of_gain(meshes: Sequence[MeshEstimate]) -> None:
+    """Say where a mesh, which is passive, seems to amplify."""
+    for index, mesh in enumerate(meshes, start=1):
+        if (gain := -mesh.values.loss.sum(axis=0).mean()) > _GAIN_DB:
+            warnings.warn(
+                f"mesh {index} seems to amplify by {gain:.2g} dB: readings must be in units of "
+                "|E|^2, divided by the gain of the detectors",
+                ResultWarning,
+                stacklevel=3,
+            )
 
 
 def _layers(

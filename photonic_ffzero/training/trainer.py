@@ -32,7 +32,13 @@ from photonic_ffzero.training.crew import Crew, SharedTraining, Traffic, hired
 from photonic_ffzero.training.memory import check_memory
 from photonic_ffzero.training.observer import Observer, StoppedError, check_observers
 from photonic_ffzero.training.progress import Course, check_progress, progress_of
-from photonic_ffzero.training.step import Samples, StageTraining, as_arrays, check_directions
+from photonic_ffzero.training.step import (
+    Samples,
+    StageTraining,
+    StepState,
+    as_arrays,
+    check_directions,
+)
 from photonic_ffzero.training.twins import estimate_of, learned, places, twin_of
 from photonic_ffzero.training.warnings import ResultWarning, facts_of, warnings_of
 
@@ -183,7 +189,7 @@ class Trainer:
             self._keep(stage, stage.calibrate(self._params(stage), train.x))
         position.block, position.epoch = stage.end, 0
         position.optimizer, position.metric = [], []
-        position.epsilon = None
+        position.epsilon, position.calibrated = None, False
         self._save()
 
     def _train_epochs(self, stage: Stage, train: Samples, validation: Samples | None) -> None:
@@ -239,14 +245,23 @@ class Trainer:
                 observer.on_calibration(str(numbers[index] + 1), done, total)
 
         age = stage.index * self.config.epochs
-        twin = calibrated(block, twin, params, inputs, count, rngs, age, progress)
+        number = stage.index + 1
+        twin = calibrated(block, twin, params, inputs, count, rngs, age, progress, number)
         self.model.known[places(self.model, stage.index)] = twin.start
         readings = count * batch * self._reads
         passes = mesh_passes(len(block.layers), readings, len(block.front))
         self.model.usage.forward_passes += passes
         bar_states = len(block.layers) - 1
         self.model.usage.phase_writes += len(block.layers) * count + bar_states
+        self._save_calibrated(stage, twin)
         return twin
+
+    def _save_calibrated(self, stage: Stage, twin: Twin) -> None:
+        """Let the observers save what many readings told, with the state before the first step."""
+        states = [StepState.first(self.config, params, twin) for params in self._params(stage)]
+        self.position.optimizer = tf.nest.flatten(as_arrays(states))
+        self.position.calibrated = True
+        self._save()
 
     def _keep_params(self, training: StageTraining, samples: Samples) -> None:
         """Put the trained parameters into the model, calibrated on some samples."""

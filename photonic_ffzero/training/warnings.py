@@ -33,7 +33,7 @@ _ENOUGH = 10  # epochs after which some progress must show
 
 
 class ResultWarning(UserWarning):
-    """The figures of a training, or predictions, mean little."""
+    """The figures of a training or a calibration, or predictions, mean little."""
 
 
 @dataclass(frozen=True)
