@@ -37,7 +37,7 @@ from PIL import Image
 from meshes import NONLINEARITIES, Imperfections
 from meshes.validation import choice
 from photonic_ffzero import data, goodness, gradients, layers, optimizers
-from photonic_ffzero.cli.arguments import LineParser, flag_of, reader
+from photonic_ffzero.cli.arguments import LineParser, Reader, flag_of
 from photonic_ffzero.config import METHODS, Config
 from photonic_ffzero.cores import available_cores
 from photonic_ffzero.elements import as_text, each, listed
@@ -313,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Keep what the arguments name, and fill the pages; return the exit code."""
     parser = LineParser(prog="keep.py", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="folder in docs/results/")
-    parser.add_argument("runs", nargs="*", type=reader(RUN), metavar="RUN", help=RUN.rule)
+    parser.add_argument("runs", nargs="*", type=Reader(RUN), metavar="RUN", help=RUN.rule)
     parser.add_argument(
         "--machine",
         default=f"{available_cores()} cores",

@@ -11,7 +11,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from photonic_ffzero.cli.arguments import PATH, LineParser, checked, reader
+from photonic_ffzero.cli.arguments import PATH, LineParser, Reader
 from photonic_ffzero.cli.experiment import SOME_FAILED
 from photonic_ffzero.cli.report import main as write_report
 from photonic_ffzero.settings import one_of
@@ -36,11 +36,11 @@ SCRIPTS = Path(__file__).parent
 def main() -> int:
     """Run what is missing, one experiment after another; return the exit code."""
     parser = LineParser(prog="figures.py", description=__doc__)
-    name = checked(one_of(EXPERIMENTS))
+    name = Reader(one_of(EXPERIMENTS), checks=True)
     parser.add_argument(
         "experiments", nargs="*", type=name, metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}"
     )
-    parser.add_argument("--output", type=reader(PATH), default=Path("results"), metavar="DIR")
+    parser.add_argument("--output", type=Reader(PATH), default=Path("results"), metavar="DIR")
     arguments = parser.parse_args()
     names, folder = arguments.experiments or EXPERIMENTS, arguments.output / "figures"
     failed = 0

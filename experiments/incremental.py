@@ -33,9 +33,9 @@ from photonic_ffzero import (
 from photonic_ffzero.cli.arguments import (
     PATH,
     LineParser,
+    Reader,
     add_data_dir,
     count,
-    reader,
     takes,
     typed_words,
 )
@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=count(50), metavar="N", help="train on the first N images")
     parser.add_argument(
         "--output",
-        type=reader(PATH),
+        type=Reader(PATH),
         default=Path("results/incremental"),
         metavar="DIR",
         help="directory of the results, new or stopped (default: results/incremental)",

@@ -122,7 +122,7 @@ def test_a_convolution_has_statistics_after_every_epoch_and_ends_with_those_of_a
 
     model = trained("cnn", method, epochs=2, observers=(Keeper(),))
     layer, params = model.blocks[0].layers[0], model.params[0][0]
-    for array, expected in zip(params, layer.calibrate(params, images()[0]), strict=True):
+    for array, expected in zip(params, layer.with_statistics(params, images()[0]), strict=True):
         np.testing.assert_allclose(array, expected, rtol=1e-5)
     assert len(kept) >= 3
     assert all(np.all(mean != 0) for mean in kept)

@@ -199,7 +199,7 @@ class TestEveryLayer:
 
     def test_outside_of_training_an_input_is_judged_without_the_others(self, kind, layer):
         x = inputs(kind, B)
-        params = doubles(lead(layer.calibrate(one_set(parameters(layer)), np.asarray(x))))
+        params = doubles(lead(layer.with_statistics(one_set(parameters(layer)), np.asarray(x))))
         for name in FUNCTIONS:
             function = getattr(layer.evaluation, name)
             whole = function(params, x)
@@ -326,7 +326,7 @@ class TestConv:
     def test_settles_on_the_mean_and_variance_of_the_data_set(self):
         layer = conv()
         params, x = one_set(parameters(layer)), 3 + rng(5).normal(size=(7, 60))
-        settled = layer.calibrate(params, x)
+        settled = layer.with_statistics(params, x)
         maps = maps_by_hand(layer, params.kernel.numpy(), x)
         np.testing.assert_allclose(settled.mean, maps.mean(axis=(0, 1, 2)), rtol=1e-6)
         np.testing.assert_allclose(settled.variance, maps.var(axis=(0, 1, 2)), rtol=1e-6)
@@ -335,7 +335,7 @@ class TestConv:
 
     def test_settled_on_the_batch_it_does_outside_what_it_does_in_training(self):
         layer, params, x = conv(), one_set(parameters(conv())), inputs("conv", 9)
-        own = doubles(layer.calibrate(params, np.asarray(x)))
+        own = doubles(layer.with_statistics(params, np.asarray(x)))
         for name in FUNCTIONS:
             found = getattr(layer.evaluation, name)(lead(own), x)
             np.testing.assert_allclose(found, getattr(layer, name)(lead(params), x), atol=1e-5)
@@ -345,7 +345,7 @@ class TestConv:
         """No image at all, and a large constant one whose sums cancel."""
         layer = conv(padding=0)
         params, x = one_set(parameters(layer)), np.full((B, 60), constant, float)
-        settled = layer.calibrate(params, x)
+        settled = layer.with_statistics(params, x)
         assert np.all(settled.variance >= 0)
         z, trace = layer.traced(params, tf.constant(x))
         gradient = layer.pullback(params, trace, tf.ones((B, layer.taps), tf.float64))

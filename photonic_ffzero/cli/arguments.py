@@ -8,6 +8,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -138,7 +139,7 @@ def add_settings(
     """
     for name, entry in settings_of(cls).items():
         text = f"{entry.help} (default: {shown_defaults.get(name, entry.default_text)})"
-        how: dict[str, Any] = {"type": reader(entry.kind), "metavar": entry.placeholder}
+        how: dict[str, Any] = {"type": Reader(entry.kind), "metavar": entry.placeholder}
         if entry.kind.repeats:
             how = takes_several(entry.kind)
         if entry.kind is SWITCH:
@@ -173,46 +174,36 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def reader(kind: ValueKind) -> Callable[[str], Any]:
-    """An argparse type that reads a value of a setting, but leaves the check to its class."""
+@dataclass(frozen=True, eq=False)  # argparse wants a hash, and kinds may hold dictionaries
+class Reader:
+    """An argparse type: reads the values of a kind, and checks them if no other class does."""
 
-    return partial(_read, kind)
+    kind: ValueKind
+    checks: bool = False
 
-
-def _read(kind: ValueKind, text: str) -> Any:
-    try:
-        return kind.read(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def checked(kind: ValueKind) -> Callable[[str], Any]:
-    """An argparse type that reads a value and checks it."""
-    return partial(_read_and_check, kind)
-
-
-def _read_and_check(kind: ValueKind, text: str) -> Any:
-    value = _read(kind, text)
-    try:
-        kind.check("", value)
-    except (TypeError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error).strip()) from None
-    return value
+    def __call__(self, text: str) -> Any:
+        try:
+            value = self.kind.read(text)
+            if self.checks:
+                self.kind.check("", value)
+        except (TypeError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error).strip()) from None
+        return value
 
 
 def takes(kind: ValueKind) -> dict[str, Any]:
     """How argparse reads, checks and shows the values of a flag that is no setting."""
-    return {"type": checked(kind), "metavar": kind.placeholder}
+    return {"type": Reader(kind, checks=True), "metavar": kind.placeholder}
 
 
 def takes_several(kind: ValueKind) -> dict[str, Any]:
     """How argparse reads the values of a flag that may be repeated, which makes a list."""
-    return {"type": reader(kind), "metavar": kind.placeholder, "action": "append"}
+    return {"type": Reader(kind), "metavar": kind.placeholder, "action": "append"}
 
 
 def count(minimum: int, maximum: int = MOST) -> Callable[[str], Any]:
     """An argparse type: whole numbers within limits."""
-    return checked(whole(minimum, maximum))
+    return Reader(whole(minimum, maximum), checks=True)
 
 
 def _read_path(text: str) -> Path:
@@ -245,7 +236,7 @@ def add_data_dir(group: Any) -> None:
     """Add the flag that says where the data are."""
     group.add_argument(
         "--data-dir",
-        type=reader(PATH),
+        type=Reader(PATH),
         metavar="DIR",
         help="folder that holds mnist/, fashion-mnist/, cifar-10-batches-bin/ (default: "
         f"{DATA_VARIABLE}, then Keras's folder, then a download)",
@@ -313,7 +304,7 @@ def add_token_file(group: Any) -> None:
     """Add the flag for the secret that both sides of a ``tcp://`` connection share."""
     group.add_argument(
         "--token-file",
-        type=reader(PATH),
+        type=Reader(PATH),
         metavar="FILE",
         help="file with the secret that client and server of a tcp:// device share, readable by "
         f"its owner alone (default: the variable {TOKEN_VARIABLE}, or no secret)",
@@ -327,8 +318,8 @@ def add_directories(group: Any, what: str, end: str, is_meant: Callable[[Path], 
     """
     output = "new directory for the results (default: one in results/, named by date)"
     resume = f"go on with this stopped {what}: its directory, its name in results/, or {LAST}"
-    group.add_argument("--output", type=reader(PATH), metavar="DIR", help=output)
-    group.add_argument("--resume", type=reader(run_with(is_meant)), metavar="RUN", help=resume)
+    group.add_argument("--output", type=Reader(PATH), metavar="DIR", help=output)
+    group.add_argument("--resume", type=Reader(run_with(is_meant)), metavar="RUN", help=resume)
     group.add_argument("--quiet", action="store_true", help=f"print the final {end} only")
 
 

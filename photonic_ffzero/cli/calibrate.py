@@ -20,11 +20,11 @@ from meshes.validation import printable
 from photonic_ffzero.cli.arguments import (
     PATH,
     LineParser,
+    Reader,
     add_device,
     as_flag,
     count,
     opened_device,
-    reader,
 )
 from photonic_ffzero.cli.output import check_place, claim_place
 from photonic_ffzero.command import command, say
@@ -196,9 +196,9 @@ def build_parser() -> LineParser:
     add("--reads", type=count(1), default=1, metavar="N", help="readings averaged into one (1)")
     add("--seed", type=count(0), default=0, metavar="N", help="of phases and light (default: 0)")
     known = "what is known before: a chip_estimate.npz, or a table (CSV)"
-    add("--chip-estimate", type=reader(PATH), metavar="FILE", help=known)
+    add("--chip-estimate", type=Reader(PATH), metavar="FILE", help=known)
     new = "new directory for the results (default: one in results/, named by date)"
-    add("--output", type=reader(PATH), metavar="DIR", help=new)
+    add("--output", type=Reader(PATH), metavar="DIR", help=new)
     add("--quiet", action="store_true", help="print the result only")
     return parser
 

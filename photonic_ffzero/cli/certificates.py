@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, count, reader
+from photonic_ffzero.cli.arguments import PATH, LineParser, Reader, as_flag, count
 from photonic_ffzero.cli.output import writing
 from photonic_ffzero.command import command
 from photonic_ffzero.runs.claim import claim_new
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> LineParser:
     """The parser of the command."""
     parser = LineParser("certificates", "certificates", description=_DESCRIPTION)
-    parser.add_argument("output", type=reader(PATH), metavar="DIR", help="new folder for the files")
+    parser.add_argument("output", type=Reader(PATH), metavar="DIR", help="new folder for the files")
     parser.add_argument(
         "--days",
         type=count(1, _MOST_DAYS),

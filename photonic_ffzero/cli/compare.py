@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meshes.validation import one_line, printable, quoted
-from photonic_ffzero.cli.arguments import LineParser, as_flag, reader, written_file
+from photonic_ffzero.cli.arguments import LineParser, Reader, as_flag, written_file
 from photonic_ffzero.cli.output import check_file, end_of_output, writing
 from photonic_ffzero.cli.runs import filled, in_short, terminal_width
 from photonic_ffzero.command import INSTALLED, command
@@ -72,11 +72,11 @@ def build_parser() -> LineParser:
     """The parser of the command."""
     parser = LineParser(f"{INSTALLED} compare", description=_DESCRIPTION, epilog=_EXAMPLES)
     kind = run_with(lambda path: path.is_file() or is_plan(path))
-    parser.add_argument("runs", nargs="+", type=reader(kind), metavar="RUN", help=RUN.rule)
+    parser.add_argument("runs", nargs="+", type=Reader(kind), metavar="RUN", help=RUN.rule)
     picture = written_file(".png")
     parser.add_argument(
         "--output",
-        type=reader(picture),
+        type=Reader(picture),
         metavar=picture.metavar,
         help=f"the figure (default: one in {RESULTS}/, named by date)",
     )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from photonic_ffzero.__main__ import COMMANDS
-from photonic_ffzero.cli.arguments import LineParser, takes
+from photonic_ffzero.cli.arguments import LineParser, Reader, takes
 from photonic_ffzero.cli.output import end_of_output
 from photonic_ffzero.command import INSTALLED, command
 from photonic_ffzero.runs.names import RESULTS, RUN
-from photonic_ffzero.settings import ValueKind, one_of
+from photonic_ffzero.settings import one_of
 
 SHELLS = ("bash", "zsh")
 _DESCRIPTION = f"""\
@@ -86,10 +85,10 @@ def _complete(action: Any) -> None:
     """Say of an argument how its values are completed."""
     import shtab
 
-    kind = action.type.args[0] if isinstance(action.type, partial) else None
-    if isinstance(kind, ValueKind) and kind.options:
+    kind = action.type.kind if isinstance(action.type, Reader) else None
+    if kind and kind.options:
         action.choices = [*kind.options]
-    elif isinstance(kind, ValueKind) and kind.suggest is RUN.suggest:
+    elif kind and kind.suggest is RUN.suggest:
         action.complete = _RUNS
     elif str(action.metavar).partition(".")[0] in _FILES:  # FILE.npz is one, too
         action.complete = shtab.FILE

@@ -22,13 +22,13 @@ from meshes.validation import counted, one_line, printable
 from photonic_ffzero.cli.arguments import (
     PATH,
     LineParser,
+    Reader,
     add_data_dir,
     add_directories,
     as_flag,
     check_data_dir,
     check_resumable,
     count,
-    reader,
     takes,
     typed_words,
     with_value,
@@ -415,14 +415,14 @@ def add_cluster(group: Any) -> None:
     )
     group.add_argument(
         "--cluster",
-        type=reader(PATH),
+        type=Reader(PATH),
         metavar="FILE.yaml",
         help="start --jobs workers on a batch system: kind: SLURMCluster (or another class of "
         "dask-jobqueue) and its keyword arguments",
     )
     group.add_argument(
         "--tls-dir",
-        type=reader(PATH),
+        type=Reader(PATH),
         metavar="DIR",
         help="folder with ca.pem, cert.pem and key.pem for either; python -m "
         "photonic_ffzero.cli.certificates makes a set",

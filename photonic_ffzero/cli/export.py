@@ -27,7 +27,7 @@ from meshes.calibration import (
 )
 from meshes.mesh import Phases, RectangularMesh
 from meshes.validation import counted
-from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, reader, takes
+from photonic_ffzero.cli.arguments import PATH, LineParser, Reader, as_flag, takes
 from photonic_ffzero.cli.output import writing
 from photonic_ffzero.command import command
 from photonic_ffzero.layers.photonic import Modulated, PhaseLayer
@@ -170,9 +170,9 @@ def build_parser() -> LineParser:
         epilog=EXAMPLES,
     )
     add, how = parser.add_argument, parser.add_mutually_exclusive_group(required=True)
-    add("run", type=reader(run_with(is_model)), metavar="RUN", help=RUN.rule)
+    add("run", type=Reader(run_with(is_model)), metavar="RUN", help=RUN.rule)
     how.add_argument(
-        "--calibration", type=reader(PATH), metavar="CSV", help="calibration file, see above"
+        "--calibration", type=Reader(PATH), metavar="CSV", help="calibration file, see above"
     )
     v_pi = "heater's voltage for a phase of pi, volts"
     how.add_argument("--v-pi", type=float, metavar="V", help=v_pi)
@@ -187,10 +187,10 @@ def build_parser() -> LineParser:
         "which phases do not move, as in training: a file that its --frozen-phases took "
         "(default: that of the run, none for a model of no run)"
     )
-    add("--frozen-phases", type=reader(PATH), metavar="FILE.npz", help=frozen)
+    add("--frozen-phases", type=Reader(PATH), metavar="FILE.npz", help=frozen)
     add(
         "--output",
-        type=reader(PATH),
+        type=Reader(PATH),
         required=True,
         metavar="DIR",
         help="new directory for the tables",

@@ -13,10 +13,10 @@ from meshes.validation import counted, one_line
 from photonic_ffzero.cli.arguments import (
     PATH,
     LineParser,
+    Reader,
     add_token_file,
     as_flag,
     check_functions,
-    reader,
     takes_several,
     written_file,
 )
@@ -275,9 +275,9 @@ def build_parser() -> LineParser:
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("model", type=reader(run_with(is_model)), metavar="MODEL", help=RUN.rule)
+    add("model", type=Reader(run_with(is_model)), metavar="MODEL", help=RUN.rule)
     kinds = "PNG or JPEG file, folder of them, or IDX file"
-    add("images", type=reader(PATH), nargs="+", metavar="IMAGE", help=kinds)
+    add("images", type=Reader(PATH), nargs="+", metavar="IMAGE", help=kinds)
     device = "where a model that was trained on a device predicts: tcp://host:port, module:factory"
     add("--device", metavar="NAME", help=device)
     add_token_file(parser)
@@ -292,7 +292,7 @@ def build_parser() -> LineParser:
     form = "find the ink, dark or light, scale it and centre it as MNIST's images were made"
     add("--center", action="store_true", help=form)
     table = written_file(".csv")
-    add("--csv", type=reader(table), metavar=table.metavar, help="write the table there, too")
+    add("--csv", type=Reader(table), metavar=table.metavar, help="write the table there, too")
     return parser
 
 

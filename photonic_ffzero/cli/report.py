@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from photonic_ffzero.cli.arguments import LineParser, as_flag, reader, written_file
+from photonic_ffzero.cli.arguments import LineParser, Reader, as_flag, written_file
 from photonic_ffzero.cli.output import check_file, writing
 from photonic_ffzero.command import command
 from photonic_ffzero.runs.names import RUN, is_grid, run_with
@@ -40,12 +40,12 @@ def build_parser() -> LineParser:
         "report",
         description="Collect grids into one HTML file that needs no other.",
     )
-    kind = reader(run_with(is_grid))
+    kind = Reader(run_with(is_grid))
     parser.add_argument("grids", nargs="+", type=kind, metavar="GRID", help=RUN.rule)
     page = written_file(".html")
     parser.add_argument(
         "--output",
-        type=reader(page),
+        type=Reader(page),
         default=Path("report.html"),
         metavar=page.metavar,
         help="the HTML file (default: report.html)",

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from meshes.validation import one_line
-from photonic_ffzero.cli.arguments import PATH, LineParser, count, reader
+from photonic_ffzero.cli.arguments import PATH, LineParser, Reader, count
 from photonic_ffzero.cli.output import end_of_output
 from photonic_ffzero.command import INSTALLED, command
 from photonic_ffzero.runs.catalog import DONE, Catalog, GridRuns, Run, read_catalog
@@ -57,7 +57,7 @@ def build_parser() -> LineParser:
     parser.add_argument(
         "folder",
         nargs="?",
-        type=reader(PATH),
+        type=Reader(PATH),
         metavar="DIR",
         help=f"another folder (default: {RESULTS})",
     )

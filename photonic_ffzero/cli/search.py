@@ -20,6 +20,7 @@ from meshes.files import DataError, write_bytes
 from meshes.validation import counted, one_line, printable
 from photonic_ffzero.cli.arguments import (
     LineParser,
+    Reader,
     add_data_dir,
     add_directories,
     add_settings,
@@ -27,7 +28,6 @@ from photonic_ffzero.cli.arguments import (
     check_data_dir,
     check_resumable,
     count,
-    reader,
     typed_settings,
     with_value,
 )
@@ -137,7 +137,7 @@ def build_parser() -> LineParser:
     keep = "go on with trials that fall behind"
     add("--keep-all", action="store_true", help=keep)
     settings = f"settings of all trials: {SETTINGS.rule}"
-    add("--config", type=reader(SETTINGS), metavar="FILE", help=settings)
+    add("--config", type=Reader(SETTINGS), metavar="FILE", help=settings)
     jobs = "trials that run at a time (default: as many as cores)"
     groups["run"].add_argument("--jobs", type=count(1), metavar="N", help=jobs)
     add_directories(groups["run"], "search", "table", _is_search)

@@ -15,6 +15,7 @@ from meshes.files import DataError
 from meshes.validation import counted, one_line, quoted
 from photonic_ffzero.cli.arguments import (
     LineParser,
+    Reader,
     add_data_dir,
     add_directories,
     add_settings,
@@ -23,7 +24,6 @@ from photonic_ffzero.cli.arguments import (
     check_data_dir,
     check_functions,
     check_resumable,
-    reader,
     typed_settings,
     typed_words,
     with_value,
@@ -126,7 +126,7 @@ def build_parser(recipe: str = "balanced") -> LineParser:
     )
     groups["run"].add_argument(
         "--config",
-        type=reader(SETTINGS),
+        type=Reader(SETTINGS),
         metavar="FILE",
         help=f"settings by name: {SETTINGS.rule}; flags beat the file, the file beats the recipe",
     )

@@ -36,13 +36,13 @@ class Layer(Portable, ABC):
     Attributes:
         name: What the layer is called in files, ``mesh`` or ``dense``.
         linear: Whether the tapped values are linear in the parameters.
-        calibrates: Whether the layer keeps statistics of a data set among its parameters.
+        keeps_statistics: Whether the layer keeps statistics of a data set among its parameters.
         exact: Whether its gradient is always the exact one: a head, which is read out, not moved.
     """
 
     name: ClassVar[str]
     linear: ClassVar[bool] = False
-    calibrates: ClassVar[bool] = False
+    keeps_statistics: ClassVar[bool] = False
     exact: ClassVar[bool] = False
 
     @property
@@ -149,7 +149,7 @@ class Layer(Portable, ABC):
             "of its tapped values to its parameters"
         )
 
-    def calibrate(self, params: Any, x: np.ndarray) -> Any:
+    def with_statistics(self, params: Any, x: np.ndarray) -> Any:
         """One parameter set with the statistics of a data set x [n, ...] in it."""
         return params
 

@@ -115,8 +115,8 @@ class Block(Portable):
         return not self.front and all(layer.cacheable for layer in self.layers)
 
     @property
-    def calibrates(self) -> bool:
-        return any(layer.calibrates for layer in self.layers)
+    def keeps_statistics(self) -> bool:
+        return any(layer.keeps_statistics for layer in self.layers)
 
     @property
     def evaluation(self) -> Block:
@@ -210,12 +210,12 @@ class Block(Portable):
         """The parameters' gradient from that of the tapped values [B, taps]."""
         return (self.layers[0].pullback(params[0], trace, g_z),)
 
-    def calibrate(self, params: Sequence[Any], x: np.ndarray) -> tuple[Any, ...]:
+    def with_statistics(self, params: Sequence[Any], x: np.ndarray) -> tuple[Any, ...]:
         """One parameter set with the statistics of a data set x in it, layer after layer."""
         params = list(params)
-        last = max((i for i, layer in enumerate(self.layers) if layer.calibrates), default=-1)
+        last = max((i for i, layer in enumerate(self.layers) if layer.keeps_statistics), default=-1)
         for index, stage in enumerate(self._single_layers[: last + 1]):
-            params[index] = stage.layers[0].calibrate(params[index], x)
+            params[index] = stage.layers[0].with_statistics(params[index], x)
             if index < last:
                 x = stage.all_outputs((params[index],), x)
         return tuple(params)
@@ -311,8 +311,8 @@ class Stage:
         return all(block.cacheable for block in self.blocks)
 
     @property
-    def calibrates(self) -> bool:
-        return any(block.calibrates for block in self.blocks)
+    def keeps_statistics(self) -> bool:
+        return any(block.keeps_statistics for block in self.blocks)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -329,14 +329,14 @@ class Stage:
             first = first.with_front(block, block_params)
         return replace(self, blocks=(first, *rest))
 
-    def calibrate(self, params: Sequence[Any], x: np.ndarray) -> tuple[Any, ...]:
+    def with_statistics(self, params: Sequence[Any], x: np.ndarray) -> tuple[Any, ...]:
         """The blocks' parameters with the statistics of a data set x, block after block."""
-        calibrated = list(params)
+        settled = list(params)
         for index, block in enumerate(self.blocks):
-            calibrated[index] = block.calibrate(calibrated[index], x)
-            if any(later.calibrates for later in self.blocks[index + 1 :]):
-                x = block.all_outputs(calibrated[index], x)
-        return tuple(calibrated)
+            settled[index] = block.with_statistics(settled[index], x)
+            if any(later.keeps_statistics for later in self.blocks[index + 1 :]):
+                x = block.all_outputs(settled[index], x)
+        return tuple(settled)
 
     def all_outputs(self, params: Sequence[Any], x: np.ndarray) -> np.ndarray:
         """The next stage's inputs [n, ...] for a data set."""

@@ -67,7 +67,7 @@ class Conv(Layer):
     pool: int = 2
     in_training: bool = True
     name: ClassVar[str] = "conv"
-    calibrates: ClassVar[bool] = True
+    keeps_statistics: ClassVar[bool] = True
 
     @staticmethod
     def map_shape(
@@ -170,7 +170,7 @@ class Conv(Layer):
         factor, offset = (tf.reshape(value, lead) for value in self._norm(params, maps))
         return self._pooled(self.activation(factor * maps + offset))
 
-    def calibrate(self, params: ConvParams, x: np.ndarray) -> ConvParams:
+    def with_statistics(self, params: ConvParams, x: np.ndarray) -> ConvParams:
         """Compute mean and variance of every channel's maps over a data set [n, ...]."""
         sums = in_chunks(lambda chunk: self._map_sums(params, chunk), x, pad=True)
         mean, square = sums.sum(axis=0) / (len(x) * math.prod(self._map))

@@ -342,9 +342,9 @@ class StageTraining:
     def settle(self) -> None:
         """Bring parameters and state here, if they are elsewhere while steps are taken."""
 
-    def calibrate(self, x: np.ndarray) -> None:
+    def take_statistics(self, x: np.ndarray) -> None:
         """Put the statistics of some inputs into the parameters."""
-        params = self.stage.calibrate(as_arrays(self.params), x)
+        params = self.stage.with_statistics(as_arrays(self.params), x)
         self.params = tf.nest.map_structure(tf.constant, params)
 
     @property

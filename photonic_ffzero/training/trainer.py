@@ -184,9 +184,9 @@ class Trainer:
         position = self.position
         if self.config.trains:
             self._train_epochs(stage, train, validation)
-        elif stage.calibrates:
+        elif stage.keeps_statistics:
             self.model.usage.add(stage, 1, len(train.y), writes=0)
-            self._keep(stage, stage.calibrate(self._params(stage), train.x))
+            self._keep(stage, stage.with_statistics(self._params(stage), train.x))
         position.block, position.epoch = stage.end, 0
         position.optimizer, position.metric = [], []
         position.epsilon, position.calibrated = None, False
@@ -266,9 +266,9 @@ class Trainer:
     def _keep_params(self, training: StageTraining, samples: Samples) -> None:
         """Put the trained parameters into the model, calibrated on some samples."""
         training.settle()
-        if training.stage.calibrates:
+        if training.stage.keeps_statistics:
             self.model.usage.add(training.stage, 1, len(samples.y), writes=0)
-            training.calibrate(samples.x)
+            training.take_statistics(samples.x)
         self._keep(training.stage, as_arrays(training.params))
 
     def _train_epoch(self, training: StageTraining, epoch: int) -> None:
