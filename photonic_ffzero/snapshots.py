@@ -10,7 +10,9 @@ import numpy as np
 
 from meshes.files import DataError, open_npz
 from meshes.validation import integer
+from photonic_ffzero.data.datasets import some_of
 from photonic_ffzero.model import Model, Position
+from photonic_ffzero.seeds import generator
 
 IMAGES, LEAST = 256, 32
 BYTES = 2**20
@@ -45,7 +47,8 @@ class Snapshots:
         size = 2 * taps * max(model.config.epochs, 1)  # bytes of an image, if all epochs are kept
         count = min(max(BYTES // size, LEAST), IMAGES)
         every = math.ceil(count * size / BYTES)
-        return cls(x[:count], y[:count], every)
+        places = some_of(len(x), count, generator(model.config.seed, "snapshots"))
+        return cls(x[places], y[places], every)
 
     def take(self, model: Model, position: Position) -> None:
         """Embed the images if an epoch has just ended."""
