@@ -29,7 +29,7 @@ from photonic_ffzero.layers.blocks import Block
 from photonic_ffzero.layers.conv import Conv, ConvParams
 from photonic_ffzero.layers.dense import Dense, DenseParams
 from photonic_ffzero.layers.mixer import Head, Mixer, Pooled
-from photonic_ffzero.layers.photonic import Modulated, ModulatedPhases, Photonic, fabricated_meshes
+from photonic_ffzero.layers.photonic import Modulated, ModulatedPhases, Photonic, fabricated_mesh
 from photonic_ffzero.seeds import generator
 
 CHANNEL_TAPS, PADDING, POOL = 10, 2, 2  # the paper's CNN
@@ -41,7 +41,7 @@ class Blueprint(NamedTuple):
 
     name: str
     shapes: Any  # a named tuple, as the layer's parameters
-    build: Callable[[], Layer]  # to be called in the order of the layers, and once
+    build: Callable[[], Layer]
     fixed: int = 0  # numbers that it draws besides its parameters
     joins: bool = False  # whether it is in the block of the layer before, whatever the method
 
@@ -57,22 +57,15 @@ def photonic(config: Config, units: int, task: Task) -> Iterator[Blueprint]:
     """Rectangular meshes of N ports in a row."""
     grid, ports = (config.columns or units, units // 2), (units,)
     phases = Phases(grid, grid, ports)
-    parts = fabricated_meshes(
-        config.layers,
-        units,
-        config.columns,
-        config.chip_imperfections,
-        _chip_seed(config),
-        config.reads or 1,
-    )
     for index in range(config.layers):
         modulated = config.train_nonlinearity and index > 0
         shapes = ModulatedPhases(*phases, ports, ports, ports) if modulated else phases
-        yield Blueprint(Photonic.name, shapes, partial(_mesh, config, index, parts))
+        yield Blueprint(Photonic.name, shapes, partial(_mesh, config, index, units))
 
 
-def _mesh(config: Config, index: int, parts: Iterator[Any]) -> Layer:
-    mesh, chip = next(parts)
+def _mesh(config: Config, index: int, units: int) -> Layer:
+    how = config.columns, config.chip_imperfections, _chip_seed(config), config.reads or 1
+    mesh, chip = fabricated_mesh(index, units, *how)
     engine, amplifier = config.engine or "auto", config.amplification if index else None
     if not config.train_nonlinearity:
         return Photonic(mesh, config.nonlinearity_after(index), engine, chip, amplifier)

@@ -16,7 +16,7 @@ from meshes.validation import choice, integer
 from photonic_ffzero.data.checks import check_inputs
 from photonic_ffzero.devices.device import check_mesh, check_phases, check_written
 from photonic_ffzero.elements import amplifier_of, each, nonlinearity_of
-from photonic_ffzero.layers.photonic import Photonic, fabricated_meshes
+from photonic_ffzero.layers.photonic import Photonic, fabricated_mesh
 from photonic_ffzero.seeds import generator
 
 
@@ -61,7 +61,10 @@ class SimulatedChip:
         self.meshes = integer("meshes", meshes, minimum=1)
         self.columns = self.units if columns is None else integer("columns", columns, minimum=1)
         seed = integer("seed", seed, minimum=0)
-        fabricated = fabricated_meshes(self.meshes, self.units, self.columns, imperfections, seed)
+        fabricated = [
+            fabricated_mesh(index, self.units, self.columns, imperfections, seed)
+            for index in range(self.meshes)
+        ]
         between = [nonlinearity_of("nonlinearity", element) for element in each(nonlinearity)]
         if len(between) not in (1, self.meshes):
             raise ValueError(

@@ -11,7 +11,7 @@ from photonic_ffzero.layers.photonic import (
     ModulatedPhases,
     PhaseLayer,
     Photonic,
-    fabricated_meshes,
+    fabricated_mesh,
 )
 
 __all__ = [
@@ -35,5 +35,5 @@ __all__ = [
     "Pooled",
     "Stage",
     "StemParams",
-    "fabricated_meshes",
+    "fabricated_mesh",
 ]

@@ -255,24 +255,23 @@ class Modulated(Photonic):
         yield from super()._entrance(params, fields)
 
 
-def fabricated_meshes(
-    count: int,
+def fabricated_mesh(
+    index: int,
     units: int,
     columns: int | None,
     imperfections: Imperfections,
     seed: int,
     reads: int = 1,
-) -> Iterator[tuple[RectangularMesh, Chip | None]]:
-    """Yield the meshes of a chip in the order of the light, each with its chip unless it is ideal.
+) -> tuple[RectangularMesh, Chip | None]:
+    """A mesh of a chip, counted from 0 in the order of the light, and its `Chip` unless it is ideal.
 
     Every mesh has N = ``units`` ports and L = ``columns`` columns (None: N); ``seed`` says which
     chip was fabricated, and ``reads`` how many readings are averaged into one.
     """
-    for index in range(count):
-        if imperfections == Imperfections():
-            yield RectangularMesh(units, columns), None
-            continue
-        mesh_seed = int(generator(seed, "fabrication", index).integers(2**31))
-        chip = imperfections.fabricate(units, columns, mesh_seed, reads)
-        yield chip.mesh, chip
-        imperfections = replace(imperfections, source_noise=0.0)  # the one source is in front
+    if index:  # the one source is in front
+        imperfections = replace(imperfections, source_noise=0.0)
+    if imperfections == Imperfections():
+        return RectangularMesh(units, columns), None
+    mesh_seed = int(generator(seed, "fabrication", index).integers(2**31))
+    chip = imperfections.fabricate(units, columns, mesh_seed, reads)
+    return chip.mesh, chip
