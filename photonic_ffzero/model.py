@@ -22,7 +22,7 @@ from photonic_ffzero.data.tasks import TASKS, Task
 from photonic_ffzero.devices.device import Device, driver_of
 from photonic_ffzero.goodness.readouts import DETECTIONS, Goodness, Readout, unit_vectors
 from photonic_ffzero.gradients import has_twin
-from photonic_ffzero.layers.base import Layer, in_chunks, one_set
+from photonic_ffzero.layers.base import Layer, first_step, in_chunks, one_set
 from photonic_ffzero.layers.blocks import Block, NoiseSource, Stage
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 from photonic_ffzero.networks import Saved, build_blocks
@@ -303,7 +303,7 @@ class Model:
 
         def fields(chunk: np.ndarray) -> Any:
             drawn = layer.draw_noise(source.rng, 1, 1, len(chunk), source.age)
-            noise = tf.nest.map_structure(lambda array: array[0], drawn)
+            noise = first_step(drawn)
             return dict(layer.stages(alone, chunk, noise))[layer.name][0]
 
         return in_chunks(fields, x, pad=False)

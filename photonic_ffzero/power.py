@@ -13,7 +13,7 @@ from meshes._tensorflow import tf
 from meshes.measured import Table
 from meshes.validation import check_fields, described, from_spec, instance, number_field
 from photonic_ffzero.data.checks import check_inputs
-from photonic_ffzero.layers.base import one_set
+from photonic_ffzero.layers.base import first_step, one_set
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import Model, Usage
 
@@ -99,7 +99,7 @@ def passage(model: Model, x: Any) -> Iterator[tuple[str, np.ndarray]]:
             what = model.config.device or model.config.network
             raise ValueError(f"model must be a photonic network that is simulated, got {what}")
         drawn = layer.draw_noise(rng, 1, 1, len(x), age)
-        noise = tf.nest.map_structure(lambda array: array[0], drawn)
+        noise = first_step(drawn)
         stacked = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
         for name, after in layer.stages(stacked, light, noise):
             light, meshes = after, meshes + (name == "mesh")

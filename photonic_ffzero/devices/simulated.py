@@ -16,6 +16,7 @@ from meshes.validation import choice, integer
 from photonic_ffzero.data.checks import check_inputs
 from photonic_ffzero.devices.device import check_mesh, check_phases, check_written
 from photonic_ffzero.elements import amplifier_of, each, nonlinearity_of
+from photonic_ffzero.layers.base import first_step
 from photonic_ffzero.layers.photonic import Photonic, fabricated_mesh
 from photonic_ffzero.seeds import generator
 
@@ -107,7 +108,7 @@ class SimulatedChip:
         """A mesh's phases as they were written, and the noise of this moment."""
         phases, writes = self._written[mesh]
         noise = self._draw_noise(mesh, batch)._replace(writes=writes)
-        return phases, tf.nest.map_structure(lambda array: array[0], noise)
+        return phases, first_step(noise)
 
     def _draw_noise(self, mesh: int, batch: int) -> Noise:
         return self._layers[mesh - 1].draw_noise(self._rng, 1, 1, batch, 0) or Noise()

@@ -206,6 +206,11 @@ def one_set(params: Any) -> Any:
     return tf.nest.map_structure(lambda w: w[tf.newaxis], params)
 
 
+def first_step(drawn: Any) -> Any:
+    """The noise of the first of the steps for which a layer's or block's ``draw_noise`` drew."""
+    return tf.nest.map_structure(lambda array: array[0], drawn)
+
+
 def everything(params: Any, taps: int) -> Any:
     """The `Layer.reach` of parameters that each move all tapped values."""
     whole = np.array([0, taps], np.int32)

@@ -263,7 +263,7 @@ def fabricated_mesh(
     seed: int,
     reads: int = 1,
 ) -> tuple[RectangularMesh, Chip | None]:
-    """A mesh of a chip, counted from 0 in the order of the light, and its `Chip` unless it is ideal.
+    """A chip's mesh, counted from 0 in the order of the light, and its `Chip` unless it is ideal.
 
     Every mesh has N = ``units`` ports and L = ``columns`` columns (None: N); ``seed`` says which
     chip was fabricated, and ``reads`` how many readings are averaged into one.

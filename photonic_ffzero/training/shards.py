@@ -22,6 +22,7 @@ from photonic_ffzero.config import Config
 from photonic_ffzero.gradients.directions import Directions, Sampler
 from photonic_ffzero.gradients.estimators import Directional, Estimate
 from photonic_ffzero.gradients.objectives import combine
+from photonic_ffzero.layers.base import first_step
 from photonic_ffzero.layers.blocks import Stage
 from photonic_ffzero.training.step import (
     BlockStep,
@@ -143,7 +144,7 @@ class Replica:
         sets = self._estimator.parameter_sets(len(shard))
         rng = self._generator("noise", place, shard)
         drawn = self._block.draw_noise(rng, 1, sets, self._training.batch_size, 0)
-        noise = tf.nest.map_structure(lambda array: array[0], drawn)
+        noise = first_step(drawn)
         samples, directions = self._batch(place), self._draw(place, number)
         slopes, loss = self._slopes(params, *samples, directions, noise)
         return np.ravel(slopes), float(loss)

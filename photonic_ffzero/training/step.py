@@ -35,7 +35,7 @@ from photonic_ffzero.gradients.objectives import (
     Weights,
 )
 from photonic_ffzero.gradients.twin import FIT_RATE, Twin
-from photonic_ffzero.layers.base import one_set
+from photonic_ffzero.layers.base import first_step, one_set
 from photonic_ffzero.layers.blocks import Block, Stage
 from photonic_ffzero.optimizers import OPTIMIZERS, SCHEDULES, descend
 from photonic_ffzero.seeds import generator
@@ -508,7 +508,7 @@ def losses_along(
 
     def losses(step: float, sign: int) -> np.ndarray:
         drawn = block.draw_noise(rng, 1, count, len(samples.y), age)
-        noise = tf.nest.map_structure(lambda array: array[0], drawn)
+        noise = first_step(drawn)
         objective = Weights(shortcut=False)(block, loss, params, *samples, noise)
         points = tf.nest.map_structure(lambda w, u: w + sign * step * u, params, v)
         return np.sum(objective.losses(objective.measure(points)), axis=1)

@@ -18,7 +18,7 @@ from meshes.validation import counted, from_spec
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.tasks import Classification
 from photonic_ffzero.goodness.losses import LOSSES
-from photonic_ffzero.layers.base import one_set
+from photonic_ffzero.layers.base import first_step, one_set
 from photonic_ffzero.layers.photonic import Photonic
 from photonic_ffzero.model import EpochRecord, Model
 from photonic_ffzero.power import beyond_tables, power_budget
@@ -258,7 +258,7 @@ def _zeros(model: Model, x: np.ndarray) -> list[float]:
     for layer, params in model.layers:
         if not isinstance(layer, Photonic):
             return []
-        drawn = tf.nest.map_structure(lambda a: a[0], layer.draw_noise(rng, 1, 1, len(x), age))
+        drawn = first_step(layer.draw_noise(rng, 1, 1, len(x), age))
         stacked = one_set(tf.nest.map_structure(tf.convert_to_tensor, params))
         readings = np.asarray(layer.measure(stacked, light, drawn))
         shares.append(float(np.mean(readings == 0)))
