@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +55,8 @@ def check_memory(config: Config, stages: Sequence[Stage], params: list[Any], sam
     if needed() <= limit:
         return
     name = min(_SETTINGS, key=lambda name: needed(**{name: 1}))
-    fits = _largest(lambda value: needed(**{name: value}) <= limit, sizes[name])
+    smaller = range(1, sizes[name])
+    fits = bisect_left(smaller, True, key=lambda value: needed(**{name: value}) > limit)
     remedy = f"at most {fits} would fit" if fits else "a smaller network would fit"
     raise ValueError(
         f"{name} {sizes[name]} would need about {needed() / 1e9:,.1f} GB of memory a step, of "
@@ -98,20 +99,8 @@ def _step_bytes(
     )
 
 
-def _largest(fits: Any, start: int) -> int:
-    """The largest number below ``start`` that fits, found by halving; 0 if none does."""
-    low, high = 0, start
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
 def available_memory() -> float:
-    """Bytes that a new program can have without swapping; all there are if that is unknown."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            entries = dict(line.split(":") for line in file)
-        return 1024.0 * int(entries["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    """Bytes that a new program can have without swapping."""
+    import psutil
+
+    return float(psutil.virtual_memory().available)
