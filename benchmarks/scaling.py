@@ -22,7 +22,7 @@ import numpy as np
 import timing
 
 from photonic_ffzero import Samples, configure
-from photonic_ffzero.cli.arguments import checked
+from photonic_ffzero.cli.arguments import Reader
 from photonic_ffzero.cli.arguments import count as count_of
 from photonic_ffzero.runs.cell import write_files
 from photonic_ffzero.settings import POSITIVE
@@ -241,6 +241,8 @@ if __name__ == "__main__":
             metavar="N",
             help=f"({default_text})",
         )
-    parser.add_argument("--latency", type=checked(POSITIVE), metavar="S", help="(measured)")
+    parser.add_argument(
+        "--latency", type=Reader(POSITIVE, checks=True), metavar="S", help="(measured)"
+    )
     columns = ("ports", "batch", "K", "workers", "s", "slope", "model s", "gain", "bytes")
     timing.run(parser, measure, {"part": 28}, columns)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from photonic_ffzero import Config, Model, Samples
-from photonic_ffzero.cli.arguments import PATH, LineParser, as_flag, checked, reader
+from photonic_ffzero.cli.arguments import PATH, LineParser, Reader, as_flag
 from photonic_ffzero.cli.output import claim_place
 from photonic_ffzero.data import Classification
 from photonic_ffzero.layers import Stage
@@ -84,10 +84,10 @@ def command_line(description: str | None, seconds: float) -> LineParser:
     parser = LineParser(description=description)
     text = f"time of each comparison (default: {seconds:g})"
     parser.add_argument(
-        "--seconds", type=checked(POSITIVE), default=seconds, metavar="S", help=text
+        "--seconds", type=Reader(POSITIVE, checks=True), default=seconds, metavar="S", help=text
     )
     text = "new directory for bench.json (default: in results/, by date)"
-    parser.add_argument("--output", type=reader(PATH), metavar="DIR", help=text)
+    parser.add_argument("--output", type=Reader(PATH), metavar="DIR", help=text)
     return parser
 
 
