@@ -323,6 +323,20 @@ class TestStepSize:
         model = fit(x, y, device="simulated:drive_bits=6", **settings)
         assert model.history[0].epsilon >= 2 * math.pi / 2**6
 
+    @pytest.mark.parametrize("one_sided", [False, True])
+    @pytest.mark.parametrize("bits", [6, 8])
+    def test_a_drive_of_which_nobody_tells_gets_a_step_that_it_can_make(self, bits, one_sided):
+        """Light that depends on rounded phases repeats to the bit, but jumps."""
+        quantum, rng = 2 * math.pi / 2**bits, np.random.default_rng(0)
+        weights, phases = rng.normal(size=(2, 64, 50))
+        v = rng.choice([-1, 1], (64, 50))
+
+        def losses(step, sign):
+            rounded = np.round((phases + sign * step * v) / quantum) * quantum
+            return np.sum(weights * np.sin(rounded), axis=1)
+
+        assert probe_step(losses, one_sided=one_sided) > quantum / 3
+
     def test_a_digital_drive_gets_a_multiple_of_its_step(self):
         quantum = 2 * math.pi / 2**6
         step = probe_step(lambda step, sign: np.full(64, 1.0 + sign * step), quantum)

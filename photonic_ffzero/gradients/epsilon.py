@@ -52,12 +52,25 @@ def probe_step(
     noise = max(float(np.mean((second - first) ** 2)) / 2, (_ROUNDING * abs(first.mean())) ** 2)
     sides = [(losses(step, 1), losses(step, -1)) for step in LADDER]
     plus, minus = map(np.stack, zip(*sides, strict=True))
+    halves = (plus - minus) / 2
+    noise = max(noise, 2 * scatter(LADDER, halves))
     if one_sided:
         best = best_forward_step(LADDER, (plus + minus - first - second) / 2, noise)
     else:
-        best = best_step(LADDER, (plus - minus) / 2, noise)
+        best = best_step(LADDER, halves, noise)
     best = max(best, SHORTEST)
     return math.ceil(best / quantum) * quantum if quantum else best
+
+
+def scatter(steps: np.ndarray, halves: np.ndarray) -> float:
+    """The variance of half the differences [J, M] about the cubics a epsilon + b epsilon^3.
+
+    A drive that rounds phases makes no noise that two readings at the same phases would show, but
+    a loss that jumps from step to step.
+    """
+    powers = np.stack([steps, steps**3], axis=1)
+    left = halves - powers @ np.linalg.lstsq(powers, halves, rcond=None)[0]
+    return float(np.sum(left**2) / (halves.shape[1] * (len(steps) - 2)))
 
 
 def best_step(steps: np.ndarray, halves: np.ndarray, noise: float) -> float:
@@ -73,7 +86,7 @@ def best_step(steps: np.ndarray, halves: np.ndarray, noise: float) -> float:
     cubic = (inverse @ powers.T @ halves)[1]
     curvature = np.mean(cubic**2) - inverse[1, 1] * noise / 2  # minus the share of noise
     least = noise / (4 * steps.max() ** 6)
-    return float((noise / (4 * max(curvature, least))) ** (1 / 6))
+    return min(float((noise / (4 * max(curvature, least))) ** (1 / 6)), float(steps.max()))
 
 
 def best_forward_step(steps: np.ndarray, bends: np.ndarray, noise: float) -> float:
@@ -89,4 +102,5 @@ def best_forward_step(steps: np.ndarray, bends: np.ndarray, noise: float) -> flo
     bend = squares @ bends / quartic
     of_noise = noise / 2 * (1 / quartic + (squares.sum() / quartic) ** 2)  # sides, and l0
     least = 2 * noise / steps.max() ** 4
-    return float((2 * noise / max(np.mean(bend**2) - of_noise, least)) ** (1 / 4))
+    best = (2 * noise / max(np.mean(bend**2) - of_noise, least)) ** (1 / 4)
+    return min(float(best), float(steps.max()))
