@@ -233,7 +233,10 @@ def on_device(config: Config, units: int, device: Device | None) -> Iterator[Lay
             if present != needed:
                 raise ValueError(f"device must have {needed} {what}, found {present}")
         if driver.meshes < config.layers:
-            raise ValueError(f"device must have {config.layers} meshes, found {driver.meshes}")
+            raise ValueError(
+                f"device must have {config.layers} meshes, found {driver.meshes}; a network with "
+                f"meshes {driver.meshes} fits it"
+            )
     between, amplifier = config.twin_model
     for index in range(config.layers):
         mesh = RectangularMesh(units, columns)

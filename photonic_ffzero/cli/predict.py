@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from photonic_ffzero.cli.arguments import (
     written_file,
 )
 from photonic_ffzero.cli.output import check_file, end_of_output, writing
-from photonic_ffzero.command import command, say
+from photonic_ffzero.command import command, say, signals
 from photonic_ffzero.data.centering import center, looks_uncentered
 from photonic_ffzero.data.readers import (
     IMAGE_SUFFIXES,
@@ -32,6 +33,7 @@ from photonic_ffzero.data.readers import (
 )
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification
 from photonic_ffzero.devices import RemoteDevice
+from photonic_ffzero.devices.device import close_device
 from photonic_ffzero.elements import NONLINEARITY
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.inference import LOW_GOODNESS
@@ -125,7 +127,7 @@ def read_encoded(
     if hints is not None and odd > len(names) / 10:
         hints.append(
             f"{odd} of {counted(len(names), 'image')} with light paper, or ink that is small or "
-            "off-centre: for digits like MNIST's try --center"
+            "off-centre: if the network learned MNIST's digits, try --center"
         )
     if not inputs:
         first, *others = failures or ["images must be at least one, got none"]
@@ -180,6 +182,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             device = RemoteDevice.at(device or "", arguments.token_file)
         check_functions(functions := arguments.nonlinearity)
         model = load_model(model_file(arguments.model), device=device, nonlinearity=functions)
+        if model.device is not None:
+            signals().cleanups.append(partial(close_device, model.device))
+        elif model.config.device is not None:
+            raise ValueError(
+                f"device must be named for a model that was trained on one, {model.config.device}"
+            )
         hints: list[str] = []
         failures: list[str] = []
         encoded = read_encoded(

@@ -33,8 +33,8 @@ class Device(Protocol):
 
     A device may also have an ``identity``, a text of at most 256 bytes that no other device has,
     such as a serial number. A training that goes on compares it with that of its beginning. And it
-    may have a method ``close()``: the commands ``train``, ``serve`` and ``calibrate`` call it once
-    when they end, also at errors and, from another thread, at signals.
+    may have a method ``close()``: the commands ``train``, ``predict``, ``serve`` and ``calibrate``
+    call it once when they end, also at errors and, from another thread, at signals.
     """
 
     @property
