@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -416,7 +416,8 @@ def lowest_phases(calibration: Calibration, names: Sequence[Shifter]) -> np.ndar
 def voltages(calibration: Calibration, names: Sequence[Shifter], phases: np.ndarray) -> np.ndarray:
     """The lowest voltages, V, that set these shifters to these phases, rad, modulo 2 pi."""
     if isinstance(calibration, Curve):
-        return calibration.voltage(phases)
+        with suppress(ValueError):  # the first shifter that it does not fit is named below
+            return calibration.voltage(phases)
     result = np.empty(len(names))
     for index, (name, phase) in enumerate(zip(names, phases, strict=True)):
         with _located(name):
