@@ -158,12 +158,12 @@ def within_a_turn(
     still = frozen_mask(mesh, frozen)
     listed = reduced(values(mesh, phases))
     low = from_values(mesh, np.broadcast_to(lowest, listed.shape))
-    given = from_values(mesh, listed)
-    turned = _turned(mesh, given, low, arms)
-    wrong = _displaced(mesh, given, turned, still, arms)
+    original = from_values(mesh, listed)
+    turned = _all_within_a_turn(mesh, original, low, arms)
+    wrong = _displaced(mesh, original, turned, still, arms)
     if wrong.any() and arms == "both" and mesh.splitter_errors is None:
-        turned = _turned(mesh, _mirrored(mesh, given, low, still, turned), low, arms)
-        wrong = _displaced(mesh, given, turned, still, arms)
+        turned = _all_within_a_turn(mesh, _mirrored(mesh, original, low, still, turned), low, arms)
+        wrong = _displaced(mesh, original, turned, still, arms)
     if wrong.any():
         names = [str(name) for name in shifters(mesh, number)]
         first, *more = (names[place] for place in np.flatnonzero(wrong))
@@ -175,32 +175,32 @@ def within_a_turn(
     return turned
 
 
-def _turned(mesh: RectangularMesh, given: Phases, low: Phases, arms: str) -> Phases:
-    """`within_a_turn`, of all shifters."""
-    theta = _in_turn_above(given.theta, low.theta)
-    excess = given.theta / 2 if arms == "upper" else (theta - given.theta) / 2
-    phi, lacking = to_input(mesh, given.phi, in_front(mesh, -excess, -excess))
-    gamma = given.gamma + lacking
+def _all_within_a_turn(mesh: RectangularMesh, original: Phases, low: Phases, arms: str) -> Phases:
+    """The same matrix from phases within a turn, whichever shifters have to move for it."""
+    theta = _in_turn_above(original.theta, low.theta)
+    common_phase = original.theta / 2 if arms == "upper" else (theta - original.theta) / 2
+    phi, at_input = to_input(mesh, original.phi, in_front(mesh, -common_phase, -common_phase))
+    gamma = original.gamma + at_input
     return Phases(theta, _in_turn_above(phi, low.phi), _in_turn_above(gamma, low.gamma))
 
 
 def _displaced(
-    mesh: RectangularMesh, given: Phases, turned: Phases, still: Phases, arms: str
+    mesh: RectangularMesh, original: Phases, turned: Phases, still: Phases, arms: str
 ) -> np.ndarray:
     """Which of the shifters, in the order of `values`, are frozen and have another phase now.
 
     That of a theta in both arms counts modulo two turns.
     """
-    period = np.full(len(values(mesh, given)), _TURN)
+    period = np.full(len(values(mesh, original)), _TURN)
     if arms == "both":
         period[: mesh.mask.sum()] *= 2
-    apart = values(mesh, turned) - values(mesh, given)
+    apart = values(mesh, turned) - values(mesh, original)
     apart -= period * np.round(apart / period)
     return (values(mesh, still) != 0) & (np.abs(apart) > _KEPT)
 
 
 def _mirrored(
-    mesh: RectangularMesh, given: Phases, low: Phases, still: Phases, turned: Phases
+    mesh: RectangularMesh, original: Phases, low: Phases, still: Phases, turned: Phases
 ) -> Phases:
     r"""The same matrix by mirrored thetas, such that frozen shifters stay within a turn.
 
@@ -211,20 +211,20 @@ def _mirrored(
     places = np.argwhere(mesh.mask & ~still.theta)
     kept = np.concatenate([still.phi[mesh.mask], still.gamma])
     if len(places) * kept.sum() > _MOST_EQUATIONS:
-        return given
-    mirror = _TURN - given.theta
-    turn, other = (theta - _in_turn_above(theta, low.theta) for theta in (given.theta, mirror))
+        return original
+    mirror = _TURN - original.theta
+    turn, other = (theta - _in_turn_above(theta, low.theta) for theta in (original.theta, mirror))
     odd = np.round((turn - other) / _TURN).astype(int) % 2
     columns = [(column, places[places[:, 0] == column, 1]) for column in range(len(odd))]
     effects = np.concatenate([_signs(mesh, *column, odd)[:, kept] for column in columns])
-    apart = (values(mesh, turned) - values(mesh, given))[mesh.mask.sum() :]
+    apart = (values(mesh, turned) - values(mesh, original))[mesh.mask.sum() :]
     wanted = np.round(apart / np.pi).astype(int) % 2
     chosen = _sum_modulo_2(effects, wanted[kept])
     flips = np.zeros(mesh.mask.shape)
     flips[tuple(places[chosen].T)] = np.pi
-    theta = np.where(flips, mirror, given.theta)
-    phi, moved = to_input(mesh, given.phi + flips, in_front(mesh, flips, np.zeros_like(flips)))
-    return Phases(theta, phi, given.gamma + moved)
+    theta = np.where(flips, mirror, original.theta)
+    phi, moved = to_input(mesh, original.phi + flips, in_front(mesh, flips, np.zeros_like(flips)))
+    return Phases(theta, phi, original.gamma + moved)
 
 
 def _signs(mesh: RectangularMesh, column: int, indices: np.ndarray, odd: np.ndarray) -> np.ndarray:

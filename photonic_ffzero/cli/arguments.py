@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 from meshes import NONLINEARITIES
 from meshes._tensorflow import set_up_command
 from meshes.validation import closest, one_line, quoted
-from photonic_ffzero.command import INSTALLED, installed_as, signals
+from photonic_ffzero.command import INSTALLED, installed_as
 from photonic_ffzero.config import SIMULATED, Config
 from photonic_ffzero.data.published import DATA_VARIABLE
-from photonic_ffzero.devices.device import Device, close_device
+from photonic_ffzero.devices.device import Device, close_at_end
 from photonic_ffzero.devices.session import TOKEN_VARIABLE
 from photonic_ffzero.elements import NONLINEARITY, as_text, is_function
 from photonic_ffzero.networks import open_device
@@ -290,7 +290,7 @@ def opened_device(
     closed when the command ends.
     """
     device = open_device(config, arguments.units or _UNITS, token_file)
-    signals().cleanups.append(partial(close_device, device))
+    close_at_end(device)
     for name in ("units", "meshes", "columns"):
         typed_size, device_size = getattr(arguments, name), getattr(device, name)
         if typed_size not in (None, device_size):

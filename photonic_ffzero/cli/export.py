@@ -44,7 +44,7 @@ them, as phases.csv and phases.json: a row for every phase shifter. Idle
 interferometers have none. Phases lie within a turn of the lowest that a
 shifter reaches, and make the network's own matrices; voltages are the lowest.
 Shifters that were frozen in training keep their phases. What then cannot be
-within a turn is an error that names them.
+within a turn is an error that names one of them.
 
 A calibration file has a header. Columns voltage_V, phase_rad: a measured
 curve; v_pi_V, phase_0_rad: a heater's law, phase_0 + pi (V / V_pi)^2. With the

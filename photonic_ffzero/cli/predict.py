@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from photonic_ffzero.cli.arguments import (
     written_file,
 )
 from photonic_ffzero.cli.output import check_file, end_of_output, writing
-from photonic_ffzero.command import command, say, signals
+from photonic_ffzero.command import command, say
 from photonic_ffzero.data.centering import center, looks_uncentered
 from photonic_ffzero.data.readers import (
     IMAGE_SUFFIXES,
@@ -33,7 +32,7 @@ from photonic_ffzero.data.readers import (
 )
 from photonic_ffzero.data.tasks import NO_LIGHT, Classification
 from photonic_ffzero.devices import RemoteDevice
-from photonic_ffzero.devices.device import close_device
+from photonic_ffzero.devices.device import close_at_end
 from photonic_ffzero.elements import NONLINEARITY
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.inference import LOW_GOODNESS
@@ -183,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_functions(functions := arguments.nonlinearity)
         model = load_model(model_file(arguments.model), device=device, nonlinearity=functions)
         if model.device is not None:
-            signals().cleanups.append(partial(close_device, model.device))
+            close_at_end(model.device)
         elif model.config.device is not None:
             raise ValueError(
                 f"device must be named for a model that was trained on one, {model.config.device}"

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
@@ -14,6 +15,7 @@ import numpy as np
 from meshes import Amplifier, Linear, Nonlinearity, Phases, RectangularMesh
 from meshes._tensorflow import from_python, tf
 from meshes.validation import integer, one_line, quoted
+from photonic_ffzero.command import signals
 from photonic_ffzero.data.checks import as_numbers, to_single
 from photonic_ffzero.layers.photonic import PhaseLayer, Photonic
 
@@ -239,6 +241,11 @@ def close_device(device: Device) -> None:
     if isinstance(device, _Closable):
         with device_errors("close"):
             device.close()
+
+
+def close_at_end(device: Device) -> None:
+    """Close a device when the command that is running ends, whatever ends it."""
+    signals().cleanups.append(partial(close_device, device))
 
 
 def driver_of(device: Device) -> Driver:

@@ -18,13 +18,13 @@ from meshes import ChipEstimate
 from meshes.files import DataError, read_file, remove_temporary
 from meshes.propagation import resolve_engine
 from meshes.validation import counted, printable, quoted
-from photonic_ffzero.command import say, signals
+from photonic_ffzero.command import say
 from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import in_colour
 from photonic_ffzero.data.datasets import Dataset, default_validation, load_dataset, split
 from photonic_ffzero.data.encoding import Encoder, form_of
 from photonic_ffzero.data.tasks import quality_in_words, task_of
-from photonic_ffzero.devices.device import Device, close_device, driver_of
+from photonic_ffzero.devices.device import Device, close_at_end, driver_of
 from photonic_ffzero.elements import each, is_function
 from photonic_ffzero.goodness.decisions import decide
 from photonic_ffzero.gradients import has_twin
@@ -114,7 +114,7 @@ class Job:
         job = cls(plan, dataset, encoder, train, test, output, quiet)
         if plan.config.device and not plan.config.simulates_device:
             device = open_device(plan.config, train.x.shape[-1], token_file)
-            signals().cleanups.append(partial(close_device, device))
+            close_at_end(device)
             job = replace(job, device=device)
         elif token_file is not None:
             raise ValueError("token_file belongs to a device at tcp://host:port, found none")
