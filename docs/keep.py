@@ -144,6 +144,7 @@ def _region(name: str, options: str) -> str:
     commands = "".join(f"    {command}\n" for command in about["commands"])
     seeds = about["seeds"]
     what = f"{table.attrs['figure']}, {'seeds' if ',' in seeds else 'seed'} {seeds}"
+    what += "" if table.attrs["even"] else "; some rows have fewer"
     facts = f"{about['date']}, commit {about['commit']}, {about['machine']}"
     return f"{_markdown(table)}\n{commands}\n{what}. {facts}. [Every run]({name}).\n"
 
@@ -161,8 +162,8 @@ def summary(runs: pd.DataFrame, across: str = "", show: str = "") -> pd.DataFram
         show: The figures, with commas between them; by default the first one and the time.
 
     Returns:
-        A row for each place, in the order of the runs; its attribute ``figure`` names the first
-        figure in words.
+        A row for each place, in the order of the runs. Its attribute ``figure`` names the first
+        figure in words, and ``even`` says whether all rows are of as many seeds.
     """
     labels = [*runs][: [*runs].index("seed")]
     present = [name for name in FIGURES if name in runs]
@@ -174,7 +175,8 @@ def summary(runs: pd.DataFrame, across: str = "", show: str = "") -> pd.DataFram
         choice(option, value, known)
     first = FIGURES[columns[0]][0]
     rows: dict[tuple[str, ...], Row] = {}
-    for _, members in runs.groupby(labels, sort=False) if labels else [((), runs)]:
+    groups = [members for _, members in runs.groupby(labels, sort=False)] if labels else [runs]
+    for members in groups:
         place = dict(members[labels].iloc[0])
         figures = {FIGURES[name][0]: _spread(name, members[name]) for name in columns}
         if across:
@@ -182,6 +184,7 @@ def summary(runs: pd.DataFrame, across: str = "", show: str = "") -> pd.DataFram
         rows.setdefault((*place.values(),), place).update(figures)
     table = pd.DataFrame([*rows.values()]).fillna("-")
     table.attrs["figure"] = first[0].upper() + first[1:]
+    table.attrs["even"] = len({len(members) for members in groups}) == 1
     return table
 
 

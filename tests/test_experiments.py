@@ -5,6 +5,7 @@ import importlib
 import json
 import runpy
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,21 @@ class TestPresets:
         make = importlib.import_module(name).PRESETS[preset]
         grid = make(Options(seed=5, seeds=1))
         assert grid.with_seeds(3) == make(Options(seed=5, seeds=3))
+
+
+def test_points_may_have_fewer_seeds_until_the_user_asks_for_more():
+    make = importlib.import_module("photonic_methods").PRESETS["paper"]
+    grid = make(Options(seed=5))
+    runs = Counter((cell.labels["method"], cell.labels["recipe"]) for cell in grid.cells)
+    assert {method: count for (method, _), count in runs.items()} == {
+        "ff-dd": 3,
+        "bp-dd": 3,
+        "ff-ad": 1,
+        "bp-ad": 1,
+    }
+    more, whole = grid.with_seeds(3), make(Options(seed=5, seeds=3))
+    assert more.cells[: len(grid.cells)] == grid.cells
+    assert {cell.slug: cell for cell in more.cells} == {cell.slug: cell for cell in whole.cells}
 
 
 def test_a_data_set_that_a_preset_has_not_is_refused_by_name():

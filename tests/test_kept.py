@@ -86,7 +86,7 @@ def test_runs_become_a_row_each_with_their_command(tmp_path, kept):
     assert "| paper | 100 | 75.00 ± 7.07 | 60 ± 0 |" in page
     assert "| published | 3 | 50.00 | 60 |" in page
     assert '    make mnist ARGS="--recipe published --epochs 3 --dataset mnist"\n' in page
-    assert "seeds 0, 1." in page
+    assert "seeds 0, 1; some rows have fewer." in page
     assert "commit c0ffee, a bench" in page
     assert len((folder / "results.csv").read_text().splitlines()) == 4
     assert page.startswith("before\n")
@@ -121,6 +121,17 @@ def test_a_grid_keeps_all_its_runs_and_small_pictures(tmp_path, kept):
         assert picture.size == (1000, 250)
     _, page = kept(directory.path, options=" show=test_accuracy,forward_passes")
     assert "| 2 | 88.00 ± 0.00 | 2.50 ± 0.00 |" in page
+
+
+def test_rows_with_fewer_seeds_are_named(tmp_path, kept):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    rows = "dd,0,0.7\ndd,1,0.8\nad,0,0.9\n"
+    (folder / "results.csv").write_text(f"method,seed,test_accuracy\n{rows}")
+    write_json(folder / "about.json", {"command": "python experiments/y.py"})
+    _, page = kept(folder, options=" show=test_accuracy")
+    assert "| dd | 75.00 ± 7.07 |\n| ad | 90.00 |\n" in page
+    assert "Test accuracy (%), seeds 0, 1; some rows have fewer." in page
 
 
 def test_an_experiment_s_own_table_is_kept_alone(tmp_path, kept, capsys):

@@ -120,14 +120,16 @@ def grid_of(
     Args:
         options: What the user asked for; it overrides the preset's seeds, limit and epochs.
         points: Labels and settings of the runs: fields of `Plan`, ``dataset`` among them, and of
-            `Config`.
-        seeds: How many seeds the preset has.
+            `Config`; ``seeds``, if the preset has fewer there.
+        seeds: How many seeds the preset has at most.
         limit: Training images of a run in the preset.
         **figure: Other fields of `Grid`.
     """
     cells = []
     for seed, (labels, settings) in product(options.seeds_or(seeds), list(points)):
         values = options.settings_over(settings) | {"seed": seed}
+        if seed not in options.seeds_or(values.pop("seeds", seeds)):
+            continue
         inputs = {name: values.pop(name) for name in settings_of(Plan) if name in values}
         plan = plan_for(config=configure(**values), limit=options.limit or limit, **inputs)
         cells.append(Cell(labels, plan))
@@ -154,7 +156,7 @@ def sweep(
         figure: Other fields of `Grid`.
         seeds: How many seeds the preset has.
         settings_of: The settings that labels stand for; by default labels are settings.
-        by_method: Further settings of single methods.
+        by_method: Further settings of single methods; see `grid_of` for ``seeds``.
         dataset: The preset's data set, if it is no label; the title names it.
         limit: Training images of a run in the preset.
         **settings: Settings of all runs.

@@ -184,14 +184,14 @@ class Grid:
         return format(value, {"%": ".2f", "": ".4f"}.get(self.unit, ".4g"))
 
     def with_seeds(self, count: int) -> Grid:
-        """This grid with ``count`` seeds: those it has, and the next ones at the same points."""
-        first = self.cells[0].seed
-        there = len({cell.seed for cell in self.cells})
-        if count < there:
-            raise ValueError(f"seeds must be at least the {there} of the grid, got {count}")
+        """This grid with ``count`` seeds at every point: those it has, and those it lacks."""
+        first, most = self.cells[0].seed, len({cell.seed for cell in self.cells})
+        if count < most:
+            raise ValueError(f"seeds must be at least the {most} of the grid, got {count}")
         points = [cell for cell in self.cells if cell.seed == first]
-        seeds = range(first + there, first + count)
-        cells = [point.with_seed(seed) for seed in seeds for point in points]
+        there = {cell.slug for cell in self.cells}
+        wanted = (point.with_seed(first + i) for i in range(count) for point in points)
+        cells = [cell for cell in wanted if cell.slug not in there]
         command = self.command and f"{re.sub(' --seeds [0-9]+', '', self.command)} --seeds {count}"
         return replace(self, cells=(*self.cells, *cells), command=command)
 
