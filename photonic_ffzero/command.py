@@ -9,6 +9,7 @@ Only the standard library is imported here, because a command needs this before 
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import signal
@@ -172,15 +173,17 @@ current = Signals()
 
 
 def command(main: _Main) -> _Main:
-    """Decorate the main function of a command, whose arguments ``argv`` are the process's if None.
+    """Decorate the main function of a command, whose argument ``argv`` is the process's if None.
 
-    Called with arguments, from Python, it ends with `KeyboardInterrupt` where a process would end.
+    Called with ``argv``, from Python, it ends with `KeyboardInterrupt` where a process would end.
     """
+
+    signature = inspect.signature(main)
 
     @wraps(main)
     def run(*arguments: Any, **named: Any) -> int:
         global current
-        argv = named.get("argv", arguments[0] if arguments else None)
+        argv = signature.bind(*arguments, **named).arguments.get("argv")
         if argv is None and threading.current_thread() is threading.main_thread():
             own_process()
         before, current = current, current if argv is None else Signals()

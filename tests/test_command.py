@@ -178,6 +178,25 @@ def test_a_stream_goes_quiet_at_its_first_error(error):
     assert stream.error is error
 
 
+def test_a_command_may_have_other_arguments_before_argv(tmp_path):
+    experiment = f"""
+    return experiment("ports")
+
+@command.command
+def experiment(name, argv=None):
+    command.signals().patience = 1
+    command.signals().notice = name + " stops"
+    command.signals().advice = "go on with X"
+{HANGS}
+"""
+    with started(tmp_path, experiment) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "ports stops\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == "interrupted; go on with X\n"
+    assert process.returncode == 130
+
+
 def test_called_from_python_a_signal_is_a_keyboard_interrupt():
     before = signal.getsignal(signal.SIGINT)
 

@@ -3,8 +3,12 @@
 import csv
 import importlib
 import json
+import re
 import runpy
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +146,23 @@ def test_a_data_set_that_a_preset_has_not_is_refused_by_name():
     presets = importlib.import_module("regression").PRESETS
     with pytest.raises(ValueError, match=r"dataset .* got mnist"):
         presets["small"](Options(dataset="mnist"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT of another process")
+def test_a_script_that_is_interrupted_saves_its_runs_and_says_how_to_go_on(tmp_path):
+    script = Path(importlib.import_module("photonic_methods").__file__)
+    flags = ["--limit", "100", "--epochs", "100000", "--jobs", "1", "--output", "new"]
+    words = [sys.executable, script, *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=tmp_path, **pipes) as process:
+        while not [*tmp_path.glob("new/cells/*/history.csv")] and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "| method |" in output  # the table of what there is
+    assert re.search(r"go on with: .*photonic_methods\.py --resume new", errors)
+    assert [*tmp_path.glob("new/cells/*/model.npz")]
 
 
 @pytest.mark.parametrize("name", GRIDS)
