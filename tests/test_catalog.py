@@ -203,14 +203,15 @@ DAMAGE = {
 def test_a_damaged_run_is_one_line(file, content, capsys):
     make("good", 0.9)
     (make("bad", 0.8) / file).write_text(content)
-    Path("results/foreign").mkdir()
+    for folder in ("foreign", "chip-7"):
+        Path("results", folder).mkdir()
+    Path("results/chip-7/chip_estimate.npz").touch()
     Path("results/picture.png").touch()
     out, err = printed(capsys, "runs")
     assert [row["name"] for row in as_table(out)] == ["good"]
     lines = err.splitlines()
-    assert len(lines) == 2
     assert f"results/bad/{file}" in lines[0]
-    assert lines[1] == "no runs or grids: foreign"
+    assert lines[1:] == ["calibrations: chip-7", "no runs or grids: foreign"]
 
 
 @pytest.mark.parametrize(

@@ -135,11 +135,13 @@ def _for_programs(catalog: Catalog, folder: Path) -> Iterator[str]:
 
 
 def _left_out(catalog: Catalog) -> Iterator[str]:
-    """A line for each that cannot be read, and one for all folders that are neither."""
+    """A line for each that cannot be read, and one for all other folders of a kind."""
     for problem in catalog.broken:
         yield f"cannot be read: {problem}"
-    if catalog.foreign:
-        yield one_line(f"no runs or grids: {', '.join(catalog.foreign)}")
+    others = {"calibrations": catalog.calibrations, "no runs or grids": catalog.foreign}
+    for kind, names in others.items():
+        if names:
+            yield one_line(f"{kind}: {', '.join(names)}")
 
 
 if __name__ == "__main__":

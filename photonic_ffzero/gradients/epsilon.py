@@ -62,13 +62,18 @@ def probe_step(
     return math.ceil(best / quantum) * quantum if quantum else best
 
 
+def _cubic(steps: np.ndarray) -> np.ndarray:
+    """The powers [J, 2] of a epsilon + b epsilon^3 at some steps [J]."""
+    return np.stack([steps, steps**3], axis=1)
+
+
 def scatter(steps: np.ndarray, halves: np.ndarray) -> float:
     """The variance of half the differences [J, M] about the cubics a epsilon + b epsilon^3.
 
     A drive that rounds phases makes no noise that two readings at the same phases would show, but
     a loss that jumps from step to step.
     """
-    powers = np.stack([steps, steps**3], axis=1)
+    powers = _cubic(steps)
     left = halves - powers @ np.linalg.lstsq(powers, halves, rcond=None)[0]
     return float(np.sum(left**2) / (halves.shape[1] * (len(steps) - 2)))
 
@@ -81,7 +86,7 @@ def best_step(steps: np.ndarray, halves: np.ndarray, noise: float) -> float:
         halves: Half the differences of losses [J, M] at these steps, along M directions.
         noise: Variance of one loss.
     """
-    powers = np.stack([steps, steps**3], axis=1)
+    powers = _cubic(steps)
     inverse = np.linalg.inv(powers.T @ powers)
     cubic = (inverse @ powers.T @ halves)[1]
     curvature = np.mean(cubic**2) - inverse[1, 1] * noise / 2  # minus the share of noise

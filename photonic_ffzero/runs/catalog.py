@@ -16,7 +16,7 @@ from photonic_ffzero.model import EpochRecord
 from photonic_ffzero.runs.claim import at_work
 from photonic_ffzero.runs.grid import GridDirectory
 from photonic_ffzero.runs.history import HISTORY, read_history
-from photonic_ffzero.runs.names import RESULTS, runs_in, written
+from photonic_ffzero.runs.names import CHIP_ESTIMATE, RESULTS, runs_in, written
 from photonic_ffzero.runs.plan import HELD_OUT, TEST, Plan, changes_of, in_words
 from photonic_ffzero.runs.records import PLAN, check, read_results
 from photonic_ffzero.runs.search import Search, ended_trials
@@ -146,11 +146,13 @@ class Catalog:
     Attributes:
         entries: Runs and grids; the newest is last.
         broken: Runs and grids that cannot be read, each with why.
-        foreign: Names of folders that hold neither.
+        calibrations: Names of folders that hold what a calibration learned of a chip.
+        foreign: Names of other folders.
     """
 
     entries: list[Run | GridRuns] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    calibrations: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
 
 
@@ -201,7 +203,8 @@ def read_catalog(folder: Path = RESULTS) -> Catalog:
     for path, inside in runs_in(folder).items():
         runs = [*filter(_reader, inside)]
         if not runs:
-            catalog.foreign.append(path.name)
+            calibration = (path / CHIP_ESTIMATE).exists()
+            (catalog.calibrations if calibration else catalog.foreign).append(path.name)
         for run in runs:
             try:
                 catalog.entries.append(_reader(run)(run))

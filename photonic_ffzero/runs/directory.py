@@ -29,6 +29,7 @@ from photonic_ffzero.plots import (
 from photonic_ffzero.power import PowerBudget
 from photonic_ffzero.runs.claim import holds_files
 from photonic_ffzero.runs.history import write_history
+from photonic_ffzero.runs.names import CHIP_ESTIMATE
 from photonic_ffzero.snapshots import Snapshots
 from photonic_ffzero.storage import read_json, read_run_identity, save_checkpoint
 from photonic_ffzero.training.observer import Observer
@@ -130,7 +131,7 @@ class RunDirectory(Observer):
             write_whole(self.embeddings, lambda file: np.savez(file, **kept))
         if (known := model.chip_estimate) is not None:
             arrays: dict[str, Any] = known.arrays()
-            write_whole(self.path / "chip_estimate.npz", lambda file: np.savez(file, **arrays))
+            write_whole(self.path / CHIP_ESTIMATE, lambda file: np.savez(file, **arrays))
 
     def write_curves(
         self, histories: Sequence[Sequence[EpochRecord]], config: Config, title: str

@@ -15,6 +15,9 @@ from photonic_ffzero.settings import TEXT, ValueKind
 RESULTS = Path("results")
 """The folder, in the working directory, of results that are given no other place."""
 
+CHIP_ESTIMATE = "chip_estimate.npz"
+"""What is known of a chip: the file of a calibration, and of a run with a twin."""
+
 _FILES = ("config.json", "grid.json", "search.json", "model.npz")  # one of these makes a run
 _WRITTEN = ("results.json", "model.npz", "summary.json", "results.csv", "trials.csv")
 _LISTED = 3  # newest runs to name where one is not found
