@@ -30,6 +30,7 @@ _LEAST_VOLTS, _MOST_VOLTS = 1e-9, 1e6
 _MAX_BYTES = 2**24  # of a calibration file: rows take 30 times the memory
 _KEPT = 1e-6  # rad by which a frozen phase may seem to move
 _MOST_EQUATIONS = 2**22  # numbers of the equations for signs: seconds to solve
+_MOST_SIGNS = 2**28  # numbers to find the equations by: seconds
 _ROUNDING = 1e-9  # rad: a phase less than this below the lowest counts as the lowest
 
 
@@ -128,6 +129,7 @@ def within_a_turn(
     arms: str = "both",
     frozen: Any = None,
     number: int = 1,
+    ideal: bool = True,
 ) -> Phases:
     r"""Phases in [lowest, lowest + 2 pi) that give the same matrix.
 
@@ -140,7 +142,7 @@ def within_a_turn(
 
     with the phases a, b that both outputs lack; gamma takes what remains at the first column.
     (Crosstalk depends on the phases themselves, so it differs afterwards.) Where a factor would
-    move a frozen shifter, other thetas of a mesh of ideal couplers are mirrored, see `_mirrored`.
+    move a frozen shifter, other thetas of an ideal mesh are mirrored, see `_mirrored`.
 
     Args:
         mesh, phases: a mesh and its phases, rad.
@@ -150,6 +152,8 @@ def within_a_turn(
         frozen: Phases of booleans, true for shifters that do not move, but for whole turns of phi
             and gamma; idle ones may be either.
         number: that of the mesh on its chip, for errors.
+        ideal: whether the couplers and the phases of the chip are those of the mesh; if not,
+            nothing but whole turns leaves its light alone.
 
     Raises:
         ValueError: no phases within a turn give the matrix and leave the frozen shifters alone.
@@ -161,7 +165,7 @@ def within_a_turn(
     original = from_values(mesh, listed)
     turned = _all_within_a_turn(mesh, original, low, arms)
     wrong = _displaced(mesh, original, turned, still, arms)
-    if wrong.any() and arms == "both" and mesh.splitter_errors is None:
+    if wrong.any() and ideal and arms == "both" and mesh.splitter_errors is None:
         turned = _all_within_a_turn(mesh, _mirrored(mesh, original, low, still, turned), low, arms)
         wrong = _displaced(mesh, original, turned, still, arms)
     if wrong.any():
@@ -210,7 +214,8 @@ def _mirrored(
     """
     places = np.argwhere(mesh.mask & ~still.theta)
     kept = np.concatenate([still.phi[mesh.mask], still.gamma])
-    if len(places) * kept.sum() > _MOST_EQUATIONS:
+    signs = len(places) * mesh.mask.size
+    if len(places) * kept.sum() > _MOST_EQUATIONS or signs > _MOST_SIGNS:
         return original
     mirror = _TURN - original.theta
     turn, other = (theta - _in_turn_above(theta, low.theta) for theta in (original.theta, mirror))

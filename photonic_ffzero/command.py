@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 INSTALLED = "photonic-ffzero"
 """The command that is installed with the package."""
 
+_CLEANUPS = "cleanups"  # the name of the thread that calls them where a signal ends a process
 _CLEANING = 5.0  # seconds that cleanups may take where a signal ends a process
 _SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
@@ -38,6 +39,7 @@ class Signals:
         notice: What to say when the work in progress is to answer one.
         advice: What a line about the end adds: how to go on.
         cleanups: Functions to call when the command ends, also at once: the last one first.
+        ending: Whether a signal is ending the process.
     """
 
     def __init__(self) -> None:
@@ -45,6 +47,7 @@ class Signals:
         self.patience, self.notice, self.advice = 0, "", ""
         self._stderr = 2
         self.cleanups: list[Callable[[], object]] = []
+        self.ending = False
         self._cleaning = threading.Lock()
         self._owns_process = False
 
@@ -105,17 +108,22 @@ class Signals:
             self._call_cleanups()
 
     def _call_cleanups(self) -> None:
-        """Call each of those that are left once."""
-        while self.cleanups:
-            try:
-                self.cleanups.pop()()
-            except Exception as error:
-                say(f"warning: {error}")
+        """Call each of those that are left once, even if Ctrl-C ends one."""
+        try:
+            while self.cleanups:
+                try:
+                    self.cleanups.pop()()
+                except Exception as error:
+                    say(f"warning: {error}")
+        finally:
+            if self.cleanups:
+                self._call_cleanups()
 
     def _end(self) -> None:
         """End the process without waiting for its work."""
+        self.ending = True
         self._cleaning.acquire(timeout=_CLEANING)  # for good, so that no error ends it otherwise
-        cleaning = threading.Thread(target=self._call_cleanups, name="cleanups", daemon=True)
+        cleaning = threading.Thread(target=self._call_cleanups, name=_CLEANUPS, daemon=True)
         cleaning.start()
         cleaning.join(_CLEANING)  # a device may hang
         line = "interrupted" + (f"; {self.advice}" if self.advice else "")
@@ -193,11 +201,13 @@ def command(main: _Main) -> _Main:
             with current.guest():
                 return main(*arguments, **named)
         finally:
-            current.clean_up()
-            out.flush()
-            err.flush()
-            sys.stdout, sys.stderr = streams
-            current = before
+            try:
+                current.clean_up()
+            finally:
+                out.flush()
+                err.flush()
+                sys.stdout, sys.stderr = streams
+                current = before
 
     return run  # type: ignore[return-value]
 
@@ -211,7 +221,10 @@ def say(text: str) -> None:
     """Print a line to standard error.
 
     Names of files and messages of devices may hold control characters, which show as escapes.
+    While a signal ends the process, only cleanups are heard: other errors come of the end itself.
     """
+    if current.ending and threading.current_thread().name != _CLEANUPS:
+        return
     from meshes.validation import one_line  # it imports NumPy, for which a command need not wait
 
     print(one_line(text), file=sys.stderr)

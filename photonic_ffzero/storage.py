@@ -26,7 +26,7 @@ from photonic_ffzero.config import Config, device_name, read_config
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import TASKS, Task
-from photonic_ffzero.devices.device import Device, check_identity
+from photonic_ffzero.devices.device import Device, check_identity, close_device
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import Saved, open_device, parameter_shapes
@@ -321,7 +321,12 @@ def _read_saved(archive: Archive, config: Config, units: int, task: Task) -> Sav
 def _on_device(model: Model, device: Any, saved: Saved) -> Model:
     config = model.config.moved_to(device_name(device))
     opened = open_device(config, model.units) if isinstance(device, str) else device
-    return Model(config, model.units, model.task, model.encoder, opened, saved)
+    try:
+        return Model(config, model.units, model.task, model.encoder, opened, saved)
+    except Exception:
+        if opened is not device:
+            close_device(opened)
+        raise
 
 
 def _with_tuples(content: Any) -> dict[str, Any]:

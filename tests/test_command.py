@@ -105,6 +105,45 @@ def test_cleanups_are_called_once_when_a_command_ends_whatever_happens():
     assert called == ["last", "first"]
 
 
+def test_ctrl_c_in_a_cleanup_leaves_none_out_and_streams_as_they_were():
+    called, streams, before = [], (sys.stdout, sys.stderr), command.signals()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    @command.command
+    def main(argv):
+        command.signals().cleanups += [lambda: called.append("device"), interrupted]
+        return 0
+
+    with pytest.raises(KeyboardInterrupt):
+        main([])
+    assert called == ["device"]
+    assert (sys.stdout, sys.stderr) == streams
+    assert command.signals() is before
+
+
+def test_errors_that_the_end_itself_causes_are_not_told(tmp_path):
+    body = """
+    import threading
+    closed = threading.Event()
+
+    def close():
+        closed.set()
+        threading.Event().wait(0.5)
+
+    command.signals().cleanups.append(close)
+    os.write(1, b"ready\\n")
+    closed.wait()
+    command.say("device failed: it is closed")
+    threading.Event().wait(60)
+"""
+    with started(tmp_path, body) as process:
+        process.send_signal(signal.SIGTERM)
+        told = process.communicate(timeout=60)[1]
+    assert told == "interrupted\n"
+
+
 def test_the_line_about_the_end_shows_while_native_output_is_hidden(tmp_path):
     """As while TensorFlow starts; a path in it may be no text."""
     hidden = """

@@ -1007,7 +1007,7 @@ def status_of(main, words):
 
 
 LASER = """
-from pathlib import Path
+import warnings
 from photonic_ffzero import SimulatedChip
 
 class Laser(SimulatedChip):
@@ -1021,6 +1021,21 @@ class Laser(SimulatedChip):
 class Fails(Laser):
     def measure(self, mesh, fields):
         raise RuntimeError("no light")
+
+class Nobody(Laser):
+    def __init__(self):
+        super().__init__()
+        self.identity = 7
+
+class Warns(Laser):
+    def measure(self, mesh, fields):
+        warnings.warn("the battery is low")
+        return super().measure(mesh, fields)
+
+class WarnsAndFails(Fails):
+    def measure(self, mesh, fields):
+        warnings.warn("the battery is low")
+        return super().measure(mesh, fields)
 """
 TRAIN = [*RUN, "--meshes", "1", "--epochs", "1", "--device"]
 LEARN = ["--settings", "2", "--batch-size", "4", "--device"]
@@ -1032,12 +1047,13 @@ LEARN = ["--settings", "2", "--batch-size", "4", "--device"]
         (main, [*TRAIN, "laser_lab:Laser"], 0),
         (main, [*TRAIN, "laser_lab:Fails"], 1),
         (main, [*TRAIN, "laser_lab:Laser", "--meshes", "2"], 2),
+        (main, [*TRAIN, "laser_lab:Nobody"], 2),
         (calibrate.main, [*LEARN, "laser_lab:Laser"], 0),
         (calibrate.main, [*LEARN, "laser_lab:Fails"], 1),
         (serve.main, ["--device", "laser_lab:Laser", "--units", "3"], 2),
         (serve.main, ["--device", "laser_lab:Laser"], 130),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_a_device_that_can_be_closed_is_closed_once(main, words, code, tmp_path, monkeypatch):
     def interrupt(server):
@@ -1049,6 +1065,27 @@ def test_a_device_that_can_be_closed_is_closed_once(main, words, code, tmp_path,
     monkeypatch.syspath_prepend(tmp_path)
     assert status_of(main, words) == code
     assert Path("closed").read_text() == "once"
+
+
+def test_a_device_that_does_not_fit_a_model_is_closed(tmp_path, monkeypatch):
+    (tmp_path / "laser_lab.py").write_text(LASER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    save_model(trained(device=Bench(N, MESHES)), "model.npz")
+    with pytest.raises(ValueError, match="device must have 4 ports, found 16"):
+        load_model("model.npz", device="laser_lab:Laser")
+    assert Path("closed").read_text() == "once"
+
+
+@pytest.mark.parametrize(("factory", "code"), [("Warns", 0), ("WarnsAndFails", 1)])
+def test_a_calibration_says_what_the_device_warns_of_once(
+    factory, code, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "laser_lab.py").write_text(LASER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert status_of(calibrate.main, [*LEARN, f"laser_lab:{factory}"]) == code
+    assert capsys.readouterr().err.count("warning: the battery is low") == 1
 
 
 @pytest.mark.long

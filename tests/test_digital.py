@@ -206,9 +206,9 @@ class TestAccounting:
             assert usage.forward_passes == 2 * (6 * 15 * passes + N) + N  # once to the next layer
             assert usage.phase_writes == 2 * (6 * passes + 1)
 
-    @pytest.mark.parametrize(("estimator", "sets"), [("central", 16), ("forward", 9)])
+    @pytest.mark.parametrize(("estimator", "sets"), [("central", 16), ("forward", 9), ("jvp", 8)])
     def test_layers_that_learn_together_hand_on_what_no_difference_measures(self, estimator, sets):
-        """Central differences are never at the weights themselves, forward ones are."""
+        """Central differences are never at the weights themselves, the others are."""
         given = {"estimator": estimator, "directions": 8, "order": "together", "epochs": 1}
         usage = trained("mlp", **given).usage
         handed = estimator == "central"

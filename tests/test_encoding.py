@@ -221,7 +221,9 @@ class TestStandardNormalisation:
     def test_bytes_count_as_the_numbers_from_0_to_1_that_they_stand_for(self):
         images = np.random.default_rng(0).integers(0, 256, (20, 6, 6), np.uint8)
         encoder = Encoder("average", 3, (6, 6)).fitted(images / np.float32(255))
-        np.testing.assert_allclose(encoder(images), encoder(images / np.float32(255)), atol=1e-5)
+        expected = encoder(images / np.float32(255))
+        for form in (images, list(images), tuple(images)):
+            np.testing.assert_allclose(encoder(form), expected, atol=1e-5)
 
     @pytest.mark.parametrize("level", [0.0, 0.1, 0.3, 0.9])
     def test_a_colour_that_never_changes_is_not_stretched(self, level):

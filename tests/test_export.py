@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 
 from meshes import Phases
-from meshes.calibration import HeaterLaw, MeasuredCurve, Shifter, from_values, read_calibration
+from meshes.calibration import (
+    HeaterLaw,
+    MeasuredCurve,
+    Shifter,
+    from_values,
+    read_calibration,
+    shifters,
+)
 from photonic_ffzero import configure, save_model
 from photonic_ffzero.cli.export import main, settings
 from photonic_ffzero.data.tasks import Classification
+from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.model import Model, Position
 from photonic_ffzero.storage import save_checkpoint
 
@@ -93,6 +101,37 @@ def test_frozen_phases_stay_and_the_network_too():
         ValueError, match=r"frozen must allow .* needs another phase of phi of mesh 1"
     ):
         settings(model, law)
+
+
+def test_phases_of_a_real_chip_are_never_mirrored():
+    """Its couplers are not ideal, so that whole turns alone leave its light alone."""
+    chip = SimulatedChip(UNITS, 1, UNITS, imperfections="splitter_error=0.1", seed=1)
+    config = configure(meshes=1, device="lab:Chip", columns=UNITS)
+    model = Model(config, UNITS, Classification(3), device=chip)
+    model.params[0] = network(meshes=1).params[0]
+    x, law = np.eye(UNITS, dtype=np.complex64), HeaterLaw(5.0)
+    before = model.scores(x)
+    still = Phases(*(np.zeros(part.shape, bool) for part in model.params[0][0][:3]))
+    again = Model(config, UNITS, Classification(3), device=chip)
+    again.params = set_to(model, settings(model, law), lambda row: row["phase_rad"])
+    np.testing.assert_allclose(again.scores(x), before, atol=1e-4)
+    model.freeze([still._replace(phi=frozen_phi())])
+    with pytest.raises(ValueError, match=r"frozen must allow .* another phase of phi"):
+        settings(model, law)
+
+
+def test_a_chip_may_have_more_meshes_than_the_network():
+    chip, law = SimulatedChip(UNITS, 3, UNITS), HeaterLaw(5.0)
+    config = configure(meshes=2, device="lab:Chip", columns=UNITS)
+    model = Model(config, UNITS, Classification(3), device=chip)
+    curves = {
+        name: law
+        for number, mesh in enumerate((each.mesh for each in chip.chips), start=1)
+        for name in shifters(mesh, number)
+    }
+    assert settings(model, curves) == settings(model, law)
+    with pytest.raises(ValueError, match=r"of this chip alone, found .* of mesh 3"):
+        settings(network(), curves)
 
 
 def moved(rows, before):

@@ -606,6 +606,14 @@ def test_a_calibration_starts_from_a_file_too(tmp_path):
         assert all(np.array_equal(other[name], array) for other in learned[1:])
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_calibration_without_losses_of_ports_finds_the_same_loss_everywhere(seed):
+    """Also where the twin that fits best has started at random, as it has with seed 1."""
+    device = SimulatedChip(4, 1, imperfections="phase_offset=0.2,read_noise=0.01", seed=seed)
+    (mesh,) = calibrate(device, 2, batch_size=8, seed=seed).meshes
+    assert np.ptp(mesh.values.loss) == 0
+
+
 class Detectors(SimulatedChip):
     """A chip whose detectors have a gain behind each mesh."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,7 +98,7 @@ def _run(
     drive = config.known_imperfections.drive_step
     try:
         with (
-            catch_warnings(record=True, action="always") as caught,
+            _warnings_below(),
             CalibrationProgress(console, device.meshes) as progress,
         ):
             known = calibrate(
@@ -125,12 +125,21 @@ def _run(
     except OSError as error:
         say(f"{program}: {error}; what was written is in {folder}")
         return 1
-    for warning in caught:
-        say(f"warning: {warning.message}")
     for number, mesh in enumerate(known.meshes, start=1):
         print(f"mesh {number}: {_in_words(mesh)}")
     print(printable(f"{passes:,} mesh passes; results in {folder}"))
     return 0
+
+
+@contextmanager
+def _warnings_below() -> Iterator[None]:
+    """Say each warning once, in a line below the progress bar."""
+    with catch_warnings(record=True, action="default", category=UserWarning) as caught:
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(str(warning.message) for warning in caught):
+                say(f"warning: {text}")
 
 
 def _in_words(mesh: MeshEstimate) -> str:

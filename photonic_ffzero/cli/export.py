@@ -16,6 +16,7 @@ import numpy as np
 from meshes.calibration import (
     ARMS,
     Calibration,
+    Curve,
     HeaterLaw,
     check_shifters,
     lowest_phases,
@@ -30,7 +31,7 @@ from meshes.validation import counted
 from photonic_ffzero.cli.arguments import PATH, LineParser, Reader, as_flag, takes
 from photonic_ffzero.cli.output import writing
 from photonic_ffzero.command import command
-from photonic_ffzero.layers.photonic import Modulated, PhaseLayer
+from photonic_ffzero.layers.photonic import Modulated, PhaseLayer, Photonic
 from photonic_ffzero.model import Model
 from photonic_ffzero.runs.claim import claim_new
 from photonic_ffzero.runs.directory import check_new_directory, frozen_phases_of
@@ -75,13 +76,17 @@ def settings(model: Model, calibration: Calibration, arms: str = "both") -> list
     rows: list[dict[str, Any]] = []
     meshes = _meshes(model)
     every = [shifters(mesh, number) for number, mesh in enumerate(meshes, start=1)]
-    check_shifters(calibration, chain.from_iterable(every))
+    known = calibration
+    if model.config.device and not isinstance(known, Curve):  # which may have more meshes
+        known = {name: curve for name, curve in known.items() if name.mesh <= len(meshes)}
+    check_shifters(known, chain.from_iterable(every))
     columns = zip(meshes, every, model.layers, _frozen(model), strict=True)
-    for number, (mesh, names, (_, params), frozen) in enumerate(columns, start=1):
-        lowest = lowest_phases(calibration, names)
+    for number, (mesh, names, (layer, params), frozen) in enumerate(columns, start=1):
+        lowest = lowest_phases(known, names)
         trained = Phases(*params[:3])
-        phases = values(mesh, within_a_turn(mesh, trained, lowest, arms, frozen, number))
-        volts = voltages(calibration, names, phases)
+        ideal = isinstance(layer, Photonic) and layer.chip is None
+        phases = values(mesh, within_a_turn(mesh, trained, lowest, arms, frozen, number, ideal))
+        volts = voltages(known, names, phases)
         rows += (
             {**name._asdict(), "phase_rad": phase, "voltage_V": volt}
             for name, phase, volt in zip(names, phases.tolist(), volts.tolist(), strict=True)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from photonic_ffzero.cli.arguments import LineParser, add_device, as_flag, count, opened_device
-from photonic_ffzero.command import command
+from photonic_ffzero.command import command, signals
 from photonic_ffzero.config import configure
 from photonic_ffzero.devices import DeviceServer
 from photonic_ffzero.devices.server import Limits
@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         server = _server(arguments)
     except (ValueError, TypeError, OSError) as error:
         parser.error(as_flag(str(error), parser))
+    # Before the device is closed, so that clients lose a connection and not a device.
+    signals().cleanups.append(server.server_close)
     with server:
         print(server.address, flush=True)
         try:

@@ -150,7 +150,7 @@ class Encoder:
     def _raw(self, images: Any) -> np.ndarray:
         """Amplitudes in the unit of the images; bytes count as 0 to 1, as data sets hold them."""
         values = _amplitudes(self._as_trained(images), self.encoding, self.size)
-        return values / 255 if getattr(images, "dtype", None) == np.uint8 else values
+        return values / 255 if np.asarray(images).dtype == np.uint8 else values
 
     def _as_trained(self, images: Any) -> Any:
         """Images in the size and the colours of those for training."""

@@ -119,7 +119,8 @@ class Driver:
     """Drives a device: writes phases only where they changed, and checks every answer.
 
     No other driver may use the device, see `driver_of`. Threads take turns: nobody else writes
-    between the phases of one and its reading. What the device says of itself is asked for once.
+    between the phases of one and its reading. What the device says of itself is asked for at the
+    start.
     """
 
     def __init__(self, device: Device) -> None:

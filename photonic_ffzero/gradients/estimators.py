@@ -217,6 +217,7 @@ class ForwardGradient(Directional):
     """
 
     differentiates: ClassVar[str | None] = "forward"
+    at_origin: ClassVar[bool] = True
 
     def parameter_sets(self, directions: int) -> int:
         return directions

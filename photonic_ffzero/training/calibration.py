@@ -185,6 +185,9 @@ def _with_uncertainty(twin: Twin, best: TwinState, others: Sequence[TwinState]) 
     uncertainty, the root mean square.
     """
     (values,), (scales,), (start,) = best.values, twin.scales, twin.start
+    if not twin.port_losses:  # their mean is what the fit took, wherever it started
+        loss = np.asarray(values.loss)
+        values = values._replace(loss=np.full_like(loss, loss.mean()))
     hidden = unseen(start.mesh)
     if twin.block.front:  # it stands for the output phases of the mesh in front, too
         hidden = hidden._replace(gamma=np.ones_like(hidden.gamma))
