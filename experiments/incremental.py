@@ -35,6 +35,8 @@ from photonic_ffzero.cli.arguments import (
     LineParser,
     Reader,
     add_data_dir,
+    as_flag,
+    check_data_dir,
     count,
     takes,
     typed_words,
@@ -44,6 +46,7 @@ from photonic_ffzero.data import Classification, DataError, Dataset
 from photonic_ffzero.goodness import decide
 from photonic_ffzero.plots import curve_style, save_figure
 from photonic_ffzero.runs import add_legend, check_new_directory
+from photonic_ffzero.runs.claim import Claim
 from photonic_ffzero.settings import one_of
 from photonic_ffzero.storage import read_json, write_csv, write_json
 from photonic_ffzero.training.progress import LiveProgress, progress_console
@@ -227,10 +230,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     preset = PRESETS[arguments.preset] | {n: v for n, v in asked.items() if v is not None}
     signals().advice = "runs that have ended are kept; go on with the same command"
     try:
+        check_data_dir(arguments.data_dir)
         data = load_dataset(preset["dataset"], arguments.data_dir)
         check_preset(arguments.output, preset)
+        Claim(arguments.output)  # until this command ends
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(as_flag(str(error), parser))
 
     try:
         rows, table = _run(arguments.output, preset, data)

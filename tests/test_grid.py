@@ -71,6 +71,8 @@ if mode == f"crash-{plan['method']}":
     os.kill(os.getpid(), signal.SIGKILL)
 if mode == f"mortal-{plan['method']}" and len(open("starts.txt").readlines()) < 3:
     os.kill(os.getpid(), signal.SIGKILL)
+if mode == f"told-{plan['method']}" and len(open("starts.txt").readlines()) < 3:
+    sys.exit(128 + signal.SIGTERM)
 if mode == f"realtime-{plan['method']}":
     os.kill(os.getpid(), signal.SIGRTMIN + 3)
 if mode == f"vandal-{plan['method']}":
@@ -547,14 +549,17 @@ class TestRunner:
             log = (directory.outcomes()[1].directory / "log.txt").read_text()
             assert log == "first line\nno light on port 3\n"
 
-    def test_a_cell_that_dies_goes_on_until_the_third_time(self):
+    @pytest.mark.parametrize(
+        ("mode", "reason"), [("mortal", "killed by SIGKILL"), ("told", "stopped by SIGTERM")]
+    )
+    def test_a_cell_that_dies_goes_on_until_the_third_time(self, mode, reason):
         text = io.StringIO()
-        directory = run_grid(command=fake("mortal-ff-ad"), console=Console(file=text))
+        directory = run_grid(command=fake(f"{mode}-ff-ad"), console=Console(file=text))
         assert states(directory) == ["done"] * 6
         starts = [len(start_times(outcome.directory)) for outcome in directory.outcomes()]
         assert starts == [1, 3] * 3
         assert read_json(directory.outcomes()[1].directory / "deaths.json") == {"count": 2}
-        assert text.getvalue().count("ff-ad, meshes 2, seed 0: killed by SIGKILL") == 2
+        assert text.getvalue().count(f"ff-ad, meshes 2, seed 0: {reason}") == 2
 
     def test_deaths_are_counted_over_sessions_and_anew_after_a_failure(self):
         directory = filled(accuracies=[0.5, 0.5], cells=cells(seeds=[0]))

@@ -110,7 +110,7 @@ def device_errors(what: str) -> Iterator[None]:
         yield
     except DeviceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise DeviceError(f"device failed to {what}: {reason}") from error
 

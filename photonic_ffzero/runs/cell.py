@@ -140,14 +140,15 @@ class _Child:
     def run_while(self, wanted: Callable[[], bool], look: Callable[[], None]) -> int:
         """Look at the child until it ends; return its exit code.
 
-        Once it is not wanted any more, it gets SIGTERM: it finishes its step and saves.
+        Once it is not wanted any more, the pipe is closed: it finishes its step and saves. A signal
+        would be its second one where all processes of this machine are told to end.
         """
         try:
             goes_on = True
             while self.process.poll() is None:
                 if goes_on and not wanted():
                     goes_on = False
-                    self.process.terminate()
+                    self.process.stdin.close()  # type: ignore[union-attr]
                 look()
                 time.sleep(_POLL)
         finally:

@@ -291,7 +291,9 @@ class Job:
             model = Model(config, units, task, self.encoder, device)
             begun = self._has_begun(seed)
             if self.plan.start_from is not None and not begun:
-                model.take_over(load_model(_model_path(self.output / self.plan.start_from, seed)))
+                path = _model_path(self.output / self.plan.start_from, seed)
+                # What it learned does not depend on a black box: any function stands for it.
+                model.take_over(load_model(path, nonlinearity=np.copy))
             if self.plan.chip_estimate is not None and not begun:
                 model.know(ChipEstimate.load(self.plan.chip_estimate))
         if self.plan.frozen_phases is not None:

@@ -105,6 +105,11 @@ class Runner:
         self._unfit: dict[str, float] = {}  # the others: when each was asked last
         self._looked = self._shown = 0.0
 
+    @property
+    def failed(self) -> list[Cell]:
+        """The cells that have failed in this session."""
+        return [run.cell for run in self._in_state("failed")]
+
     def _in_state(self, *states: str) -> list[_Run]:
         return [run for run in self._runs if run.state in states]
 
@@ -292,6 +297,8 @@ class Runner:
             progress.ended(run.cell.name, run.state, "", run.seconds)
         elif code < 0:
             self._died(run, f"killed by {_signal_name(-code)}", progress)
+        elif code - 128 in (signal.SIGINT, signal.SIGTERM):  # by somebody else
+            self._died(run, f"stopped by {_signal_name(code - 128)}", progress)
         else:
             self._failed(run, outcome.message or _reason(code, folder / "log.txt"), progress)
 
