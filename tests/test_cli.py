@@ -564,6 +564,18 @@ def test_every_seed_is_checked_before_the_first_is_trained(capsys):
     assert not Path("new").exists()
 
 
+def test_a_run_starts_from_one_with_a_function_between_its_meshes(monkeypatch):
+    Path("lab_optics.py").write_text("def soft(fields):\n    return 0.9 * fields\n")
+    monkeypatch.syspath_prepend(".")
+    words = [*QUICK, "--epochs", "0", "--meshes", "2", "--nonlinearity", "lab_optics:soft"]
+    assert main([*words, "--output", "source"]) == 0
+    assert main([*words, "--start-from", "source", "--output", "new"]) == 0
+    assert main([*words[:-2], "--start-from", "source", "--output", "other"]) == 0
+    with np.load("source/model.npz") as first, np.load("new/model.npz") as second:
+        same = [np.array_equal(first[name], second[name]) for name in first if "theta" in name]
+    assert same == [True, True]
+
+
 @pytest.mark.pictures
 def test_a_name_with_the_signs_of_a_formula_is_a_name():
     images = np.random.default_rng(0).integers(0, 255, (20, 4, 4), np.uint8)

@@ -1032,6 +1032,10 @@ class Warns(Laser):
         warnings.warn("the battery is low")
         return super().measure(mesh, fields)
 
+class Quits(Laser):
+    def measure(self, mesh, fields):
+        raise SystemExit("out of light")
+
 class WarnsAndFails(Fails):
     def measure(self, mesh, fields):
         warnings.warn("the battery is low")
@@ -1046,6 +1050,7 @@ LEARN = ["--settings", "2", "--batch-size", "4", "--device"]
     [
         (main, [*TRAIN, "laser_lab:Laser"], 0),
         (main, [*TRAIN, "laser_lab:Fails"], 1),
+        (main, [*TRAIN, "laser_lab:Quits"], 1),
         (main, [*TRAIN, "laser_lab:Laser", "--meshes", "2"], 2),
         (main, [*TRAIN, "laser_lab:Nobody"], 2),
         (calibrate.main, [*LEARN, "laser_lab:Laser"], 0),
@@ -1053,7 +1058,7 @@ LEARN = ["--settings", "2", "--batch-size", "4", "--device"]
         (serve.main, ["--device", "laser_lab:Laser", "--units", "3"], 2),
         (serve.main, ["--device", "laser_lab:Laser"], 130),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_device_that_can_be_closed_is_closed_once(main, words, code, tmp_path, monkeypatch):
     def interrupt(server):

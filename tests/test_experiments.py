@@ -230,6 +230,9 @@ def test_new_classes_are_learned_with_and_without_a_memory(monkeypatch, tmp_path
     with pytest.raises(SystemExit):
         incremental.main([*words, "--epochs", "2"])
     assert "--output: must be new or hold runs with epochs 2, found 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        incremental.main([*words, "--data-dir", str(tmp_path / "none")])
+    assert "argument --data-dir must be an existing folder" in capsys.readouterr().err
     run = {"seed": 1, "progress": 1.0, "old": 0.3, "new": 0.2}
     told = {"phase": 1, "old": 0.9}, {"phase": 2}
     monkeypatch.setattr(incremental, "train", lambda x, *_: [x | run | part for part in told])

@@ -56,7 +56,8 @@ for which in (signal.SIGINT, signal.SIGTERM):
     signal.signal(which, receive)
 def watch():
     os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if not received:
+        os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=watch, daemon=True).start()
 lock = open("lock", "w")  # its claim
 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -734,18 +735,21 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no
 
 @needs_proc
 @pytest.mark.parametrize(
-    ("which", "code"),
+    ("which", "code", "children_too"),
     [
-        (signal.SIGINT, 130),
+        (signal.SIGINT, 130, False),
+        (signal.SIGTERM, 143, True),  # as where a machine goes down
         *[
             pytest.param(*case, marks=pytest.mark.long)
-            for case in ((signal.SIGTERM, 143), (signal.SIGKILL, -9))
+            for case in ((signal.SIGTERM, 143, False), (signal.SIGKILL, -9, False))
         ],
     ],
 )
-def test_an_interrupted_grid_goes_on_to_the_same_csv(which, code, whole, capsys):
+def test_an_interrupted_grid_goes_on_to_the_same_csv(which, code, children_too, whole, capsys):
     process = start("--output", "grid", "--jobs", "2", steps=20)
     assert wait_until(lambda: len(pids("grid")) >= 4)
+    for number in living(pids("grid")) if children_too else ():
+        os.kill(number, which)
     process.send_signal(which)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == code

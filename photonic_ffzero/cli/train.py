@@ -179,7 +179,7 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) ->
         say(f"stopped, all is saved; {how}")
         return 128 + sum(signals().received[:1])
     except KeyboardInterrupt:  # called from Python
-        say(f"interrupted; {how}")
+        say("; ".join(filter(None, ["interrupted", signals().advice])))
         return 130
     except (DeviceError, CrewError) as error:
         say(f"{program}: {error}; what was saved stands; {how}")
