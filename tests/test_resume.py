@@ -232,19 +232,6 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(monkeypatch, capsys, w
     assert stopped.startswith("stopped, all is saved; go on with: ")
 
 
-def test_a_run_that_is_interrupted_before_its_first_step_has_nothing_to_go_on_with(
-    monkeypatch, capsys
-):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "run", interrupted)
-    assert main([*RUN, "--output", "run"]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
-    assert main(["--resume", "run"]) == 130  # what was asked for again can be again
-    assert "go on with: " in capsys.readouterr().err.splitlines()[-1]
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_to_a_process_finish_the_step_and_say_how_to_go_on(which, code):

@@ -170,16 +170,17 @@ def _run(job: Job, claim: Claim, arguments: argparse.Namespace, program: str) ->
     recipe = job.plan.config.recipe  # a grid's runs are resumed whatever they are of
     line = _resume_command(recipe, job.output, arguments)
     how = f"go on with: {line}{_named_again(job.plan.config)}"
+    signals().advice = one_line(how)
     job = replace(job, tensorboard=arguments.tensorboard)
     try:
-        with StopSignals(one_line(how), begun=bool(arguments.resume)) as stop:
+        with StopSignals() as stop:
             job.run((claim, stop))
         return 0
     except StoppedError:
         say(f"stopped, all is saved; {how}")
         return 128 + sum(signals().received[:1])
     except KeyboardInterrupt:  # called from Python
-        say("; ".join(filter(None, ["interrupted", signals().advice])))
+        say(f"interrupted; {how}")
         return 130
     except (DeviceError, CrewError) as error:
         say(f"{program}: {error}; what was saved stands; {how}")
@@ -315,15 +316,7 @@ class StopSignals(Observer):
     """Lets the first signal end a run after the step in progress, while a block is in training.
 
     Before its first step and after its last, nothing would be saved: a signal ends it at once.
-
-    Args:
-        advice: How to go on, for the line about the end.
-        begun: Whether the run has a directory to go on from at the start already.
     """
-
-    def __init__(self, advice: str, begun: bool) -> None:
-        self._advice = advice
-        signals().advice = advice if begun else ""
 
     def __enter__(self) -> StopSignals:
         signals().notice = "stopping after this step"
@@ -334,13 +327,11 @@ class StopSignals(Observer):
 
     def on_calibration(self, mesh: str, done: int, total: int) -> None:
         """Stop here if a signal came; what was saved stands."""
-        signals().advice = self._advice
         if signals().received:
             raise StoppedError
 
     def on_steps(self, mesh: str, losses: list[float]) -> None:
         """Stop here if a signal came."""
-        signals().advice = self._advice
         if signals().received:
             raise StoppedError
         signals().patience = 1
