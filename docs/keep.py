@@ -144,7 +144,8 @@ def _region(name: str, options: str) -> str:
     commands = "".join(f"    {command}\n" for command in about["commands"])
     seeds = about["seeds"]
     what = f"{table.attrs['figure']}, {'seeds' if ',' in seeds else 'seed'} {seeds}"
-    what += "" if table.attrs["even"] else "; some rows have fewer"
+    if not table.attrs["even"]:
+        what += "; some rows have fewer"
     facts = f"{about['date']}, commit {about['commit']}, {about['machine']}"
     return f"{_markdown(table)}\n{commands}\n{what}. {facts}. [Every run]({name}).\n"
 

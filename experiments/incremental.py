@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_data_dir(arguments.data_dir)
         data = load_dataset(preset["dataset"], arguments.data_dir)
         check_preset(arguments.output, preset)
-        Claim(arguments.output)  # until this command ends
+        Claim(arguments.output)  # keeps other processes out until this command ends
     except (ValueError, OSError) as error:
         parser.error(as_flag(str(error), parser))
 

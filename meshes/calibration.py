@@ -29,8 +29,8 @@ _TURN = 2 * math.pi
 _LEAST_VOLTS, _MOST_VOLTS = 1e-9, 1e6
 _MAX_BYTES = 2**24  # of a calibration file: rows take 30 times the memory
 _KEPT = 1e-6  # rad by which a frozen phase may seem to move
-_MOST_EQUATIONS = 2**22  # numbers of the equations for signs: seconds to solve
-_MOST_SIGNS = 2**28  # numbers to find the equations by: seconds
+_MOST_EQUATIONS = 2**22  # numbers in the equations for signs: seconds to solve
+_MOST_SIGNS = 2**28  # signs to follow through the mesh for the equations: seconds
 _ROUNDING = 1e-9  # rad: a phase less than this below the lowest counts as the lowest
 
 
@@ -152,8 +152,8 @@ def within_a_turn(
         frozen: Phases of booleans, true for shifters that do not move, but for whole turns of phi
             and gamma; idle ones may be either.
         number: that of the mesh on its chip, for errors.
-        ideal: whether the couplers and the phases of the chip are those of the mesh; if not,
-            nothing but whole turns leaves its light alone.
+        ideal: whether the chip has the couplers and the phases of the mesh, without errors; if
+            not, only whole turns leave its light unchanged, and no theta is mirrored.
 
     Raises:
         ValueError: no phases within a turn give the matrix and leave the frozen shifters alone.

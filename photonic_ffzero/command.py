@@ -222,7 +222,8 @@ def say(text: str) -> None:
     """Print a line to standard error.
 
     Names of files and messages of devices may hold control characters, which show as escapes.
-    While a signal ends the process, only cleanups are heard: other errors come of the end itself.
+    While a signal ends the process, only what cleanups say is printed: the end itself causes other
+    errors.
     """
     if current.ending and threading.current_thread().name != _CLEANUPS:
         return

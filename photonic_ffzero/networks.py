@@ -18,7 +18,13 @@ from photonic_ffzero.config import Config
 from photonic_ffzero.data.checks import COLOURS
 from photonic_ffzero.data.encoding import CHANNELS
 from photonic_ffzero.data.tasks import Classification, Task
-from photonic_ffzero.devices.device import Device, OnDevice, close_device, device_errors, driver_of
+from photonic_ffzero.devices.device import (
+    Device,
+    OnDevice,
+    closed_on_error,
+    device_errors,
+    driver_of,
+)
 from photonic_ffzero.devices.remote import SCHEME, RemoteDevice
 from photonic_ffzero.devices.simulated import SimulatedChip
 from photonic_ffzero.elements import resolve
@@ -218,11 +224,8 @@ def _from_factory(name: str) -> Device:
     factory = resolve("device", name)
     with device_errors(f"open {name}"):
         device = factory()
-    try:
+    with closed_on_error(device):
         return driver_of(device).device
-    except Exception:
-        close_device(device)
-        raise
 
 
 def on_device(config: Config, units: int, device: Device | None) -> Iterator[Layer]:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from photonic_ffzero.config import Config, device_name, read_config
 from photonic_ffzero.data.checks import to_single
 from photonic_ffzero.data.encoding import Encoder
 from photonic_ffzero.data.tasks import TASKS, Task
-from photonic_ffzero.devices.device import Device, check_identity, close_device
+from photonic_ffzero.devices.device import Device, check_identity, closed_on_error
 from photonic_ffzero.goodness.readouts import Goodness
 from photonic_ffzero.model import EpochRecord, History, Model, Position, Usage
 from photonic_ffzero.networks import Saved, open_device, parameter_shapes
@@ -127,6 +128,10 @@ def model_file(run: Path) -> Path:
         seeds = ", ".join(sorted(path.name for path in run.glob("seed-*"))) or "nothing to load"
         raise DataError(f"{run}: must hold a model.npz, found {seeds}")
     return run / "model.npz" if run.is_dir() else run
+
+
+ANY_FUNCTION = np.copy
+"""Stands for the function between the meshes of a model whose parameters alone are of interest."""
 
 
 def load_model(
@@ -320,13 +325,11 @@ def _read_saved(archive: Archive, config: Config, units: int, task: Task) -> Sav
 
 def _on_device(model: Model, device: Any, saved: Saved) -> Model:
     config = model.config.moved_to(device_name(device))
-    opened = open_device(config, model.units) if isinstance(device, str) else device
-    try:
-        return Model(config, model.units, model.task, model.encoder, opened, saved)
-    except Exception:
-        if opened is not device:
-            close_device(opened)
-        raise
+    build = partial(Model, config, model.units, model.task, model.encoder)
+    if not isinstance(device, str):
+        return build(device, saved)
+    with closed_on_error(open_device(config, model.units)) as opened:
+        return build(opened, saved)
 
 
 def _with_tuples(content: Any) -> dict[str, Any]:

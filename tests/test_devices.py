@@ -1041,6 +1041,16 @@ class WarnsAndFails(Fails):
         warnings.warn("the battery is low")
         return super().measure(mesh, fields)
 """
+
+
+@pytest.fixture
+def laser_lab(tmp_path, monkeypatch):
+    """A module with devices, in the working directory."""
+    (tmp_path / "laser_lab.py").write_text(LASER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
 TRAIN = [*RUN, "--meshes", "1", "--epochs", "1", "--device"]
 LEARN = ["--settings", "2", "--batch-size", "4", "--device"]
 
@@ -1060,22 +1070,16 @@ LEARN = ["--settings", "2", "--batch-size", "4", "--device"]
     ],
     ids=range(9),
 )
-def test_a_device_that_can_be_closed_is_closed_once(main, words, code, tmp_path, monkeypatch):
+def test_a_device_that_can_be_closed_is_closed_once(main, words, code, laser_lab, monkeypatch):
     def interrupt(server):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(DeviceServer, "serve_forever", interrupt)
-    (tmp_path / "laser_lab.py").write_text(LASER)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     assert status_of(main, words) == code
     assert Path("closed").read_text() == "once"
 
 
-def test_a_device_that_does_not_fit_a_model_is_closed(tmp_path, monkeypatch):
-    (tmp_path / "laser_lab.py").write_text(LASER)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_device_that_does_not_fit_a_model_is_closed(laser_lab):
     save_model(trained(device=Bench(N, MESHES)), "model.npz")
     with pytest.raises(ValueError, match="device must have 4 ports, found 16"):
         load_model("model.npz", device="laser_lab:Laser")
@@ -1083,12 +1087,7 @@ def test_a_device_that_does_not_fit_a_model_is_closed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("factory", "code"), [("Warns", 0), ("WarnsAndFails", 1)])
-def test_a_calibration_says_what_the_device_warns_of_once(
-    factory, code, tmp_path, monkeypatch, capsys
-):
-    (tmp_path / "laser_lab.py").write_text(LASER)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_calibration_says_what_the_device_warns_of_once(factory, code, laser_lab, capsys):
     assert status_of(calibrate.main, [*LEARN, f"laser_lab:{factory}"]) == code
     assert capsys.readouterr().err.count("warning: the battery is low") == 1
 

@@ -130,7 +130,7 @@ def test_a_chip_may_have_more_meshes_than_the_network():
         for name in shifters(mesh, number)
     }
     assert settings(model, curves) == settings(model, law)
-    with pytest.raises(ValueError, match=r"of this chip alone, found .* of mesh 3"):
+    with pytest.raises(ValueError, match=r"calibration must hold .*, found .* of mesh 3"):
         settings(network(), curves)
 
 

@@ -270,7 +270,8 @@ def _run_cells(runner: Runner, directory: GridDirectory, console: Console, again
         say(f"{count}; try them again with: {again}")
     ending = "this grid was done already, its results are in" if done else "results in"
     console.print(printable(f"{ending} {directory.path}"), soft_wrap=True)
-    return SOME_FAILED if failed or runner.failed else 0  # of some it could not be written down
+    # The runner also knows of failures that could not be written to the disk.
+    return SOME_FAILED if failed or runner.failed else 0
 
 
 def resume_command(script: str, folder: Path, arguments: argparse.Namespace, name: str = "") -> str:

@@ -11,8 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from meshes.calibration import (
     ARMS,
     Calibration,
@@ -37,7 +35,13 @@ from photonic_ffzero.runs.claim import claim_new
 from photonic_ffzero.runs.directory import check_new_directory, frozen_phases_of
 from photonic_ffzero.runs.names import RUN, is_model, run_with
 from photonic_ffzero.settings import one_of
-from photonic_ffzero.storage import load_model, model_file, write_csv, write_json
+from photonic_ffzero.storage import (
+    ANY_FUNCTION,
+    load_model,
+    model_file,
+    write_csv,
+    write_json,
+)
 
 DESCRIPTION = """\
 Write the phases of a trained photonic network, and the voltages that make
@@ -76,22 +80,28 @@ def settings(model: Model, calibration: Calibration, arms: str = "both") -> list
     rows: list[dict[str, Any]] = []
     meshes = _meshes(model)
     every = [shifters(mesh, number) for number, mesh in enumerate(meshes, start=1)]
-    known = calibration
-    if model.config.device and not isinstance(known, Curve):  # which may have more meshes
-        known = {name: curve for name, curve in known.items() if name.mesh <= len(meshes)}
-    check_shifters(known, chain.from_iterable(every))
+    if model.config.device:
+        calibration = _of_first_meshes(calibration, len(meshes))
+    check_shifters(calibration, chain.from_iterable(every))
     columns = zip(meshes, every, model.layers, _frozen(model), strict=True)
     for number, (mesh, names, (layer, params), frozen) in enumerate(columns, start=1):
-        lowest = lowest_phases(known, names)
+        lowest = lowest_phases(calibration, names)
         trained = Phases(*params[:3])
         ideal = isinstance(layer, Photonic) and layer.chip is None
         phases = values(mesh, within_a_turn(mesh, trained, lowest, arms, frozen, number, ideal))
-        volts = voltages(known, names, phases)
+        volts = voltages(calibration, names, phases)
         rows += (
             {**name._asdict(), "phase_rad": phase, "voltage_V": volt}
             for name, phase, volt in zip(names, phases.tolist(), volts.tolist(), strict=True)
         )
     return rows
+
+
+def _of_first_meshes(calibration: Calibration, count: int) -> Calibration:
+    """A calibration without the curves of further meshes, which a device may have."""
+    if isinstance(calibration, Curve):
+        return calibration
+    return {name: curve for name, curve in calibration.items() if name.mesh <= count}
 
 
 def _meshes(model: Model) -> list[RectangularMesh]:
@@ -123,9 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             check_new_directory(arguments.output)
             calibration = _calibration(arguments)
-            # Phases do not depend on a black box between the meshes: any function stands for it.
             file = model_file(arguments.run)
-            model = load_model(file, nonlinearity=np.copy)
+            model = load_model(file, nonlinearity=ANY_FUNCTION)
             if frozen := frozen_phases_of(file, arguments.frozen_phases):
                 model.freeze(frozen)
             rows = settings(model, calibration, arguments.arms)

@@ -119,8 +119,8 @@ class Driver:
     """Drives a device: writes phases only where they changed, and checks every answer.
 
     No other driver may use the device, see `driver_of`. Threads take turns: nobody else writes
-    between the phases of one and its reading. What the device says of itself is asked for at the
-    start.
+    between the phases of one and its reading. The device is asked for its sizes and its name when
+    the driver is made.
     """
 
     def __init__(self, device: Device) -> None:
@@ -247,6 +247,16 @@ def close_device(device: Device) -> None:
 def close_at_end(device: Device) -> None:
     """Close a device when the command that is running ends, whatever ends it."""
     signals().cleanups.append(partial(close_device, device))
+
+
+@contextmanager
+def closed_on_error(device: Device) -> Iterator[Device]:
+    """Close a device that was opened for what fails here."""
+    try:
+        yield device
+    except Exception:
+        close_device(device)
+        raise
 
 
 def driver_of(device: Device) -> Driver:

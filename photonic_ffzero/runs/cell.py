@@ -24,9 +24,10 @@ from types import MappingProxyType
 
 from meshes.files import write_bytes
 from photonic_ffzero.cores import thread_limits
+from photonic_ffzero.runs.names import CHIP_ESTIMATE
 
 FILES = (
-    *("log.txt", "config.json", "history.csv", "model.npz", "chip_estimate.npz"),
+    *("log.txt", "config.json", "history.csv", "model.npz", CHIP_ESTIMATE),
     "embeddings.npz",
     *("training_curves.png", "confusion.png", "predictions.png", "power_budget.png"),
     "results.json",  # last, as it marks a finished run

@@ -39,6 +39,7 @@ from photonic_ffzero.runs.records import read_results
 from photonic_ffzero.runs.tensorboard import TensorBoard
 from photonic_ffzero.settings import settings_of
 from photonic_ffzero.storage import (
+    ANY_FUNCTION,
     load_checkpoint,
     load_model,
     model_file,
@@ -292,8 +293,7 @@ class Job:
             begun = self._has_begun(seed)
             if self.plan.start_from is not None and not begun:
                 path = _model_path(self.output / self.plan.start_from, seed)
-                # What it learned does not depend on a black box: any function stands for it.
-                model.take_over(load_model(path, nonlinearity=np.copy))
+                model.take_over(load_model(path, nonlinearity=ANY_FUNCTION))
             if self.plan.chip_estimate is not None and not begun:
                 model.know(ChipEstimate.load(self.plan.chip_estimate))
         if self.plan.frozen_phases is not None:

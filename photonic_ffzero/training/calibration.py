@@ -185,7 +185,7 @@ def _with_uncertainty(twin: Twin, best: TwinState, others: Sequence[TwinState]) 
     uncertainty, the root mean square.
     """
     (values,), (scales,), (start,) = best.values, twin.scales, twin.start
-    if not twin.port_losses:  # their mean is what the fit took, wherever it started
+    if not twin.port_losses:  # the fit used the mean alone, whatever the ports started from
         loss = np.asarray(values.loss)
         values = values._replace(loss=np.full_like(loss, loss.mean()))
     hidden = unseen(start.mesh)
