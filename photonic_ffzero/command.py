@@ -207,7 +207,7 @@ def command(main: _Main) -> _Main:
                 out.flush()
                 err.flush()
                 sys.stdout, sys.stderr = streams
-                current.advice = ""  # it is none for the next command of this process
+                current.advice = ""  # the next command of this process gives its own
                 current = before
 
     return run  # type: ignore[return-value]

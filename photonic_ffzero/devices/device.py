@@ -119,8 +119,8 @@ class Driver:
     """Drives a device: writes phases only where they changed, and checks every answer.
 
     No other driver may use the device, see `driver_of`. Threads take turns: nobody else writes
-    between the phases of one and its reading. The device is asked for its sizes and its name when
-    the driver is made.
+    between the phases of one and its reading. A new driver asks the device for its ports, columns,
+    meshes and identity.
     """
 
     def __init__(self, device: Device) -> None:
@@ -251,7 +251,7 @@ def close_at_end(device: Device) -> None:
 
 @contextmanager
 def closed_on_error(device: Device) -> Iterator[Device]:
-    """Close a device that was opened for what fails here."""
+    """Close the device if an error ends the block, which it was opened for."""
     try:
         yield device
     except Exception:
